@@ -1,0 +1,142 @@
+"""What every command's config shares: field constraints, their check, and the errors users see.
+
+Only the standard library is imported here, so a bad config is reported before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class UserError(ValueError):
+    """Bad input: shown as one line, exit code 2. Name the key or file, what is wrong, what is right."""
+
+
+class JobError(RuntimeError):
+    """The job itself failed (NaN loss, full disk): shown as one line, exit code 1."""
+
+
+def number(
+    default: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    computes: bool = True,
+) -> Any:
+    """A numeric field with a range. Lists are checked item by item, None passes.
+
+    ``computes=False`` marks a key that does not change what is computed (it stays out of the config hash).
+    """
+    limits = {"above": above, "least": least, "below": below, "most": most}
+    return _field(default, {"limits": {k: v for k, v in limits.items() if v is not None}, "computes": computes})
+
+
+def choice(default: str, *options: str, computes: bool = True) -> Any:
+    """A string field that takes one of ``options``."""
+    return _field(default, {"options": options, "computes": computes})
+
+
+def cosmetic(default: Any) -> Any:
+    """A field that does not change what is computed: a run may be resumed with another value."""
+    return _field(default, {"computes": False})
+
+
+def _field(default: Any, metadata: dict[str, Any]) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Data:
+    """A data set by name (see ``toolkit data list``); ``folder`` reads any folder of images."""
+
+    name: str = "digits"
+    path: str | None = None
+    size_px: int | None = number(None, least=1)
+    channels: int | None = number(None, least=1)
+    num_train: int | None = number(None, least=1)
+    valid_fraction: float = number(0.1, above=0, below=1)
+    flip: bool = False
+    class_labels: bool = True
+
+
+@dataclass
+class Job:
+    """Keys that every command has."""
+
+    command: str = ""
+    seed: int = number(0, least=0)
+    device: str = choice("auto", "auto", "cpu", "cuda", "mps", computes=False)
+    precision: str = choice("fp32", "fp32", "bf16")
+    compile: bool = False
+    num_workers: int = number(0, least=0, computes=False)
+    log_every_steps: int = number(50, least=1, computes=False)
+    checkpoint_every_steps: int = number(500, least=1, computes=False)
+    keep_checkpoints: int = number(2, least=1, computes=False)
+    tracker: str = choice("none", "none", "tensorboard", "wandb", computes=False)
+
+    def check(self) -> None:
+        """Checks across fields; raise UserError."""
+
+
+def fields_of(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Yield ``(dotted key, field, value)`` for every leaf of a nested dataclass."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields_of(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", item, value
+
+
+def check(config: Any) -> None:
+    """Hold every field to its constraint, then run each dataclass's own ``check``.
+
+    Raises UserError naming the key, its value and the allowed ones.
+    """
+    for key, item, value in fields_of(config):
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if one is not None:
+                _check_value(key, one, item.metadata)
+    _check_objects(config)
+
+
+def _check_objects(config: Any) -> None:
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            _check_objects(value)
+    if hasattr(config, "check"):
+        config.check()
+
+
+_LIMITS = {
+    "above": (lambda value, limit: value > limit, "greater than"),
+    "least": (lambda value, limit: value >= limit, "at least"),
+    "below": (lambda value, limit: value < limit, "less than"),
+    "most": (lambda value, limit: value <= limit, "at most"),
+}
+
+
+def _check_value(key: str, value: Any, metadata: Any) -> None:
+    options = metadata.get("options")
+    if options and value not in options:
+        raise UserError(f"{key}={value}: {did_you_mean(str(value), options)}choose one of {', '.join(options)}")
+    for name, limit in metadata.get("limits", {}).items():
+        holds, words = _LIMITS[name]
+        if (isinstance(value, float) and math.isnan(value)) or not holds(value, limit):
+            raise UserError(f"{key}={value}: must be {words} {limit}")
+
+
+def did_you_mean(word: str, options: Any) -> str:
+    """``"did you mean 'x'? "`` or the empty string."""
+    near = difflib.get_close_matches(word, list(options), n=1)
+    return f"did you mean '{near[0]}'? " if near else ""
