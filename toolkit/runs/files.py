@@ -1,0 +1,35 @@
+"""Writing files so that a crash, a kill or a full disk never leaves half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> Path:
+    """Write ``data`` beside ``path``, flush it to disk, then rename: readers see the old file or the new one.
+
+    Raises OSError (disk full, no permission); the old file is then untouched and nothing is left behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write ``value`` as indented JSON, atomically."""
+    return write_atomic(path, json.dumps(value, indent=1, allow_nan=True) + "\n")
