@@ -21,6 +21,14 @@ class JobError(RuntimeError):
     """The job itself failed (NaN loss, full disk): shown as one line, exit code 1."""
 
 
+class Interrupted(BaseException):
+    """A signal asked the job to stop; ``exit_code`` is 130 (SIGINT) or 143 (SIGTERM)."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"interrupted (exit code {exit_code})")
+        self.exit_code = exit_code
+
+
 def number(
     default: Any,
     *,
@@ -29,13 +37,16 @@ def number(
     below: float | None = None,
     most: float | None = None,
     computes: bool = True,
+    extends: str = "",
 ) -> Any:
     """A numeric field with a range. Lists are checked item by item, None passes.
 
     ``computes=False`` marks a key that does not change what is computed (it stays out of the config hash).
+    ``extends`` names the stages (comma separated) that train on when a finished run is repeated with a larger value.
     """
     limits = {"above": above, "least": least, "below": below, "most": most}
-    return _field(default, {"limits": {k: v for k, v in limits.items() if v is not None}, "computes": computes})
+    metadata = {"limits": {k: v for k, v in limits.items() if v is not None}, "computes": computes, "extends": extends}
+    return _field(default, metadata)
 
 
 def choice(default: str, *options: str, computes: bool = True) -> Any:
@@ -82,6 +93,10 @@ class Job:
     checkpoint_every_steps: int = number(500, least=1, computes=False)
     keep_checkpoints: int = number(2, least=1, computes=False)
     tracker: str = choice("none", "none", "tensorboard", "wandb", computes=False)
+
+    def stages(self) -> list[str]:
+        """Names of the stages this config asks for, in the order they run."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Checks across fields; raise UserError."""

@@ -1,0 +1,104 @@
+"""Checkpoints that are whole or not there: one file, its checksum in its name, renamed into place when written.
+
+``checkpoints/<stage>/step-000000500-<sha256, 16 digits>.pt``. The previous files stay until the new one is on disk;
+a damaged file is named, skipped, and the one before it used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from toolkit.schema import JobError
+
+log = logging.getLogger(__name__)
+_NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
+
+
+class _HashingFile:
+    """A write-only file that hashes what goes through it, so that large states are never held twice."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.sha = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write ``state`` (tensors and plain values) as the checkpoint of ``step``; keep the newest ``keep`` files.
+
+    Raises JobError when it cannot be written (disk full); earlier checkpoints are then untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".step-{step}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            hashing = _HashingFile(file)
+            torch.save(state, hashing)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        path = folder / f"step-{step:09d}-{hashing.sha.hexdigest()[:16]}.pt"
+        os.replace(temporary, path)
+        _sync_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        good = newest(folder)
+        kept = f"the last good one is {good}" if good else "there is none before it"
+        raise JobError(f"{folder}: the checkpoint of step {step} could not be written ({error}); {kept}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    for old in _files(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def load(folder: Path) -> tuple[int, dict[str, Any]] | None:
+    """``(step, state)`` of the newest undamaged checkpoint, None where there is none."""
+    for path in reversed(_files(folder)):
+        step, digest = _parse(path)
+        if _sha256(path) == digest:
+            return step, torch.load(path, map_location="cpu", weights_only=True)
+        log.warning("%s is damaged (its checksum does not match); using the checkpoint before it", path)
+    return None
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint file, unchecked."""
+    files = _files(folder)
+    return files[-1] if files else None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+
+
+def _parse(path: Path) -> tuple[int, str]:
+    match = _NAME.fullmatch(path.name)
+    assert match
+    return int(match[1]), match[2]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

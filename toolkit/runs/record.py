@@ -1,0 +1,294 @@
+"""A run folder: who may write it, what it was asked to do, how far it came.
+
+``run.json`` is the record, ``metrics.jsonl`` the deterministic scalars (no times: a resumed run writes the same
+bytes), everything else lies in folders named in :class:`Run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import platform
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from toolkit.runs.files import write_json
+from toolkit.schema import Job, UserError, fields_of
+
+PACKAGES = ("toolkit", "torch", "diffusers", "transformers", "accelerate", "hydra-core", "numpy", "safetensors")
+
+
+class Run:
+    """One run folder, held by one process (flock: a killed process leaves no stale lock).
+
+    Other ranks of a distributed job get a run with ``is_main=False``: it reads, and writes nothing.
+    """
+
+    def __init__(self, folder: str | Path, config: Job, *, is_main: bool = True):
+        self.dir = Path(folder)
+        self.config = config
+        self.is_main = is_main
+        self.record: dict[str, Any] = {}
+        self._lock: Any = None
+        self._clock = time.perf_counter()
+
+    # -- opening and closing ---------------------------------------------------------------------------------------
+
+    def open(self, overrides: list[str], extra: dict[str, Any] | None = None) -> None:
+        """Lock the folder, then start a record or pick up the one that is there.
+
+        Raises UserError when another process holds the folder, or when it holds a run of another config.
+        """
+        if not self.is_main:
+            self.record = read_record(self.dir) or {}
+            return
+        self._take_lock()
+        try:
+            previous = read_record(self.dir)
+            self.record = self._continue(previous) if previous else self._new()
+            self.record.update(status="running", error=None, overrides=overrides, **(extra or {}))
+            self.save()
+        except BaseException:
+            self._release_lock()
+            raise
+
+    def _take_lock(self) -> None:
+        self.dir.mkdir(parents=True, exist_ok=True)
+        lock = open(self.dir / "run.lock", "w")  # noqa: SIM115 - held until close()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise UserError(f"{self.dir}: another process is running this run; wait for it or stop it") from None
+        self._lock = lock
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _new(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "command": self.config.command,
+            "status": "running",
+            "config": dataclasses.asdict(self.config),
+            "config_hash": config_hash(self.config),
+            "seed": self.config.seed,
+            "overrides": [],
+            "git_commit": _git_commit(),
+            "versions": _versions(),
+            "machine": {"platform": platform.platform(), "processor": _processor(), "cores": _cores()},
+            "device": None,
+            "started": datetime.now().isoformat(timespec="seconds"),
+            "ended": None,
+            "wall_time_s": 0.0,
+            "peak_memory_mib": 0.0,
+            "stages": {},
+            "metrics": {},
+            "error": None,
+        }
+
+    def _continue(self, previous: dict[str, Any]) -> dict[str, Any]:
+        grown = compare_configs(self.dir, previous["config"], self.config)
+        for key, stages in grown.items():
+            self._reopen(previous, key, stages)
+        previous["config"] = dataclasses.asdict(self.config)
+        previous["config_hash"] = config_hash(self.config)
+        return previous
+
+    def _reopen(self, record: dict[str, Any], key: str, stages: list[str]) -> None:
+        """A larger ``key``: ``stages`` train on from their checkpoints, what was built on them starts anew."""
+        for name in list(record["stages"]):
+            if name in stages:
+                record["stages"][name]["status"] = "running"
+            else:
+                del record["stages"][name]
+                shutil.rmtree(self.dir / "checkpoints" / name, ignore_errors=True)
+        record["metrics"] = {}
+        record.setdefault("extended", []).append(key)
+
+    def close(self, status: str, error: str | None = None) -> None:
+        """Write the final status (``done``, ``failed`` or ``interrupted``) and let go of the folder."""
+        if self.is_main:
+            self.record.update(status=status, error=error, ended=datetime.now().isoformat(timespec="seconds"))
+            try:
+                self.save()
+            finally:
+                self._release_lock()
+
+    def save(self) -> None:
+        """Write run.json with the wall time and peak memory so far."""
+        now = time.perf_counter()
+        self.record["wall_time_s"] = round(self.record["wall_time_s"] + now - self._clock, 3)
+        self._clock = now
+        self.record["peak_memory_mib"] = max(self.record["peak_memory_mib"], _peak_memory_mib())
+        write_json(self.dir / "run.json", self.record)
+
+    # -- what the job writes ---------------------------------------------------------------------------------------
+
+    def path(self, *parts: str) -> Path:
+        """A path in the run folder whose parent exists."""
+        path = self.dir.joinpath(*parts)
+        if self.is_main:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def log(self, stage: str, step: int, **scalars: float) -> None:
+        """Append one line of deterministic scalars to metrics.jsonl."""
+        if self.is_main:
+            line = json.dumps({"stage": stage, "step": step, **{k: float(v) for k, v in scalars.items()}})
+            with open(self.dir / "metrics.jsonl", "a") as file:
+                file.write(line + "\n")
+
+    def metrics_size(self) -> int:
+        """Bytes of metrics.jsonl so far; a checkpoint remembers it."""
+        path = self.dir / "metrics.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def rewind_metrics(self, size: int) -> None:
+        """Drop the lines that were written after the checkpoint that a run resumes from."""
+        path = self.dir / "metrics.jsonl"
+        if self.is_main and path.exists() and path.stat().st_size > size:
+            with open(path, "r+b") as file:
+                file.truncate(size)
+
+    def stage_done(self, name: str) -> bool:
+        """Whether the stage finished in this run folder."""
+        return self.record.get("stages", {}).get(name, {}).get("status") == "done"
+
+    def done(self) -> bool:
+        """Whether every stage that the config asks for has finished."""
+        return all(self.stage_done(name) for name in self.config.stages())
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Run a stage: marks it running, then done with its wall time. Yields its entry in the record."""
+        entry = self.record.setdefault("stages", {}).setdefault(name, {"wall_time_s": 0.0})
+        entry["status"] = "running"
+        if self.is_main:
+            self.save()
+        before = time.perf_counter()
+        try:
+            yield entry
+            entry["status"] = "done"
+        finally:
+            entry["wall_time_s"] = round(entry["wall_time_s"] + time.perf_counter() - before, 3)
+        if self.is_main:
+            self.save()
+
+    def add_metrics(self, prefix: str, values: dict[str, Any]) -> None:
+        """Put headline numbers into the record under dotted keys; nested dictionaries are flattened."""
+        for key, value in values.items():
+            name = f"{prefix}.{key}" if prefix else str(key)
+            if isinstance(value, dict):
+                self.add_metrics(name, value)
+            else:
+                self.record["metrics"][name] = float(value)
+
+
+def read_record(folder: str | Path) -> dict[str, Any] | None:
+    """The record of a run folder, None where there is none. Raises UserError when run.json is damaged."""
+    path = Path(folder) / "run.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError):
+        record = None
+    if not isinstance(record, dict) or "config" not in record:
+        raise UserError(f"{path}: not a run record (damaged?); move the folder away or use another hydra.run.dir")
+    return record
+
+
+def is_locked(folder: str | Path) -> bool:
+    """Whether a living process holds the run folder."""
+    path = Path(folder) / "run.lock"
+    if not path.exists():
+        return False
+    with open(path) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def computing_config(config: Job) -> dict[str, Any]:
+    """The flat config without the keys that do not change what is computed."""
+    return {key: value for key, item, value in fields_of(config) if item.metadata.get("computes", True)}
+
+
+def config_hash(config: Job) -> str:
+    """16 hex digits over everything that changes what is computed."""
+    return hashlib.sha256(json.dumps(computing_config(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def compare_configs(folder: Path, previous: dict[str, Any], config: Job) -> dict[str, list[str]]:
+    """``{key: stages}`` for keys that grew (more steps). Raises UserError when anything else that computes differs."""
+    grown: dict[str, list[str]] = {}
+    absent = object()
+    for key, item, value in fields_of(config):
+        before: Any = previous
+        for part in key.split("."):
+            before = before.get(part, absent) if isinstance(before, dict) else absent
+        extends = item.metadata.get("extends", "")
+        if before == value or not item.metadata.get("computes", True):
+            continue
+        if extends and before is not absent and value > before:
+            grown[key] = extends.split(",")
+        else:
+            there = "absent" if before is absent else before
+            raise UserError(
+                f"{folder}: holds a run of another config: {key} is {there} there, {value} here; "
+                "give the values it was started with, or another hydra.run.dir"
+            )
+    return grown
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _peak_memory_mib() -> float:
+    scale = 1024 if platform.system() == "Linux" else 1024**2  # ru_maxrss: KiB on Linux, bytes on macOS
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)
