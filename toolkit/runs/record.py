@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import os
 import platform
 import resource
 import shutil
@@ -22,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from toolkit.runs.files import write_json
+from toolkit.runs.files import write_atomic, write_json
 from toolkit.schema import Job, UserError, fields_of
 
 PACKAGES = ("toolkit", "torch", "diffusers", "transformers", "accelerate", "hydra-core", "numpy", "safetensors")
@@ -151,17 +152,15 @@ class Run:
             with open(self.dir / "metrics.jsonl", "a") as file:
                 file.write(line + "\n")
 
-    def metrics_size(self) -> int:
-        """Bytes of metrics.jsonl so far; a checkpoint remembers it."""
+    def rewind_metrics(self, stage: str, step: int) -> None:
+        """Drop the stage's lines after ``step`` (written after the checkpoint that a run resumes from) and torn ones."""
         path = self.dir / "metrics.jsonl"
-        return path.stat().st_size if path.exists() else 0
-
-    def rewind_metrics(self, size: int) -> None:
-        """Drop the lines that were written after the checkpoint that a run resumes from."""
-        path = self.dir / "metrics.jsonl"
-        if self.is_main and path.exists() and path.stat().st_size > size:
-            with open(path, "r+b") as file:
-                file.truncate(size)
+        if not self.is_main or not path.exists():
+            return
+        lines = path.read_text(errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if _keeps(line, stage, step)]
+        if kept != lines:
+            write_atomic(path, "".join(kept))
 
     def stage_done(self, name: str) -> bool:
         """Whether the stage finished in this run folder."""
@@ -256,6 +255,14 @@ def compare_configs(folder: Path, previous: dict[str, Any], config: Job) -> dict
     return grown
 
 
+def _keeps(line: str, stage: str, step: int) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return entry["stage"] != stage or entry["step"] <= step
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -284,8 +291,6 @@ def _processor() -> str:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,0 +1,32 @@
+"""Where a job computes: one Accelerator per job, built from its config."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit.schema import Job, UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
+    """An Accelerator for ``config.device`` and ``config.precision``.
+
+    In a parallel sweep, job ``job_number`` takes the GPU of that number modulo their count. Raises UserError when the
+    device asked for is absent.
+    """
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: no CUDA device is visible; use device=auto or device=cpu")
+    if config.device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps: no Apple GPU is visible; use device=auto or device=cpu")
+    AcceleratorState._reset_state(reset_partial_state=True)  # jobs of one sweep share a process
+    if config.device in ("auto", "cuda") and torch.cuda.is_available() and not torch.distributed.is_initialized():
+        torch.cuda.set_device(job_number % torch.cuda.device_count())
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.empty_cache()
+    return Accelerator(cpu=config.device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")

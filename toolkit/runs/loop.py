@@ -1,0 +1,170 @@
+"""The training loop's other half: ``for step in loop`` reseeds, logs, checkpoints, resumes and stops in order.
+
+What is trained stays visible in the caller's body; this file only makes it exact. A step's random numbers are a pure
+function of (seed, stage, rank, step), and one checkpoint holds every ``state_dict``, so k steps + kill + the rest
+equal the uninterrupted run bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+
+from toolkit.runs import checkpoint, progress, signals
+from toolkit.runs.distributed import any_rank, barrier, rank, world_size
+from toolkit.runs.record import Run
+from toolkit.runs.seeds import seed_all
+from toolkit.schema import Interrupted, JobError
+
+
+class Stateful(Protocol):
+    """Anything that a checkpoint can hold."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class Values(dict):
+    """Plain numbers that belong in the checkpoint, such as the best validation loss so far."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.clear()
+        self.update(state_dict)
+
+
+class Loop:
+    """Iterate over the steps of one stage, starting after the newest good checkpoint.
+
+    Usage::
+
+        for step in Loop(run, "denoiser", num_steps, state={"model": model, "optimizer": optimizer}):
+            loss = ...
+            loop.log(loss=loss)
+
+    ``state`` maps names to objects with ``state_dict``/``load_state_dict``. ``loop.log`` takes scalars (tensors stay
+    on their device until they are written: their mean every ``log_every_steps``). A loss or any other logged value
+    that is not finite raises JobError with the step, and nothing after the last good checkpoint is saved.
+    """
+
+    def __init__(self, run: Run, stage: str, num_steps: int, state: dict[str, Stateful], unit: str = "steps"):
+        self.run = run
+        self.stage = stage
+        self.num_steps = num_steps
+        self.state = state
+        self.unit = unit
+        self.step = 0
+        self.stop_early = False
+        self.folder = run.dir / "checkpoints" / stage
+        self._pending: dict[str, list[Any]] = {}
+
+    def log(self, **scalars: Any) -> None:
+        """Remember this step's scalars; a mean over the window is written to metrics.jsonl."""
+        for name, value in scalars.items():
+            self._pending.setdefault(name, []).append(value.detach() if torch.is_tensor(value) else value)
+
+    def __iter__(self) -> Iterator[int]:
+        config = self.run.config
+        self._resume()
+        with signals.deferred() as caught, progress.bar(self.stage, self.step, self.num_steps) as show:
+            while self.step < self.num_steps and not self.stop_early:
+                seed_all(config.seed, self.stage, rank(), self.step)
+                yield self.step
+                self.step += 1
+                if self.step % config.log_every_steps == 0 or self.step == self.num_steps:
+                    self._write_log(show)
+                if self._stop_asked(caught):
+                    self._save()
+                    raise Interrupted(130 if caught[0] == signal.SIGINT else 143)
+                last = self.step == self.num_steps or self.stop_early
+                if last or self.step % config.checkpoint_every_steps == 0:
+                    self._save()
+                show.advance(self.step)
+        self.run.record["stages"][self.stage]["step"] = self.step
+
+    def _stop_asked(self, caught: list[int]) -> bool:
+        if world_size() == 1:
+            return bool(caught)
+        if self.step % 10:  # ranks must stop at the same step, and asking costs a collective call
+            return False
+        asked = any_rank(bool(caught))
+        if asked and not caught:
+            caught.append(signal.SIGTERM)
+        return asked
+
+    def _write_log(self, show: progress.Bar) -> None:
+        values = self._flush()
+        means = {name: math.fsum(window) / len(window) for name, window in values.items()}
+        self._pending = {}
+        self.run.log(self.stage, self.step, **means)
+        show.log(self.step, means)
+
+    def _flush(self) -> dict[str, list[float]]:
+        """Bring pending scalars to plain floats. Raises JobError at the first one that is not finite."""
+        for name, window in self._pending.items():
+            if any(torch.is_tensor(value) for value in window):
+                self._pending[name] = torch.stack([torch.as_tensor(v).float().cpu() for v in window]).tolist()
+        for name, window in self._pending.items():
+            for index, value in enumerate(window):
+                if not math.isfinite(value):
+                    self._refuse(name, value, self.step - len(window) + index + 1)
+        return self._pending
+
+    def _refuse(self, name: str, value: float, step: int) -> None:
+        good = checkpoint.newest(self.folder)
+        kept = f"the last good checkpoint is {good}" if good else "no checkpoint was written before it"
+        raise JobError(f"{self.stage}: {name} is {value} at step {step}; stopped ({kept}); try a smaller optim.lr")
+
+    def _save(self) -> None:
+        pending = self._flush()
+        if rank() == 0:
+            states = {name: item.state_dict() for name, item in self.state.items()}
+            for name, tensor in _tensors(states):
+                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                    self._refuse(f"tensor {name}", float("nan"), self.step)
+            content = {
+                "step": self.step,
+                "pending": dict(pending),
+                "world_size": world_size(),
+                "stop_early": self.stop_early,
+                **{f"state.{name}": state for name, state in states.items()},
+            }
+            checkpoint.save(self.folder, self.step, content, keep=self.run.config.keep_checkpoints)
+            self.run.record["stages"][self.stage]["step"] = self.step
+            self.run.save()
+        barrier()
+
+    def _resume(self) -> None:
+        found = checkpoint.load(self.folder)
+        if found:
+            self.step, content = found
+            for name, item in self.state.items():
+                item.load_state_dict(content[f"state.{name}"])
+            self._pending = content["pending"]
+            self.stop_early = content["stop_early"]
+            if content["world_size"] != world_size():
+                progress.say(
+                    f"{self.stage}: checkpoint of {content['world_size']} processes continues on {world_size()}: "
+                    "batches are split differently, so this is not bit-identical to either"
+                )
+            progress.say(f"{self.stage}: resuming after step {self.step} of {self.num_steps}")
+        self.run.rewind_metrics(self.stage, self.step)
+        barrier()
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    if torch.is_tensor(value):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _tensors(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _tensors(item, f"{name}.{index}")

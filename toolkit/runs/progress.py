@@ -1,0 +1,65 @@
+"""Progress for people: a rich bar with rate, ETA and loss on a terminal, plain lines in a log file or a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from toolkit.runs.distributed import rank
+
+PLAIN_EVERY_S = 10.0
+
+
+def console() -> Console:
+    """Messages go to stderr; stdout is for results."""
+    return Console(stderr=True, quiet=rank() != 0, soft_wrap=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """One line for the user, and for run.log."""
+    import logging
+
+    if rank() == 0:
+        logging.getLogger("toolkit").info(message)
+
+
+class Bar:
+    """Shows how far a stage is."""
+
+    def __init__(self, stage: str, step: int, total: int, rich_progress: Progress | None):
+        self.stage, self.total, self.first = stage, total, step
+        self.start = self.shown = time.monotonic()
+        self.text = ""
+        self.progress = rich_progress
+        self.task = TaskID(0)
+        if rich_progress:
+            self.task = rich_progress.add_task(stage, total=total, completed=step, text="")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """The newest means, written beside the bar."""
+        rate = (step - self.first) / max(time.monotonic() - self.start, 1e-9)
+        self.text = " ".join(f"{name} {value:.4g}" for name, value in values.items()) + f"  {rate:.1f} steps/s"
+
+    def advance(self, step: int) -> None:
+        """Show that ``step`` steps are done."""
+        if self.progress:
+            self.progress.update(self.task, completed=step, text=self.text)
+        elif time.monotonic() - self.shown > PLAIN_EVERY_S or step == self.total:
+            self.shown = time.monotonic()
+            say(f"{self.stage}: step {step}/{self.total}  {self.text}")
+
+
+@contextlib.contextmanager
+def bar(stage: str, step: int, total: int) -> Iterator[Bar]:
+    """A progress bar for the steps of one stage."""
+    if not sys.stderr.isatty() or rank() != 0:
+        yield Bar(stage, step, total, None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[text]}"), console=console(), refresh_per_second=4) as progress:
+        yield Bar(stage, step, total, progress)
