@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+MISSING: Any = "???"  # OmegaConf's mark for a value that must come from a config group or the user
+
 
 class UserError(ValueError):
     """Bad input: shown as one line, exit code 2. Name the key or file, what is wrong, what is right."""

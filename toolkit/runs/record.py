@@ -88,7 +88,7 @@ class Run:
             "seed": self.config.seed,
             "overrides": [],
             "git_commit": _git_commit(),
-            "versions": _versions(),
+            "versions": package_versions(),
             "machine": {"platform": platform.platform(), "processor": _processor(), "cores": _cores()},
             "device": None,
             "started": datetime.now().isoformat(timespec="seconds"),
@@ -153,7 +153,7 @@ class Run:
                 file.write(line + "\n")
 
     def rewind_metrics(self, stage: str, step: int) -> None:
-        """Drop the stage's lines after ``step`` (written after the checkpoint that a run resumes from) and torn ones."""
+        """Drop torn lines, and the stage's lines after ``step``: a run resumes from the checkpoint written there."""
         path = self.dir / "metrics.jsonl"
         if not self.is_main or not path.exists():
             return
@@ -263,7 +263,8 @@ def _keeps(line: str, stage: str, step: int) -> bool:
     return entry["stage"] != stage or entry["step"] <= step
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,0 +1,132 @@
+"""From Hydra's composed config to a command's checked dataclass, and from Hydra's errors to one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from typing import Any
+
+from toolkit.commands import Command
+from toolkit.paths import conf_dir, presets
+from toolkit.schema import Job, UserError, check, did_you_mean, fields_of
+
+
+def register(command: Command) -> None:
+    """Put the room's dataclasses into Hydra's ConfigStore.
+
+    A room's ``config.py`` has ``SCHEMAS``: ``{(group or None, name): dataclass}``; the primary one is named
+    ``<command>_schema``.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for (group, name), schema in _schemas(command).items():
+        store.store(group=group, name=name, node=schema, provider="toolkit")
+
+
+def _schemas(command: Command) -> dict[tuple[str | None, str], type]:
+    return importlib.import_module(f"{command.room}.config").SCHEMAS
+
+
+def compose(command: Command, overrides: list[str]) -> Job:
+    """The checked config of ``overrides`` without a run folder (for --dry-run, tests and notebooks).
+
+    Raises UserError as the command itself would.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    check_preset(command, overrides)
+    register(command)
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            return typed_config(hydra_compose(command.primary, overrides=overrides))
+    except Exception as error:
+        if is_config_error(error):
+            raise UserError(one_line(error, command)) from error
+        raise
+
+
+def typed_config(cfg: Any) -> Job:
+    """The plain, checked dataclass of a composed config. Raises UserError naming the key."""
+    from omegaconf import OmegaConf
+
+    _refuse_strangers(cfg)
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{missing[0]}: must be given, as in {missing[0]}=VALUE")
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, Job)
+    check(config)
+    return config
+
+
+def _refuse_strangers(node: Any, prefix: str = "") -> None:
+    """Hydra lets ``+unknown=1`` into a typed config; we do not."""
+    from omegaconf import DictConfig, OmegaConf
+
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return
+    kind = OmegaConf.get_type(node)
+    known = {item.name for item in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
+    for key in node:
+        if known is not None and key not in known:
+            raise UserError(f"{prefix}{key}: no such key; {did_you_mean(str(key), known)}see --cfg job for all keys")
+        if not OmegaConf.is_missing(node, key):
+            _refuse_strangers(node._get_node(key), f"{prefix}{key}.")
+
+
+def check_preset(command: Command, arguments: list[str]) -> None:
+    """Refuse a preset that is unknown or another command's, before anything else runs."""
+    known = presets()
+    mine = [name for name, (owner, _) in known.items() if owner == command.name]
+    own_folder = any(word.startswith(("--config-dir", "-cd")) for word in arguments)
+    for name in _presets_asked(arguments):
+        if name not in known and not own_folder:
+            hint = did_you_mean(name, mine)
+            raise UserError(f"experiment={name}: no such preset; {hint}{command.name} has {', '.join(mine)}")
+        if name in known and known[name][0] != command.name:
+            raise UserError(f"experiment={name}: a preset of {known[name][0]}, not of {command.name}")
+
+
+def _presets_asked(arguments: list[str]) -> list[str]:
+    values = [word.split("=", 1)[1] for word in arguments if word.startswith(("experiment=", "+experiment="))]
+    names = [name.strip() for value in values for name in value.split(",")]
+    return [name for name in names if re.fullmatch(r"\w+", name) and name != "null"]  # not Hydra's glob(...)
+
+
+def is_config_error(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf refused the config."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    return isinstance(error, (HydraException, OmegaConfBaseException))
+
+
+_INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search path:", "provider=", "See https:")
+
+
+def one_line(error: BaseException, command: Command) -> str:
+    """Hydra's message and its cause in one line, without its internals."""
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        parts += [line for line in lines if not line.startswith(_INTERNALS) and line not in parts]
+        cause = cause.__cause__
+    text = " ".join([*(part.rstrip(".:") + ":" for part in parts[:-1]), *parts[-1:]]) or repr(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], _keys(command))}see --cfg job for all keys"
+    if "hydra/launcher" in text:
+        text += " (launchers come with the extras: pip install 'toolkit[sweep]', 'toolkit[slurm]' or 'toolkit[ray]')"
+    return text
+
+
+def _keys(command: Command) -> list[str]:
+    """Every dotted key of the command's schemas, those of its groups included."""
+    found: list[str] = []
+    for (group, _), schema in _schemas(command).items():
+        found += [key for key, _, _ in fields_of(schema(), f"{group}." if group else "")]
+    return found

@@ -1,0 +1,292 @@
+"""The bridge from Typer to Hydra: runs one command's job through the public ``hydra.main``.
+
+Hydra composes, sweeps and launches; this file turns its config into the command's dataclass, opens the run folder,
+and turns every end into an exit code: 0 done, 1 failed, 2 bad usage or config, 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from toolkit.commands import COMMANDS, Command
+from toolkit.configs import check_preset, compose, is_config_error, one_line, register, typed_config
+from toolkit.paths import conf_dir
+from toolkit.schema import Interrupted, JobError, UserError, did_you_mean
+
+log = logging.getLogger("toolkit")
+
+
+_last_exit_code = 0  # of the job that ran in this process; Hydra returns nothing
+
+
+def launch(command_name: str, arguments: list[str]) -> int:
+    """Run ``toolkit COMMAND ARGUMENTS`` and return its exit code. Prints; does not raise for users' mistakes."""
+    from toolkit import sweep
+    from toolkit.runs import distributed
+
+    global _last_exit_code
+    _last_exit_code = 0
+    sweep.forget()
+    command = COMMANDS[command_name]
+    try:
+        check_preset(command, arguments)
+        distributed.start()
+        _run_hydra(command, arguments)
+    except UserError as error:
+        return _complain(error, 2)
+    except Interrupted as stop:
+        return stop.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:  # argparse's usage errors, --help
+        return stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        if is_config_error(error):
+            return _complain(UserError(one_line(error, command)), 2)
+        traceback.print_exc()
+        return 1
+    finally:
+        distributed.stop()
+    return sweep.report() if sweep.directory else _last_exit_code
+
+
+def _run_hydra(command: Command, arguments: list[str]) -> None:
+    import hydra
+
+    from toolkit.runs.distributed import from_rank_zero
+
+    register(command)
+    words = sorted(arguments, key=_is_override)  # Hydra 1.3 refuses a flag between overrides: flags first
+    stamp = from_rank_zero(lambda: datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))  # one folder for all ranks
+    with (
+        _arguments([f"toolkit {command.name}", *words]),
+        _environment(HYDRA_FULL_ERROR="1", TOOLKIT_STAMP=stamp),
+        _root_logger(),
+    ):
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.primary)(_job)()
+
+
+def _is_override(word: str) -> bool:
+    return word.startswith("~") or ("=" in word and not word.startswith("-"))
+
+
+# -- one job ---------------------------------------------------------------------------------------------------------
+
+
+def _job(cfg: Any) -> float | None:
+    """What Hydra calls for each job, in this process or in a launcher's worker. Returns the job's objective."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from toolkit import sweep
+
+    global _last_exit_code
+    hydra_config = HydraConfig.get()
+    sweeping = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
+    number = int(hydra_config.job.num) if sweeping else 0
+    folder = Path(hydra_config.runtime.output_dir)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    exit_code, message, objective = _guarded(cfg, folder, list(hydra_config.overrides.task), number)
+    if exit_code == 2:
+        _remove_empty(folder)
+    _last_exit_code = exit_code
+    if sweeping:
+        sweep.note_job(Path(hydra_config.sweep.dir), number, folder, exit_code, message)
+        if exit_code in (130, 143):
+            raise Interrupted(exit_code)
+    return objective
+
+
+def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple[int, str, float | None]:
+    """Run the job; ``(exit code, message, objective)``. Users' mistakes become one line, bugs a traceback."""
+    from toolkit.runs import signals
+
+    try:
+        with signals.raising():
+            return 0, "", _run_job(cfg, folder, overrides, number)
+    except Interrupted as stop:
+        return stop.exit_code, "interrupted", None
+    except UserError as error:
+        return _complain(error, 2), str(error), None
+    except JobError as error:
+        return _complain(error, 1), str(error), None
+    except Exception as error:  # a bug
+        traceback.print_exc()
+        return 1, f"{type(error).__name__}: {error}", None
+
+
+def _run_job(cfg: Any, folder: Path, overrides: list[str], number: int) -> float | None:
+    from toolkit.runs.distributed import barrier, from_rank_zero, rank
+    from toolkit.runs.record import Run
+
+    config = typed_config(cfg)
+    run = Run(folder, config, is_main=rank() == 0)
+    from_rank_zero(lambda: run.open(overrides, {"job_number": number}))
+    if rank() != 0:
+        run.open(overrides)
+    with _run_log(run):
+        if run.done():
+            log.info("%s is done already; nothing to do", folder)
+            run.close("done")
+            return run.record.get("objective")
+        try:
+            if rank() == 0:
+                _save_hydra_files(cfg, folder)
+            run.record["objective"] = _job_module(COMMANDS[config.command]).main(config, run)
+            barrier()
+        except Interrupted:
+            run.close("interrupted")
+            raise
+        except (UserError, JobError) as error:
+            _close_failed(run, str(error))
+            raise
+        except Exception as error:
+            _close_failed(run, f"{type(error).__name__}: {error}")
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise JobError(f"{folder}: {error}") from error
+            (run.dir / "run.log").open("a").write(traceback.format_exc())
+            raise
+        run.close("done")
+        return run.record["objective"]
+
+
+def _close_failed(run: Any, message: str) -> None:
+    try:
+        run.close("failed", message)
+    except OSError as error:  # the disk that failed the job may be full
+        print(f"toolkit: {run.dir}/run.json could not be written ({error})", file=sys.stderr)
+
+
+def _job_module(command: Command) -> ModuleType:
+    return importlib.import_module(f"{command.room}.job")
+
+
+@contextlib.contextmanager
+def _run_log(run: Any) -> Iterator[None]:
+    """Send log lines to the terminal and, on rank 0, to run.log."""
+    from toolkit.runs.distributed import rank
+
+    root = logging.getLogger()
+    handlers: list[logging.Handler] = []
+    if rank() == 0:
+        terminal = logging.StreamHandler(sys.stderr)
+        terminal.setFormatter(logging.Formatter("%(message)s"))
+        file = logging.FileHandler(run.dir / "run.log")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers = [terminal, file]
+    root.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+
+
+def _save_hydra_files(cfg: Any, folder: Path) -> None:
+    """``.hydra/`` as Hydra users know it; written here because Hydra would write it before the folder is checked."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    (folder / ".hydra").mkdir(exist_ok=True)
+    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    OmegaConf.save(HydraConfig.instance().cfg, folder / ".hydra" / "hydra.yaml")
+    OmegaConf.save(HydraConfig.get().overrides.task, folder / ".hydra" / "overrides.yaml")
+
+
+def _remove_empty(folder: Path) -> None:
+    """Take back the folders that Hydra made for a job that was refused, as far as they are empty."""
+    for path in [folder, *folder.parents]:
+        if path == Path() or path == Path.cwd():
+            return
+        try:
+            path.rmdir()
+        except OSError:
+            return
+
+
+def dry_run(command_name: str, overrides: list[str]) -> int:
+    """Build the job's networks on the meta device, print parameters, FLOPs and memory, run nothing."""
+    command = COMMANDS[command_name]
+    try:
+        _job_module(command).dry_run(compose(command, overrides))
+    except UserError as error:
+        return _complain(error, 2)
+    return 0
+
+
+def run_bench(paper: str, options: list[str]) -> int:
+    """Run the benchmark of a paper's room. Raises UserError for an unknown room or option."""
+    rooms = {command.room.rpartition(".")[2]: command.room for command in COMMANDS.values()}
+    if paper not in rooms:
+        raise UserError(f"bench {paper}: {did_you_mean(paper, rooms)}choose one of {', '.join(rooms)}")
+    return importlib.import_module(f"{rooms[paper]}.bench").main(options)
+
+
+def environment_report() -> str:
+    """Version, Python, packages and devices, for bug reports."""
+    from toolkit.runs.record import package_versions
+
+    lines = [f"{name} {version}" for name, version in package_versions().items()]
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return "\n".join([*lines, f"cuda {', '.join(gpus) or 'none'}", f"threads {torch.get_num_threads()}"])
+
+
+# -- small things ----------------------------------------------------------------------------------------------------
+
+
+def _complain(error: Exception, exit_code: int) -> int:
+    from toolkit.runs.distributed import rank
+
+    if rank() == 0:
+        print(f"toolkit: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return exit_code
+
+
+@contextlib.contextmanager
+def _arguments(words: list[str]) -> Iterator[None]:
+    before, sys.argv = sys.argv, words
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = os.environ.copy()
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            os.environ.pop(name)
+            if name in before:
+                os.environ[name] = before[name]
+
+
+@contextlib.contextmanager
+def _root_logger() -> Iterator[None]:
+    """Hydra reconfigures the root logger; give it back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -1,0 +1,43 @@
+"""Where the package's own files are: beside the code in a wheel, at the top of a checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from toolkit.schema import UserError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def conf_dir() -> Path:
+    """The Hydra configs: ``$TOOLKIT_CONF``, then beside the code, then in the checkout."""
+    named = os.environ.get("TOOLKIT_CONF")
+    if named and not Path(named).is_dir():
+        raise UserError(f"TOOLKIT_CONF={named}: no such folder")
+    return _first("conf", Path(named) if named else None)
+
+
+def experiments_dir() -> Path:
+    """The papers' claims: beside the code in a wheel, else in the checkout."""
+    return _first("experiments", None)
+
+
+def _first(name: str, preferred: Path | None) -> Path:
+    checkout = PACKAGE.parent / name
+    for folder in (preferred, PACKAGE / name, checkout):
+        if folder and folder.is_dir():
+            return folder.resolve()
+    raise UserError(f"{name}/ is missing from the installation; reinstall toolkit")
+
+
+def presets(command: str | None = None) -> dict[str, tuple[str, str]]:
+    """``{preset: (command, first comment line)}`` of conf/experiment, read as text: no import of yaml or hydra."""
+    found = {}
+    for path in sorted((conf_dir() / "experiment").glob("*.yaml")):
+        lines = path.read_text().splitlines()
+        owner = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("command:")), "")
+        about = next((line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line), "")
+        if command in (None, owner):
+            found[path.stem] = (owner, about)
+    return found

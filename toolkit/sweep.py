@@ -1,0 +1,75 @@
+"""What Hydra does not tell about a sweep: how each job ended; and how to take one up again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+
+from toolkit.runs.distributed import rank
+from toolkit.runs.record import read_record
+from toolkit.schema import UserError
+
+directory: Path | None = None  # of the sweep that runs in this process
+
+
+class SweepCallback(Callback):
+    """Registered in conf/job.yaml: notes where the sweep writes."""
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        """Start a fresh list of how the jobs ended."""
+        global directory
+        directory = Path(config.hydra.sweep.dir)
+        if rank() == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "jobs.jsonl").write_text("")
+
+
+def forget() -> None:
+    """Forget the sweep before this one (several launches may share a process)."""
+    global directory
+    directory = None
+
+
+def note_job(sweep_dir: Path, number: int, folder: Path, exit_code: int, message: str) -> None:
+    """Add how a job ended to the sweep's list."""
+    line = json.dumps({"job": number, "dir": str(folder), "exit_code": exit_code, "message": message})
+    if rank() == 0:
+        with open(sweep_dir / "jobs.jsonl", "a") as file:  # one short write: whole lines even from parallel jobs
+            file.write(line + "\n")
+
+
+def report() -> int:
+    """Print how each job ended; 0 when all are done, 1 when any failed."""
+    assert directory
+    lines = (directory / "jobs.jsonl").read_text().splitlines()
+    jobs = sorted((json.loads(line) for line in lines), key=lambda job: job["job"])
+    failed = [job for job in jobs if job["exit_code"]]
+    if rank() == 0:
+        print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done in {directory}")
+        for job in failed:
+            print(f"  job {job['job']} failed ({job['dir']}): {job['message']}")
+        if failed:
+            print(f"repeat what is missing with: toolkit runs resume {directory}")
+    return 1 if failed else 0
+
+
+def resume(folder: Path) -> int:
+    """Continue a run or a sweep from what its folder says; returns the exit code.
+
+    Raises UserError when the folder holds neither.
+    """
+    from toolkit.launch import launch
+
+    if (folder / "multirun.yaml").exists():
+        from omegaconf import OmegaConf
+
+        saved: Any = OmegaConf.load(folder / "multirun.yaml")
+        kept = [word for word in saved.hydra.overrides.hydra if not word.startswith(("hydra.sweep.dir", "hydra.mode"))]
+        return launch(saved.command, ["-m", *saved.hydra.overrides.task, *kept, f"hydra.sweep.dir={folder}"])
+    record = read_record(folder)
+    if record is None:
+        raise UserError(f"{folder}: neither a run (no run.json) nor a sweep (no multirun.yaml)")
+    return launch(record["command"], [*record["overrides"], f"hydra.run.dir={folder}"])
