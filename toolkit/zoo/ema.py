@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -23,16 +23,17 @@ class EMA:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.half_life_images, self.ramp_up_ratio = half_life_images, ramp_up_ratio
         self.num_images = 0
-        self._pairs = [list(self.model.parameters()), list(model.parameters())]
-        self._buffers = [list(self.model.buffers()), list(model.buffers())]
+        self._averaged: list[Tensor] = [*self.model.parameters()]
+        self._current: list[Tensor] = [*model.parameters()]
+        self._buffers: list[Tensor] = [*self.model.buffers()]
+        self._current_buffers: list[Tensor] = [*model.buffers()]
 
     @torch.no_grad()
     def update(self, num_images_per_step: int) -> None:
         """Take in the weights after one optimiser step on ``num_images_per_step`` images (over all processes)."""
-        averaged, current = self._pairs
-        torch._foreach_lerp_(averaged, current, 1 - self.decay(num_images_per_step))
-        if self._buffers[0]:
-            torch._foreach_copy_(*self._buffers)
+        torch._foreach_lerp_(self._averaged, self._current, 1 - self.decay(num_images_per_step))
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._current_buffers)
         self.num_images += num_images_per_step
 
     def decay(self, num_images_per_step: int) -> float:

@@ -23,6 +23,11 @@ class SlotLinear(nn.Module):
         y_BmO = torch.bmm(x_BmI.transpose(0, 1), self.weight).transpose(0, 1)
         return y_BmO if self.bias is None else y_BmO + self.bias
 
+    def one_slot(self, slot: int, x_BI: Tensor) -> Tensor:
+        """The map of one slot: (B,inputs) -> (B,outputs)."""
+        y_BO = x_BI @ self.weight[slot]
+        return y_BO if self.bias is None else y_BO + self.bias[slot]
+
 
 class LatentEmbedding(nn.Module):
     """Latents of m slots -> tokens (B,m,W) (DisCo-Diff, Xu et al. 2024, section 3.2 and appendix D.1).

@@ -35,6 +35,8 @@ def normal_linear(inputs: int, outputs: int, bias: bool = True, gain: float = 1.
 class NoiseFeatures(nn.Module):
     """c_noise (B,) -> (B, 2 * num_frequencies): sines and cosines, one to a few hundred noise levels per period."""
 
+    frequencies: Tensor
+
     def __init__(self, num_frequencies: int = 16, lowest: float = 0.125, highest: float = 4.0) -> None:
         super().__init__()
         self.width = 2 * num_frequencies
@@ -116,7 +118,7 @@ class MLPDenoiser(Denoiser):
         embedding = self.embed_noise(self.features(c_noise))
         if self.embed_class is not None:
             embedding = embedding + self.embed_class(class_onehot * self.config.num_classes**0.5)
-        if self.embed_latents is not None:
+        if self.embed_latents is not None and tokens is not None:
             embedding = embedding + self.embed_latents(tokens.flatten(1))
         return self.body(x_in.flatten(1), F.silu(embedding)).view_as(x_in)
 
