@@ -142,7 +142,7 @@ def compare_runs(dirs_or_globs: Sequence[str | Path], over: str = "seed") -> lis
 def compare(runs: Sequence[RunInfo], over: str = "seed") -> list[Table]:
     """:func:`compare_runs` for runs already read."""
     finished = [run for run in runs if run.status == "done"]
-    left_out = [f"{run.dir} ({run.problem or run.status})" for run in runs if run.status != "done"]
+    left_out = [f"{run.dir} ({run.status})" for run in runs if run.status != "done"]
     if not finished:
         raise UserError(f"no finished run to compare: {'; '.join(left_out) or 'none given'}")
     groups = group_runs(finished, over)
