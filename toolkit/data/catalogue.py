@@ -1,0 +1,133 @@
+"""The table of data sets: what each is, under which licence, and the function that loads it.
+
+A new kind of data (text, clips, episodes) is one more ``Entry``. Only the standard library is imported here:
+a wrong name or path is reported, and ``toolkit data list`` printed, before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.data import fetching
+from toolkit.schema import Data, UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from toolkit.data.sets import Dataset
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set. ``loader`` is ``"module:function"``, a function of (schema.Data, seed) that returns a Dataset."""
+
+    kind: str
+    size: str
+    licence: str
+    loader: str
+    download: str | None = None
+    needs_path: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of ``toolkit data list``. ``available``: built in, cached, fetch (downloadable) or path (your own)."""
+
+    name: str
+    kind: str
+    size: str
+    licence: str
+    available: str
+
+
+_MNIST = "CC BY-SA 3.0"
+_OWN = "its owner's"
+CATALOGUE: dict[str, Entry] = {
+    "ring": Entry("points", "8,000 x 2, 8 modes", "generated", "toolkit.data.toys:load_ring"),
+    "grid25": Entry("points", "25,000 x 2, 25 modes", "generated", "toolkit.data.toys:load_grid25"),
+    "checkerboard": Entry("points", "8,000 x 2, 8 squares", "generated", "toolkit.data.toys:load_checkerboard"),
+    "digits": Entry("images", "1,797 x 1x8x8, 10 classes", "CC BY 4.0", "toolkit.data.digits:load_digits"),
+    "mnist": Entry("images", "70,000 x 1x28x28, 10 classes", _MNIST, "toolkit.data.digits:load_mnist", "mnist"),
+    "mnist16": Entry("images", "70,000 x 1x16x16, 10 classes", _MNIST, "toolkit.data.digits:load_mnist16", "mnist"),
+    "mnist8": Entry("images", "70,000 x 1x8x8, 10 classes", _MNIST, "toolkit.data.digits:load_mnist8", "mnist"),
+    "mnist5k": Entry("images", "5,000 x 1x28x28, 10 classes", _MNIST, "toolkit.data.digits:load_mnist5k", "mnist5k"),
+    "fashion": Entry("images", "70,000 x 1x28x28, 10 classes", "MIT", "toolkit.data.digits:load_fashion", "fashion"),
+    "crossfire": Entry(
+        "images", "4,369 x 3x32x32, 14 classes", "GPL-2.0", "toolkit.data.crossfire:load_crossfire", "crossfire"
+    ),
+    "folder": Entry("images", "any folder of images", _OWN, "toolkit.data.folder:load_folder", needs_path=True),
+    "imagenet64": Entry(
+        "images",
+        "1.28 M x 3x64x64, 1,000 classes",
+        "research only",
+        "toolkit.data.imagenet:load_imagenet64",
+        needs_path=True,
+    ),
+    "imagenet128": Entry(
+        "images",
+        "1.28 M x 3x128x128, 1,000 classes",
+        "research only",
+        "toolkit.data.imagenet:load_imagenet128",
+        needs_path=True,
+    ),
+}
+
+
+def lookup(name: str) -> Entry:
+    """The entry called ``name``; UserError with the nearest name otherwise."""
+    if name not in CATALOGUE:
+        raise UserError(f"data.name={name}: {did_you_mean(name, CATALOGUE)}choose one of {', '.join(CATALOGUE)}")
+    return CATALOGUE[name]
+
+
+def check(config: Data) -> None:
+    """Hold ``config`` against the table without reading any data: UserError on a wrong name or path."""
+    entry = lookup(config.name)
+    if config.path is None:
+        if entry.needs_path:
+            raise UserError(f"data.path: data.name={config.name} needs the folder of images, data.path=FOLDER")
+        return
+    if not (entry.needs_path or entry.download):
+        raise UserError(
+            f"data.path={config.path}: data.name={config.name} reads no files; for your own, use data=folder"
+        )
+    if not Path(config.path).expanduser().is_dir():
+        what = "is a file, not a folder" if Path(config.path).expanduser().is_file() else "no such folder"
+        raise UserError(f"data.path={config.path}: {what}")
+
+
+def load(config: Data, seed: int = 0) -> Dataset:
+    """Load the data set ``config`` names, fetching it first where it must be.
+
+    ``seed`` draws the generated sets. The splits of real data are fixed, so that seeds and settings compare.
+    Raises UserError naming the key or the file.
+    """
+    check(config)
+    module, function = lookup(config.name).loader.split(":")
+    return getattr(importlib.import_module(module), function)(config, seed)
+
+
+def fetch(name: str, path: str | Path | None = None) -> fetching.Fetched:
+    """Bring the files of data set ``name`` into the cache, from ``path`` if given; see ``fetching.fetch``.
+
+    Raises UserError when ``name`` has nothing to download or no source had it.
+    """
+    entry = lookup(name)
+    if entry.download is None:
+        reason = "is read from your own folder, data.path=FOLDER" if entry.needs_path else "comes with the toolkit"
+        raise UserError(f"{name}: nothing to fetch, it {reason}")
+    return fetching.fetch(entry.download, path)
+
+
+def rows() -> list[Row]:
+    """The table as ``toolkit data list`` shows it."""
+    return [Row(name, one.kind, one.size, one.licence, _available(one)) for name, one in CATALOGUE.items()]
+
+
+def _available(entry: Entry) -> str:
+    if entry.needs_path:
+        return "path"
+    if entry.download is None:
+        return "built in"
+    return "cached" if fetching.is_cached(entry.download) else "fetch"

