@@ -169,8 +169,8 @@ def to_array(image: Image.Image, channels: int, size_px: int | None = None) -> n
     if size_px is not None:
         side = min(flat.size)
         left, top = (flat.width - side) // 2, (flat.height - side) // 2
-        box = (left, top, left + side, top + side)
-        flat = flat.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+        square = flat.crop((left, top, left + side, top + side))
+        flat = square.resize((size_px, size_px), Image.Resampling.BICUBIC, reducing_gap=2.0)
     array = np.asarray(flat)
     return array[None] if channels == 1 else np.moveaxis(array, -1, 0)
 
