@@ -1,0 +1,150 @@
+"""Encoders that stand in for the learned one, so that every baseline runs through the same two stages.
+
+True labels as latents (an upper reference), residual k-means codes (what codes fitted beforehand give) and continuous
+latents with a KL term (the paper's table 3). Each answers to ``LatentEncoder``: clean samples -> (B,m,k).
+
+Shapes: B batch, N items, m slots, k codes per slot, d numbers per sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from toolkit.data.sets import Dataset
+from toolkit.disco.config import TrainDisco
+from toolkit.disco.discretize import sample_codes
+from toolkit.runs.seeds import derive
+from toolkit.schema import UserError
+from toolkit.zoo.encoders import LatentEncoder
+
+CERTAIN = 100.0  # a gap between logits that Gumbel noise, which lies in (-5, 17) in float32, never bridges
+MOST_ITEMS = 20_000  # for k-means
+LOG_VARIANCE_RANGE = (-10.0, 4.0)
+
+
+class KMeansEncoder(LatentEncoder):
+    """Residual k-means: slot 0 names the nearest of k centroids, each later slot that of what is left over.
+
+    The logits are certain: every draw returns the nearest centroids. ``fit`` must be called once; the centroids are a
+    buffer and travel with the weights.
+    """
+
+    centroids: Tensor
+
+    @register_to_config
+    def __init__(self, sample_shape: Sequence[int] = (2,), num_latents: int = 1, codebook_size: int = 8) -> None:
+        super().__init__()
+        self.head = nn.Identity()
+        self.register_buffer("centroids", torch.zeros(num_latents, codebook_size, math.prod(sample_shape)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.config.sample_shape)
+
+    @torch.no_grad()
+    def fit(self, samples: Tensor, seed: int = 0) -> KMeansEncoder:
+        """Fit the slots one after the other on samples (N, *shape). Returns self.
+
+        Raises UserError when there are fewer samples than codes.
+        """
+        from sklearn.cluster import KMeans
+
+        residual = samples.flatten(1).double().cpu().numpy()
+        size = self.config.codebook_size
+        if len(residual) < size:
+            raise UserError(f"latents.codebook_size={size}: k-means needs that many training items, {len(residual)} given")
+        for slot in range(self.config.num_latents):
+            state = derive(seed, "kmeans", slot) % 2**32
+            found = KMeans(size, n_init=4, random_state=state).fit(residual)
+            self.centroids[slot] = torch.from_numpy(found.cluster_centers_).float()
+            residual = residual - found.cluster_centers_[found.labels_]
+        return self
+
+    def _features(self, y: Tensor) -> Tensor:
+        residual, logits = y.flatten(1).float(), []
+        for centroids in self.centroids:
+            nearest = torch.cdist(residual, centroids).argmin(1)
+            residual = residual - centroids[nearest]
+            logits.append(certain_logits(nearest, len(centroids)))
+        return torch.stack(logits, dim=1)
+
+
+class LabelEncoder(LatentEncoder):
+    """z is the true label: one slot, one code per class. It reads labels, not samples; see ``code_logits``."""
+
+    @register_to_config
+    def __init__(self, sample_shape: Sequence[int] = (2,), num_latents: int = 1, codebook_size: int = 10) -> None:
+        super().__init__()
+        self.head = nn.Identity()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.config.sample_shape)
+
+    def from_labels(self, labels: Tensor) -> Tensor:
+        """Labels int64 (B,) -> certain logits (B,1,k)."""
+        return certain_logits(labels, self.config.codebook_size)[:, None]
+
+    def _features(self, y: Tensor) -> Tensor:
+        raise ValueError("a label encoder reads labels: call code_logits(encoder, y, labels)")
+
+
+def certain_logits(codes: Tensor, codebook_size: int) -> Tensor:
+    """Codes int64 (B,) -> logits (B,k) of which every draw returns the code."""
+    return CERTAIN * (nn.functional.one_hot(codes, codebook_size).float() - 1)
+
+
+def code_logits(encoder: LatentEncoder, y: Tensor, labels: Tensor | None = None) -> Tensor:
+    """What ``encoder`` says of clean samples y (B, *shape): logits (B,m,k), or (B,m,2k) for continuous latents.
+
+    labels: int64 (B,), the known ones; read by a LabelEncoder alone. Raises ValueError where it has none.
+    """
+    if not isinstance(encoder, LabelEncoder):
+        return encoder(y)
+    if labels is None:
+        raise ValueError("true labels as latents: labels must be given")
+    return encoder.from_labels(labels.to(y.device))
+
+
+def split_gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs (B,m,2k) of an encoder of continuous latents -> mean and log-variance, each (B,m,k)."""
+    mean, log_variance = outputs.chunk(2, dim=-1)
+    return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+
+
+def draw_from_encoder(
+    encoder: LatentEncoder,
+    y: Tensor,
+    labels: Tensor | None,
+    continuous: bool,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """z ~ E(y) without gradients: codes int64 (B,m), or float (B,m,k) for continuous latents."""
+    with torch.no_grad():
+        outputs = code_logits(encoder, y, labels)
+        if not continuous:
+            return sample_codes(outputs, temperature, generator)
+        mean, log_variance = split_gaussian(outputs)
+        noise = torch.randn(mean.shape, device=mean.device, generator=generator)
+        return mean + noise * (0.5 * log_variance).exp()
+
+
+def build_baseline_encoder(config: TrainDisco, dataset: Dataset) -> LatentEncoder:
+    """The encoder of ``latents.kind`` labels or kmeans, fitted to the training split, without parameters to train.
+
+    Raises UserError for labels where the data has none, and for k-means with fewer items than codes.
+    """
+    latents, shape = config.latents, list(dataset.shape)
+    if latents.kind == "labels":
+        if dataset.train.labels is None:
+            raise UserError(f"latents.kind=labels: data.name={config.data.name} has no labels")
+        return LabelEncoder(shape, 1, len(dataset.class_names))
+    assert latents.kind == "kmeans", latents.kind
+    samples, _ = dataset.train.all(MOST_ITEMS)
+    return KMeansEncoder(shape, latents.num_latents, latents.codebook_size).fit(samples, config.seed)
