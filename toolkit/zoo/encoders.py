@@ -39,7 +39,8 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         if tuple(y.shape[1:]) != self.shape:
             raise ValueError(f"samples of shape {tuple(y.shape[1:])}: the encoder was built for {self.shape}")
         features = self._features(y)
-        with torch.autocast(y.device.type, enabled=False):
+        device_type = "cpu" if y.is_meta else y.device.type  # autocast knows no meta device
+        with torch.autocast(device_type, enabled=False):
             logits = self.head(features.float())
         return logits.view(len(y), self.config.num_latents, self.config.codebook_size)
 
