@@ -25,6 +25,7 @@ class ADM(Network):
     width_multipliers: list[int] = number([1, 2, 3, 4], least=1)
     num_blocks: int = number(3, least=1)
     attention_resolutions: list[int] = number([32, 16, 8], least=1)
+    channels_per_head: int = number(64, least=1)
     dropout: float = number(0.1, least=0, below=1)
 
 
@@ -225,8 +226,7 @@ class TrainDisco(Job):
     stage: str = choice("all", "all", *STAGES, computes=False)
     model: str | None = None
     init: str | None = None
-    class_conditional: bool = False
-    baseline: str = choice("same_width", "none", "same_width", "matched")
+    baseline: str = choice("same_width", "none", "same_width", "matched", "matched_total")
     data: Data = field(default_factory=Data)
     network: Network = MISSING
     latents: Latents = field(default_factory=Latents)

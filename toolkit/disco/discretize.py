@@ -53,6 +53,18 @@ def sample_codes(logits: Tensor, temperature: float = 1.0, generator: torch.Gene
     return (_perturb(logits, generator) if temperature > 0 else logits).argmax(-1)
 
 
+def split_gaussian(encoded: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance (B,m,d) of the continuous-latent baseline from the encoder's output (B,m,2d)."""
+    mean, log_variance = encoded.float().chunk(2, dim=-1)
+    return mean, log_variance.clamp(-12, 6)
+
+
+def sample_gaussian(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A reparameterised draw, shape of ``mean``."""
+    noise = torch.randn(mean.shape, device=mean.device, generator=generator)
+    return mean + noise * (0.5 * log_variance).exp()
+
+
 def _perturb(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """logits + Gumbel(0,1) noise in float32, with the uniforms kept off 0 and 1, where the noise would be infinite."""
     uniform = torch.rand(logits.shape, dtype=torch.float32, device=logits.device, generator=generator)

@@ -1,4 +1,292 @@
-def main(config, run):
-    with run.stage("denoiser"):
-        pass
-    print(config.network, run.dir)
+"""``toolkit train-disco``: edge -> build -> train (stages 1 and 2) -> sample -> measure -> report, top to bottom."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.panel import Panel
+
+from toolkit import data
+from toolkit.disco import measures
+from toolkit.disco.artefact import Parts, load_parts, save_part
+from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count, memory_bytes
+from toolkit.disco.config import TrainDisco
+from toolkit.disco.sampling import draw_latents, draw_samples
+from toolkit.disco.stage1 import (
+    RESTART_EVERY_STEPS,
+    JointModel,
+    collapse_warning,
+    latent_summary,
+    learning_rate_factor,
+)
+from toolkit.disco.stage2 import train_prior
+from toolkit.runs import figures, progress
+from toolkit.runs.device import make_accelerator
+from toolkit.runs.distributed import barrier, rank, world_size
+from toolkit.runs.loop import Loop
+from toolkit.runs.record import Run
+from toolkit.runs.report import write_report
+from toolkit.runs.seeds import generator, seed_all
+from toolkit.runs.table import Table
+from toolkit.schema import UserError
+from toolkit.zoo.denoiser import Denoiser
+from toolkit.zoo.ema import EMA
+
+
+def main(config: TrainDisco, run: Run) -> float | None:
+    """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
+    dataset = data.load(config.data, config.seed)
+    accelerator = make_accelerator(config, run.record.get("job_number", 0))
+    run.record["device"] = str(accelerator.device)
+    stages = {
+        "denoiser": lambda: _train_denoiser(run, config, dataset, accelerator, "denoiser"),
+        "baseline": lambda: _train_denoiser(run, config, dataset, accelerator, "baseline"),
+        "prior": lambda: _train_prior(run, config, dataset, accelerator),
+        "sample": lambda: _sample(run, config, dataset, accelerator),
+        "measure": lambda: _measure(run, config, dataset, accelerator),
+    }
+    for name in config.stages():
+        if not run.stage_done(name):
+            with run.stage(name):
+                stages[name]()
+    if rank() == 0:
+        _finish(run, config)
+    return run.record["metrics"].get("objective")
+
+
+# -- stage 1 ---------------------------------------------------------------------------------------------------------
+
+
+def _train_denoiser(
+    run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator, name: str
+) -> None:
+    """Denoiser and encoder together ("denoiser"), or the network without latents ("baseline")."""
+    seed_all(config.seed, name, "init")
+    denoiser, encoder = _build(config, dataset, name)
+    joint = JointModel(denoiser, encoder, config).to(accelerator.device)
+    ema = EMA(denoiser, config.optim.ema_half_life_images, config.optim.ema_ramp_up)
+    optimizer = make_optimizer(joint, config)
+    if config.compile:
+        denoiser.compile()
+    trained: Any = accelerator.prepare_model(joint) if _trainable(joint) else joint
+    batches = _device_batches(dataset, config, accelerator, name)
+    loop = Loop(run, name, config.optim.num_steps, state={"model": joint, "optimizer": optimizer, "ema": ema})
+    for step in loop:
+        train_step(step, trained, joint, optimizer, ema, batches(step), loop, config, accelerator)
+    if rank() == 0:
+        save_part(run.path("model"), name, ema.model)
+        if encoder is not None:
+            save_part(run.path("model"), "encoder", joint.encoder)
+    run.record.setdefault("parameters", {})[name] = {"denoiser": count(denoiser), "encoder": count(encoder)}
+    barrier()
+
+
+def train_step(
+    step: int,
+    trained: Any,
+    joint: JointModel,
+    optimizer: torch.optim.Optimizer,
+    ema: EMA,
+    batch: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None],
+    loop: Loop,
+    config: TrainDisco,
+    accelerator: Accelerator,
+) -> None:
+    """One optimiser step; logs the loss, the gradient's norm and, now and then, how the latents are used."""
+    optim = config.optim
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * learning_rate_factor(step, optim, optim.num_steps)
+    loss, logs = trained(*batch)
+    accelerator.backward(loss)
+    grad_norm = torch.nn.utils.clip_grad_norm_(joint.parameters(), optim.grad_clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    ema.update(optim.batch_size)
+    loop.log(loss=logs["loss"], grad_norm=grad_norm)
+    if "logits" in logs and (step + 1) % config.log_every_steps == 0:
+        _watch_latents(step, joint, logs["logits"], loop, config)
+    if config.latents.restart_dead_codes and joint.encoder is not None and (step + 1) % RESTART_EVERY_STEPS == 0:
+        loop.log(restarted_codes=float(joint.restart_dead_codes()))
+
+
+def _watch_latents(step: int, joint: JointModel, logits: torch.Tensor, loop: Loop, config: TrainDisco) -> None:
+    summary = latent_summary(logits)
+    loop.log(**summary)
+    halfway = config.optim.num_steps // 2
+    if halfway < step + 1 <= halfway + config.log_every_steps:
+        warning = collapse_warning(summary, joint.denoiser.num_latents)
+        if warning:
+            progress.say(f"warning: {warning}")
+
+
+def make_optimizer(joint: JointModel, config: TrainDisco) -> torch.optim.Optimizer:
+    """Adam(W) on denoiser and encoder, each with its learning rate; fused, which is one kernel on CPU and CUDA."""
+    optim = config.optim
+    groups = [{"params": list(joint.denoiser.parameters()), "base_lr": optim.lr}]
+    if joint.encoder is not None and _trainable(joint.encoder):
+        groups.append({"params": list(joint.encoder.parameters()), "base_lr": optim.encoder_lr or optim.lr})
+    fused = joint.denoiser.device.type in ("cpu", "cuda")
+    betas = (optim.betas[0], optim.betas[1])
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=betas, weight_decay=optim.weight_decay, fused=fused)
+
+
+def _build(config: TrainDisco, dataset: data.Dataset, name: str) -> tuple[Denoiser, Any]:
+    if name == "denoiser":
+        return build_denoiser(config, dataset, config.latents.kind != "none"), build_encoder(config, dataset)
+    if config.baseline == "same_width":
+        return build_denoiser(config, dataset, with_latents=False), None
+    with torch.device("meta"):
+        parts = [build_denoiser(config, dataset), build_prior(config, dataset)]
+        parts += [build_encoder(config, dataset)] if config.baseline == "matched_total" else []
+    return build_matched(config, dataset, count(*parts)), None
+
+
+def _device_batches(dataset: data.Dataset, config: TrainDisco, accelerator: Accelerator, name: str) -> Any:
+    """``batches(step)``: clean samples, the labels a network may see, and the known ones where they serve as z.
+
+    The stream is started at the first step asked for, so that a resumed run sees what it would have seen.
+    """
+    if config.optim.batch_size % world_size():
+        raise UserError(f"optim.batch_size={config.optim.batch_size}: must be divisible by {world_size()} processes")
+    stream: Any = None
+
+    def batches(step: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        nonlocal stream
+        if stream is None:
+            stream = data.batches(
+                dataset.train, config.optim.batch_size, config.seed, start_step=step, rank=rank(),
+                world_size=world_size(), num_workers=config.num_workers, flip=config.data.flip,
+            )  # fmt: skip
+        y, labels = next(stream)
+        labels = None if labels is None else labels.to(accelerator.device)
+        given = labels if dataset.num_classes else None
+        return y.to(accelerator.device), given, labels if config.latents.kind == "labels" else None
+
+    return batches
+
+
+def _trainable(module: torch.nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+# -- stage 2 ---------------------------------------------------------------------------------------------------------
+
+
+def _train_prior(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator) -> None:
+    """Every rank trains the same small prior on the same draws; rank 0 stores it."""
+    seed_all(config.seed, "prior", "init")
+    parts = load_parts(run.dir, ("denoiser", "encoder")).to(accelerator.device)
+    prior = build_prior(config, dataset)
+    if prior is None:
+        return
+    train_prior(run, config, parts, prior.to(accelerator.device), dataset.train, dataset.valid)
+    if rank() == 0:
+        save_part(run.path("model"), "prior", prior)
+    barrier()
+
+
+# -- samples and measures --------------------------------------------------------------------------------------------
+
+
+def _sample(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator) -> None:
+    """Samples of ours and of the baseline from the same noise, as pictures and as tensors."""
+    if rank() != 0:
+        return
+    from safetensors.torch import save_file
+
+    parts = load_parts(config.model or run.dir).to(accelerator.device)
+    num, rng = config.sampling.num_samples, generator(config.seed, "sample", device=accelerator.device)
+    labels = _sample_labels(dataset, num, rng, accelerator.device)
+    source = _oracle_data(dataset, num, accelerator.device) if config.sampling.latents == "oracle" else None
+    latents = draw_latents(parts, num, config.sampling, rng, class_labels=labels, data=source)
+    drawn: dict[str, torch.Tensor] = {}
+    for name, denoiser in (("ours", parts.denoiser), ("baseline", parts.baseline)):
+        if denoiser is not None:
+            noise = generator(config.seed, "sample", "noise", device=accelerator.device)
+            z = latents if name == "ours" else None
+            drawn[name], evaluations = draw_samples(denoiser, z, num, config.sampling, noise, labels)
+            run.record.setdefault("evaluations_per_sample", {})[name] = evaluations
+    real, _ = dataset.test.all(num)
+    _draw_pictures(run, drawn | {"real": real}, latents)
+    tensors = {name: x.cpu().contiguous() for name, x in drawn.items()}
+    if latents is not None:
+        tensors["latents"] = latents.cpu().contiguous()
+    save_file(tensors, run.path("samples", "samples.safetensors"))
+
+
+def _sample_labels(
+    dataset: data.Dataset, num: int, rng: torch.Generator, device: torch.device
+) -> torch.Tensor | None:
+    """Every class in turn; None for an unconditional model."""
+    return torch.arange(num, device=device) % dataset.num_classes if dataset.num_classes else None
+
+
+def _oracle_data(dataset: data.Dataset, num: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    index = torch.arange(num) % len(dataset.test)
+    y, _ = dataset.test.batch(index)
+    known = dataset.test.labels
+    return y.to(device), None if known is None else torch.from_numpy(known[index.numpy()]).to(device)
+
+
+def _draw_pictures(run: Run, drawn: dict[str, torch.Tensor], latents: torch.Tensor | None) -> None:
+    if drawn["real"].dim() == 2:
+        colours = None if latents is None or latents.is_floating_point() else latents[:, 0].cpu().numpy()
+        for name, points in drawn.items():
+            figures.scatter(run.path("samples", f"{name}.png"), points.cpu(), colours if name == "ours" else None)
+        return
+    for name, images in drawn.items():
+        figures.image_grid(run.path("samples", f"{name}.png"), images.cpu(), columns=_columns(len(images)))
+    rows = {name: images[:16].cpu() for name, images in drawn.items()}
+    shortest = min(len(images) for images in rows.values())
+    grid = torch.cat([images[:shortest] for images in rows.values()])
+    figures.image_grid(run.path("samples", "grid.png"), grid, columns=shortest, row_labels=list(rows))
+
+
+def _columns(num: int) -> int:
+    return next(columns for columns in itertools.count(1) if columns * columns >= num)
+
+
+def _measure(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator) -> None:
+    if rank() == 0:
+        parts = load_parts(config.model or run.dir).to(accelerator.device)
+        run.record["metrics"] = {}
+        measures.measure(parts, dataset, config, run)
+
+
+# -- report ----------------------------------------------------------------------------------------------------------
+
+
+def _finish(run: Run, config: TrainDisco) -> None:
+    """The page, and on the terminal the headline table and where things are."""
+    run.save()
+    report = write_report([run.dir], run.path("report.html"))
+    console = Console()
+    headline = run.dir / "tables" / "headline.json"
+    if headline.exists():
+        console.print(Table.load(headline).to_rich())
+    samples = run.dir / "samples" / "grid.png"
+    lines = [f"run      {run.dir}", f"report   {report}"]
+    lines += [f"samples  {samples if samples.exists() else run.dir / 'samples'}"] if (run.dir / "samples").exists() else []
+    lines += [f"weights  {run.dir / 'model'}"]
+    console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
+
+
+def dry_run(config: TrainDisco) -> None:
+    """Parameters, FLOPs and memory of the networks, built on the meta device; reads the data, trains nothing."""
+    from toolkit.zoo.registry import count_flops
+
+    dataset = data.load(config.data, config.seed)
+    started = time.perf_counter()
+    with torch.device("meta"):
+        denoiser, encoder = _build(config, dataset, "denoiser")
+        networks = {"denoiser": denoiser, "encoder": encoder, "prior": build_prior(config, dataset)}
+    rows = [[name, count(network), type(network).__name__] for name, network in networks.items() if network]
+    rows.append(["one denoiser call, GFLOPs", count_flops(denoiser) / 1e9, f"{dataset.shape}"])
+    rows.append(["weights, gradients, Adam and EMA, MiB", memory_bytes(denoiser, encoder) / 2**20, "float32"])
+    note = f"built on the meta device in {time.perf_counter() - started:.1f} s; nothing was run"
+    Console().print(Table("dry run", ["what", "size", ""], rows, note).to_rich())

@@ -1,0 +1,101 @@
+"""Encoder, averaged denoiser, prior and baseline as one artefact that refuses parts of different trainings.
+
+``model/<part>/`` are ordinary ``save_pretrained`` folders; ``model/parts.json`` holds the checksum of each part's
+weights, so that a part copied in from another run, or left from an earlier state of this one, is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from toolkit import zoo
+from toolkit.runs.files import write_json
+from toolkit.schema import UserError
+from toolkit.zoo.denoiser import Denoiser
+
+PARTS = ("denoiser", "encoder", "prior", "baseline")
+
+
+@dataclass
+class Parts:
+    """A trained DisCo-Diff: D averaged over training, E as it was at the last step, A, and the no-latent baseline."""
+
+    denoiser: Denoiser
+    encoder: nn.Module | None = None
+    prior: nn.Module | None = None
+    baseline: Denoiser | None = None
+
+    def to(self, device: object) -> Parts:
+        """Move every part."""
+        for name in PARTS:
+            part = getattr(self, name)
+            if part is not None:
+                part.to(device)
+        return self
+
+
+def save_part(folder: Path, name: str, part: nn.Module) -> None:
+    """Write one part beside the others (whole or not at all) and note its checksum."""
+    assert name in PARTS
+    temporary = folder / f".{name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    part.save_pretrained(temporary)  # type: ignore[operator]
+    shutil.rmtree(folder / name, ignore_errors=True)
+    os.replace(temporary, folder / name)
+    write_json(folder / "parts.json", _noted(folder) | {name: _checksum(folder / name)})
+
+
+def load_parts(run_folder: str | Path, names: tuple[str, ...] = PARTS) -> Parts:
+    """The artefact of a run folder. Raises UserError when there is none or its parts do not belong together."""
+    folder = Path(run_folder) / "model"
+    noted = _noted(folder)
+    if "denoiser" not in noted:
+        raise UserError(f"{run_folder}: no trained DisCo-Diff model there (model/parts.json names no denoiser)")
+    for name in noted:
+        if not (folder / name).is_dir():
+            raise UserError(f"{folder / name}: missing, but model/parts.json names it")
+        if _checksum(folder / name) != noted[name]:
+            raise UserError(
+                f"{folder / name}: not the weights this model was stored with; "
+                "encoder, denoiser and prior of different trainings do not fit together"
+            )
+    parts = Parts(**{name: _load(folder / name) for name in names if name in noted})
+    _check_sizes(folder, parts)
+    return parts
+
+
+def _load(folder: Path) -> nn.Module:
+    importlib.import_module("toolkit.disco.baselines")  # its encoders are known to the zoo by class name
+    return zoo.load(folder)
+
+
+def _check_sizes(folder: Path, parts: Parts) -> None:
+    expected = parts.denoiser.num_latents, parts.denoiser.codebook_size
+    if parts.prior is not None:
+        config = parts.prior.config
+        if (config["num_latents"], config["codebook_size"]) != expected:
+            raise UserError(f"{folder}/prior: models other latents than the denoiser's {expected}")
+
+
+def _noted(folder: Path) -> dict[str, str]:
+    path = folder / "parts.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        raise UserError(f"{path}: damaged; the run must be repeated in another folder") from None
+
+
+def _checksum(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]

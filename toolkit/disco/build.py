@@ -1,0 +1,183 @@
+"""From config to networks: the denoiser with or without latents, the encoder, the prior."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolkit import zoo
+from toolkit.data.sets import Dataset
+from toolkit.disco.baselines import build_baseline_encoder
+from toolkit.disco.config import ADM, MLP, Network, Song, ToyScore, TrainDisco, UViT
+from toolkit.schema import UserError
+from toolkit.zoo.denoiser import Denoiser
+from toolkit.zoo.encoders import LatentEncoder, MLPEncoder, ViTEncoder
+from toolkit.zoo.mlp import MLPDenoiser, ToyScoreDenoiser
+from toolkit.zoo.prior import AutoregressivePrior, LatentDiffusionPrior, MarginalPrior, UniformPrior
+from toolkit.zoo.unet import ADMUNet, SongUNet
+from toolkit.zoo.uvit import UViT as UViTDenoiser
+
+
+def latent_shape(config: TrainDisco, num_labels: int) -> tuple[int, int]:
+    """(m, k) of the latents; true labels as z are one slot with a code per class."""
+    if config.latents.kind == "labels":
+        if num_labels < 2:
+            raise UserError(f"latents.kind=labels: data.name={config.data.name} has no labels")
+        return 1, num_labels
+    return config.latents.num_latents, config.latents.codebook_size
+
+
+def build_denoiser(config: TrainDisco, dataset: Dataset, with_latents: bool = True) -> Denoiser:
+    """D with the latents that the config names, or the same network without them. ``config.init`` gives the weights."""
+    latents = _latent_options(config, dataset) if with_latents else {}
+    if config.init is None:
+        return _from_network(config.network, config, dataset, latents)
+    base = zoo.load(config.init)
+    if tuple(base.shape) != tuple(dataset.shape) or base.num_classes != dataset.num_classes:
+        raise UserError(
+            f"init={config.init}: a network for samples {tuple(base.shape)} and {base.num_classes} classes; "
+            f"the data has {tuple(dataset.shape)} and {dataset.num_classes} (see data.size_px, data.class_labels)"
+        )
+    return type(base).from_base(base, **latents)
+
+
+def build_matched(config: TrainDisco, dataset: Dataset, num_parameters: int) -> Denoiser:
+    """The no-latent network, widened to at least ``num_parameters``."""
+    step = 4 if isinstance(config.network, (MLP, ToyScore)) else 8
+    width = config.network.width  # type: ignore[attr-defined]
+    while True:
+        network = dataclasses.replace(config.network, width=width)  # type: ignore[call-arg]
+        with torch.device("meta"):
+            size = count(_from_network(network, config, dataset, {}))
+        if size >= num_parameters:
+            return _from_network(network, config, dataset, {})
+        width += step
+
+
+def build_encoder(config: TrainDisco, dataset: Dataset) -> LatentEncoder | None:
+    """E(y) -> logits (B,m,k), or what stands in for it; None without latents."""
+    latents, encoder = config.latents, config.latents.encoder
+    if latents.kind == "none":
+        return None
+    if latents.kind in ("labels", "kmeans"):
+        return build_baseline_encoder(config, dataset)
+    size = 2 * latents.codebook_size if latents.kind == "continuous" else latents.codebook_size
+    if encoder.kind == "mlp":
+        network: LatentEncoder = MLPEncoder(
+            dataset.shape, latents.num_latents, size, encoder.width, encoder.depth, dataset.sigma_data
+        )
+    else:
+        channels, height, _ = _image_shape(dataset, "latents.encoder.kind=vit")
+        if height % encoder.patch_size:
+            raise UserError(f"latents.encoder.patch_size={encoder.patch_size}: must divide the image size {height}")
+        network = ViTEncoder(
+            height, channels, encoder.patch_size, latents.num_latents, size, encoder.width, encoder.depth,
+            encoder.num_heads,
+        )  # fmt: skip
+    with torch.no_grad():
+        for parameter in network.head.parameters():
+            parameter.mul_(encoder.init_scale)
+    return network.requires_grad_(latents.kind != "random")
+
+
+def build_prior(config: TrainDisco, dataset: Dataset) -> nn.Module | None:
+    """A(z | class); the small diffusion prior where the latents are continuous; None without latents."""
+    latents, prior = config.latents, config.prior
+    if latents.kind == "none":
+        return None
+    if latents.kind == "continuous":
+        return LatentDiffusionPrior(
+            latents.num_latents, latents.codebook_size, prior.width, prior.depth, dataset.num_classes
+        )
+    num_latents, codebook_size = latent_shape(config, _num_labels(dataset))
+    if prior.kind == "autoregressive":
+        return AutoregressivePrior(
+            num_latents, codebook_size, prior.width, prior.depth, prior.num_heads, dataset.num_classes, prior.dropout
+        )
+    kind = {"marginal": MarginalPrior, "uniform": UniformPrior}[prior.kind]
+    return kind(num_latents, codebook_size, dataset.num_classes)
+
+
+def count(*networks: nn.Module | None) -> int:
+    """Parameters of all networks together."""
+    return sum(parameter.numel() for network in networks if network for parameter in network.parameters())
+
+
+def _num_labels(dataset: Dataset) -> int:
+    return len(dataset.class_names)
+
+
+def _latent_options(config: TrainDisco, dataset: Dataset) -> dict[str, Any]:
+    latents = config.latents
+    if latents.kind == "none":
+        return {}
+    num_latents, codebook_size = latent_shape(config, _num_labels(dataset))
+    return {
+        "num_latents": num_latents,
+        "codebook_size": codebook_size,
+        "latent_kind": "continuous" if latents.kind == "continuous" else "discrete",
+        "latent_width": latents.width,
+        "latent_layers": latents.num_layers,
+        "latent_heads": latents.num_heads,
+        "latent_groups": latents.num_groups,
+        "latent_film": latents.film,
+        "null_kv": latents.null_kv,
+    }
+
+
+def _from_network(network: Network, config: TrainDisco, dataset: Dataset, latents: dict[str, Any]) -> Denoiser:
+    common: dict[str, Any] = {
+        "sigma_data": config.loss.sigma_data or dataset.sigma_data,
+        "num_classes": dataset.num_classes,
+    }
+    if isinstance(network, (MLP, ToyScore)):
+        return _build_mlp(network, dataset, common, latents)
+    channels, height, _ = _image_shape(dataset, f"network.family={network.family}")
+    common |= {"image_size": height, "in_channels": channels, "dropout": network.dropout} | latents  # type: ignore[attr-defined]
+    if isinstance(network, UViT):
+        return UViTDenoiser(
+            model_channels=network.width,
+            channel_mult=network.width_multipliers,
+            num_blocks=network.num_blocks,
+            depth=network.depth,
+            **common,
+        )
+    assert isinstance(network, (ADM, Song))
+    common |= {
+        "model_channels": network.width,
+        "channel_mult": network.width_multipliers,
+        "num_blocks": network.num_blocks,
+        "attn_resolutions": network.attention_resolutions,
+    }
+    if isinstance(network, ADM):
+        return ADMUNet(channels_per_head=network.channels_per_head, **common)
+    if network.variant == "ncsnpp":
+        common |= {"embedding_type": "fourier", "channel_mult_noise": 2, "encoder_type": "residual"}
+        common |= {"resample_filter": [1, 3, 3, 1]}
+    return SongUNet(**common)
+
+
+def _build_mlp(
+    network: MLP | ToyScore, dataset: Dataset, common: dict[str, Any], latents: dict[str, Any]
+) -> MLPDenoiser | ToyScoreDenoiser:
+    common |= {"sample_shape": list(dataset.shape), "width": network.width, "depth": network.depth}
+    if isinstance(network, ToyScore):
+        kept = {key: latents[key] for key in ToyScoreDenoiser.latent_keys if key in latents}
+        return ToyScoreDenoiser(component_std=network.component_std, **common, **kept)
+    return MLPDenoiser(**common, **{key: latents[key] for key in MLPDenoiser.latent_keys if key in latents})
+
+
+def _image_shape(dataset: Dataset, asked_by: str) -> tuple[int, int, int]:
+    if len(dataset.shape) != 3 or dataset.shape[1] != dataset.shape[2]:
+        raise UserError(f"{asked_by}: needs square images, but data.name={dataset.name} has shape {dataset.shape}")
+    channels, height, width = dataset.shape
+    return channels, height, width
+
+
+def memory_bytes(*networks: nn.Module | None) -> int:
+    """Bytes to train these with Adam and one average: weights, gradients, two moments, EMA, all float32."""
+    return math.prod([count(*networks), 4, 5])

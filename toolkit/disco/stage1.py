@@ -1,0 +1,184 @@
+"""Stage 1 (Xu et al. 2024, algorithm 1): denoiser and encoder trained end to end with the EDM loss.
+
+Shapes: B batch, m slots, k codes per slot. Everything random comes from the default generators, which the loop
+reseeds at each step.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.disco.baselines import code_logits
+from toolkit.disco.config import Latents, Loss, Optim, TrainDisco
+from toolkit.disco.discretize import (
+    gumbel_softmax,
+    latent_use,
+    sample_codes,
+    sample_gaussian,
+    split_gaussian,
+    usage_bonus,
+)
+from toolkit.zoo.denoiser import Denoiser
+from toolkit.zoo.encoders import LatentEncoder
+from toolkit.zoo.latents import SlotLinear
+
+RESTART_EVERY_STEPS = 200
+EDM_P_MEAN, EDM_P_STD = -1.2, 1.2  # ln sigma of EDM's ImageNet-64 training, the reference of edm_monotonic
+
+
+class JointModel(nn.Module):
+    """Denoiser and encoder as one module, so that DDP synchronises the gradients of both.
+
+    ``forward(y, class_labels, known_labels)`` is the training loss of one batch of clean samples, with a few scalars.
+    """
+
+    def __init__(self, denoiser: Denoiser, encoder: LatentEncoder | None, config: TrainDisco):
+        super().__init__()
+        self.denoiser, self.encoder = denoiser, encoder
+        self.loss_config: Loss = config.loss
+        self.latents: Latents = config.latents
+        usage = torch.full((denoiser.num_latents, denoiser.codebook_size), 1 / max(1, denoiser.codebook_size))
+        self.register_buffer("mean_usage", usage)
+        self.mean_usage: Tensor
+
+    def forward(
+        self, y: Tensor, class_labels: Tensor | None, known_labels: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """EDM loss (eq. 3 of the paper; Karras et al. 2022, eq. 2 and table 1).
+
+        y: clean samples (B, ...). class_labels: int64 (B,) condition or None. known_labels: int64 (B,), read only
+        when true labels serve as latents.
+        """
+        sigma = (torch.randn(len(y), device=y.device) * self.loss_config.p_std + self.loss_config.p_mean).exp()
+        noise = torch.randn_like(y) * sigma.view(-1, *[1] * (y.dim() - 1))
+        latents, penalty, logits = self._draw_latents(y, known_labels)
+        drop = None if latents is None else torch.rand(len(y), device=y.device) < self.latents.drop
+        denoised = self.denoiser(y + noise, sigma, self._drop_labels(class_labels), latents=latents, drop=drop)
+        squared_error = (denoised - y).square().flatten(1).mean(1)
+        loss = (loss_weight(sigma, self.denoiser.sigma_data, self.loss_config) * squared_error).mean()
+        logs = {"loss": loss.detach()}
+        if logits is not None and self.latents.kind == "discrete":
+            logs["logits"] = logits.detach()
+        return loss + penalty, logs
+
+    def _draw_latents(self, y: Tensor, known_labels: Tensor | None) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """z ~ E(y), what it adds to the loss, and the encoder's logits."""
+        zero = y.new_zeros(())
+        if self.encoder is None:
+            return None, zero, None
+        kind = self.latents.kind
+        if kind in ("labels", "kmeans", "random"):
+            with torch.no_grad():
+                return sample_codes(code_logits(self.encoder, y, known_labels)), zero, None
+        logits = code_logits(self.encoder, y, known_labels)
+        if kind == "continuous":
+            mean, log_variance = split_gaussian(logits)
+            latents = sample_gaussian(mean, log_variance)
+            divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1).mean()
+            return latents, self.latents.kl_weight * divergence / y[0].numel(), logits
+        latents = gumbel_softmax(logits, self.latents.temperature, self.latents.hard)
+        if self.latents.restart_dead_codes and self.training:
+            self.mean_usage.lerp_(logits.detach().softmax(-1).mean(0), 0.05)
+        penalty = usage_bonus(logits, self.latents.usage_bonus) if self.latents.usage_bonus else zero
+        return latents, penalty, logits
+
+    def _drop_labels(self, class_labels: Tensor | None) -> Tensor | None:
+        """One-hot labels with whole rows zeroed at ``loss.label_drop``, for classifier-free guidance on the class."""
+        if class_labels is None or self.loss_config.label_drop == 0:
+            return class_labels
+        one_hot = nn.functional.one_hot(class_labels, self.denoiser.num_classes).float()
+        keep = torch.rand(len(one_hot), 1, device=one_hot.device) >= self.loss_config.label_drop
+        return one_hot * keep
+
+    @torch.no_grad()
+    def restart_dead_codes(self) -> int:
+        """Give each dead code half of the use of its slot's most used one. Returns how many were restarted."""
+        assert self.encoder is not None
+        weight, bias = _head_rows(self.encoder, *self.mean_usage.shape)
+        tables = _embedding_tables(self.denoiser)
+        dead = (self.mean_usage < 0.01 / self.mean_usage.shape[1]).nonzero().tolist()
+        for slot, code in dead:
+            most_used = int(self.mean_usage[slot].argmax())
+            noise = 0.05 * weight[slot, most_used].std() * torch.randn_like(weight[slot, code])
+            weight[slot, code] = weight[slot, most_used] + noise
+            bias[slot, most_used] -= math.log(2)
+            bias[slot, code] = bias[slot, most_used]
+            tables[slot][code] = tables[slot][most_used]
+            self.mean_usage[slot, most_used] /= 2
+            self.mean_usage[slot, code] = self.mean_usage[slot, most_used]
+        return len(dead)
+
+
+def _embedding_tables(denoiser: Denoiser) -> list[Tensor]:
+    """One view (k,W) per slot of the denoiser's embedding tables."""
+    return [table for embedding in denoiser.latent_embedding or [] for table in embedding.maps.weight]  # type: ignore
+
+
+def _head_rows(encoder: LatentEncoder, num_latents: int, codebook_size: int) -> tuple[Tensor, Tensor]:
+    """Views (m,k,inputs) and (m,k) of the weights and biases behind each code's logit."""
+    head = encoder.head
+    bias = head.bias.view(num_latents, codebook_size)  # type: ignore[union-attr, operator]
+    if isinstance(head, SlotLinear):
+        return head.weight.transpose(1, 2), bias
+    return head.weight.view(num_latents, codebook_size, -1), bias  # type: ignore[union-attr, operator]
+
+
+def loss_weight(sigma: Tensor, sigma_data: float, config: Loss) -> Tensor:
+    """lambda(sigma) of the squared error: EDM's (Karras et al. 2022, table 1), or "edm_monotonic".
+
+    The monotonic one follows VDM++ (Kingma and Gao 2023; our reading): the weight per unit of log-SNR is EDM's, held
+    at its peak on the noisy side, with the log-SNR shifted by ``log_snr_shift`` (2 ln(64 / H) for H pixels). It is
+    divided by the density that sigma is drawn from, so the choice of p_mean and p_std changes variance, not the aim.
+    """
+    if config.weighting == "edm":
+        return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
+    log_sigma = sigma.log()
+    density = (-0.5 * ((log_sigma - config.p_mean) / config.p_std).square()).exp()
+    peak = _peak_log_sigma(sigma_data)
+    shifted = (log_sigma + 0.5 * config.log_snr_shift).clamp(max=peak)
+    return _edm_weight(shifted, sigma_data) / (density * sigma.square())
+
+
+def _edm_weight(log_sigma: Tensor, sigma_data: float) -> Tensor:
+    """EDM's weight on the error of the predicted noise, per unit of ln sigma, up to a constant."""
+    density = (-0.5 * ((log_sigma - EDM_P_MEAN) / EDM_P_STD).square()).exp()
+    return (log_sigma.exp().square() / sigma_data**2 + 1) * density
+
+
+@functools.cache
+def _peak_log_sigma(sigma_data: float) -> float:
+    grid = torch.linspace(-8, 8, 16001, dtype=torch.float64)
+    return float(grid[_edm_weight(grid, sigma_data).argmax()])
+
+
+def latent_summary(logits: Tensor) -> dict[str, float]:
+    """What the loop logs of latent use: mutual information summed over slots, lowest perplexity, dead codes."""
+    use = latent_use(logits)
+    return {
+        "mutual_information": float(use["mutual_information"].sum()),
+        "perplexity": float(use["perplexity"].min()),
+        "dead_codes": float(use["dead_codes"].sum()),
+    }
+
+
+def collapse_warning(summary: dict[str, float], num_latents: int) -> str | None:
+    """One line when the latents say nothing (under 0.05 nats a slot), with the cheap remedies; else None."""
+    if summary["mutual_information"] >= 0.05 * num_latents:
+        return None
+    return (
+        f"the latents carry {summary['mutual_information']:.3f} nats in {num_latents} slots: collapse; try "
+        "latents.usage_bonus=0.1, latents.temperature=2, latents.encoder.init_scale=3 or latents.restart_dead_codes=true"
+    )
+
+
+def learning_rate_factor(step: int, config: Optim, num_steps: int) -> float:
+    """Linear warm-up over ``warmup_images``, then constant or cosine to zero."""
+    seen = (step + 1) * config.batch_size
+    warm = min(1.0, seen / config.warmup_images) if config.warmup_images else 1.0
+    if config.schedule == "constant":
+        return warm
+    return warm * 0.5 * (1 + math.cos(math.pi * step / num_steps))

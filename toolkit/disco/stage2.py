@@ -1,0 +1,122 @@
+"""Stage 2 (Xu et al. 2024, algorithm 2): the prior over latents by maximum likelihood, encoder frozen.
+
+Labels are redrawn from the encoder every epoch (at temperature 0.01 they are still random draws: the encoder's
+distribution, not its arg-max). The weights kept are those with the lowest held-out nats.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolkit.data.sets import Split
+from toolkit.disco.artefact import Parts
+from toolkit.disco.config import TrainDisco
+from toolkit.disco.sampling import encode
+from toolkit.runs.loop import Loop, Values
+from toolkit.runs.record import Run
+from toolkit.runs.seeds import generator
+from toolkit.zoo.prior import LatentDiffusionPrior, MarginalPrior, UniformPrior
+
+ENCODE_BATCH = 1024
+
+
+@dataclass
+class Latents:
+    """Encoder outputs of a split, from which latents are redrawn at will."""
+
+    parts: Parts
+    split: Split
+    temperature: float
+
+    def draw(self, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """One draw of z for every item: (N,m) codes or (N,m,d) numbers, and the class labels a network may see."""
+        device = self.parts.denoiser.device
+        drawn, given = [], []
+        for start in range(0, len(self.split), ENCODE_BATCH):
+            index = torch.arange(start, min(start + ENCODE_BATCH, len(self.split)))
+            y, labels = self.split.batch(index)
+            known = None if self.split.labels is None else torch.from_numpy(self.split.labels[index.numpy()]).to(device)
+            drawn.append(encode(self.parts, y.to(device), known, self.temperature, rng))
+            given.append(labels)
+        return torch.cat(drawn), None if given[0] is None else torch.cat(given).to(device)
+
+
+def train_prior(run: Run, config: TrainDisco, parts: Parts, prior: torch.nn.Module, train: Split, valid: Split) -> None:
+    """Fit ``prior`` in place and log its held-out nats."""
+    temperature, device = config.latents.extraction_temperature, parts.denoiser.device
+    train_latents, valid_latents = Latents(parts, train, temperature), Latents(parts, valid, temperature)
+    held_out = valid_latents.draw(generator(config.seed, "prior", "valid", device=device))
+    if isinstance(prior, UniformPrior):
+        return
+    if isinstance(prior, MarginalPrior):
+        prior.fit(*train_latents.draw(generator(config.seed, "prior", 0, device=device)))
+        return
+    _maximise_likelihood(run, config, prior, train_latents, held_out)
+
+
+def _maximise_likelihood(
+    run: Run, config: TrainDisco, prior: torch.nn.Module, latents: Latents, held_out: tuple[Tensor, Tensor | None]
+) -> None:
+    settings, device = config.prior, held_out[0].device
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=settings.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.num_steps)
+    best = copy.deepcopy(prior)
+    progress = Values(best=float("inf"), waited=0)
+    state = {"prior": prior, "optimizer": optimizer, "schedule": schedule, "best": best, "progress": progress}
+    loop = Loop(run, "prior", settings.num_steps, state=state)
+    batch_size = min(settings.batch_size, len(latents.split))
+    steps_per_epoch = len(latents.split) // batch_size
+    epoch, codes, labels = -1, held_out[0], held_out[1]
+    prior.train()
+    for step in loop:
+        if step // steps_per_epoch != epoch:
+            epoch = step // steps_per_epoch
+            rng = generator(config.seed, "prior", epoch, device=device)
+            codes, labels = latents.draw(rng)
+            order = torch.randperm(len(codes), device=device, generator=rng)
+        index = order[step % steps_per_epoch * batch_size :][:batch_size]
+        loss = negative_log_likelihood(prior, codes[index], None if labels is None else labels[index])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        loop.log(loss=loss)
+        if (step + 1) % settings.eval_every_steps == 0 or step + 1 == settings.num_steps:
+            nats = evaluate(prior, *held_out)
+            run.log("prior", step + 1, held_out_nats=nats)
+            if nats < progress["best"]:
+                progress.update(best=nats, waited=0)
+                best.load_state_dict(prior.state_dict())
+            else:
+                progress["waited"] += 1
+                loop.stop_early = progress["waited"] >= settings.patience
+    prior.load_state_dict(best.state_dict())
+    prior.eval()
+
+
+def negative_log_likelihood(prior: torch.nn.Module, latents: Tensor, class_labels: Tensor | None) -> Tensor:
+    """Mean nats per item (eq. 4 with its sign), or the denoising loss where the prior is a diffusion model."""
+    if isinstance(prior, LatentDiffusionPrior):
+        return prior.loss(latents, class_labels)
+    return prior.nll(latents, class_labels).mean()  # type: ignore[operator]
+
+
+@torch.no_grad()
+def evaluate(prior: torch.nn.Module, latents: Tensor, class_labels: Tensor | None) -> float:
+    """Held-out nats per item (dropout off), in batches; a diffusion prior's noise is the same at every call."""
+    was_training = prior.training
+    prior.eval()
+    total = 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for start in range(0, len(latents), ENCODE_BATCH):
+            part = slice(start, start + ENCODE_BATCH)
+            labels = None if class_labels is None else class_labels[part]
+            total += float(negative_log_likelihood(prior, latents[part], labels)) * len(latents[part])
+    prior.train(was_training)
+    return total / len(latents)
