@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from toolkit.data.sets import Dataset
 from toolkit.disco.config import TrainDisco
-from toolkit.disco.discretize import sample_codes
 from toolkit.runs.seeds import derive
 from toolkit.schema import UserError
 from toolkit.zoo.encoders import LatentEncoder
@@ -57,7 +56,9 @@ class KMeansEncoder(LatentEncoder):
         residual = samples.flatten(1).double().cpu().numpy()
         size = self.config.codebook_size
         if len(residual) < size:
-            raise UserError(f"latents.codebook_size={size}: k-means needs that many training items, {len(residual)} given")
+            raise UserError(
+                f"latents.codebook_size={size}: k-means needs that many training items, {len(residual)} given"
+            )
         for slot in range(self.config.num_latents):
             state = derive(seed, "kmeans", slot) % 2**32
             found = KMeans(size, n_init=4, random_state=state).fit(residual)
@@ -117,22 +118,10 @@ def split_gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
 
-def draw_from_encoder(
-    encoder: LatentEncoder,
-    y: Tensor,
-    labels: Tensor | None,
-    continuous: bool,
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """z ~ E(y) without gradients: codes int64 (B,m), or float (B,m,k) for continuous latents."""
-    with torch.no_grad():
-        outputs = code_logits(encoder, y, labels)
-        if not continuous:
-            return sample_codes(outputs, temperature, generator)
-        mean, log_variance = split_gaussian(outputs)
-        noise = torch.randn(mean.shape, device=mean.device, generator=generator)
-        return mean + noise * (0.5 * log_variance).exp()
+def sample_gaussian(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A draw of each Gaussian, differentiable in mean and log-variance (the reparameterisation trick)."""
+    noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+    return mean + noise * (0.5 * log_variance).exp()
 
 
 def build_baseline_encoder(config: TrainDisco, dataset: Dataset) -> LatentEncoder:
