@@ -1,7 +1,7 @@
 """Encoders that stand in for the learned one, so that every baseline runs through the same two stages.
 
-True labels as latents (an upper reference), residual k-means codes (what codes fitted beforehand give) and continuous
-latents with a KL term (the paper's table 3). Each answers to ``LatentEncoder``: clean samples -> (B,m,k).
+True labels as latents (an upper reference) and residual k-means codes (what codes fitted beforehand give). Each answers
+to ``LatentEncoder``: clean samples -> logits (B,m,k).
 
 Shapes: B batch, N items, m slots, k codes per slot, d numbers per sample.
 """
@@ -23,7 +23,6 @@ from toolkit.zoo.encoders import LatentEncoder
 
 CERTAIN = 100.0  # a gap between logits that Gumbel noise, which lies in (-5, 17) in float32, never bridges
 MOST_ITEMS = 20_000  # for k-means
-LOG_VARIANCE_RANGE = (-10.0, 4.0)
 
 
 class KMeansEncoder(LatentEncoder):
@@ -110,18 +109,6 @@ def code_logits(encoder: LatentEncoder, y: Tensor, labels: Tensor | None = None)
     if labels is None:
         raise ValueError("true labels as latents: labels must be given")
     return encoder.from_labels(labels.to(y.device))
-
-
-def split_gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs (B,m,2k) of an encoder of continuous latents -> mean and log-variance, each (B,m,k)."""
-    mean, log_variance = outputs.chunk(2, dim=-1)
-    return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
-
-
-def sample_gaussian(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A draw of each Gaussian, differentiable in mean and log-variance (the reparameterisation trick)."""
-    noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
-    return mean + noise * (0.5 * log_variance).exp()
 
 
 def build_baseline_encoder(config: TrainDisco, dataset: Dataset) -> LatentEncoder:
