@@ -19,7 +19,6 @@ from toolkit.zoo.encoders import LatentEncoder, MLPEncoder, ViTEncoder
 from toolkit.zoo.mlp import MLPDenoiser, ToyScoreDenoiser
 from toolkit.zoo.prior import AutoregressivePrior, LatentDiffusionPrior, MarginalPrior, UniformPrior
 from toolkit.zoo.unet import ADMUNet, SongUNet
-from toolkit.zoo.uvit import UViT as UViTDenoiser
 
 
 def latent_shape(config: TrainDisco, num_labels: int) -> tuple[int, int]:
@@ -139,6 +138,8 @@ def _from_network(network: Network, config: TrainDisco, dataset: Dataset, latent
     channels, height, _ = _image_shape(dataset, f"network.family={network.family}")
     common |= {"image_size": height, "in_channels": channels, "dropout": network.dropout} | latents  # type: ignore[attr-defined]
     if isinstance(network, UViT):
+        from toolkit.zoo.uvit import UViT as UViTDenoiser
+
         return UViTDenoiser(
             model_channels=network.width,
             channel_mult=network.width_multipliers,
@@ -166,9 +167,12 @@ def _build_mlp(
 ) -> MLPDenoiser | ToyScoreDenoiser:
     common |= {"sample_shape": list(dataset.shape), "width": network.width, "depth": network.depth}
     if isinstance(network, ToyScore):
-        kept = {key: latents[key] for key in ToyScoreDenoiser.latent_keys if key in latents}
-        return ToyScoreDenoiser(component_std=network.component_std, **common, **kept)
-    return MLPDenoiser(**common, **{key: latents[key] for key in MLPDenoiser.latent_keys if key in latents})
+        return ToyScoreDenoiser(component_std=network.component_std, **common, **_known(ToyScoreDenoiser, latents))
+    return MLPDenoiser(**common, **_known(MLPDenoiser, latents))
+
+
+def _known(family: type[Denoiser], latents: dict[str, Any]) -> dict[str, Any]:
+    return {key: latents[key] for key in family.latent_keys if key in latents}
 
 
 def _image_shape(dataset: Dataset, asked_by: str) -> tuple[int, int, int]:

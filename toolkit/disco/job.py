@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from typing import Any
@@ -12,7 +13,6 @@ from rich.console import Console
 from rich.panel import Panel
 
 from toolkit import data
-from toolkit.disco import measures
 from toolkit.disco.artefact import Parts, load_parts, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count, memory_bytes
 from toolkit.disco.config import TrainDisco
@@ -40,7 +40,7 @@ from toolkit.zoo.ema import EMA
 
 def main(config: TrainDisco, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config)
     accelerator = make_accelerator(config, run.record.get("job_number", 0))
     run.record["device"] = str(accelerator.device)
     stages = {
@@ -57,6 +57,14 @@ def main(config: TrainDisco, run: Run) -> float | None:
     if rank() == 0:
         _finish(run, config)
     return run.record["metrics"].get("objective")
+
+
+def load_data(config: TrainDisco) -> data.Dataset:
+    """The data set; where its labels serve as z they are no condition beside it."""
+    if config.latents.kind != "labels":
+        return data.load(config.data, config.seed)
+    labelled = data.load(dataclasses.replace(config.data, class_labels=True), config.seed)
+    return dataclasses.replace(labelled, num_classes=0)
 
 
 # -- stage 1 ---------------------------------------------------------------------------------------------------------
@@ -252,6 +260,8 @@ def _columns(num: int) -> int:
 
 
 def _measure(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator) -> None:
+    from toolkit.disco import measures
+
     if rank() == 0:
         parts = load_parts(config.model or run.dir).to(accelerator.device)
         run.record["metrics"] = {}
@@ -280,7 +290,7 @@ def dry_run(config: TrainDisco) -> None:
     """Parameters, FLOPs and memory of the networks, built on the meta device; reads the data, trains nothing."""
     from toolkit.zoo.registry import count_flops
 
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config)
     started = time.perf_counter()
     with torch.device("meta"):
         denoiser, encoder = _build(config, dataset, "denoiser")
