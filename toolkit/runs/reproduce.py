@@ -182,7 +182,7 @@ def decide(
     return entry | {
         "values": {str(seed): _finite(value) for seed, value in values.items()},
         "center": _finite(found.center),
-        "interval_95": None if math.isnan(found.low) else [_finite(found.low), _finite(found.high)],
+        "interval_95": None if found.n < 2 or math.isnan(found.center) else [_finite(found.low), _finite(found.high)],
         "n": found.n,
         "verdict": found.verdict,
     }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from toolkit.metrics.stats import summary
 from toolkit.runs.claims import Statistic
 from toolkit.schema import did_you_mean
 
@@ -62,25 +63,14 @@ def judge(kind: str, values: Sequence[float], holds: dict[str, float], smoke: bo
         return Verdict("inconclusive (a value is not finite)" if n else "inconclusive (n=0)", n=n)
     if kind == "ratio" and min(values) <= 0:
         return Verdict("inconclusive (a ratio is not positive)", n=n)
-    center, low, high = _interval([math.log(value) for value in values] if kind == "ratio" else values)
+    found = summary([math.log(value) for value in values] if kind == "ratio" else values, CONFIDENCE)
+    center, low, high = found.mean, found.low, found.high
     if kind == "ratio":
         center, low, high = _exp(center), _exp(low), _exp(high)
     if smoke:
         return Verdict(f"smoke: {_decide(center, center, holds)}", center, low, high, n)
     words = _decide(low, high, holds) if n >= LEAST_SEEDS else f"inconclusive (n={n})"
     return Verdict(words, center, low, high, n)
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high) of the t interval over ``values``; nan bounds for a single value."""
-    from scipy import stats
-
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return mean, math.nan, math.nan
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
-    return mean, mean - half, mean + half
 
 
 def _exp(value: float) -> float:
