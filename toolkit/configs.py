@@ -51,13 +51,19 @@ def compose(command: Command, overrides: list[str]) -> Job:
 def typed_config(cfg: Any) -> Job:
     """The plain, checked dataclass of a composed config. Raises UserError naming the key."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     _refuse_strangers(cfg)
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise UserError(f"{missing[0]}: must be given, as in {missing[0]}=VALUE")
-    config = OmegaConf.to_object(cfg)
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise UserError(f"{missing[0]}: must be given, as in {missing[0]}=VALUE")
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a value of another type
+        raise UserError(f"{error.full_key}: {_flat(error)}") from error
     assert isinstance(config, Job)
+    if config.command != type(config).command:
+        raise UserError(f"command={config.command}: this is toolkit {type(config).command}")
     check(config)
     return config
 
@@ -109,19 +115,23 @@ _INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search pat
 
 def one_line(error: BaseException, command: Command) -> str:
     """Hydra's message and its cause in one line, without its internals."""
-    parts: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        parts += [line for line in lines if not line.startswith(_INTERNALS) and line not in parts]
-        cause = cause.__cause__
-    text = " ".join([*(part.rstrip(".:") + ":" for part in parts[:-1]), *parts[-1:]]) or repr(error)
+    text = _flat(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], _keys(command))}see --cfg job for all keys"
     if "hydra/launcher" in text:
         text += " (launchers come with the extras: pip install 'toolkit[sweep]', 'toolkit[slurm]' or 'toolkit[ray]')"
     return text
+
+
+def _flat(error: BaseException) -> str:
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        parts += [line for line in lines if not line.startswith(_INTERNALS) and line not in parts]
+        cause = cause.__cause__
+    return " ".join([*(part.rstrip(".:") + ":" for part in parts[:-1]), *parts[-1:]]) or repr(error)
 
 
 def _keys(command: Command) -> list[str]:

@@ -6,6 +6,7 @@ and turns every end into an exit code: 0 done, 1 failed, 2 bad usage or config, 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import importlib
@@ -22,6 +23,7 @@ from typing import Any
 from toolkit.commands import COMMANDS, Command
 from toolkit.configs import check_preset, compose, is_config_error, one_line, register, typed_config
 from toolkit.paths import conf_dir
+from toolkit.runs.files import remove_empty
 from toolkit.schema import Interrupted, JobError, UserError, did_you_mean
 
 log = logging.getLogger("toolkit")
@@ -33,7 +35,7 @@ _last_exit_code = 0  # of the job that ran in this process; Hydra returns nothin
 def launch(command_name: str, arguments: list[str]) -> int:
     """Run ``toolkit COMMAND ARGUMENTS`` and return its exit code. Prints; does not raise for users' mistakes."""
     from toolkit import sweep
-    from toolkit.runs import distributed
+    from toolkit.runs import distributed, signals
 
     global _last_exit_code
     _last_exit_code = 0
@@ -41,19 +43,22 @@ def launch(command_name: str, arguments: list[str]) -> int:
     command = COMMANDS[command_name]
     try:
         check_preset(command, arguments)
-        distributed.start()
-        _run_hydra(command, arguments)
+        with signals.raising():  # the jobs of a parallel sweep have processes and handlers of their own
+            distributed.start()
+            _run_hydra(command, arguments)
     except UserError as error:
+        sweep.take_back()
         return _complain(error, 2)
     except Interrupted as stop:
         return stop.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except SystemExit as stop:  # argparse's usage errors, --help
+    except SystemExit as stop:  # Hydra's --help and --version
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         if is_config_error(error):
+            sweep.take_back()
             return _complain(UserError(one_line(error, command)), 2)
+        if isinstance(error, OSError):  # Hydra could not make the folder
+            return _complain(UserError(f"{error.filename}: {error.strerror}; choose another hydra.run.dir"), 2)
         traceback.print_exc()
         return 1
     finally:
@@ -68,6 +73,7 @@ def _run_hydra(command: Command, arguments: list[str]) -> None:
 
     register(command)
     words = sorted(arguments, key=_is_override)  # Hydra 1.3 refuses a flag between overrides: flags first
+    _check_flags(command, words)
     stamp = from_rank_zero(lambda: datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))  # one folder for all ranks
     with (
         _arguments([f"toolkit {command.name}", *words]),
@@ -81,12 +87,27 @@ def _is_override(word: str) -> bool:
     return word.startswith("~") or ("=" in word and not word.startswith("-"))
 
 
+def _check_flags(command: Command, words: list[str]) -> None:
+    """Refuse unknown flags in one line; Hydra's own parser would print its whole usage. Raises UserError."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        _, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from None
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such flag; see toolkit {command.name} -- --help")
+
+
 # -- one job ---------------------------------------------------------------------------------------------------------
 
 
 def _job(cfg: Any) -> float | None:
     """What Hydra calls for each job, in this process or in a launcher's worker. Returns the job's objective."""
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from toolkit import sweep
 
@@ -96,9 +117,11 @@ def _job(cfg: Any) -> float | None:
     number = int(hydra_config.job.num) if sweeping else 0
     folder = Path(hydra_config.runtime.output_dir)
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    exit_code, message, objective = _guarded(cfg, folder, list(hydra_config.overrides.task), number)
+    overrides = OmegaConf.to_container(hydra_config.overrides.task)  # as typed: ${...} is left alone
+    assert isinstance(overrides, list)
+    exit_code, message, objective = _guarded(cfg, folder, overrides, number)
     if exit_code == 2:
-        _remove_empty(folder)
+        remove_empty(folder)
     _last_exit_code = exit_code
     if sweeping:
         sweep.note_job(Path(hydra_config.sweep.dir), number, folder, exit_code, message)
@@ -115,6 +138,7 @@ def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple
         with signals.raising():
             return 0, "", _run_job(cfg, folder, overrides, number)
     except Interrupted as stop:
+        _say(f"toolkit: interrupted; continue with: toolkit runs resume {folder}")
         return stop.exit_code, "interrupted", None
     except UserError as error:
         return _complain(error, 2), str(error), None
@@ -131,9 +155,7 @@ def _run_job(cfg: Any, folder: Path, overrides: list[str], number: int) -> float
 
     config = typed_config(cfg)
     run = Run(folder, config, is_main=rank() == 0)
-    from_rank_zero(lambda: run.open(overrides, {"job_number": number}))
-    if rank() != 0:
-        run.open(overrides)
+    run.record = from_rank_zero(lambda: run.open(overrides, {"job_number": number}))
     with _run_log(run):
         if run.done():
             log.info("%s is done already; nothing to do", folder)
@@ -147,7 +169,11 @@ def _run_job(cfg: Any, folder: Path, overrides: list[str], number: int) -> float
         except Interrupted:
             run.close("interrupted")
             raise
-        except (UserError, JobError) as error:
+        except UserError as error:
+            if not run.take_back():
+                _close_failed(run, str(error))
+            raise
+        except JobError as error:
             _close_failed(run, str(error))
             raise
         except Exception as error:
@@ -207,17 +233,6 @@ def _save_hydra_files(cfg: Any, folder: Path) -> None:
     OmegaConf.save(HydraConfig.get().overrides.task, folder / ".hydra" / "overrides.yaml")
 
 
-def _remove_empty(folder: Path) -> None:
-    """Take back the folders that Hydra made for a job that was refused, as far as they are empty."""
-    for path in [folder, *folder.parents]:
-        if path == Path() or path == Path.cwd():
-            return
-        try:
-            path.rmdir()
-        except OSError:
-            return
-
-
 def dry_run(command_name: str, overrides: list[str]) -> int:
     """Build the job's networks on the meta device, print parameters, FLOPs and memory, run nothing."""
     command = COMMANDS[command_name]
@@ -251,11 +266,15 @@ def environment_report() -> str:
 
 
 def _complain(error: Exception, exit_code: int) -> int:
+    _say(f"toolkit: error: {' '.join(str(error).split())}")
+    return exit_code
+
+
+def _say(line: str) -> None:
     from toolkit.runs.distributed import rank
 
     if rank() == 0:
-        print(f"toolkit: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return exit_code
+        print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -9,10 +9,12 @@ from typing import Any
 from hydra.experimental.callback import Callback
 
 from toolkit.runs.distributed import rank
+from toolkit.runs.files import remove_empty
 from toolkit.runs.record import read_record
 from toolkit.schema import UserError
 
 directory: Path | None = None  # of the sweep that runs in this process
+_before: dict[Path, bytes | None] = {}  # what its files held when it started
 
 
 class SweepCallback(Callback):
@@ -23,6 +25,8 @@ class SweepCallback(Callback):
         global directory
         directory = Path(config.hydra.sweep.dir)
         if rank() == 0:
+            for path in (directory / "jobs.jsonl", directory / "multirun.yaml"):
+                _before[path] = path.read_bytes() if path.exists() else None
             directory.mkdir(parents=True, exist_ok=True)
             (directory / "jobs.jsonl").write_text("")
 
@@ -31,6 +35,18 @@ def forget() -> None:
     """Forget the sweep before this one (several launches may share a process)."""
     global directory
     directory = None
+    _before.clear()
+
+
+def take_back() -> None:
+    """Undo what a sweep wrote that was refused before its first job."""
+    if directory and not (directory / "jobs.jsonl").read_text():
+        for path, content in _before.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(content)
+        remove_empty(directory)
 
 
 def note_job(sweep_dir: Path, number: int, folder: Path, exit_code: int, message: str) -> None:

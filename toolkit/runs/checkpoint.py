@@ -43,6 +43,10 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     Raises JobError when it cannot be written (disk full); earlier checkpoints are then untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(
+        ".step-*.tmp"
+    ):  # by a process that was killed while it wrote; the run is locked, so not ours
+        left.unlink()
     temporary = folder / f".step-{step}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
@@ -54,13 +58,15 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
         os.replace(temporary, path)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        good = newest(folder)
+        good = newest_good(folder)
         kept = f"the last good one is {good}" if good else "there is none before it"
         raise JobError(f"{folder}: the checkpoint of step {step} could not be written ({error}); {kept}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
-    for old in _files(folder)[:-keep]:
+    earlier = [old for old in _files(folder) if _parse(old)[0] < step]
+    damaged = [old for old in _files(folder) if _parse(old)[0] >= step and old != path]  # we resumed from before them
+    for old in [*damaged, *earlier[: max(0, len(earlier) + 1 - keep)]]:
         old.unlink()
     return path
 
@@ -68,17 +74,15 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
 def load(folder: Path) -> tuple[int, dict[str, Any]] | None:
     """``(step, state)`` of the newest undamaged checkpoint, None where there is none."""
     for path in reversed(_files(folder)):
-        step, digest = _parse(path)
-        if _sha256(path) == digest:
-            return step, torch.load(path, map_location="cpu", weights_only=True)
-        log.warning("%s is damaged (its checksum does not match); using the checkpoint before it", path)
+        if _is_good(path):
+            return _parse(path)[0], torch.load(path, map_location="cpu", weights_only=True)
+        log.warning("%s is damaged (its checksum does not match); looking for the checkpoint before it", path)
     return None
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest checkpoint file, unchecked."""
-    files = _files(folder)
-    return files[-1] if files else None
+def newest_good(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint file."""
+    return next((path for path in reversed(_files(folder)) if _is_good(path)), None)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -91,9 +95,9 @@ def _parse(path: Path) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def _sha256(path: Path) -> str:
+def _is_good(path: Path) -> bool:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16] == _parse(path)[1]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -69,13 +69,12 @@ def barrier() -> None:
         dist.barrier()
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether ``flag`` holds on any rank."""
+def gather(value: T) -> list[T]:
+    """The values of all ranks, in rank order, on every rank."""
     if world_size() == 1:
-        return flag
-    import torch
+        return [value]
     import torch.distributed as dist
 
-    value = torch.tensor([int(flag)])
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+    values: list[T | None] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]

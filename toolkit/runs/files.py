@@ -33,3 +33,12 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
 def write_json(path: str | Path, value: Any) -> Path:
     """Write ``value`` as indented JSON, atomically."""
     return write_atomic(path, json.dumps(value, indent=1, allow_nan=True) + "\n")
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove ``folder`` if it is empty; where it is relative, also the folders above it that this leaves empty."""
+    for path in [folder] if folder.is_absolute() else [folder, *folder.parents[:-1]]:
+        try:
+            path.rmdir()
+        except OSError:
+            return

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from toolkit.runs import checkpoint, progress, signals
-from toolkit.runs.distributed import any_rank, barrier, rank, world_size
+from toolkit.runs.distributed import barrier, gather, rank, world_size
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import seed_all
 from toolkit.schema import Interrupted, JobError
@@ -45,13 +45,15 @@ class Loop:
 
     Usage::
 
-        for step in Loop(run, "denoiser", num_steps, state={"model": model, "optimizer": optimizer}):
+        loop = Loop(run, "denoiser", num_steps, state={"model": model, "optimizer": optimizer})
+        for step in loop:
             loss = ...
             loop.log(loss=loss)
 
     ``state`` maps names to objects with ``state_dict``/``load_state_dict``. ``loop.log`` takes scalars (tensors stay
     on their device until they are written: their mean every ``log_every_steps``). A loss or any other logged value
-    that is not finite raises JobError with the step, and nothing after the last good checkpoint is saved.
+    that is not finite, on any rank, raises JobError with the step, and nothing after the last good checkpoint is
+    saved. A body that sets ``loop.stop_early`` ends the loop after its step.
     """
 
     def __init__(self, run: Run, stage: str, num_steps: int, state: dict[str, Stateful], unit: str = "steps"):
@@ -78,31 +80,26 @@ class Loop:
                 seed_all(config.seed, self.stage, rank(), self.step)
                 yield self.step
                 self.step += 1
-                if self.step % config.log_every_steps == 0 or self.step == self.num_steps:
-                    self._write_log(show)
-                if self._stop_asked(caught):
-                    self._save()
-                    raise Interrupted(130 if caught[0] == signal.SIGINT else 143)
                 last = self.step == self.num_steps or self.stop_early
+                if last or self.step % config.log_every_steps == 0:
+                    self._write_log(show)
+                # ranks must stop at the same step, and agreeing costs a collective call
+                if (world_size() == 1 or self.step % 10 == 0) and _agreed(caught):
+                    self._save()
+                    raise Interrupted(_exit_code(caught))
                 if last or self.step % config.checkpoint_every_steps == 0:
                     self._save()
                 show.advance(self.step)
         self.run.record["stages"][self.stage]["step"] = self.step
-
-    def _stop_asked(self, caught: list[int]) -> bool:
-        if world_size() == 1:
-            return bool(caught)
-        if self.step % 10:  # ranks must stop at the same step, and asking costs a collective call
-            return False
-        asked = any_rank(bool(caught))
-        if asked and not caught:
-            caught.append(signal.SIGTERM)
-        return asked
+        if _agreed(caught):  # while the last step was being saved
+            raise Interrupted(_exit_code(caught))
 
     def _write_log(self, show: progress.Bar) -> None:
-        values = self._flush()
-        means = {name: math.fsum(window) / len(window) for name, window in values.items()}
-        self._pending = {}
+        means = {name: math.fsum(window) / len(window) for name, window in self._flush().items()}
+        by_rank = gather(means)
+        means = {name: math.fsum(one[name] for one in by_rank) / len(by_rank) for name in means}
+        if self.step % self.run.config.log_every_steps == 0:
+            self._pending = {}  # a shorter last window is kept, for a run that is later made longer
         self.run.log(self.stage, self.step, **means)
         show.log(self.step, means)
 
@@ -111,27 +108,35 @@ class Loop:
         for name, window in self._pending.items():
             if any(torch.is_tensor(value) for value in window):
                 self._pending[name] = torch.stack([torch.as_tensor(v).float().cpu() for v in window]).tolist()
-        for name, window in self._pending.items():
-            for index, value in enumerate(window):
-                if not math.isfinite(value):
-                    self._refuse(name, value, self.step - len(window) + index + 1)
+        self._refuse(
+            (name, value, self.step - len(window) + index + 1)
+            for name, window in self._pending.items()
+            for index, value in enumerate(window)
+            if not math.isfinite(value)
+        )
         return self._pending
 
-    def _refuse(self, name: str, value: float, step: int) -> None:
-        good = checkpoint.newest(self.folder)
-        kept = f"the last good checkpoint is {good}" if good else "no checkpoint was written before it"
-        raise JobError(f"{self.stage}: {name} is {value} at step {step}; stopped ({kept}); try a smaller optim.lr")
+    def _refuse(self, problems: Iterator[tuple[str, float, int]]) -> None:
+        """Stop every rank if any has a problem; the first one is named."""
+        found = next((problem for problem in gather(next(problems, None)) if problem), None)
+        if found:
+            name, value, step = found
+            good = checkpoint.newest_good(self.folder)
+            kept = f"the last good checkpoint is {good}" if good else "no checkpoint was written before it"
+            raise JobError(f"{self.stage}: {name} is {value} at step {step}; stopped ({kept}); try a smaller optim.lr")
 
     def _save(self) -> None:
-        pending = self._flush()
+        pending = gather(dict(self._flush()))
+        states = {name: item.state_dict() for name, item in self.state.items()}
+        self._refuse(
+            (f"tensor {name}", float("nan"), self.step)
+            for name, tensor in _tensors(states)
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+        )
         if rank() == 0:
-            states = {name: item.state_dict() for name, item in self.state.items()}
-            for name, tensor in _tensors(states):
-                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                    self._refuse(f"tensor {name}", float("nan"), self.step)
             content = {
                 "step": self.step,
-                "pending": dict(pending),
+                "pending": pending,
                 "world_size": world_size(),
                 "stop_early": self.stop_early,
                 **{f"state.{name}": state for name, state in states.items()},
@@ -147,16 +152,28 @@ class Loop:
             self.step, content = found
             for name, item in self.state.items():
                 item.load_state_dict(content[f"state.{name}"])
-            self._pending = content["pending"]
             self.stop_early = content["stop_early"]
+            self._pending = content["pending"][rank() % content["world_size"]]
             if content["world_size"] != world_size():
                 progress.say(
                     f"{self.stage}: checkpoint of {content['world_size']} processes continues on {world_size()}: "
                     "batches are split differently, so this is not bit-identical to either"
                 )
             progress.say(f"{self.stage}: resuming after step {self.step} of {self.num_steps}")
-        self.run.rewind_metrics(self.stage, self.step)
+        unfinished = self.step < self.num_steps and not self.stop_early
+        short_window = bool(self._pending) and unfinished  # its line was the last one when the run was shorter
+        self.run.rewind_metrics(self.stage, self.step - short_window)
         barrier()
+
+
+def _agreed(caught: list[int]) -> bool:
+    """Whether any rank caught a signal; afterwards every rank's list says so."""
+    caught[:] = [number for numbers in gather(caught) for number in numbers]
+    return bool(caught)
+
+
+def _exit_code(caught: list[int]) -> int:
+    return 130 if caught[0] == signal.SIGINT else 143
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:

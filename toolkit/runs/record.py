@@ -41,31 +41,35 @@ class Run:
         self.is_main = is_main
         self.record: dict[str, Any] = {}
         self._lock: Any = None
+        self._is_new = False
         self._clock = time.perf_counter()
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
-    def open(self, overrides: list[str], extra: dict[str, Any] | None = None) -> None:
-        """Lock the folder, then start a record or pick up the one that is there.
+    def open(self, overrides: list[str], extra: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Lock the folder, then start a record or pick up the one that is there; returns the record.
 
-        Raises UserError when another process holds the folder, or when it holds a run of another config.
+        Only the main process opens; the others are given its record. Raises UserError when another process holds the
+        folder, when it cannot be written, or when it holds a run of another config.
         """
-        if not self.is_main:
-            self.record = read_record(self.dir) or {}
-            return
         self._take_lock()
         try:
             previous = read_record(self.dir)
+            self._is_new = previous is None
             self.record = self._continue(previous) if previous else self._new()
             self.record.update(status="running", error=None, overrides=overrides, **(extra or {}))
             self.save()
         except BaseException:
             self._release_lock()
             raise
+        return self.record
 
     def _take_lock(self) -> None:
-        self.dir.mkdir(parents=True, exist_ok=True)
-        lock = open(self.dir / "run.lock", "w")  # noqa: SIM115 - held until close()
+        try:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            lock = open(self.dir / "run.lock", "w")  # noqa: SIM115 - held until close()
+        except OSError as error:
+            raise UserError(f"{self.dir}: cannot be written ({error.strerror}); choose another hydra.run.dir") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -127,6 +131,16 @@ class Run:
                 self.save()
             finally:
                 self._release_lock()
+
+    def take_back(self) -> bool:
+        """Undo open() for a job that was refused before its first stage; False when there is something to keep."""
+        if not self.is_main or not self._is_new or self.record["stages"]:
+            return False
+        for name in ("run.json", "run.log", "run.lock"):
+            (self.dir / name).unlink(missing_ok=True)
+        shutil.rmtree(self.dir / ".hydra", ignore_errors=True)
+        self._release_lock()
+        return True
 
     def save(self) -> None:
         """Write run.json with the wall time and peak memory so far."""
