@@ -17,10 +17,10 @@ from toolkit.metrics.features import Features, features_of
 from toolkit.metrics.frechet import frechet_distance, frechet_floor, gaussian_stats
 from toolkit.metrics.mixture import mode_counts, nearest_centre, off_mode_fraction
 from toolkit.metrics.neighbours import precision_recall
-from toolkit.runs.seeds import generator
 
 MOST_NEIGHBOURS = 2500  # precision and recall cost the square of this; they compare at equal numbers only
 MOST_ENERGY_POINTS = 4000
+FLOOR_POOL = 3  # the floor is the mean over draws from this many times the number of samples
 
 
 class Judge(Protocol):
@@ -55,10 +55,9 @@ class ImageJudge:
         return found
 
     def floor(self, num: int) -> dict[str, float]:
-        train = self.features(self.setting.items(self.setting.dataset.train, num)[0])
-        random = generator(self.setting.config.seed, "measure", "floor")
-        floor = frechet_floor(train, self.stats, num, random)
-        return self._score_features(train) | {"frechet": floor.mean, "frechet_sd": floor.sd, "num": floor.num}
+        train = self.features(self.setting.items(self.setting.dataset.train, FLOOR_POOL * num)[0])
+        floor = frechet_floor(train, self.stats, num, self.setting.cpu_rng("floor"))
+        return self._score_features(train[:num]) | {"frechet": floor.mean, "frechet_sd": floor.sd, "num": floor.num}
 
     def classify(self, samples: Tensor) -> Tensor | None:
         return None if self.features.net is None else self.features.predict(samples)

@@ -102,7 +102,7 @@ def _bayes_curves(setting: Setting) -> dict[str, list[float]]:
     sigmas = setting.config.measure.sigmas
     return {
         name: [
-            bayes_loss(sigma, mixture.centres, mixture.std, setting.rng("bayes"), component_known=component_known)
+            bayes_loss(sigma, mixture.centres, mixture.std, setting.cpu_rng("bayes"), component_known=component_known)
             for sigma in sigmas
         ]
         for name, component_known in (("bayes", False), ("bayes_mode_known", True))

@@ -55,12 +55,16 @@ class Setting:
         """The generator of the draw called ``names``, on the model's device."""
         return generator(self.config.seed, "measure", *names, device=self.device)
 
+    def cpu_rng(self, *names: str | int) -> torch.Generator:
+        """The same on the CPU."""
+        return generator(self.config.seed, "measure", *names)
+
     # -- data --------------------------------------------------------------------------------------------------------
 
     def items(self, split: Split, num: int) -> tuple[Tensor, Tensor | None]:
         """``num`` random items of ``split`` (all of it where it has fewer), x and the known labels, on the device."""
         num = min(num, len(split))
-        index = torch.randperm(len(split), generator=generator(self.config.seed, "measure", "items", len(split)))[:num]
+        index = torch.randperm(len(split), generator=self.cpu_rng("items", len(split)))[:num]
         x, _ = split.batch(index)
         known = None if split.labels is None else torch.from_numpy(split.labels[index.numpy()]).to(self.device)
         return x.to(self.device), known
@@ -93,7 +97,8 @@ class Setting:
         rng, temperature = self.rng("encode", *names), self.config.latents.extraction_temperature
         chunks = range(0, len(x), ENCODE_BATCH)
         parts = [
-            encode(self.parts, x[i : i + ENCODE_BATCH], _slice(known, i, ENCODE_BATCH), temperature, rng) for i in chunks
+            encode(self.parts, x[i : i + ENCODE_BATCH], _slice(known, i, ENCODE_BATCH), temperature, rng)
+            for i in chunks
         ]
         return torch.cat(parts)
 
@@ -153,7 +158,9 @@ class Setting:
         )
         return x, labels, evaluations
 
-    def denoise(self, variant: str, latents: Tensor | None, labels: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    def denoise(
+        self, variant: str, latents: Tensor | None, labels: Tensor | None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """``denoise(x, sigma) -> D`` of a variant with its latents and labels fixed."""
         denoiser = self.variants[variant]
         latents = latents if denoiser.num_latents else None
