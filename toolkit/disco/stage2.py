@@ -67,7 +67,7 @@ def _maximise_likelihood(
     best = copy.deepcopy(prior)
     progress = Values(best=float("inf"), waited=0)
     state = {"prior": prior, "optimizer": optimizer, "schedule": schedule, "best": best, "progress": progress}
-    loop = Loop(run, "prior", settings.num_steps, state=state)
+    loop = Loop(run, "prior", settings.num_steps, state=state, replicated=True)
     batch_size = min(settings.batch_size, len(latents.split))
     steps_per_epoch = len(latents.split) // batch_size
     epoch, codes, labels = -1, held_out[0], held_out[1]

@@ -53,15 +53,16 @@ class Loop:
     ``state`` maps names to objects with ``state_dict``/``load_state_dict``. ``loop.log`` takes scalars (tensors stay
     on their device until they are written: their mean every ``log_every_steps``). A loss or any other logged value
     that is not finite, on any rank, raises JobError with the step, and nothing after the last good checkpoint is
-    saved. A body that sets ``loop.stop_early`` ends the loop after its step.
+    saved. A body that sets ``loop.stop_early`` ends the loop after its step. With ``replicated`` every rank computes
+    the same steps from the same random numbers (a small network that is not worth splitting).
     """
 
-    def __init__(self, run: Run, stage: str, num_steps: int, state: dict[str, Stateful], unit: str = "steps"):
+    def __init__(self, run: Run, stage: str, num_steps: int, state: dict[str, Stateful], replicated: bool = False):
         self.run = run
         self.stage = stage
         self.num_steps = num_steps
         self.state = state
-        self.unit = unit
+        self.replicated = replicated
         self.step = 0
         self.stop_early = False
         self.folder = run.dir / "checkpoints" / stage
@@ -77,7 +78,7 @@ class Loop:
         self._resume()
         with signals.deferred() as caught, progress.bar(self.stage, self.step, self.num_steps) as show:
             while self.step < self.num_steps and not self.stop_early:
-                seed_all(config.seed, self.stage, rank(), self.step)
+                seed_all(config.seed, self.stage, 0 if self.replicated else rank(), self.step)
                 yield self.step
                 self.step += 1
                 last = self.step == self.num_steps or self.stop_early
