@@ -8,6 +8,8 @@ Shapes: B samples, C x H x W image, d point dimension, K classes, m latent slots
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.zoo.latents import LatentEmbedding
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """What is initialised inside leaves the CPU generator as it was: latents do not change the other weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), device="cpu")))
+        yield
 
 
 class Denoiser(ModelMixin, ConfigMixin):
@@ -33,7 +43,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         latent_kind: "discrete" or "continuous".
     """
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]
     latent_keys: tuple[str, ...] = (
         "num_latents",
         "codebook_size",
@@ -47,7 +57,10 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     def __init__(self) -> None:
         super().__init__()
-        self.latent_embedding: nn.ModuleList | None = self._build_latent_embedding() if self.num_latents else None
+        self.latent_embedding: nn.ModuleList | None = None
+        if self.num_latents:
+            with own_randomness():
+                self.latent_embedding = self._build_latent_embedding()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,12 +70,12 @@ class Denoiser(ModelMixin, ConfigMixin):
     @property
     def sigma_data(self) -> float:
         """Standard deviation of the data the preconditioning assumes."""
-        return self.config.sigma_data
+        return self.config["sigma_data"]
 
     @property
     def num_classes(self) -> int:
         """K, 0 for a network without class labels."""
-        return self.config.num_classes
+        return self.config["num_classes"]
 
     @property
     def num_latents(self) -> int:
@@ -119,7 +132,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     def _network(
         self, x_in: Tensor, c_noise: Tensor, class_onehot: Tensor | None, tokens: Tensor | None, **conditions: Any
     ) -> Tensor:
-        """F(c_in x; c_noise, c, z): x_in like x, c_noise (B,) or (1,), class_onehot (B, K) or (1, K), tokens (B, m, w)."""
+        """F(c_in x; c_noise, c, z): x_in like x, c_noise (B,) or (1,), class_onehot (B or 1, K), tokens (B, m, w)."""
         raise NotImplementedError
 
     @staticmethod
@@ -152,9 +165,9 @@ class Denoiser(ModelMixin, ConfigMixin):
             LatentEmbedding(
                 self.num_latents // groups,
                 self.codebook_size,
-                config.latent_width,
-                num_layers=config.latent_layers,
-                num_heads=config.latent_heads,
+                config["latent_width"],
+                num_layers=config["latent_layers"],
+                num_heads=config["latent_heads"],
                 kind=self.latent_kind,
             )
             for _ in range(groups)
