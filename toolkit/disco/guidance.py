@@ -55,7 +55,7 @@ class LatentGuidance:
             return self._call(self.denoiser, x, sigma, latents=latents)
         self.num_evaluations += 2
         denoised, denoised_null = self._both(x, sigma, latents)
-        return denoised + self.cfg_scale * (denoised - denoised_null)
+        return torch.lerp(denoised_null, denoised, 1 + self.cfg_scale)
 
     def _latents_at(self, sigma: float) -> Tensor | None:
         if self.latents is None or sigma < self.latents_off_below:

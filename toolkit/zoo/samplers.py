@@ -160,11 +160,12 @@ def _heun_step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> 
     """One Heun step of dx/dsigma = (x - D(x, sigma)) / sigma; Euler's where sigma_next is 0. Returns (x, D)."""
     denoised = denoise(x, sigma).to(x.dtype)
     if sigma_next == 0:
-        return denoised, denoised  # x + (0 - sigma) * (x - D) / sigma
-    slope = (x - denoised) / sigma
-    x_euler = x + (sigma_next - sigma) * slope
-    slope_next = (x_euler - denoise(x_euler, sigma_next).to(x.dtype)) / sigma_next
-    return x + (sigma_next - sigma) * 0.5 * (slope + slope_next), denoised
+        return denoised, denoised
+    # Euler moves x along the line to D. The slope there differs from the first by (D - D') / sigma_next, and the
+    # trapezoid adds half of that over the step: Karras et al. 2022, algorithm 1, lines 5 and 8, in two operations.
+    x_euler = torch.lerp(denoised, x, sigma_next / sigma)
+    change = denoised - denoise(x_euler, sigma_next)
+    return torch.add(x_euler, change, alpha=0.5 * (sigma_next - sigma) / sigma_next), denoised
 
 
 def _add_noise(x: Tensor, sigma: float, sigma_up: float, s_noise: float, generator: torch.Generator | None) -> Tensor:
