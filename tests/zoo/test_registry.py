@@ -1,0 +1,119 @@
+"""The catalogue: light to import, complete, and loading that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from toolkit import zoo
+from toolkit.schema import UserError
+from toolkit.zoo.unet import SongUNet
+
+TINY = {"image_size": 8, "in_channels": 1, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    SongUNet(**TINY).save_pretrained(tmp_path / "net")
+    return tmp_path / "net"
+
+
+def test_importing_the_catalogue_loads_no_torch():
+    code = "import sys, toolkit.zoo; toolkit.zoo.list_layouts(); print({'torch', 'diffusers'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "set()"
+
+
+def test_every_named_network_is_listed_with_its_size():
+    rows = {row["name"]: row for row in zoo.list_networks()}
+    assert rows.keys() == zoo.NAMED.keys()
+    assert all(row["parameters"] > 0 and row["gflops"] > 0 and row["paper"] for row in rows.values())
+    assert rows["edm_adm_imagenet64"]["parameters"] == 295_899_267
+    assert 200 < rows["edm_adm_imagenet64"]["gflops"] < 215  # 104 billion multiply-adds
+
+
+def test_flops_are_those_of_the_layers():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 16, 5))
+    assert zoo.count_flops(network, {"input": torch.zeros(1, 3, 4, 4)}) == 2 * (16 * 8 * 3 * 9 + 8 * 16 * 5)
+
+
+def test_show_a_named_network_and_a_folder(saved):
+    named = zoo.show_network("edm_ddpmpp_cifar10")
+    assert named["parameters"] == sum(named["parts"].values()) == 55_732_739
+    assert named["config"]["channel_mult"] == (2, 2, 2)
+    folder = zoo.show_network(str(saved))
+    assert folder["class"] == "SongUNet" and folder["config"]["image_size"] == 8
+    with pytest.raises(UserError, match="did you mean 'edm_ddpmpp_cifar10'"):
+        zoo.show_network("edm_ddpmpp_cifar")
+
+
+def test_load_from_run_folder_by_part(tmp_path):
+    run = tmp_path / "run"
+    for seed, part in enumerate(["denoiser", "baseline"]):
+        torch.manual_seed(seed)
+        SongUNet(**TINY).save_pretrained(run / "model" / part)
+    default, other = zoo.load(run), zoo.load(run, part="baseline")
+    assert not torch.equal(default.map_in.weight, other.map_in.weight)
+    assert torch.equal(default.map_in.weight, zoo.load(run / "model" / "denoiser").map_in.weight)
+    with pytest.raises(UserError, match=r"no network 'prior' there \(found: baseline, denoiser\)"):
+        zoo.load(run, part="prior")
+
+
+def test_load_says_what_is_wrong(saved, tmp_path):
+    weights_file = saved / "diffusion_pytorch_model.safetensors"
+    weights, config = load_file(weights_file), json.loads((saved / "config.json").read_text())
+
+    with pytest.raises(UserError, match="not found"):
+        zoo.load(tmp_path / "nothing" / "here")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match=r"no network 'denoiser' there \(found: none\)"):
+        zoo.load(tmp_path / "bare")
+
+    save_file({name: one for name, one in weights.items() if name != "map_in.bias"}, weights_file)
+    with pytest.raises(UserError, match=r"missing keys in the weights: map_in.bias"):
+        zoo.load(saved)
+    save_file({**weights, "more": torch.zeros(1)}, weights_file)
+    with pytest.raises(UserError, match="unexpected keys in the weights: more"):
+        zoo.load(saved)
+    save_file({**weights, "map_in.bias": torch.zeros(3)}, weights_file)
+    with pytest.raises(UserError, match="cannot be loaded") as error:
+        zoo.load(saved)
+    assert "\n" not in str(error.value)
+    weights_file.write_bytes(b"not safetensors")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        zoo.load(saved)
+    weights_file.unlink()
+    with pytest.raises(UserError, match="no \\*.safetensors file"):
+        zoo.load(saved)
+    (saved / "config.json").write_text(json.dumps(config | {"_class_name": "SonUNet"}))
+    with pytest.raises(UserError, match="unknown network class 'SonUNet': did you mean 'SongUNet'"):
+        zoo.load(saved)
+    (saved / "config.json").write_text("[1")
+    with pytest.raises(UserError, match="not the config of a network"):
+        zoo.load(saved)
+
+
+def test_a_pickle_is_never_read(saved):
+    weights_file = saved / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights_file), saved / "diffusion_pytorch_model.bin")
+    weights_file.unlink()
+    with pytest.raises(UserError, match="no \\*.safetensors file"):
+        zoo.load(saved)
+
+
+def test_offline_hub_id_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="no/such-network: no such folder, and not to be had from the hub"):
+        zoo.load("no/such-network")
+
+
+def test_import_knows_its_layouts(tmp_path):
+    assert zoo.list_layouts()[0]["layout"] == "edm"
+    with pytest.raises(UserError, match="layout edn: did you mean 'edm'"):
+        zoo.import_weights("edn", tmp_path, tmp_path / "dest")
