@@ -47,7 +47,7 @@ def root(tmp_path):
 
 def test_list_finds_single_runs_and_sweeps_and_survives_damage(root):
     table = list_runs(root)
-    status = {row[0]: row[2] for row in table.rows}
+    status = {row[0]: row[1] for row in table.rows}
     assert list(status) == [
         "other/2024-07-03_10-00-00-000001",
         "train-disco/2024-07-01_10-00-00-000001",
@@ -56,13 +56,14 @@ def test_list_finds_single_runs_and_sweeps_and_survives_damage(root):
         "train-disco/sweeps/2024-07-02/2",
         "train-disco/sweeps/2024-07-02/10",
     ]
-    assert list(status.values()) == ["interrupted", "done", "failed", "damaged", "done", "done"]
-    said = [row[6] for row in table.rows]
+    assert list(status.values())[:2] == ["interrupted (denoiser 100)", "done"]
+    assert list(status.values())[2:] == ["failed (denoiser 100)", "damaged", "done", "done"]
+    said = [row[4] for row in table.rows]
     assert "damaged" in said[3]
     assert said[2] == "step 7: loss is NaN"
     assert all("\n" not in text for text in said)
     assert table.note == "1 damaged, 3 done, 1 failed, 1 interrupted"
-    assert "no runs yet" in list_runs(root / "nowhere").note
+    assert "no runs here yet" in list_runs(root / "nowhere").note
     assert len(find_runs(root, "no-such-command")) == 1  # the damaged one: its command is unknown
 
 

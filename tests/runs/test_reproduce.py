@@ -140,7 +140,7 @@ def test_readme_keeps_what_was_written_by_hand(paper):
     assert text.startswith("# By hand\n\nbefore\n\n")
     assert text.endswith("\n\nafter *this*\n")
     assert "stale" not in text
-    assert "| ratio: Latents \\| lower the loss | Fig. 3 | 0.1 |" in text
+    assert "| ratio | Latents \\| lower the loss | Fig. 3 | 0.1 |" in text
     assert "| tuned:loss.1 / base:loss.1 = 0.1 [0.1, 0.1], n=3 | ≤ 0.2 | holds |" in text
     assert "| ≥ -0.05 and ≤ 0.05 | holds |" in text
     assert "| not run yet (--full) |" in text

@@ -64,6 +64,16 @@ def test_terminal_shows_text_without_markup():
     assert "0.1235 ± 0.0012 (n=3)" in text
 
 
+def test_single_line_rows_are_cut_in_the_last_column_only():
+    table = Table("", ["run", "status", "overrides"], [["train-disco/a" * 4, "done", "a=1 " * 50]], single_line=True)
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table.to_rich())
+    (row,) = [line for line in console.export_text().splitlines() if "train-disco" in line]
+    assert "train-disco/a" * 4 in row
+    assert "done" in row
+    assert row.rstrip().endswith("…")
+
+
 def test_json_round_trip(tmp_path):
     assert Table.load(TABLE.save(tmp_path / "tables" / "loss.json")) == TABLE
 

@@ -98,21 +98,20 @@ def resolve_runs(dirs_or_globs: Iterable[str | Path]) -> list[RunInfo]:
 
 
 def list_runs(root: str | Path = "runs", command: str | None = None) -> Table:
-    """One row per run below ``root``: where, status, seed, start, wall time, overrides."""
+    """One row per run below ``root``: where, status and how far, seed, wall time, overrides or the error."""
     runs = find_runs(root, command)
     rows: list[list[Cell]] = []
     for run in runs:
-        where = os.path.relpath(run.dir, root)
         record = run.record
-        started = str(record.get("started") or "").replace("T", " ")
-        said = run.problem or _first_line(record.get("error")) or " ".join(map(str, record.get("overrides") or []))
-        seed = record.get("seed")
+        problem = run.problem.removeprefix(f"{run.dir}{os.sep}")
+        said = problem or _first_line(record.get("error")) or " ".join(map(str, record.get("overrides") or []))
+        seed = None if record.get("seed") is None else str(record["seed"])
         time = duration(record.get("wall_time_s"))
-        rows.append([where, run.command, run.status, None if seed is None else str(seed), started, time, said])
-    columns = ["run", "command", "status", "seed", "started", "wall time", "overrides or error"]
+        rows.append([os.path.relpath(run.dir, root), _status(run), seed, time, said])
+    columns = ["run", "status", "seed", "wall time", "overrides or error"]
     counts = {status: sum(run.status == status for run in runs) for status in sorted({run.status for run in runs})}
     note = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return Table(f"Runs in {root}", columns, rows, note or "no runs yet: `toolkit train-disco` makes one")
+    return Table(f"Runs in {root}", columns, rows, note or "no runs here yet", single_line=True)
 
 
 def show_run(folder: str | Path) -> list[Table]:
@@ -242,6 +241,7 @@ def _metric_table(groups: list[Group], over: str, left_out: list[str]) -> Table:
             spreads.append(Spread.of(values) if values else None)
         rows.append([key, *spreads, _best(key, groups, over)])
     note = f"mean ± sample standard deviation over {over}, n runs"
+    note = note if rows else "these runs recorded no metrics"
     note += f"; not counted: {'; '.join(left_out)}" if left_out else ""
     return Table("Comparison", ["metric", *(group.name for group in groups), "best run"], rows, note)
 
@@ -265,6 +265,15 @@ def _difference_table(groups: list[Group]) -> Table:
     for key in differing_keys([group.config for group in groups]):
         rows.append([key, *(show_value(group.config.get(key, _ABSENT)) for group in groups)])
     return Table("What differs", ["key", *(group.name for group in groups)], rows)
+
+
+def _status(run: RunInfo) -> str:
+    """The status, and for a run that has not finished how far it came."""
+    stages = list(_mapping(run.record.get("stages")).items())
+    if run.status in ("done", "damaged") or not stages:
+        return run.status
+    name, entry = stages[-1]
+    return f"{run.status} ({name} {entry.get('step') or ''}".rstrip() + ")"
 
 
 def _stages(run: RunInfo) -> list[list[Cell]]:

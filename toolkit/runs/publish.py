@@ -149,15 +149,14 @@ def readme_block(spec: Claims, results: dict[str, Any]) -> str:
 
 
 def claims_table(spec: Claims, results: dict[str, Any], chosen: Sequence[Claim] | None = None) -> Table:
-    """Claim, source, paper's number, ours with interval and n, threshold, verdict."""
+    """Claim, statement, source, paper's number, ours with interval and n, threshold, verdict."""
     rows: list[list[Cell]] = []
     for claim in spec.claims.values() if chosen is None else chosen:
         entry = results["claims"].get(claim.id, {})
         theirs = claim.paper if claim.paper_value is None else claim.paper_value
         verdict = entry.get("verdict", NOT_RUN[claim.level])
-        statement = f"{claim.id}: {claim.statement}"
-        rows.append([statement, claim.source, _text(theirs), _ours(entry), claim.threshold(), verdict])
-    columns = ["claim", "source", "paper", "ours [95 % CI]", "holds when", "verdict"]
+        rows.append([claim.id, claim.statement, claim.source, _text(theirs), _ours(entry), claim.threshold(), verdict])
+    columns = ["claim", "statement", "source", "paper", "ours [95 % CI]", "holds when", "verdict"]
     note = "Intervals are t intervals over seeds, of ratios in log space; a claim is decided by its whole interval."
     return Table("", columns, rows, note)
 

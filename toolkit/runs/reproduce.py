@@ -206,7 +206,8 @@ def plan_table(jobs: Sequence[Job]) -> Table:
     open_jobs = [job for job in jobs if job.state() != "done"]
     known = math.fsum(job.minutes or 0 for job in open_jobs)
     unknown = sum(job.minutes is None for job in open_jobs)
-    note = f"{len(open_jobs)} of {len(jobs)} runs to do, about {duration(known * 60) or '0 s'}"
+    note = f"{len(open_jobs)} of {len(jobs)} runs to do"
+    note += f", about {duration(known * 60)}" if known else ""
     note += f" and {unknown} of unknown cost" if unknown else ""
     return Table("Runs", ["run", "state", "minutes", "command"], rows, note)
 

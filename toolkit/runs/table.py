@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.runs.files import write_atomic
 from toolkit.schema import UserError
@@ -47,12 +47,16 @@ Cell = str | int | float | bool | Spread | None
 
 @dataclass
 class Table:
-    """Rows of cells under column names, with an optional title and a note below."""
+    """Rows of cells under column names, with an optional title and a note below.
+
+    ``single_line``: on a terminal every row takes one line, and the last column is cut to what fits.
+    """
 
     title: str
     columns: list[str]
     rows: list[list[Cell]] = field(default_factory=list)
     note: str = ""
+    single_line: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -76,10 +80,14 @@ class Table:
             caption_justify="left",
             box=box.SIMPLE_HEAD,
         )
+        last = len(self.columns) - 1
         for index, column in enumerate(self.columns):
-            table.add_column(Text(column), justify="right" if self._is_numeric(index) else "left", overflow="fold")
+            justify: Literal["left", "right"] = "right" if self._is_numeric(index) else "left"
+            whole = index == 0 or (self.single_line and index < last)
+            table.add_column(Text(column), justify=justify, overflow="fold", no_wrap=whole)
         for row in self.texts():
-            table.add_row(*(Text(text) for text in row))
+            cut = Text(row[-1], no_wrap=self.single_line, overflow="ellipsis" if self.single_line else None)
+            table.add_row(*(Text(text) for text in row[:-1]), cut)
         return table
 
     def to_markdown(self) -> str:
