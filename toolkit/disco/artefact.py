@@ -7,20 +7,21 @@ weights, so that a part copied in from another run, or left from an earlier stat
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from toolkit import zoo
 from toolkit.runs.files import write_json
 from toolkit.schema import UserError
 from toolkit.zoo.denoiser import Denoiser
+from toolkit.zoo.encoders import LatentEncoder
+from toolkit.zoo.registry import CLASSES
 
+CLASSES.update(KMeansEncoder="toolkit.disco.baselines", LabelEncoder="toolkit.disco.baselines")
 PARTS = ("denoiser", "encoder", "prior", "baseline")
 
 
@@ -29,8 +30,8 @@ class Parts:
     """A trained DisCo-Diff: D averaged over training, E as it was at the last step, A, and the no-latent baseline."""
 
     denoiser: Denoiser
-    encoder: nn.Module | None = None
-    prior: nn.Module | None = None
+    encoder: LatentEncoder | None = None
+    prior: Any = None
     baseline: Denoiser | None = None
 
     def to(self, device: object) -> Parts:
@@ -42,12 +43,12 @@ class Parts:
         return self
 
 
-def save_part(folder: Path, name: str, part: nn.Module) -> None:
+def save_part(folder: Path, name: str, part: Any) -> None:
     """Write one part beside the others (whole or not at all) and note its checksum."""
     assert name in PARTS
     temporary = folder / f".{name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    part.save_pretrained(temporary)  # type: ignore[operator]
+    part.save_pretrained(temporary)
     shutil.rmtree(folder / name, ignore_errors=True)
     os.replace(temporary, folder / name)
     write_json(folder / "parts.json", _noted(folder) | {name: _checksum(folder / name)})
@@ -72,8 +73,7 @@ def load_parts(run_folder: str | Path, names: tuple[str, ...] = PARTS) -> Parts:
     return parts
 
 
-def _load(folder: Path) -> nn.Module:
-    importlib.import_module("toolkit.disco.baselines")  # its encoders are known to the zoo by class name
+def _load(folder: Path) -> Any:
     return zoo.load(folder)
 
 

@@ -250,7 +250,9 @@ class TrainDisco(Job):
         if self.model and self.stage in ("denoiser", "baseline", "prior"):
             raise UserError(f"model={self.model}: its parts are trained; use stage=sample or stage=measure")
         if self.init and self.baseline.startswith("matched"):
-            raise UserError(f"baseline={self.baseline}: with init the baseline is the same network, baseline=same_width")
+            raise UserError(
+                f"baseline={self.baseline}: with init it is the same network, same_width"
+            )
         if self.latents.kind == "none" and self.stage == "prior":
             raise UserError("stage=prior: latents.kind=none has no latents to model")
         known = ["loss", "use", "turning", "jacobian", "quality", "prior_gap", "guidance", "shared", "switch", "cost"]

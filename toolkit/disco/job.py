@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from toolkit import data
-from toolkit.disco.artefact import Parts, load_parts, save_part
+from toolkit.disco.artefact import load_parts, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.sampling import draw_latents, draw_samples
@@ -70,9 +70,7 @@ def load_data(config: TrainDisco) -> data.Dataset:
 # -- stage 1 ---------------------------------------------------------------------------------------------------------
 
 
-def _train_denoiser(
-    run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator, name: str
-) -> None:
+def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator, name: str) -> None:
     """Denoiser and encoder together ("denoiser"), or the network without latents ("baseline")."""
     seed_all(config.seed, name, "init")
     denoiser, encoder = _build(config, dataset, name)
@@ -82,7 +80,7 @@ def _train_denoiser(
     if config.compile:
         denoiser.compile()
     trained: Any = accelerator.prepare_model(joint) if _trainable(joint) else joint
-    batches = _device_batches(dataset, config, accelerator, name)
+    batches = device_batches(dataset, config, accelerator)
     loop = Loop(run, name, config.optim.num_steps, state={"model": joint, "optimizer": optimizer, "ema": ema})
     for step in loop:
         train_step(step, trained, joint, optimizer, ema, batches(step), loop, config, accelerator)
@@ -154,7 +152,7 @@ def _build(config: TrainDisco, dataset: data.Dataset, name: str) -> tuple[Denois
     return build_matched(config, dataset, count(*parts)), None
 
 
-def _device_batches(dataset: data.Dataset, config: TrainDisco, accelerator: Accelerator, name: str) -> Any:
+def device_batches(dataset: data.Dataset, config: TrainDisco, accelerator: Accelerator) -> Any:
     """``batches(step)``: clean samples, the labels a network may see, and the known ones where they serve as z.
 
     The stream is started at the first step asked for, so that a resumed run sees what it would have seen.
@@ -227,9 +225,7 @@ def _sample(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Ac
     save_file(tensors, run.path("samples", "samples.safetensors"))
 
 
-def _sample_labels(
-    dataset: data.Dataset, num: int, rng: torch.Generator, device: torch.device
-) -> torch.Tensor | None:
+def _sample_labels(dataset: data.Dataset, num: int, rng: torch.Generator, device: torch.device) -> torch.Tensor | None:
     """Every class in turn; None for an unconditional model."""
     return torch.arange(num, device=device) % dataset.num_classes if dataset.num_classes else None
 
@@ -281,8 +277,9 @@ def _finish(run: Run, config: TrainDisco) -> None:
         console.print(Table.load(headline).to_rich())
     samples = run.dir / "samples" / "grid.png"
     lines = [f"run      {run.dir}", f"report   {report}"]
-    lines += [f"samples  {samples if samples.exists() else run.dir / 'samples'}"] if (run.dir / "samples").exists() else []
-    lines += [f"weights  {run.dir / 'model'}"]
+    if samples.parent.exists():
+        lines.append(f"samples  {samples if samples.exists() else samples.parent}")
+    lines.append(f"weights  {run.dir / 'model'}")
     console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
 
 
@@ -296,7 +293,9 @@ def dry_run(config: TrainDisco) -> None:
         denoiser, encoder = _build(config, dataset, "denoiser")
         networks = {"denoiser": denoiser, "encoder": encoder, "prior": build_prior(config, dataset)}
     rows = [[name, count(network), type(network).__name__] for name, network in networks.items() if network]
-    rows.append(["one denoiser call, GFLOPs", count_flops(denoiser) / 1e9, f"{dataset.shape}"])
+    with torch.device("meta"):
+        call = {"x": torch.empty(1, *dataset.shape), "sigma": torch.ones(1)}
+        rows.append(["one denoiser call, GFLOPs", count_flops(denoiser, call) / 1e9, f"one sample {dataset.shape}"])
     rows.append(["weights, gradients, Adam and EMA, MiB", memory_bytes(denoiser, encoder) / 2**20, "float32"])
     note = f"built on the meta device in {time.perf_counter() - started:.1f} s; nothing was run"
     Console().print(Table("dry run", ["what", "size", ""], rows, note).to_rich())

@@ -27,7 +27,7 @@ def draw_latents(
     source: str | None = None,
     class_labels: Tensor | None = None,
     data: tuple[Tensor, Tensor | None] | None = None,
-    prior: torch.nn.Module | None = None,
+    prior: Any = None,
 ) -> Tensor | None:
     """Latents for ``num`` samples: int64 (num,m), or float (num,m,d) for continuous ones; None without latents.
 
@@ -51,7 +51,7 @@ def draw_latents(
     if sampling.prefix is not None:
         prefix = _codes(sampling.prefix, denoiser, "sampling.prefix").expand(num, -1)
     options = {"temperature": sampling.temperature, "prefix": prefix, "generator": generator}
-    return prior.sample(num, class_labels=class_labels, **options)  # type: ignore[operator]
+    return prior.sample(num, class_labels=class_labels, **options)
 
 
 @torch.no_grad()

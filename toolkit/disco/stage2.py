@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,8 @@ class Latents:
             y, labels = self.split.batch(index)
             known = None if self.split.labels is None else torch.from_numpy(self.split.labels[index.numpy()]).to(device)
             drawn.append(encode(self.parts, y.to(device), known, self.temperature, rng))
-            given.append(labels)
-        return torch.cat(drawn), None if given[0] is None else torch.cat(given).to(device)
+            given += [] if labels is None else [labels]
+        return torch.cat(drawn), torch.cat(given).to(device) if given else None
 
 
 def train_prior(run: Run, config: TrainDisco, parts: Parts, prior: torch.nn.Module, train: Split, valid: Split) -> None:
@@ -66,7 +67,7 @@ def _maximise_likelihood(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.num_steps)
     best = copy.deepcopy(prior)
     progress = Values(best=float("inf"), waited=0)
-    state = {"prior": prior, "optimizer": optimizer, "schedule": schedule, "best": best, "progress": progress}
+    state: dict[str, Any] = {"prior": prior, "optimizer": optimizer, "schedule": schedule, "best": best, "progress": progress}
     loop = Loop(run, "prior", settings.num_steps, state=state, replicated=True)
     batch_size = min(settings.batch_size, len(latents.split))
     steps_per_epoch = len(latents.split) // batch_size
