@@ -9,6 +9,7 @@ import dataclasses
 import glob
 import math
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,13 +122,14 @@ def show_run(folder: str | Path) -> list[Table]:
         raise UserError(run.problem)
     metrics: list[list[Cell]] = [[key, value] for key, value in run.metrics.items()]
     config: list[list[Cell]] = [[key, show_value(value)] for key, value in run.config.items()]
-    return [
+    tables = [
         Table(str(run.dir), ["fact", "value"], facts(run)),
         Table("Stages", ["stage", "status", "step", "wall time"], _stages(run)),
         Table("Metrics", ["metric", "value"], metrics),
         Table("Config", ["key", "value"], config),
         Table("Files", ["folder", "files"], _files(run.dir)),
     ]
+    return [table for table in tables if table.rows]
 
 
 def compare_runs(dirs_or_globs: Sequence[str | Path], over: str = "seed") -> list[Table]:
@@ -171,7 +173,7 @@ def facts(run: RunInfo) -> list[list[Cell]]:
     record = run.record
     machine, versions = _mapping(record.get("machine")), _mapping(record.get("versions"))
     values = {
-        "command": f"toolkit {run.command} {' '.join(map(str, record.get('overrides') or []))}".strip(),
+        "command": shlex.join(["toolkit", run.command, *map(str, record.get("overrides") or [])]),
         "status": run.status,
         "error": record.get("error"),
         "seed": record.get("seed"),
