@@ -1,0 +1,65 @@
+"""The fixed features: kept in the cache, equal every time, and telling classes apart."""
+
+import pytest
+import torch
+
+from toolkit import data
+from toolkit.metrics import features as module
+from toolkit.metrics.features import FeatureNet, features_of
+from toolkit.metrics.frechet import frechet_distance
+from toolkit.schema import Data
+
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path))
+    return data.load(Data(name="digits"))
+
+
+def test_the_classifier_is_good_and_trained_once(digits, monkeypatch):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = features_of(digits)
+    assert torch.equal(torch.get_rng_state(), before)
+    images, labels = digits.test.all()
+    assert first.kind == "classifier" and first.accuracy(images, labels) > 0.95
+    monkeypatch.setattr(module, "train_classifier", None)  # would fail if it trained again
+    assert torch.equal(features_of(digits)(images), first(images))
+    assert first(images).shape == (len(images), module.NUM_FEATURES)
+    noisy = (images + 0.5 * torch.randn(images.shape)).clamp(-1, 1)
+    reference = first(digits.train.all()[0])
+    assert frechet_distance(first(noisy), reference) > 3 * frechet_distance(first(images), reference)
+
+
+def test_a_damaged_cache_is_made_again_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path))
+    tiny = data.load(Data(name="digits", size_px=4, class_labels=False))  # measures see the labels all the same
+    assert features_of(tiny).kind == "classifier"
+    (kept,) = (tmp_path / "features").glob("digits-*.safetensors")
+    content = kept.read_bytes()
+    kept.write_bytes(content[:100])
+    features_of(tiny)
+    assert kept.read_bytes() == content
+
+
+def test_without_labels_principal_components_serve(digits):
+    digits.train.labels = None
+    found = features_of(digits)
+    images = digits.test.all()[0]
+    assert found.kind == "pca" and found(images).shape == (len(images), module.NUM_PCA)
+    kept = found(digits.train.all()[0]).var(0)
+    assert (kept[:-1] >= kept[1:] - 1e-6).all()
+    with pytest.raises(ValueError, match="no classes"):
+        found.predict(images)
+
+
+def test_points_are_their_own_features():
+    ring = data.load(Data(name="ring"))
+    points = ring.test.all()[0]
+    assert torch.equal(features_of(ring)(points), points)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (3, 16, 12), (1, 28, 28), (3, 64, 64), (3, 96, 128)])
+def test_any_image_size_fits(shape):
+    net = FeatureNet(shape, 7)
+    assert net(torch.zeros(2, *shape)).shape == (2, 7) and net.features(torch.zeros(2, *shape)).shape == (2, 64)
