@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from toolkit.schema import UserError
 
 CONNECT_TIMEOUT_S = 10
 DOWNLOAD_TIMEOUT_S = 300
+_log = logging.getLogger(__name__)
 
 
 class SourceFailed(Exception):
@@ -78,6 +80,7 @@ def fetch(name: str, path: str | Path | None = None) -> Fetched:
         except SourceFailed as error:
             failures.append(f"{label}: {error}")
         else:
+            _log.info("fetched %s (%s) by %s, licence %s", name, download.origin, label, download.licence)
             return Fetched(name, home, download.licence, download.origin, label)
     raise UserError(
         f"data set {name} could not be fetched ({'; '.join(failures)}); "

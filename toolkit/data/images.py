@@ -69,7 +69,7 @@ def _is_image(name: str) -> bool:
 
 def _images_under(folder: Path) -> list[Path]:
     found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         found += [Path(place, name) for name in sorted(names) if _is_image(name)]
     return found

@@ -49,7 +49,8 @@ def sliced_wasserstein2(x: Tensor, y: Tensor, generator: torch.Generator, num_pr
     if len(x) != len(y):
         raise ValueError(f"{len(x)} and {len(y)} points: need equal numbers")
     x, y = x.detach().flatten(1).double(), y.detach().flatten(1).double()
-    directions = torch.randn(x.shape[1], num_projections, generator=generator, dtype=torch.float64).to(x.device)
+    shape = (x.shape[1], num_projections)
+    directions = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64).to(x.device)
     directions = directions / directions.norm(dim=0)
     gaps = (x @ directions).sort(0).values - (y @ directions).sort(0).values
     return math.sqrt(float(gaps.square().mean()) * x.shape[1])

@@ -72,7 +72,7 @@ def frechet_floor(
     num_draws = 1 if num == len(train) else num_draws
     draws = []
     for _ in range(num_draws):
-        chosen = torch.randperm(len(train), generator=generator)[:num].to(train.device)
+        chosen = torch.randperm(len(train), generator=generator, device=generator.device)[:num].to(train.device)
         draws.append(frechet_distance(train[chosen], reference))
     values = torch.tensor(draws, dtype=torch.float64)
     return Floor(float(values.mean()), float(values.std()) if num_draws > 1 else 0.0, num, num_draws)

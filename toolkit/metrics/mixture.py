@@ -59,10 +59,12 @@ def bayes_loss(
     within = std**2 * sigma**2 / (std**2 + sigma**2)
     if component_known:
         return within
-    centres = centres.double().cpu()
+    device = generator.device
+    centres = centres.to(device, torch.float64)
     spread = math.sqrt(std**2 + sigma**2)
-    components = torch.randint(len(centres), (num,), generator=generator)
-    x = centres[components] + spread * torch.randn(num, centres.shape[1], generator=generator, dtype=torch.float64)
+    components = torch.randint(len(centres), (num,), generator=generator, device=device)
+    noise = torch.randn(num, centres.shape[1], generator=generator, device=device, dtype=torch.float64)
+    x = centres[components] + spread * noise
     squared = (x[:, None, :] - centres).square().sum(-1)
     weights = torch.softmax(-squared / (2 * spread**2), dim=1)
     mean = weights @ centres

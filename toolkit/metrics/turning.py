@@ -121,4 +121,5 @@ def _probes(like: Tensor, generator: torch.Generator | None, num_probes: int | N
     if generator is None:
         raise ValueError("random probes need a generator")
     for _ in range(num_probes):
-        yield (torch.randint(2, like.shape, generator=generator) * 2 - 1).to(like)
+        signs = torch.randint(2, like.shape, generator=generator, device=generator.device) * 2 - 1
+        yield signs.to(like)
