@@ -111,7 +111,7 @@ def runs_resume(folder: Path) -> None:
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="One run folder or many.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the run, or here.")] = None,
 ) -> None:
     """Write one self-contained HTML page for one or many runs."""
     from toolkit.runs.report import write_report

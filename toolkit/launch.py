@@ -183,14 +183,23 @@ def _run_job(cfg: Any, folder: Path, overrides: list[str], number: int) -> float
             (run.dir / "run.log").open("a").write(traceback.format_exc())
             raise
         run.close("done")
+        _write_report(run)
         return run.record["objective"]
 
 
 def _close_failed(run: Any, message: str) -> None:
     try:
         run.close("failed", message)
+        _write_report(run)
     except OSError as error:  # the disk that failed the job may be full
         print(f"toolkit: {run.dir}/run.json could not be written ({error})", file=sys.stderr)
+
+
+def _write_report(run: Any) -> None:
+    from toolkit.runs.report import write_report
+
+    if run.is_main:
+        write_report([run.dir])
 
 
 def _job_module(command: Command) -> ModuleType:
@@ -199,10 +208,11 @@ def _job_module(command: Command) -> ModuleType:
 
 @contextlib.contextmanager
 def _run_log(run: Any) -> Iterator[None]:
-    """Send log lines to the terminal and, on rank 0, to run.log."""
+    """Send log lines to the terminal and to run.log, on rank 0 only; Hydra's own handlers pause."""
     from toolkit.runs.distributed import rank
 
     root = logging.getLogger()
+    before, level = root.handlers[:], root.level
     handlers: list[logging.Handler] = []
     if rank() == 0:
         terminal = logging.StreamHandler(sys.stderr)
@@ -211,13 +221,13 @@ def _run_log(run: Any) -> Iterator[None]:
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers = [terminal, file]
     root.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
-    for handler in handlers:
-        root.addHandler(handler)
+    root.handlers[:] = handlers
     try:
         yield
     finally:
+        root.handlers[:] = before
+        root.setLevel(level)
         for handler in handlers:
-            root.removeHandler(handler)
             if isinstance(handler, logging.FileHandler):
                 handler.close()
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -397,18 +399,32 @@ def _child_memory(options: Options, name: str) -> float:
 
 
 def _peak_memory(options: Options) -> dict[str, float]:
-    import resource
-
+    """How far five training steps raise the memory above what the contender took before its first one."""
     import torch
 
     if options.threads:
         torch.set_num_threads(options.threads)
     contender = _contenders(options)[str(options.only)](options)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    contender.train(5)
     if options.device == "cuda":
+        contender.train(5)
         return {"mib": torch.cuda.max_memory_allocated() / 2**20}
-    return {"mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
+    before, peak, done = _resident_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, _resident_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    contender.train(5)
+    done.set()
+    watcher.join()
+    return {"mib": (peak - before) / 2**20}
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _table(options: Options, results: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from toolkit import data
+from toolkit.disco import measures
 from toolkit.disco.artefact import load_parts, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count, memory_bytes
 from toolkit.disco.config import TrainDisco
@@ -30,7 +31,6 @@ from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
-from toolkit.runs.report import write_report
 from toolkit.runs.seeds import generator, seed_all
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
@@ -55,7 +55,7 @@ def main(config: TrainDisco, run: Run) -> float | None:
             with run.stage(name):
                 stages[name]()
     if rank() == 0:
-        _finish(run, config)
+        _show(run, config)
     return run.record["metrics"].get("objective")
 
 
@@ -256,27 +256,23 @@ def _columns(num: int) -> int:
 
 
 def _measure(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator) -> None:
-    from toolkit.disco import measures
-
     if rank() == 0:
         parts = load_parts(config.model or run.dir).to(accelerator.device)
         run.record["metrics"] = {}
         measures.measure(parts, dataset, config, run)
 
 
-# -- report ----------------------------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------------------------
 
 
-def _finish(run: Run, config: TrainDisco) -> None:
-    """The page, and on the terminal the headline table and where things are."""
-    run.save()
-    report = write_report([run.dir], run.path("report.html"))
+def _show(run: Run, config: TrainDisco) -> None:
+    """On the terminal: the headline table, and where things are."""
     console = Console()
     headline = run.dir / "tables" / "headline.json"
     if headline.exists():
         console.print(Table.load(headline).to_rich())
     samples = run.dir / "samples" / "grid.png"
-    lines = [f"run      {run.dir}", f"report   {report}"]
+    lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
     if samples.parent.exists():
         lines.append(f"samples  {samples if samples.exists() else samples.parent}")
     lines.append(f"weights  {run.dir / 'model'}")

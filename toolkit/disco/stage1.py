@@ -170,8 +170,9 @@ def collapse_warning(summary: dict[str, float], num_latents: int) -> str | None:
     if summary["mutual_information"] >= 0.05 * num_latents:
         return None
     return (
-        f"the latents carry {summary['mutual_information']:.3f} nats in {num_latents} slots: collapse; try latents.usage_bonus=0.1, "
-        "latents.temperature=2, latents.encoder.init_scale=3, latents.restart_dead_codes=true"
+        f"the latents carry {summary['mutual_information']:.3f} nats in {num_latents} slots: collapse; "
+        "try latents.usage_bonus=0.1, latents.temperature=2, latents.encoder.init_scale=3 "
+        "or latents.restart_dead_codes=true"
     )
 
 

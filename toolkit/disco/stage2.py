@@ -67,7 +67,8 @@ def _maximise_likelihood(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.num_steps)
     best = copy.deepcopy(prior)
     progress = Values(best=float("inf"), waited=0)
-    state: dict[str, Any] = {"prior": prior, "optimizer": optimizer, "schedule": schedule, "best": best, "progress": progress}
+    state: dict[str, Any] = {"prior": prior, "optimizer": optimizer, "schedule": schedule, "best": best}
+    state["progress"] = progress
     loop = Loop(run, "prior", settings.num_steps, state=state, replicated=True)
     batch_size = min(settings.batch_size, len(latents.split))
     steps_per_epoch = len(latents.split) // batch_size
