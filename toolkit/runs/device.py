@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from toolkit.runs.distributed import world_size
 from toolkit.schema import Job, UserError
 
 if TYPE_CHECKING:
@@ -29,4 +30,8 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
         torch.cuda.set_device(job_number % torch.cuda.device_count())
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.empty_cache()
-    return Accelerator(cpu=config.device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+    no_accelerator = not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    cpu = config.device == "cpu" or (config.device == "auto" and no_accelerator)  # unsaid, ranks on CPUs would be alone
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if config.precision == "bf16" else "no")
+    assert accelerator.num_processes == world_size()
+    return accelerator

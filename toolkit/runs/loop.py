@@ -50,11 +50,12 @@ class Loop:
             loss = ...
             loop.log(loss=loss)
 
-    ``state`` maps names to objects with ``state_dict``/``load_state_dict``. ``loop.log`` takes scalars (tensors stay
-    on their device until they are written: their mean every ``log_every_steps``). A loss or any other logged value
-    that is not finite, on any rank, raises JobError with the step, and nothing after the last good checkpoint is
-    saved. A body that sets ``loop.stop_early`` ends the loop after its step. With ``replicated`` every rank computes
-    the same steps from the same random numbers (a small network that is not worth splitting).
+    ``state`` maps names to objects with ``state_dict``/``load_state_dict``, equal on every rank (rank 0's are kept).
+    ``loop.log`` takes scalars (tensors stay on their device until they are written: their mean, over ranks too, every
+    ``log_every_steps``). A loss or any other logged value that is not finite, on any rank, raises JobError with the
+    step, and nothing after the last good checkpoint is saved. A body that sets ``loop.stop_early`` ends the loop after
+    its step. With ``replicated`` every rank computes the same steps from the same random numbers (a small network that
+    is not worth splitting).
     """
 
     def __init__(self, run: Run, stage: str, num_steps: int, state: dict[str, Stateful], replicated: bool = False):

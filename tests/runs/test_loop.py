@@ -1,0 +1,61 @@
+"""The training loop: logging windows, checkpoints, exact resume, and what is not finite."""
+
+import pytest
+
+from tests.toyroom.harness import record, result, run_here
+
+
+def test_a_longer_run_trains_on_and_equals_one_that_was_long_from_the_start(toy):
+    assert run_here("optim.num_steps=30", "log_every_steps=4", "hydra.run.dir=long") == 0
+    assert run_here("optim.num_steps=13", "log_every_steps=4", "hydra.run.dir=grown") == 0
+    assert (toy / "grown/metrics.jsonl").read_text().splitlines()[-1].startswith('{"stage": "train", "step": 13')
+    assert run_here("optim.num_steps=30", "log_every_steps=4", "hydra.run.dir=grown") == 0
+    assert result("grown") == result("long")
+    assert record("grown")["metrics"] == record("long")["metrics"]
+    assert record("grown")["config_hash"] == record("long")["config_hash"]
+
+
+def test_fewer_steps_than_were_trained_is_another_config(toy, capfd):
+    run_here("optim.num_steps=13", "hydra.run.dir=one")
+    assert run_here("optim.num_steps=12", "hydra.run.dir=one") == 2
+    assert "optim.num_steps is 13 there, 12 here" in capfd.readouterr().err
+
+
+def test_the_newest_checkpoints_are_kept(toy):
+    run_here("optim.num_steps=30", "checkpoint_every_steps=10", "keep_checkpoints=2", "hydra.run.dir=one")
+    kept = sorted(path.name[:14] for path in (toy / "one/checkpoints/train").iterdir())
+    assert kept == ["step-000000020", "step-000000030"]
+
+
+def test_nan_stops_and_names_the_step_and_the_last_good_checkpoint(toy, capfd):
+    assert run_here("optim.lr=1e30", "checkpoint_every_steps=1", "hydra.run.dir=one") == 1
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("toolkit: error: train: loss is ") and "at step 2; stopped" in error
+    assert "one/checkpoints/train/step-000000001-" in error
+    saved = record("one")
+    assert saved["status"] == "failed" and "at step 2" in saved["error"]
+    assert [path.name[:14] for path in (toy / "one/checkpoints/train").iterdir()] == ["step-000000001"]
+
+
+@pytest.mark.parametrize("cadence", [1, 7, 1000])
+def test_the_cadence_of_checkpoints_changes_nothing(toy, cadence):
+    run_here("hydra.run.dir=usual")
+    run_here(f"checkpoint_every_steps={cadence}", "hydra.run.dir=other")
+    assert result("other") == result("usual")
+
+
+def test_a_finished_run_is_not_trained_again(toy, capfd):
+    run_here("hydra.run.dir=one")
+    before = record("one")
+    assert run_here("hydra.run.dir=one", "device=cpu") == 0
+    assert "one is done already" in capfd.readouterr().err
+    assert record("one")["stages"] == before["stages"]
+
+
+def test_a_later_stage_is_added_to_a_finished_one(toy):
+    run_here("hydra.run.dir=all")
+    run_here("stage=train", "hydra.run.dir=parts")
+    assert "loss" not in record("parts")["metrics"]
+    run_here("hydra.run.dir=parts")
+    assert record("parts")["metrics"] == record("all")["metrics"]
+    assert result("parts") == result("all")

@@ -1,0 +1,155 @@
+"""Run folders: the record, its lock, what may differ when a run is taken up again."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.toyroom.config import Optim, TrainToy
+from tests.toyroom.harness import record
+from toolkit.runs.files import remove_empty, write_atomic, write_json
+from toolkit.runs.record import Run, config_hash, is_locked, read_record
+from toolkit.schema import UserError
+
+
+def opened(folder, config=None, overrides=()):
+    run = Run(folder, config or TrainToy())
+    run.open(list(overrides))
+    return run
+
+
+def test_a_record_says_what_ran_where_and_how_it_ended(tmp_path):
+    run = opened(tmp_path / "one", TrainToy(seed=3), ["seed=3"])
+    assert record(run.dir)["status"] == "running"
+    with run.stage("train") as entry:
+        entry["step"] = 5
+    run.add_metrics("ours", {"loss": 1, "by_sigma": {"0.1": 2.0}})
+    run.close("done")
+    saved = record(run.dir)
+    assert saved["status"] == "done" and saved["error"] is None and saved["ended"] >= saved["started"]
+    assert (saved["schema"], saved["command"], saved["seed"], saved["overrides"]) == (1, "train-toy", 3, ["seed=3"])
+    assert saved["config"]["optim"]["lr"] == 0.01 and len(saved["config_hash"]) == 16
+    assert saved["metrics"] == {"ours.loss": 1.0, "ours.by_sigma.0.1": 2.0}
+    assert saved["stages"]["train"]["status"] == "done" and saved["stages"]["train"]["step"] == 5
+    assert {"python", "torch", "hydra-core"} <= set(saved["versions"])
+    assert saved["wall_time_s"] > 0 and saved["peak_memory_mib"] > 1
+
+
+def test_a_stage_that_raises_is_not_done(tmp_path):
+    run = opened(tmp_path / "one")
+    with pytest.raises(KeyError), run.stage("train"):
+        raise KeyError
+    run.close("failed", "it broke")
+    assert not run.stage_done("train") and record(run.dir)["error"] == "it broke"
+
+
+def test_one_folder_one_process(tmp_path):
+    first = opened(tmp_path / "one")
+    assert is_locked(first.dir)
+    with pytest.raises(UserError, match="another process is running this run"):
+        opened(tmp_path / "one")
+    first.close("done")
+    assert not is_locked(first.dir)
+    opened(tmp_path / "one").close("done")
+
+
+def test_looking_at_a_run_does_not_lock_it(tmp_path):
+    run = opened(tmp_path / "one")
+    run.close("done")
+    for _ in range(3):
+        assert not is_locked(run.dir)
+    assert not is_locked(tmp_path)
+
+
+def test_what_does_not_change_the_computation_may_differ(tmp_path):
+    config = TrainToy()
+    opened(tmp_path / "one", config).close("done")
+    other = TrainToy(device="cpu", num_workers=2, checkpoint_every_steps=7, log_every_steps=3, keep_checkpoints=5)
+    assert config_hash(config) == config_hash(other)
+    opened(tmp_path / "one", other).close("done")
+    assert record(tmp_path / "one")["config"]["num_workers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (TrainToy(seed=1), "seed is 0 there, 1 here"),
+        (TrainToy(optim=Optim(lr=0.5)), "optim.lr is 0.01 there, 0.5 here"),
+        (TrainToy(optim=Optim(num_steps=29)), "optim.num_steps is 30 there, 29 here"),
+        (TrainToy(optim=Optim(drift=[0.9, 0.98])), "optim.drift is"),
+        (TrainToy(data_path="x"), "data_path is None there, x here"),
+    ],
+)
+def test_another_config_is_refused_and_the_record_stays(tmp_path, other, words):
+    opened(tmp_path / "one").close("done")
+    before = (tmp_path / "one/run.json").read_bytes()
+    with pytest.raises(UserError, match=words):
+        opened(tmp_path / "one", other)
+    assert (tmp_path / "one/run.json").read_bytes() == before
+    assert not is_locked(tmp_path / "one")
+
+
+def test_more_steps_reopen_their_stage_and_drop_what_was_built_on_it(tmp_path):
+    run = opened(tmp_path / "one")
+    for name in run.config.stages():
+        with run.stage(name):
+            run.path("checkpoints", name, "step").write_text("")
+    run.close("done")
+    longer = opened(tmp_path / "one", TrainToy(optim=Optim(num_steps=50)))
+    assert longer.record["stages"]["train"]["status"] == "running" and "measure" not in longer.record["stages"]
+    assert (run.dir / "checkpoints/train").exists() and not (run.dir / "checkpoints/measure").exists()
+    assert longer.record["extended"] == ["optim.num_steps"]
+    longer.close("done")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "done"}', "\x00\x01"])
+def test_a_damaged_record_is_named(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"run.json: not a run record"):
+        read_record(tmp_path)
+
+
+def test_a_refused_job_is_taken_back_without_touching_what_was_there(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep me")
+    run = opened(tmp_path)
+    assert run.take_back()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    finished = opened(tmp_path)
+    with finished.stage("train"):
+        pass
+    assert not finished.take_back()
+    finished.close("done")
+
+
+def test_metrics_are_rewound_by_stage(tmp_path):
+    run = opened(tmp_path / "one")
+    for stage in ("a", "b"):
+        for step in (1, 2, 3):
+            run.log(stage, step, loss=step / 3)
+    run.rewind_metrics("a", 1)
+    run.close("done")
+    lines = [json.loads(line) for line in (run.dir / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in lines] == [("a", 1), ("b", 1), ("b", 2), ("b", 3)]
+    assert lines[0]["loss"] == 1 / 3  # to the last bit
+
+
+def test_an_atomic_write_is_all_or_nothing(tmp_path, monkeypatch):
+    path = write_json(tmp_path / "deep" / "a.json", {"x": 1})
+    assert json.loads(path.read_text()) == {"x": 1}
+
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, "other")
+    assert json.loads(path.read_text()) == {"x": 1} and len(list(path.parent.iterdir())) == 1
+
+
+def test_remove_empty_stops_at_the_first_folder_with_something_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "file").write_text("")
+    remove_empty(Path("a/b/c"))
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]

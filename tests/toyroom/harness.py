@@ -1,0 +1,85 @@
+"""Run ``toolkit train-toy`` in this process, or in one that may be killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from toolkit.launch import launch
+
+HERE = Path(__file__).parent
+REPO = HERE.parent.parent
+_processes = multiprocessing.get_context("forkserver")  # torch is imported once, and each start is a fork of that
+_processes.set_forkserver_preload(["torch", "accelerate", "hydra", "safetensors.torch", "tests.toyroom.job"])
+
+
+def make_conf(folder: Path) -> Path:
+    """A conf/ with the toolkit's own job.yaml and the toy room's configs."""
+    shutil.copytree(HERE / "conf", folder)
+    shutil.copy(REPO / "conf" / "job.yaml", folder)
+    return folder
+
+
+def run_here(*words: str) -> int:
+    """``toolkit train-toy WORDS`` in this process and the current folder; returns the exit code."""
+    return launch("train-toy", list(words))
+
+
+def start(*words: str, env: dict[str, str] | None = None, file_limit: int | None = None) -> BaseProcess:
+    """``toolkit train-toy WORDS`` in a process of its own; its output goes to ``output.txt``."""
+    settings = {"TOOLKIT_CONF": os.environ["TOOLKIT_CONF"], **(env or {})}
+    process = _processes.Process(target=_child, args=(list(words), os.getcwd(), settings, file_limit))
+    process.start()
+    return process
+
+
+def start_ranks(number: int, *words: str) -> list[BaseProcess]:
+    """The same as torchrun would start it, without torchrun's own imports."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        start(*words, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(number)})
+        for rank in range(number)
+    ]
+
+
+def finish(*processes: BaseProcess, timeout_s: float = 120) -> list[int | None]:
+    """Wait for the processes; their exit codes. One that hangs is killed and fails the test."""
+    for process in processes:
+        process.join(timeout_s)
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError(f"{process.name} did not end in {timeout_s} s")
+    return [process.exitcode for process in processes]
+
+
+def record(folder: str | Path) -> dict:
+    """run.json of a run folder."""
+    return json.loads((Path(folder) / "run.json").read_text())
+
+
+def result(folder: str | Path) -> tuple[bytes, bytes]:
+    """What must not depend on interruptions: weights and metrics, byte for byte."""
+    folder = Path(folder)
+    return (folder / "model" / "net" / "model.safetensors").read_bytes(), (folder / "metrics.jsonl").read_bytes()
+
+
+def _child(words: list[str], folder: str, env: dict[str, str], file_limit: int | None) -> None:
+    import resource
+
+    os.chdir(folder)
+    os.environ.update(env)
+    with open("output.txt", "ab", buffering=0) as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    if file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    sys.exit(launch("train-toy", words))
