@@ -60,7 +60,7 @@ def typed_config(cfg: Any) -> Job:
             raise UserError(f"{missing[0]}: must be given, as in {missing[0]}=VALUE")
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a value of another type
-        raise UserError(f"{error.full_key}: {_flat(error)}") from error
+        raise UserError(f"{error.full_key!s}: {_flat(error)}") from error
     assert isinstance(config, Job)
     if config.command != type(config).command:
         raise UserError(f"command={config.command}: this is toolkit {type(config).command}")
@@ -77,10 +77,11 @@ def _refuse_strangers(node: Any, prefix: str = "") -> None:
     kind = OmegaConf.get_type(node)
     known = {item.name for item in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
     for key in node:
+        name = f"{prefix}{key!s}"
         if known is not None and key not in known:
-            raise UserError(f"{prefix}{key}: no such key; {did_you_mean(str(key), known)}see --cfg job for all keys")
+            raise UserError(f"{name}: no such key; {did_you_mean(str(key), known)}see --cfg job for all keys")
         if not OmegaConf.is_missing(node, key):
-            _refuse_strangers(node._get_node(key), f"{prefix}{key}.")
+            _refuse_strangers(node._get_node(key), f"{name}.")
 
 
 def check_preset(command: Command, arguments: list[str]) -> None:
@@ -115,13 +116,24 @@ _INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search pat
 
 def one_line(error: BaseException, command: Command) -> str:
     """Hydra's message and its cause in one line, without its internals."""
-    text = _flat(error)
+    text = _unknown_option(error) or _flat(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], _keys(command))}see --cfg job for all keys"
     if "hydra/launcher" in text:
         text += " (launchers come with the extras: pip install 'toolkit[sweep]', 'toolkit[slurm]' or 'toolkit[ray]')"
     return text
+
+
+def _unknown_option(error: BaseException) -> str:
+    """``data=nope``: what there is to choose from; empty for another kind of error."""
+    from hydra.errors import MissingConfigException
+
+    if not isinstance(error, MissingConfigException) or not error.options:
+        return ""
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    options = [option for option in error.options if not option.endswith("_schema")]
+    return f"{group}={name}: {did_you_mean(name, options)}choose one of {', '.join(options)}"
 
 
 def _flat(error: BaseException) -> str:
@@ -135,8 +147,8 @@ def _flat(error: BaseException) -> str:
 
 
 def _keys(command: Command) -> list[str]:
-    """Every dotted key of the command's schemas, those of its groups included."""
+    """Every dotted key of the command's schemas, its groups and their keys included."""
     found: list[str] = []
     for (group, _), schema in _schemas(command).items():
-        found += [key for key, _, _ in fields_of(schema(), f"{group}." if group else "")]
+        found += [key for key, _, _ in fields_of(schema(), f"{group}." if group else "")] + ([group] if group else [])
     return found

@@ -1,0 +1,160 @@
+"""Bad input to a job command: exit code 2, one line that names the key, nothing left on disk."""
+
+import pytest
+
+from tests.toyroom.harness import record, run_here
+
+BAD = {
+    "wrong key": ("optim.lrr=3", "optim.lrr: no such key; did you mean 'optim.lr'?"),
+    "wrong top key": ("sed=3", "sed: no such key; did you mean 'seed'?"),
+    "added key": ("+note=1", "note: no such key"),
+    "added nested key": ("+optim.note=1", "optim.note: no such key"),
+    "forced key": ("++optim.note=1", "optim.note: no such key"),
+    "wrong type": ("optim.lr=abc", "optim.lr=abc"),
+    "number in words": ("optim.num_steps=ten", "optim.num_steps=ten"),
+    "none where a number is needed": ("optim.lr=null", "optim.lr"),
+    "out of range": ("optim.lr=-1", "optim.lr=-1.0: must be greater than 0"),
+    "not a number": ("optim.lr=nan", "optim.lr=nan: must be greater than 0"),
+    "out of range in a list": ("optim.drift=[0.9,1.5]", "optim.drift=1.5: must be less than 1"),
+    "not a choice": ("precision=fp61", "precision=fp61: did you mean 'fp16'?|precision=fp61:"),
+    "across fields": ("optim.batch_size=999999", "optim.batch_size=999999: too large for network.width"),
+    "unknown preset": ("experiment=toy_wid", "experiment=toy_wid: no such preset; did you mean 'toy_wide'?"),
+    "other command's preset": ("experiment=other_smoke", "experiment=other_smoke: a preset of sample-other"),
+    "unknown option of a group": ("network=wid", "network=wid: did you mean 'wide'? choose one of narrow, wide"),
+    "unknown group": ("netwrk=wide", "netwrk: no such key; did you mean 'network'?"),
+    "another command": ("command=train-other", "command=train-other: this is toolkit train-toy"),
+    "reference to nothing": ("optim.lr=${nope}", "optim.lr: Interpolation key 'nope' not found"),
+    "reference to another type": ("optim.lr=${command}", "optim.lr"),
+    "unparsable": ("optim.drift=[1", "no viable alternative at input '[1'"),
+    "bare word": ("fast", "Error parsing override 'fast'"),
+    "unknown flag": ("--fast", "--fast: no such flag"),
+    "flag with a bad value": ("--cfg=nonsense", "invalid choice: 'nonsense'"),
+    "unknown launcher": ("hydra/launcher=moon", "hydra/launcher=moon: choose one of basic"),
+    "missing data": ("data_path=nowhere", "data_path=nowhere: no such folder"),
+    "a folder that cannot be made": ("hydra.run.dir=/proc/here/x", "choose another hydra.run.dir"),
+}
+
+
+@pytest.mark.parametrize(("word", "words"), BAD.values(), ids=list(BAD))
+def test_bad_input_is_one_line_and_leaves_nothing(toy, capfd, word, words):
+    assert run_here(word) == 2
+    assert_one_line(capfd, words)
+    assert list(toy.iterdir()) == []
+
+
+def assert_one_line(capfd, words):
+    captured = capfd.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("toolkit: error: "), captured.err
+    assert any(option in lines[0] for option in words.split("|")), lines[0]
+    assert "Traceback" not in captured.out and "Error executing job" not in captured.out
+
+
+@pytest.mark.parametrize("words", [["-m", "optim.lrr=1,2"], ["-m", "network=wide,huge"], ["-m", "optim.lr=1,abc"]])
+def test_a_sweep_that_cannot_be_composed_leaves_nothing(toy, capfd, words):
+    assert run_here(*words) == 2
+    assert_one_line(capfd, "optim.lr|network")
+    assert list(toy.iterdir()) == []
+
+
+def test_a_run_folder_of_another_config(toy, capfd):
+    run_here("hydra.run.dir=one")
+    before = {path: path.read_bytes() for path in toy.rglob("*") if path.is_file()}
+    capfd.readouterr()
+    assert run_here("network=wide", "hydra.run.dir=one") == 2
+    assert_one_line(capfd, "one: holds a run of another config: network.width is 8 there, 16 here")
+    assert {path: path.read_bytes() for path in toy.rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_record(toy, capfd):
+    (toy / "one").mkdir()
+    (toy / "one/run.json").write_text('{"status": "don')
+    assert run_here("hydra.run.dir=one") == 2
+    assert_one_line(capfd, "one/run.json: not a run record")
+
+
+def test_a_locked_folder(toy, capfd):
+    import fcntl
+
+    (toy / "one").mkdir()
+    with open("one/run.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run_here("hydra.run.dir=one") == 2
+    assert_one_line(capfd, "one: another process is running this run")
+
+
+def test_a_file_where_the_folder_should_be(toy, capfd):
+    (toy / "one").write_text("mine")
+    assert run_here("hydra.run.dir=one") == 2
+    assert_one_line(capfd, "one")
+    assert (toy / "one").read_text() == "mine"
+
+
+def test_a_bug_shows_its_traceback_and_fails_with_1(toy, capfd, monkeypatch):
+    from tests.toyroom import job
+
+    monkeypatch.setattr(job, "_measure", lambda config, run: {}["missing"])
+    assert run_here("hydra.run.dir=one") == 1
+    assert "KeyError: 'missing'" in capfd.readouterr().err
+    saved = record("one")
+    assert saved["status"] == "failed" and saved["error"] == "KeyError: 'missing'"
+    assert saved["stages"]["train"]["status"] == "done"
+    assert "KeyError" in (toy / "one/run.log").read_text()
+
+
+def test_a_run_folder_holds_what_the_readme_says(toy, capfd):
+    assert run_here("seed=5", "hydra.run.dir=one") == 0
+    found = {str(path.relative_to(toy / "one")) for path in (toy / "one").rglob("*") if path.is_file()}
+    [checkpoint] = [name for name in found if name.startswith("checkpoints/train/step-000000030-")]
+    hydra = {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
+    files = {"run.json", "run.lock", "run.log", "metrics.jsonl", "report.html", "model/net/model.safetensors"}
+    assert found == {checkpoint, *hydra, *files}
+    assert "step 30/30" in (toy / "one/run.log").read_text()
+    assert capfd.readouterr().err.count("step 30/30") == 1
+    assert record("one")["overrides"] == ["seed=5"]
+
+
+def test_folders_are_named_by_command_and_time(toy):
+    for _ in range(2):
+        assert run_here("optim.num_steps=1") == 0
+    assert len(list((toy / "runs/train-toy").iterdir())) == 2
+
+
+def test_a_preset_wins_over_the_command_and_the_command_line_over_the_preset(toy):
+    run_here("experiment=toy_wide", "hydra.run.dir=one")
+    run_here("experiment=toy_wide", "optim.num_steps=3", "hydra.run.dir=two")
+    assert record("one")["config"]["network"]["width"] == 16 and record("one")["config"]["optim"]["num_steps"] == 20
+    assert record("two")["config"]["optim"]["num_steps"] == 3
+
+
+def test_references_between_keys_work_and_are_resumed_as_typed(toy):
+    from toolkit.sweep import resume
+
+    assert run_here("optim.batch_size=${network.width}", "hydra.run.dir=one") == 0
+    assert record("one")["config"]["optim"]["batch_size"] == 8
+    assert record("one")["overrides"] == ["optim.batch_size=${network.width}"]
+    assert resume(toy / "one") == 0
+
+
+def test_flags_may_stand_anywhere(toy, capfd):
+    assert run_here("seed=7", "--cfg", "job", "optim.lr=0.5") == 0
+    out = capfd.readouterr().out
+    assert "seed: 7" in out and "lr: 0.5" in out
+    assert list(toy.iterdir()) == []
+
+
+def test_a_folder_of_ones_own_presets(toy):
+    (toy / "mine/experiment").mkdir(parents=True)
+    preset = "# @package _global_\n# Mine.\ncommand: train-toy\noptim:\n  num_steps: 2\n"
+    (toy / "mine/experiment/my_toy.yaml").write_text(preset)
+    assert run_here("--config-dir", "mine", "experiment=my_toy", "hydra.run.dir=one") == 0
+    assert record("one")["stages"]["train"]["step"] == 2
+
+
+def test_the_root_logger_and_argv_are_given_back(toy):
+    import logging
+    import sys
+
+    before = (logging.getLogger().handlers[:], logging.getLogger().level, sys.argv[:])
+    run_here("optim.num_steps=1")
+    assert (logging.getLogger().handlers, logging.getLogger().level, sys.argv) == before
