@@ -77,10 +77,13 @@ class KMeansEncoder(LatentEncoder):
 class LabelEncoder(LatentEncoder):
     """z is the true label: one slot, one code per class. It reads labels, not samples; see ``code_logits``."""
 
+    table: Tensor
+
     @register_to_config
     def __init__(self, sample_shape: Sequence[int] = (2,), num_latents: int = 1, codebook_size: int = 10) -> None:
         super().__init__()
         self.head = nn.Identity()
+        self.register_buffer("table", certain_logits(torch.arange(codebook_size), codebook_size))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,7 +91,7 @@ class LabelEncoder(LatentEncoder):
 
     def from_labels(self, labels: Tensor) -> Tensor:
         """Labels int64 (B,) -> certain logits (B,1,k)."""
-        return certain_logits(labels, self.config.codebook_size)[:, None]
+        return self.table[labels][:, None]
 
     def _features(self, y: Tensor) -> Tensor:
         raise ValueError("a label encoder reads labels: call code_logits(encoder, y, labels)")
