@@ -152,6 +152,7 @@ def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple
 def _run_job(cfg: Any, folder: Path, overrides: list[str], number: int) -> float | None:
     from toolkit.runs.distributed import barrier, from_rank_zero, rank
     from toolkit.runs.record import Run
+    from toolkit.runs.tracking import make_tracker
 
     config = typed_config(cfg)
     run = Run(folder, config, is_main=rank() == 0)
@@ -163,6 +164,7 @@ def _run_job(cfg: Any, folder: Path, overrides: list[str], number: int) -> float
             return run.record.get("objective")
         try:
             if rank() == 0:
+                run.tracker = make_tracker(folder, config)
                 _save_hydra_files(cfg, folder)
             run.record["objective"] = _job_module(COMMANDS[config.command]).main(config, run)
             barrier()

@@ -140,7 +140,7 @@ def _config(options: Options, latents: str) -> Any:
         width_multipliers=[1, 2],
         num_blocks=options.num_blocks,
         attention_resolutions=[size],
-        channels_per_head=options.width,
+        channels_per_head=64,
         dropout=0.0,
     )
     encoder = Encoder(width=64, depth=2, num_heads=4, patch_size=max(2, options.size_px // 4))

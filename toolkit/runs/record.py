@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.runs.files import write_atomic, write_json
+from toolkit.runs.tracking import Tracker
 from toolkit.schema import Job, UserError, fields_of
 
 PACKAGES = ("toolkit", "torch", "diffusers", "transformers", "accelerate", "hydra-core", "numpy", "safetensors")
@@ -40,6 +41,7 @@ class Run:
         self.config = config
         self.is_main = is_main
         self.record: dict[str, Any] = {}
+        self.tracker: Tracker | None = None
         self._lock: Any = None
         self._is_new = False
         self._clock = time.perf_counter()
@@ -127,6 +129,8 @@ class Run:
         """Write the final status (``done``, ``failed`` or ``interrupted``) and let go of the folder."""
         if self.is_main:
             self.record.update(status=status, error=error, ended=datetime.now().isoformat(timespec="seconds"))
+            if self.tracker:
+                self.tracker.close()
             try:
                 self.save()
             finally:
@@ -162,9 +166,11 @@ class Run:
     def log(self, stage: str, step: int, **scalars: float) -> None:
         """Append one line of deterministic scalars to metrics.jsonl."""
         if self.is_main:
-            line = json.dumps({"stage": stage, "step": step, **{k: float(v) for k, v in scalars.items()}})
+            values = {name: float(value) for name, value in scalars.items()}
             with open(self.dir / "metrics.jsonl", "a") as file:
-                file.write(line + "\n")
+                file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+            if self.tracker:
+                self.tracker.log(stage, step, values)
 
     def rewind_metrics(self, stage: str, step: int) -> None:
         """Drop torn lines, and the stage's lines after ``step``: a run resumes from the checkpoint written there."""
