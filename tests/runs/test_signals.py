@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT stop at a checkpoint, with the exit code that the signal asks for."""
 
+import contextlib
 import os
 import signal
 import time
@@ -49,3 +50,13 @@ def test_deferred_waits_for_the_first_signal_and_obeys_the_second():
         assert caught == [signal.SIGTERM]
         os.kill(os.getpid(), signal.SIGINT)
     assert stop.value.exit_code == 130
+
+
+def test_a_signal_that_a_library_swallowed_is_obeyed_at_the_next_step():
+    with raising():
+        with contextlib.suppress(BaseException):  # as a bare except does
+            os.kill(os.getpid(), signal.SIGTERM)
+        with deferred() as caught:
+            assert caught == [signal.SIGTERM]
+    with raising(), deferred() as caught:
+        assert caught == []

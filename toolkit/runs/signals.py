@@ -12,6 +12,7 @@ from typing import Any
 from toolkit.schema import Interrupted
 
 _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+_asked: list[int] = []  # signals whose exception was raised: a library's bare ``except`` may have swallowed it
 
 
 @contextlib.contextmanager
@@ -19,16 +20,23 @@ def raising() -> Iterator[None]:
     """Turn both signals into :class:`Interrupted` while a job runs."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
+        _asked.append(number)
         raise Interrupted(_EXIT_CODES[signal.Signals(number)])
 
-    with _handlers(handler):
-        yield
+    try:
+        with _handlers(handler):
+            yield
+    finally:
+        _asked.clear()
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[list[int]]:
-    """Collect signals in the yielded list instead, so that a step can finish; a second one raises at once."""
-    caught: list[int] = []
+    """Collect signals in the yielded list instead, so that a step can finish; a second one raises at once.
+
+    The list begins with a signal that came before, if nobody obeyed it.
+    """
+    caught = list(_asked)
 
     def handler(number: int, _frame: FrameType | None) -> None:
         if caught:
