@@ -83,7 +83,7 @@ class Table:
         last = len(self.columns) - 1
         for index, column in enumerate(self.columns):
             justify: Literal["left", "right"] = "right" if self._is_numeric(index) else "left"
-            whole = index == 0 or (self.single_line and index < last)
+            whole = index == 0 or self._is_numeric(index) or (self.single_line and index < last)
             table.add_column(Text(column), justify=justify, overflow="fold", no_wrap=whole)
         for row in self.texts():
             cut = Text(row[-1], no_wrap=self.single_line, overflow="ellipsis" if self.single_line else None)
