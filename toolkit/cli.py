@@ -30,7 +30,7 @@ app.add_typer(data_app, name="data")
 def _complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     from toolkit.completion import complete
 
-    return complete(ctx.info_name or "", incomplete)
+    return complete(ctx.info_name or "", incomplete, ctx.params.get("overrides"))
 
 
 def _epilog(command: Command) -> str:
@@ -155,7 +155,8 @@ def zoo_list() -> None:
     """List the named networks."""
     from toolkit import zoo
 
-    _print_rows("networks", zoo.list_networks())
+    columns = ("name", "parameters", "gflops", "note")
+    _print_rows("networks", [{key: row[key] for key in columns} for row in zoo.list_networks()])
     _print_rows("layouts of official weights (toolkit zoo import)", zoo.list_layouts())
 
 
