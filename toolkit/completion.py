@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 
-def complete(command_name: str, incomplete: str) -> list[str]:
-    """Completions of ``incomplete`` for the command: config groups, keys and option names. Empty when unsure."""
-    from toolkit.commands import COMMANDS
+def complete(command_name: str, incomplete: str, before: list[str] | None = None) -> list[str]:
+    """Completions of ``incomplete`` for the command: config groups, keys and values. Empty when unsure.
 
-    if command_name not in COMMANDS:
-        return []
+    ``before`` are the words in front of it: bash takes ``key=val`` for the three words ``key``, ``=`` and ``val``, and
+    wants the value alone.
+    """
+    key = _key_before(before or [], incomplete)
+    if key:
+        return [word.partition("=")[2] for word in complete(command_name, f"{key}={incomplete}")]
     try:
-        return _ask_hydra(command_name, incomplete)
+        found = _choices(command_name, incomplete) or _ask_hydra(command_name, incomplete)
     except Exception:
         return []  # a shell prompt is no place for a traceback; an unknown key simply has no completion
+    return [word for word in found if not word.endswith("_schema")]
+
+
+def _key_before(before: list[str], incomplete: str) -> str:
+    """The key whose value is being typed, where the shell split it off. Click hides an ``=`` that nothing follows."""
+    if before[-1:] == ["="]:
+        return before[-2] if len(before) > 1 else ""
+    bare = bool(before) and before[-2:-1] != ["="] and "=" not in before[-1] and not before[-1].startswith("-")
+    return before[-1] if bare and not incomplete else ""
+
+
+def _choices(command_name: str, incomplete: str) -> list[str]:
+    """``precision=`` and its like: the options that the schema names."""
+    from toolkit.commands import COMMANDS
+    from toolkit.configs import primary_schema
+    from toolkit.schema import fields_of
+
+    key, equals, value = incomplete.partition("=")
+    fields = {name: item for name, item, _ in fields_of(primary_schema(COMMANDS[command_name])())}
+    options = fields[key].metadata.get("options", ()) if equals and key in fields else ()
+    return [f"{key}={option}" for option in options if option.startswith(value)]
 
 
 def _ask_hydra(command_name: str, incomplete: str) -> list[str]:

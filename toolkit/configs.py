@@ -25,6 +25,11 @@ def register(command: Command) -> None:
         store.store(group=group, name=name, node=schema, provider="toolkit")
 
 
+def primary_schema(command: Command) -> type[Job]:
+    """The dataclass of the command's whole config."""
+    return _schemas(command)[None, f"{command.primary}_schema"]
+
+
 def _schemas(command: Command) -> dict[tuple[str | None, str], type]:
     return importlib.import_module(f"{command.room}.config").SCHEMAS
 
