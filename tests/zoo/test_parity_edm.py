@@ -2,7 +2,8 @@
 
 edm_adm and edm_ddpmpp: ADM with labels, DDPM++ without. edm_ncsnpp: NCSN++ with labels, fourier embedding, residual
 encoder, output skips, a [1, 3, 3, 1] filter and channel multipliers 2, 1, 3. The expected tensors were computed with
-the official code in float32. Largest errors measured (1 thread): ERRORS
+the official code in float32. Largest errors measured on a CPU, 1 thread (denoised; 6-step Heun):
+edm_adm 7.0e-7; 3.6e-6. edm_ddpmpp 8.0e-7; 5.7e-6. edm_ncsnpp 8.4e-7; 4.8e-6.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from toolkit.zoo.importing import import_edm
 from toolkit.zoo.samplers import edm_sigmas, heun
 
 CASES = ["edm_adm", "edm_ddpmpp", "edm_ncsnpp"]
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # what we promise; ten times the largest error seen would do
 
 
 @pytest.fixture(params=CASES)

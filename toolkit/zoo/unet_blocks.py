@@ -63,6 +63,8 @@ class Resample(nn.Module):
 class ResampledConv(nn.Conv2d):
     """Resample, then convolve (k x k, zero padding); ``filter_last`` downsamples after the convolution instead."""
 
+    spread: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -76,6 +78,9 @@ class ResampledConv(nn.Conv2d):
         self.resample = Resample(direction, taps)
         self.filter_last = filter_last
         self.fuses = direction == "up" and kernel_size == 3 and tuple(taps) == BOX
+        # Row a of the transposed 4-tap kernel is w[2 - a] + w[3 - a] of the 3-tap one, where those exist.
+        spread = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+        self.register_buffer("spread", torch.kron(spread, spread) if self.fuses else None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fuses:
@@ -90,9 +95,8 @@ class ResampledConv(nn.Conv2d):
 
     def _fused_kernel(self) -> Tensor:
         """Nearest upsampling and a 3x3 convolution are one transposed 4x4 convolution, with under half the products."""
-        w = functional.pad(self.weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
-        w = w[:, :, 1:] + w[:, :, :-1]
-        return w[:, :, :, 1:] + w[:, :, :, :-1]
+        kernel = self.weight.flatten(2) @ self.spread.to(self.weight.dtype)
+        return kernel.unflatten(2, (4, 4)).transpose(0, 1)
 
     def _filter_last(self, x: Tensor) -> Tensor:
         # The convolution sees as many padding pixels as the filter then consumes.
@@ -100,6 +104,18 @@ class ResampledConv(nn.Conv2d):
         y = functional.conv2d(x, self.weight, self.bias, padding=padding)
         channels = y.shape[1]
         return functional.conv2d(y, kernel.to(y.dtype).expand(channels, -1, -1, -1), stride=2, groups=channels)
+
+
+class PointwiseConv(nn.Conv2d):
+    """1x1 convolution as one batched matrix product: on a CPU twice as fast as the convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        weight = self.weight.flatten(1).expand(len(x), -1, -1)
+        return torch.baddbmm(self.bias[:, None], weight, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 class SelfAttention(nn.Module):
@@ -242,6 +258,8 @@ class NoiseEmbedding(nn.Module):
 
 
 def _conv(in_channels: int, out_channels: int, size: int, direction: str | None, taps: Sequence[float]) -> nn.Conv2d:
-    if direction is None:
-        return nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
-    return ResampledConv(in_channels, out_channels, size, direction, taps)
+    if direction is not None:
+        return ResampledConv(in_channels, out_channels, size, direction, taps)
+    if size == 1:
+        return PointwiseConv(in_channels, out_channels)
+    return nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
