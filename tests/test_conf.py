@@ -1,0 +1,88 @@
+"""conf/: every preset composes for its command, says what it is, and holds no launcher."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from toolkit.commands import COMMANDS
+from toolkit.configs import compose
+from toolkit.paths import conf_dir, presets
+from toolkit.schema import UserError
+
+REAL = ["train-disco"]  # the toy room of the tests registers a command too
+PRESETS = [(command, name) for command in REAL for name in presets(command)]
+
+
+def options(command, group):
+    schemas = [path.stem for path in sorted((conf_dir() / group).glob("*.yaml"))]
+    return [(command, group, name) for name in schemas]
+
+
+def test_every_command_has_a_primary_config_and_a_smoke_preset():
+    for command in REAL:
+        assert (conf_dir() / f"{COMMANDS[command].primary}.yaml").exists()
+        assert any(name.endswith("_smoke") for name in presets(command))
+
+
+@pytest.mark.parametrize(("command", "name"), PRESETS)
+def test_every_preset_composes_and_its_config_is_plain(command, name):
+    config = compose(COMMANDS[command], [f"experiment={name}"])
+    assert config.command == command and config.stages()
+    assert json.loads(json.dumps(dataclasses.asdict(config))) == dataclasses.asdict(config)
+
+
+@pytest.mark.parametrize(("command", "name"), PRESETS)
+def test_every_preset_says_what_it_is_and_leaves_launchers_alone(command, name):
+    text = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
+    owner, about = presets()[name]
+    assert owner == command and text.startswith("# @package _global_\n")
+    assert 10 < len(about) < 120 and re.fullmatch(r"[a-z0-9]+_[a-z0-9_]+", name)
+    assert "hydra" not in text
+
+
+@pytest.mark.parametrize(
+    ("command", "group", "name"), options("train-disco", "network") + options("train-disco", "data")
+)
+def test_every_group_option_composes(command, group, name):
+    try:
+        compose(COMMANDS[command], [f"{group}={name}"])
+    except UserError as error:  # such as data.path, which only the user can give
+        assert "must be given" in str(error)
+
+
+def test_no_group_is_called_model():
+    assert not (conf_dir() / "model").exists()  # model= is a plain key that takes a path
+
+
+def test_the_default_config_composes_and_a_preset_comes_last():
+    lines = (conf_dir() / "train_disco.yaml").read_text().splitlines()
+    defaults = [line.strip() for line in lines if line.startswith("  - ")]
+    assert defaults[0] == "- train_disco_schema" and defaults[-2] == "- _self_"
+    assert defaults[-1].startswith("- experiment:")
+    assert compose(COMMANDS["train-disco"], []).seed == 0
+
+
+def test_compose_refuses_as_the_command_does():
+    with pytest.raises(UserError, match="optim.lr=-1.0: must be greater than 0"):
+        compose(COMMANDS["train-disco"], ["optim.lr=-1"])
+    with pytest.raises(UserError, match="did you mean 'disco_smoke'"):
+        compose(COMMANDS["train-disco"], ["experiment=disco_smok"])
+
+
+def test_a_config_is_composed_and_checked_without_torch():
+    code = (
+        "import sys\nfrom toolkit.commands import COMMANDS\nfrom toolkit.configs import compose\n"
+        "compose(COMMANDS['train-disco'], ['experiment=disco_smoke'])\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_conf_folder_is_named(monkeypatch):
+    monkeypatch.setenv("TOOLKIT_CONF", "/nowhere")
+    with pytest.raises(UserError, match="TOOLKIT_CONF=/nowhere: no such folder"):
+        conf_dir()
