@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "sweep": BRIDGE | {"launch"},
     "launch": BRIDGE | {"sweep"},
     "cli": BRIDGE | {"launch", "sweep", "completion", "zoo", "data"},
-    **{paper: SHARED for paper in PAPERS},
+    **dict.fromkeys(PAPERS, SHARED),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,29 @@
+"""What the wheel holds: the code, the configs and the claims, and nothing of the checkout's rest."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_code_configs_and_claims(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(REPO)]
+    subprocess.run(command, check=True)
+    [wheel] = tmp_path.glob("toolkit-*-py3-none-any.whl")
+    files = set(zipfile.ZipFile(wheel).namelist())
+    inside = {name for name in files if not name.split("/")[0].endswith(".dist-info")}
+    assert {name.split("/")[0] for name in inside} == {"toolkit"}
+    code = {f"toolkit/{path.relative_to(REPO / 'toolkit')}" for path in (REPO / "toolkit").rglob("*.py")}
+    configs = {f"toolkit/conf/{path.relative_to(REPO / 'conf')}" for path in (REPO / "conf").rglob("*.yaml")}
+    claims = {f"toolkit/experiments/{path.parent.name}/claims.yaml" for path in REPO.glob("experiments/*/claims.yaml")}
+    assert claims and code | configs | claims <= inside
+    assert not [name for name in inside if name.endswith((".png", ".md", ".pyc"))]
+    [metadata] = [name for name in files if name.endswith(".dist-info/METADATA")]
+    text = zipfile.ZipFile(wheel).read(metadata).decode()
+    assert "Requires-Python: <3.14,>=3.11" in text and "Requires-Dist: hydra-core<1.4,>=1.3.8" in text
+    assert any(name.endswith("licenses/LICENSE") for name in files)
