@@ -1,0 +1,324 @@
+"""The guiders in nine ordinary pipelines through ``guided`` (invariants U1 to U6, U11, U16 of the method)."""
+
+import warnings
+
+import diffusers
+import pytest
+import torch
+from diffusers.guiders import ClassifierFreeGuidance
+
+from tests.icg import tiny
+from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance, guided, random_token_bank
+from toolkit.schema import UserError
+
+ICG, TSG = IndependentConditionGuidance, TimeStepGuidance
+
+
+def run(kind, guider, batch=2, **options):
+    """(images, network calls), with a fixed noise, inside ``guided``."""
+    with guided(getattr(tiny, kind)(), guider, **options), tiny.Calls(tiny.network(kind)) as calls:
+        images = tiny.sample(kind, batch)
+    return images, calls.count
+
+
+@pytest.mark.parametrize("kind", tiny.FAMILIES)
+def test_tsg_in_every_family(kind):
+    plain = tiny.sample(kind)
+    off, calls = run(kind, TSG(tsg_scale=1.0))
+    assert torch.equal(off, plain) and calls == 4
+    noiseless, calls = run(kind, TSG(tsg_scale=3.0, noise_scale=0.0))
+    assert torch.equal(noiseless, plain) and calls == 8
+    outside, calls = run(kind, TSG(tsg_scale=3.0, t_min=1.2, t_max=1.3))
+    assert torch.equal(outside, plain) and calls == 4
+    guider = TSG(tsg_scale=3.0, noise_scale=2.0)
+    on, calls = run(kind, guider)
+    assert calls == 8 and torch.isfinite(on).all() and not torch.equal(on, plain)
+    assert torch.equal(run(kind, guider)[0], on), "a second run with the same seed"
+    assert not torch.equal(run(kind, guider.new(seed=1))[0], on)
+    assert torch.equal(tiny.sample(kind), plain), "nothing is left on the pipeline"
+
+
+@pytest.mark.parametrize("kind", tiny.CONDITIONAL)
+def test_icg_in_every_conditional_family(kind):
+    plain = tiny.sample(kind)
+    off, calls = run(kind, ICG(1.0))
+    assert torch.equal(off, plain) and calls == 4
+    outside, calls = run(kind, ICG(3.0, sigma_max=1e-9))
+    assert torch.equal(outside, plain) and calls == 4
+    guider = ICG(3.0)
+    on, calls = run(kind, guider)
+    assert calls == 8 and torch.isfinite(on).all() and not torch.equal(on, plain)
+    assert torch.equal(run(kind, guider)[0], on)
+    assert not torch.equal(run(kind, guider.new(seed=1))[0], on)
+    assert run(kind, ICG(3.0, num_draws=3))[1] == 16
+    assert torch.equal(tiny.sample(kind), plain)
+
+
+@pytest.mark.parametrize("kind", tiny.CONDITIONAL)
+def test_icg_with_tsg_takes_three_calls(kind):
+    both = CombinedGuidance([ICG(2.0), TSG(2.0)])
+    images, calls = run(kind, both)
+    assert calls == 12 and torch.isfinite(images).all()
+    assert torch.equal(run(kind, CombinedGuidance([ICG(2.0), TSG(1.0)]))[0], run(kind, ICG(2.0))[0])
+    assert torch.equal(run(kind, CombinedGuidance([ICG(1.0), TSG(2.0)]))[0], run(kind, TSG(2.0))[0])
+
+
+@pytest.mark.parametrize("kind", tiny.FAMILIES)
+def test_batched_calls_agree_with_single_ones(kind):
+    guider = CombinedGuidance([ICG(2.0), TSG(2.0)]) if kind in tiny.CONDITIONAL else TSG(2.0)
+    single, _ = run(kind, guider)
+    together, calls = run(kind, guider, batched=True)
+    assert calls == 4
+    torch.testing.assert_close(together, single, rtol=2e-3, atol=2e-3 * float(single.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["stable_diffusion", "sdxl", "sd3", "flux", "sana"])
+def test_null_bank_is_classifier_free_guidance(kind):
+    """U2: exact, with the same network calls in the same order."""
+    null = {"encoder_hidden_states": tiny.embeds(1, width=16 if kind == "sdxl" else 8, seed=8)}
+    pooled = {"sdxl": "text_embeds", "sd3": "pooled_projections", "flux": "pooled_projections"}.get(kind)
+    if pooled:
+        null[pooled] = tiny.embeds(1, seed=9)[:, 0]
+    guider = ICG(4.0)
+    guider.set_condition_bank(null)
+    icg, calls = run(kind, guider)
+    cfg, calls_cfg = run(kind, ClassifierFreeGuidance(4.0), null=null)
+    assert torch.equal(icg, cfg) and calls == calls_cfg == 8
+
+
+def test_classifier_free_guidance_of_dit_matches_a_null_label():
+    null = {"class_labels": torch.tensor([tiny.NUM_CLASSES])}
+    guider = ICG(4.0)
+    guider.set_condition_bank(null)
+    assert torch.equal(run("dit", guider)[0], run("dit", ClassifierFreeGuidance(4.0), null={"class_labels": 12})[0])
+
+
+def test_native_guidance_of_stable_diffusion_is_matched():
+    """Our loop around one call agrees with the pipeline's own doubled batch."""
+    null = tiny.embeds(1, seed=8)
+    native = tiny.sample("stable_diffusion", guidance_scale=4.0, negative_prompt_embeds=null.expand(2, -1, -1))
+    guider = ICG(4.0)
+    guider.set_condition_bank({"prompt_embeds": null})
+    for batched in (False, True):
+        images, _ = run("stable_diffusion", guider, batched=batched)
+        torch.testing.assert_close(images, native, rtol=1e-4, atol=1e-4 * float(native.abs().max()))
+
+
+@pytest.mark.parametrize("kind", tiny.CONDITIONAL)
+def test_own_condition_is_no_guidance(kind):
+    """U3: a draw that returns the condition itself leaves every prediction as it was, at any scale."""
+    guider = ICG(7.0)
+    guider.set_condition_sampler(lambda real, draws: dict(real))
+    images, calls = run(kind, guider)
+    assert torch.equal(images, tiny.sample(kind)) and calls == 8
+
+
+def test_learned_variances_are_the_conditional_branch():
+    """U16: DiT puts out twice the channels; only the first half is guided."""
+    model, outputs = tiny.network("dit"), []
+    x, t, y = torch.randn(2, 4, 4, 4), torch.tensor([500, 500]), torch.tensor([3, 7])
+    with torch.no_grad():
+        plain = model(x, t, y).sample
+    with guided(tiny.dit(), ICG(3.0)):
+        handle = model.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
+        tiny.dit().scheduler.set_timesteps(2)
+        with torch.no_grad():
+            guided_output = model(x, timestep=t + 1, class_labels=y).sample
+        handle.remove()
+    assert guided_output.shape == plain.shape and not torch.equal(guided_output[:, :4], plain[:, :4])
+    torch.testing.assert_close(guided_output[:, 4:], model(x, t + 1, y).sample[:, 4:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["dit", "stable_diffusion", "ddpm"])
+def test_exception_in_any_step_leaves_nothing(kind):
+    """U11: the pipeline then answers as before, to the bit."""
+    plain, pipe, model = tiny.sample(kind), getattr(tiny, kind)(), tiny.network(kind)
+    guider = TSG(2.0) if kind == "ddpm" else CombinedGuidance([ICG(2.0), TSG(2.0)])
+    part = dict(model.named_modules())["norm_out" if kind == "dit" else "conv_norm_out"]
+    expected = run(kind, guider)[0]
+    for fatal in (1, 2, 4):
+        count = [0]
+
+        def fail(*_, count=count, fatal=fatal):
+            count[0] += 1
+            if count[0] == fatal:
+                raise RuntimeError("broken step")
+
+        handle = part.register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="broken step"), guided(pipe, guider):
+            tiny.sample(kind)
+        handle.remove()
+        assert torch.equal(tiny.sample(kind), plain)
+        assert not any(module._forward_hooks for name, module in model.named_modules() if name)
+        assert "step" not in vars(pipe.scheduler) and "set_timesteps" not in vars(pipe.scheduler)
+    assert torch.equal(run(kind, guider)[0], expected)
+
+
+def test_pipeline_generator_is_untouched():
+    """U6: the noise of an ancestral sampler is the same with and without guidance."""
+    one, two = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    tiny.ddpm()(generator=one, num_inference_steps=4, output_type="np")
+    before = torch.get_rng_state()
+    with guided(tiny.ddpm(), TSG(2.0)):
+        tiny.ddpm()(generator=two, num_inference_steps=4, output_type="np")
+    assert torch.equal(one.get_state(), two.get_state()) and torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("kind", ["dit", "stable_diffusion"])
+def test_a_sample_is_the_same_alone_and_in_a_batch(kind):
+    """U7: with one seed per sample, draws and noise do not depend on the rest of the batch."""
+    together = []
+    for seeds, rows in (([11, 12], slice(0, 2)), ([12], slice(1, 2))):
+        guider = CombinedGuidance([ICG(2.0, seed=seeds, std="sample"), TSG(2.0, seed=seeds)])
+        noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))[rows]
+        changes = {"prompt_embeds": tiny.embeds(2)[rows], "latents": noise}
+        if kind == "dit":  # the pipeline takes no latents; one generator per sample does the same
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            changes = {"class_labels": [3, 7][rows], "generator": generators}
+        with guided(getattr(tiny, kind)(), guider):
+            together.append(tiny.sample(kind, **changes))
+    torch.testing.assert_close(together[0][1], together[1][0], rtol=1e-4, atol=1e-4)
+
+
+def test_interval_in_steps_time_and_noise():
+    """Half the steps guided cost 6 calls of 8; the three ways to say so agree."""
+    scheduler = tiny.dit().scheduler
+    scheduler.set_timesteps(4)  # 751, 501, 251, 1
+    by_steps, calls = run("dit", ICG(3.0, start=0.5))
+    assert calls == 6
+    by_time, calls = run("dit", ICG(3.0, t_max=300))
+    sigma = float(((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()[300])
+    by_noise, calls_noise = run("dit", ICG(3.0, sigma_max=sigma))
+    assert calls == calls_noise == 6
+    assert torch.equal(by_time, by_noise) and torch.equal(by_steps, by_time)
+    early, calls = run("dit", ICG(3.0, stop=0.5))
+    assert calls == 6 and not torch.equal(early, by_steps)
+
+
+def test_flow_time_of_flux_sd3_and_sana_is_read_right():
+    """The interval [0, 0] never holds, [0, 1000] always, in whatever unit the network is told the time."""
+    for kind in ("flux", "sd3", "sana"):
+        assert run(kind, ICG(2.0, t_min=999.5))[1] in (4, 5)
+        assert run(kind, ICG(2.0, t_min=1.0, t_max=1000.0))[1] == 8
+    with pytest.raises(UserError, match="time_unit"):
+        run("flux", ICG(2.0), time_unit=1.0)
+
+
+@pytest.mark.parametrize("kind", ["stable_diffusion", "sdxl", "sd3", "sana"])
+def test_native_guidance_is_refused(kind):
+    changes = {"guidance_scale": 4.0, "negative_prompt_embeds": tiny.embeds(2, width=16 if kind == "sdxl" else 8)}
+    if kind in ("sdxl", "sd3"):
+        changes["negative_pooled_prompt_embeds"] = tiny.embeds(2)[:, 0]
+    if kind == "sana":
+        changes["negative_prompt_attention_mask"] = torch.ones(2, 5, dtype=torch.long)
+        changes["negative_prompt"] = None
+    with pytest.raises(UserError, match="guidance_scale=1.0"), guided(getattr(tiny, kind)(), ICG(2.0)):
+        tiny.sample(kind, **changes)
+
+
+def test_native_guidance_of_flux_and_dit_is_refused():
+    negative = {"negative_prompt_embeds": tiny.embeds(2), "negative_pooled_prompt_embeds": tiny.embeds(2)[:, 0]}
+    with pytest.raises(UserError, match="twice in a step"), guided(tiny.flux(), ICG(2.0)):
+        tiny.sample("flux", true_cfg_scale=4.0, **negative)
+    with pytest.raises(UserError, match="class_labels"), guided(tiny.dit(), ICG(2.0)):
+        tiny.sample("dit", guidance_scale=4.0)
+
+
+def test_a_doubled_batch_is_recognised_at_the_scheduler():
+    """PixArt does not say that its own guidance is on; its scheduler sees half the rows of its network."""
+    parts = dict.fromkeys(["tokenizer", "text_encoder"])
+    pipe = diffusers.PixArtAlphaPipeline(
+        **parts, vae=tiny.vae(), transformer=tiny.pixart(), scheduler=diffusers.DDIMScheduler(clip_sample=False)
+    )
+    masks = {"prompt_attention_mask": torch.ones(2, 5), "negative_prompt_attention_mask": torch.ones(2, 5)}
+    embeds = {"prompt_embeds": tiny.embeds(2), "negative_prompt_embeds": tiny.embeds(2, seed=8)}
+    call = {"height": 8, "width": 8, "use_resolution_binning": False, "num_inference_steps": 2, "output_type": "latent"}
+    call |= embeds | masks | {"negative_prompt": None}
+    with pytest.raises(UserError, match="doubles its batch"), guided(tiny.quiet(pipe), ICG(2.0)):
+        pipe(**call, guidance_scale=4.0)
+    with guided(pipe, CombinedGuidance([ICG(2.0), TSG(2.0)])):
+        assert torch.isfinite(pipe(**call, guidance_scale=1.0).images).all()
+
+
+def test_negative_prompt_is_warned_of():
+    pipe = tiny.stable_diffusion()
+    call = {"guidance_scale": 1.0, "num_inference_steps": 1, "output_type": "latent", "height": 8, "width": 8}
+    with guided(pipe, ICG(2.0)):
+        with pytest.warns(UserWarning, match="negative prompt is ignored"):
+            pipe("a cat", negative_prompt="ugly", **call)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            pipe("a cat", **call)
+
+
+@pytest.mark.parametrize("kind", ["stable_diffusion", "sdxl"])
+def test_bank_of_random_tokens(kind):
+    pipe = getattr(tiny, kind)()
+    bank = random_token_bank(pipe, num_rows=6, seed=1)
+    assert {name: tuple(rows.shape) for name, rows in bank.items()} == (
+        {"prompt_embeds": (6, 7, 8)}
+        if kind == "stable_diffusion"
+        else {"prompt_embeds": (6, 7, 16), "pooled_prompt_embeds": (6, 8)}
+    )
+    assert torch.equal(bank["prompt_embeds"], random_token_bank(pipe, 6, 1)["prompt_embeds"])
+    assert len(bank["prompt_embeds"].unique(dim=0)) == 6 and type(pipe.tokenizer).__name__ == "CLIPTokenizer"
+    guider = ICG.preset("stable-diffusion")
+    guider.set_condition_bank(bank)
+    call = {"guidance_scale": 1.0, "num_inference_steps": 2, "output_type": "latent", "height": 8, "width": 8}
+    with guided(pipe, guider):
+        assert torch.isfinite(pipe(["a cat", "dogs"], generator=torch.Generator().manual_seed(0), **call).images).all()
+    with pytest.raises(UserError, match="needed"), guided(pipe, guider):  # prompts of another length
+        tiny.sample(kind)
+
+
+def test_half_precision():
+    parts = {name: part for name, part in tiny.stable_diffusion().components.items() if name != "unet"}
+    parts["text_encoder"] = None
+    for dtype in (torch.bfloat16, torch.float16):
+        model = tiny.unet_condition().to(dtype)
+        pipe = tiny.quiet(diffusers.StableDiffusionPipeline(**parts, unet=model, requires_safety_checker=False))
+        with guided(pipe, CombinedGuidance([ICG(2.0), TSG(2.0)])):
+            images = tiny.sample("stable_diffusion", pipe=pipe, prompt_embeds=tiny.embeds(2).to(dtype))
+        assert images.dtype == dtype and torch.isfinite(images).all()
+
+
+def test_image_to_image_counts_its_own_steps():
+    parts = tiny.stable_diffusion().components
+    pipe = tiny.quiet(diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False))
+    call = {
+        "prompt_embeds": tiny.embeds(1),
+        "guidance_scale": 1.0,
+        "output_type": "latent",
+        "image": torch.zeros(1, 3, 8, 8),
+    }
+    with guided(pipe, ICG(2.0, start=0.5)), tiny.Calls(pipe.unet) as calls:
+        pipe(**call, num_inference_steps=8, strength=0.5)
+    assert calls.count == 6  # 4 steps are left of 8, the last 2 of them guided
+
+
+def test_one_line_errors():
+    with pytest.raises(UserError, match="unconditional model") as error, guided(tiny.ddpm(), ICG(2.0)):
+        tiny.sample("ddpm")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="did not call its scheduler"), guided(tiny.dit(), ICG(2.0)):
+        tiny.network("dit")(torch.zeros(1, 4, 4, 4), torch.tensor([5]), torch.tensor([5]))
+    with pytest.raises(UserError, match="no scheduler"), guided(tiny.network("dit"), ICG(2.0)):
+        pass
+    with pytest.raises(UserError, match=r"null: 'classes'"):
+        run("dit", ClassifierFreeGuidance(2.0), null={"classes": 1})
+    with pytest.raises(UserError, match=r"class_labels: must be in \[0, 12\)"), guided(tiny.dit(), ICG(2.0)):
+        tiny.sample("dit", class_labels=[3, 12])
+    with pytest.raises(UserError, match="fields: no 'text'"):
+        run("dit", ICG(2.0, fields=["text"]))
+
+
+def test_caches_are_refused_unless_the_condition_is_kept():
+    from diffusers import FirstBlockCacheConfig
+
+    pipe, model = tiny.flux(), tiny.network("flux")
+    model.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    try:
+        with pytest.raises(UserError, match="disable_cache"), guided(pipe, ICG(2.0)):
+            tiny.sample("flux")
+    finally:
+        model.disable_cache()
