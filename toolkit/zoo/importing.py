@@ -28,7 +28,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit.schema import UserError, did_you_mean
-from toolkit.zoo.unet import ADMUNet, SongUNet, UNet
+from toolkit.zoo.unet import ADMUNet, SongUNet
+from toolkit.zoo.unet_base import UNet
 from toolkit.zoo.unet_blocks import BOX, Resample, SelfAttention
 
 EDM_NOTICE = (

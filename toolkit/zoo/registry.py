@@ -26,6 +26,7 @@ Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 CLASSES = {
     "ADMUNet": "toolkit.zoo.unet",
     "SongUNet": "toolkit.zoo.unet",
+    "UViT": "toolkit.zoo.uvit",
     "MLPDenoiser": "toolkit.zoo.mlp",
     "ToyScoreDenoiser": "toolkit.zoo.mlp",
     "MLPEncoder": "toolkit.zoo.encoders",
@@ -102,6 +103,13 @@ NAMED: dict[str, Entry] = {
         _image_inputs(64, num_classes=1000),
         _DISCO,
         "three groups of 10 latents, one per resolution of the up path",
+    ),
+    "disco_imagenet128": Entry(
+        "toolkit.zoo.uvit:UViT",
+        {"num_classes": 1000, **_LATENTS},
+        _image_inputs(128, num_classes=1000),
+        _DISCO,
+        "U-ViT with cross-attention to 10 latents of 100 codes",
     ),
     "disco_encoder_imagenet64": Entry(
         _VIT, {"image_size": 64, "patch_size": 8}, {"y": ("float32", (1, 3, 64, 64))}, _DISCO, "ViT-B encoder of z"

@@ -51,7 +51,7 @@ class EncoderLevel(nn.Module):
     def forward(
         self, h: Tensor, side: Tensor, embedding: Tensor, tokens: Tensor | None, skips: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        h = self.entry(h, embedding) if isinstance(self.entry, ResidualBlock) else self.entry(h)
+        h = self.entry(h, embedding, tokens) if isinstance(self.entry, ResidualBlock) else self.entry(h)
         if self.side is not None:
             h, side = self.side(h, side)
         skips.append(h)
@@ -87,7 +87,7 @@ class DecoderLevel(nn.Module):
         self, h: Tensor, image: Tensor | None, embedding: Tensor, tokens: Tensor | None, skips: list[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         if self.up is not None:
-            h = self.up(h, embedding)
+            h = self.up(h, embedding, tokens)
         for block in self.blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding, tokens)
         return h, image if self.head is None else self.head(h, image)
