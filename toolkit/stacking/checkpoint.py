@@ -1,0 +1,250 @@
+"""Hugging Face checkpoints: opened without reading their weights, written aside and renamed when whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.schema import JobError, UserError
+from toolkit.stacking.architecture import Architecture
+from toolkit.stacking.llama import Llama, check_config
+from toolkit.stacking.safetensors_io import SafetensorsFile, split_into_shards, total_bytes, write_safetensors
+from toolkit.stacking.tensors import Info, InMemory, Tensors
+
+MAX_SHARD_BYTES = 5_000_000_000
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken")
+CARRIED_FILES = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*")
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint whose tensors are read when asked for.
+
+    source: what the user called it. folder: where its other files are; None for a single GGUF file.
+    tokenizer: the transformers tokenizer, None where the checkpoint has none.
+    """
+
+    source: str
+    architecture: Architecture
+    config: Any
+    tensors: Tensors
+    folder: Path | None
+    tokenizer: Any | None
+
+
+class Shards(Tensors):
+    """The files of one checkpoint as one set of tensors; ``weight_map``: name -> file name, as in the index."""
+
+    def __init__(self, folder: Path, files: list[str], weight_map: Mapping[str, str] | None = None) -> None:
+        self._files = {name: SafetensorsFile(folder / name) for name in files}
+        self._home = {name: file for file in self._files.values() for name in file.infos}
+        if weight_map is not None:
+            _check_index(folder, weight_map, {name: file.path.name for name, file in self._home.items()})
+        self.infos = {name: file.infos[name] for name, file in self._home.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self._home[name].read(name)
+
+    def write(self, name: str, file: Any) -> None:
+        self._home[name].write(name, file)
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """A checkpoint folder, ``.gguf`` file or hub id.
+
+    Raises UserError in one line: nothing there, another architecture, quantised, a damaged or missing shard, tensors
+    that do not fit the config, a tokenizer that does not fit the vocabulary.
+    """
+    if str(source).endswith(".gguf"):
+        return _open_gguf(Path(source))
+    folder = Path(source) if Path(source).exists() else _download(str(source))
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json there (expected a folder of save_pretrained)")
+    config, architecture = _load_config(folder), Llama()
+    tensors = open_weights(folder)
+    tensors.infos = _checked(architecture, config, tensors.infos, str(source))
+    return Checkpoint(str(source), architecture, config, tensors, folder, load_tokenizer(folder, config.vocab_size))
+
+
+def _load_config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+        check_config(type("Raw", (), raw), str(path))
+        return AutoConfig.from_pretrained(folder)
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+
+
+def open_weights(folder: Path) -> Tensors:
+    """The weights of a checkpoint folder. Raises UserError where files are missing or damaged."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            weight_map = json.loads(index.read_text())["weight_map"]
+            files = sorted(set(weight_map.values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{index}: not an index of shards") from None
+        missing = [name for name in files if not (folder / name).is_file()]
+        if missing:
+            raise UserError(f"{index}: names {missing[0]}, which is not there")
+        return Shards(folder, files, weight_map)
+    if (folder / "model.safetensors").is_file():
+        return Shards(folder, ["model.safetensors"])
+    pickled = sorted(folder.glob("pytorch_model*.bin"))
+    if pickled:
+        return _open_pickled(pickled)
+    raise UserError(f"{folder}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin there")
+
+
+def _open_pickled(paths: list[Path]) -> Tensors:
+    """Old ``.bin`` files, mapped into memory and read without running what they contain."""
+    state: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            state |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except Exception as error:  # torch raises pickle, zip, OS and runtime errors alike
+            raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+    return InMemory({name: tensor for name, tensor in state.items() if not name.endswith("rotary_emb.inv_freq")})
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    """transformers turns the file's 4- to 16-bit values back into floats, which needs memory for the model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        network = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except ImportError:
+        raise UserError(f"{path}: reading GGUF needs the gguf package (pip install gguf)") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+    check_config(network.config, str(path))
+    architecture, network.config.quantization_config = Llama(), None
+    infos = architecture.shapes(network.config)
+    state = {name: tensor for name, tensor in network.state_dict().items() if name in infos}
+    return Checkpoint(str(path), architecture, network.config, InMemory(state), None, tokenizer)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", *CARRIED_FILES, "*.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=3))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"source={name}: no such folder, and not to be had from the hub: {reason[:200]}") from None
+
+
+def load_tokenizer(folder: Path, vocab_size: int) -> Any | None:
+    """The folder's tokenizer, None where there is none. Raises UserError where it knows tokens the model does not."""
+    from transformers import AutoTokenizer
+
+    if not any(fnmatch(path.name, pattern) for path in folder.iterdir() for pattern in TOKENIZER_FILES):
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # each tokenizer library raises its own
+        raise UserError(f"{folder}: its tokenizer cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if len(tokenizer) > vocab_size:
+        raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocab_size}")
+    return tokenizer
+
+
+def _checked(architecture: Architecture, config: Any, infos: Mapping[str, Info], where: str) -> dict[str, Info]:
+    """The infos in the network's order, exactly those its config asks for; a tied head stored twice is left out."""
+    shapes = architecture.shapes(config)
+    extra = [name for name in infos if name not in shapes and not (architecture.tied(config) and "lm_head." in name)]
+    missing = [name for name in shapes if name not in infos]
+    for what, names in (("missing", missing), ("unknown", extra)):
+        if names:
+            raise UserError(f"{where}: {what} tensor {names[0]}" + (f" and {len(names) - 1} more" * (len(names) > 1)))
+    for name, shape in shapes.items():
+        if infos[name].shape != shape:
+            raise UserError(f"{where}: {name} is {list(infos[name].shape)}, its config asks for {list(shape)}")
+    return {name: infos[name] for name in shapes}
+
+
+def _check_index(folder: Path, weight_map: Mapping[str, str], stored: Mapping[str, str]) -> None:
+    index = folder / "model.safetensors.index.json"
+    for name, file in stored.items():
+        if weight_map.get(name) != file:
+            raise UserError(f"{index}: no entry for {name}, which {file} holds")
+    absent = [name for name in weight_map if name not in stored and not name.endswith("rotary_emb.inv_freq")]
+    if absent:
+        raise UserError(f"{index}: says that {weight_map[absent[0]]} holds {absent[0]}, which it does not")
+
+
+@contextmanager
+def whole_or_nothing(out: Path, needed_bytes: int) -> Iterator[Path]:
+    """A folder beside ``out`` to write in; it becomes ``out`` at the end, or is removed on any error.
+
+    Raises UserError where ``out`` exists and is not empty, JobError where the disk cannot take it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out}: exists and is not an empty folder; name another or remove it")
+    aside = out.parent / f".{out.name}.partial"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)  # of a killed earlier attempt
+        aside.mkdir()
+        free = shutil.disk_usage(aside).free
+        if free < needed_bytes:
+            raise JobError(f"out={out}: needs {needed_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left")
+        yield aside
+        os.replace(aside, out)
+    except OSError as error:
+        raise JobError(f"out={out}: writing failed, nothing was kept: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_checkpoint(
+    folder: Path, source: Checkpoint, config: Any, tensors: Tensors, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> int:
+    """Weights, config, tokenizer and generation config in the layout of ``save_pretrained``; returns the shards.
+
+    Memory for one tensor. Raises OSError.
+    """
+    shards = split_into_shards(tensors.infos, max_shard_bytes)
+    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    names = names if len(shards) > 1 else ["model.safetensors"]
+    for file, held in zip(names, shards, strict=True):
+        write_safetensors(folder / file, tensors, held)
+    if len(shards) > 1:
+        index = {
+            "metadata": {"total_size": total_bytes(tensors.infos)},
+            "weight_map": {name: file for file, held in zip(names, shards, strict=True) for name in held},
+        }
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    config.save_pretrained(folder)
+    _carry_along(source, folder)
+    return len(shards)
+
+
+def _carry_along(source: Checkpoint, folder: Path) -> None:
+    if source.folder is None:
+        if source.tokenizer is not None:
+            source.tokenizer.save_pretrained(folder)
+        return
+    for path in source.folder.iterdir():
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in CARRIED_FILES):
+            shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,92 @@
+"""Parameters and training FLOPs per token in three accountings (section 2, figures' axes; appendix B sizes)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from toolkit.stacking.architecture import Architecture
+from toolkit.stacking.llama import Llama
+
+# layers, hidden, MLP, heads, key/value heads of the target and layers of its base (g = 4)
+PAPER_SIZES = {
+    "410m": (24, 1024, 2816, 16, 16, 6),
+    "1.1b": (24, 2048, 5632, 32, 32, 6),
+    "3b": (32, 2560, 7040, 20, 4, 8),
+    "7b": (32, 4096, 11008, 32, 8, 8),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a language model costs to train.
+
+    parameters: all, a tied embedding once. non_embedding: without embedding and head.
+    flops_total: 6 x all parameters per token, the accounting of the paper's figures. flops_non_embedding: 6 x those
+    without embedding and head, in which g is exact. flops_matmul: three forwards of every matrix product, head and
+    attention included, at ``context`` tokens (both triangles of the attention matrix, as FLOP counters do).
+    """
+
+    parameters: int
+    non_embedding: int
+    flops_total: int
+    flops_non_embedding: int
+    flops_matmul: int
+    context: int
+
+    def as_dict(self) -> dict[str, int]:
+        """For reports."""
+        return asdict(self)
+
+
+def cost(architecture: Architecture, config: Any, context: int | None = None) -> Cost:
+    """The cost of the network of ``config``; nothing is allocated. context: tokens, else the config's maximum."""
+    context = context or config.max_position_embeddings
+    shapes = architecture.shapes(config)
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    kinds = {name: spec.kind for name in shapes if (spec := architecture.spec(name)) is not None}
+    total = sum(sizes.values())
+    non_embedding = sum(size for name, size in sizes.items() if kinds[name] not in ("embedding", "head"))
+    return Cost(
+        parameters=total,
+        non_embedding=non_embedding,
+        flops_total=6 * total,
+        flops_non_embedding=6 * non_embedding,
+        flops_matmul=3 * _forward_flops(architecture, config, sizes, kinds, context),
+        context=context,
+    )
+
+
+def paper_config(size: str, base: bool = False) -> Any:
+    """The paper's target of that size (a key of PAPER_SIZES), or its base: vocabulary 32000, context 2048, untied."""
+    from transformers import LlamaConfig
+
+    layers, hidden, mlp, heads, kv_heads, base_layers = PAPER_SIZES[size]
+    return LlamaConfig(
+        num_hidden_layers=base_layers if base else layers,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=32000,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+    )
+
+
+def paper_cost(size: str, base: bool = False) -> Cost:
+    """Cost of ``paper_config``."""
+    return cost(Llama(), paper_config(size, base))
+
+
+def _forward_flops(
+    architecture: Architecture, config: Any, sizes: Mapping[str, int], kinds: Mapping[str, str], context: int
+) -> int:
+    linear = sum(size for name, size in sizes.items() if kinds[name] in ("linear", "head"))
+    if architecture.tied(config):
+        linear += sum(size for name, size in sizes.items() if kinds[name] == "embedding")
+    attention = architecture.num_layers(config) * architecture.spaces(config).size("attended") * context
+    return 2 * linear + 4 * attention

@@ -1,0 +1,116 @@
+"""Growing a checkpoint folder into a checkpoint folder, and what is told about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from toolkit.runs.files import write_json
+from toolkit.stacking.checkpoint import (
+    MAX_SHARD_BYTES,
+    Checkpoint,
+    open_checkpoint,
+    open_weights,
+    whole_or_nothing,
+    write_checkpoint,
+)
+from toolkit.stacking.config import Growth
+from toolkit.stacking.flops import cost
+from toolkit.stacking.grow import Grown, grow
+from toolkit.stacking.learn import GrowthMap
+from toolkit.stacking.probe import preservation
+from toolkit.stacking.safetensors_io import total_bytes
+
+REPORT_FILE = "growth.json"
+_CARRIED_BYTES = 64_000_000  # allowance for tokenizer and config files
+
+
+def grow_checkpoint(
+    source: str | Path | Checkpoint,
+    out: str | Path,
+    growth: Growth,
+    *,
+    seed: int = 0,
+    text: str | None = None,
+    measure: bool = True,
+    growth_map: GrowthMap | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> dict[str, Any]:
+    """Grow a Llama-architecture checkpoint into the new folder ``out`` and return the report, also ``out/growth.json``.
+
+    source: folder, hub id, ``.gguf`` file, or an opened Checkpoint. text: what preservation is measured on;
+    ``measure=False`` skips that. growth_map: G_learn's trained matrices. Weights stream through: memory is needed for
+    one tensor at a time (and, for measuring, one layer), not for the model. Types of tensors are kept.
+
+    Raises UserError where source, operator or ``out`` do not fit; JobError where the disk fails. Then ``out`` is not
+    there.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    grown = grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, growth, seed, growth_map)
+    _reset_peak()
+    start, num_bytes = time.perf_counter(), total_bytes(grown.tensors.infos)
+    with whole_or_nothing(Path(out), num_bytes + _CARRIED_BYTES) as folder:
+        shards = write_checkpoint(folder, checkpoint, grown.config, grown.tensors, max_shard_bytes)
+        report = describe(checkpoint, grown, growth) | {
+            "seed": seed,
+            "bytes": num_bytes,
+            "shards": shards,
+            "grow_time_s": round(time.perf_counter() - start, 3),
+            "peak_memory_mib": _peak_mib(),
+        }
+        if measure:
+            measured = preservation(checkpoint, grown.config, open_weights(folder), text, seed)  # as stored
+            report["function"] = measured.as_dict()
+            report["notes"] += _function_notes(measured.measured_on, growth)
+        write_json(folder / REPORT_FILE, report)
+    return report
+
+
+def describe(source: Checkpoint, grown: Grown, growth: Growth) -> dict[str, Any]:
+    """What growth does, known before any weight is read: layers, connection rate, parameters, FLOPs per token."""
+    before, after = cost(source.architecture, source.config), cost(source.architecture, grown.config)
+    numbered = list(enumerate(grown.plan))
+    return {
+        "source": source.source,
+        "growth": dataclasses.asdict(growth),
+        "source_layers": grown.sources,
+        "new_layers": [i for i, layer in numbered if layer.new],
+        "zeroed_layers": [i for i, layer in numbered if layer.zeroed],
+        "fresh_layers": [i for i, layer in numbered if layer.fresh],
+        "connection_rate": grown.connection_rate,
+        "growth_factor": after.non_embedding / before.non_embedding,  # the paper's g
+        "dtypes": sorted({str(info.dtype).removeprefix("torch.") for info in grown.tensors.infos.values()}),
+        "tied": source.architecture.tied(grown.config),
+        "cost": {"source": before.as_dict(), "target": after.as_dict()},
+        "notes": [],
+    }
+
+
+def _function_notes(measured_on: str, growth: Growth) -> list[str]:
+    notes = []
+    if measured_on == "random ids":
+        notes.append("no tokenizer in the source: the function was compared on random token ids, not on text")
+    if growth.operator == "random":
+        notes.append("G_random keeps the function while its masks are at 0; a stored model has them at 1")
+    return notes
+
+
+def _reset_peak() -> None:
+    """Start the kernel's high-water mark of resident memory anew (Linux; elsewhere it covers the whole process)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak_mib() -> float:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024, 1)
+    except (OSError, StopIteration):
+        scale = 1024**2 if platform.system() == "Darwin" else 1024
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)

@@ -1,0 +1,144 @@
+"""Growth in width (appendix A.3-A.5): direct, zero and random, one rule each for every kind of tensor.
+
+The old part always comes first. Whole heads are added, so that rotary embeddings and the softmax scale stay
+as they are, and every query head keeps its place in its key/value group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from toolkit.schema import UserError
+from toolkit.stacking.architecture import Architecture, Spaces, Spec
+from toolkit.stacking.tensors import Info, Tensors, draw, precise
+
+
+def wider_spaces(spaces: Spaces, factor: float, intermediate_size: int | None = None) -> Spaces:
+    """Sizes after growing the hidden size by ``factor``: heads, key/value heads and MLP grow alike, head size stays.
+
+    Raises UserError where one of them is not a whole number.
+    """
+    if factor <= 1:
+        raise UserError(f"factor={factor:g}: must be greater than 1 to grow the width")
+
+    def whole(what: str, size: int) -> int:
+        if not math.isclose(size * factor, round(size * factor)):
+            raise UserError(f"factor={factor:g}: {size} {what} times it is {size * factor:g}, not a whole number")
+        return round(size * factor)
+
+    heads = whole(f"attention heads (of {spaces.head_size} features)", spaces.heads)
+    kv_heads, residual = whole("key/value heads", spaces.kv_heads), whole("hidden features", spaces.residual)
+    mlp = intermediate_size or whole("MLP features", spaces.mlp)
+    if mlp < spaces.mlp:
+        raise UserError(f"intermediate_size={mlp}: the source's is {spaces.mlp} already")
+    return Spaces(residual, heads, kv_heads, spaces.head_size, mlp)
+
+
+def copies(old: Spaces, new: Spaces, space: str) -> Tensor:
+    """Source feature of every target feature: the whole old part again and again, in each of q, k and v alone."""
+    if space != "qkv":
+        return torch.arange(new.size(space)) % old.size(space)
+    starts = [0, old.size("query"), old.size("query") + old.size("key")]
+    parts = [copies(old, new, part) + start for part, start in zip(("query", "key", "value"), starts, strict=True)]
+    return torch.cat(parts)
+
+
+def column_weights(index: Tensor, split: float) -> Tensor:
+    """How much of its source column each copy keeps; the copies of one column sum to 1 (alpha + beta = 1).
+
+    The first copy keeps ``split``, the next ``split`` of what is left, and so on; the last takes the rest. 0.5 means
+    even: 1 / number of copies.
+    """
+    total = torch.bincount(index)[index]
+    if split == 0.5:
+        return 1 / total.double()
+    order = torch.argsort(index, stable=True)
+    position = torch.empty_like(index)  # 0 for the first copy of a column, 1 for the second, ...
+    position[order] = torch.arange(len(index)) - torch.searchsorted(index[order], index[order])
+    left = (1 - split) ** position.double()
+    return torch.where(position == total - 1, left, split * left)
+
+
+class Wider(Tensors):
+    """The tensors of a wider network, by operator ``direct``, ``zero`` or ``random``.
+
+    tied: the embedding is the output head too; ``direct`` then divides the final gain by the number of copies, because
+    the head has no columns of its own to weigh. eps_factor: factor by which the norms' epsilon was scaled.
+    """
+
+    def __init__(
+        self,
+        source: Tensors,
+        architecture: Architecture,
+        operator: str,
+        old: Spaces,
+        new: Spaces,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        tied: bool,
+        num_layers: int,
+        split: float = 0.5,
+        eps_factor: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if architecture.layer_norm and operator in ("zero", "random"):
+            raise UserError(
+                f"operator={operator} direction=width: appended features change the mean that LayerNorm subtracts; "
+                f"networks with LayerNorm grow in width by direct or learn"
+            )
+        self.source, self.architecture, self.old, self.new = source, architecture, old, new
+        self.operator, self.tied, self.num_layers, self.split = operator, tied, num_layers, split
+        self.eps_factor, self.seed = eps_factor, seed
+        self.infos = {name: Info(shape, source.infos[name].dtype) for name, shape in shapes.items()}
+
+    def read(self, name: str) -> Tensor:
+        tensor, spec, info = self.source.read(name), self.architecture.spec(name), self.infos[name]
+        assert spec is not None
+        if self.operator == "direct":
+            grown = self._direct(name, precise(tensor), spec)
+        else:
+            grown = self._appended(name, precise(tensor), spec)
+        return grown.to(info.dtype)
+
+    def _direct(self, name: str, tensor: Tensor, spec: Spec) -> Tensor:
+        """Rows copied, columns copied and weighed, gains copied (section A.3)."""
+        for axis, space in enumerate(spec.axes):
+            if space:
+                index = copies(self.old, self.new, space)
+                tensor = tensor.index_select(axis, index)
+                if axis == spec.reads:
+                    shape = [-1 if i == axis else 1 for i in range(tensor.dim())]
+                    tensor *= column_weights(index, self.split).to(tensor.dtype).view(shape)
+        if self.tied and name == self.architecture.final_norm:
+            index = copies(self.old, self.new, "residual")
+            tensor = tensor / torch.bincount(index)[index]
+        return tensor
+
+    def _appended(self, name: str, tensor: Tensor, spec: Spec) -> Tensor:
+        """[[W, A], [B, C]] with A, C drawn anew, and B zero (zero, section A.4) or drawn as well (random, A.5)."""
+        grown = draw(spec, name, self.infos[name], self.num_layers, self.seed).to(tensor.dtype)
+        old_part = tuple(slice(size) for size in tensor.shape)
+        if self.operator == "zero":
+            if spec.kind == "gain" and spec.axes == ("residual",):
+                tensor = tensor * math.sqrt(self.old.residual / self.new.residual)
+            elif spec.kind == "embedding":
+                grown.zero_()
+            elif spec.kind == "linear":
+                grown[:, : tensor.shape[1]] = 0
+            tensor = tensor * self._head_norm_factor(name, spec)
+        grown[old_part] = tensor
+        return grown
+
+    def _head_norm_factor(self, name: str, spec: Spec) -> float:
+        """sqrt of the epsilon's factor for queries and keys that are normalised (Qwen3), else 1.
+
+        The norm of a head has the same epsilon as the others: with both scaled alike its output is unchanged.
+        """
+        part = {"query": "self_attn.q_norm.weight", "key": "self_attn.k_norm.weight"}.get(spec.axes[0], "")
+        layer, _ = self.architecture.locate(name)
+        normed = layer is not None and f"{self.architecture.layer_prefix}{layer}.{part}" in self.source.infos
+        return math.sqrt(self.eps_factor) if normed else 1.0
