@@ -5,6 +5,8 @@ p(x) = sum_k pi_k N(mu_k, v I), z = x + sigma n, V = v + sigma^2, s_k = (mu_k - 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -67,6 +69,6 @@ class TimedGaussian(nn.Module):
 def euler(denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     """dx/dsigma = (x - D) / sigma, first order."""
     levels = sigmas.tolist()
-    for sigma, sigma_next in zip(levels[:-1], levels[1:], strict=True):
+    for sigma, sigma_next in pairwise(levels):
         x = x + (sigma_next - sigma) * (x - denoise(x, sigma)) / sigma
     return x

@@ -1,4 +1,4 @@
-"""Exact scores: identities A1 to A8 of independent conditions, through the public guider (paper, appendices A and B)."""
+"""Exact scores: identities of independent conditions, through the public guider (paper, appendices A and B)."""
 
 import pytest
 import torch

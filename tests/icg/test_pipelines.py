@@ -212,7 +212,7 @@ def test_native_guidance_is_refused(kind):
     if kind == "sana":
         changes["negative_prompt_attention_mask"] = torch.ones(2, 5, dtype=torch.long)
         changes["negative_prompt"] = None
-    with pytest.raises(UserError, match="guidance_scale=1.0"), guided(getattr(tiny, kind)(), ICG(2.0)):
+    with pytest.raises(UserError, match=r"guidance_scale=1\.0"), guided(getattr(tiny, kind)(), ICG(2.0)):
         tiny.sample(kind, **changes)
 
 

@@ -4,6 +4,8 @@ Two classes at -1 and 1 of variance 0.25, target 1, Euler on EDM's grid of 200 s
 w mu_y + (1 - w) mean(mu) and does not shrink the variance; classifier-free guidance does neither.
 """
 
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers.guiders import ClassifierFreeGuidance
@@ -86,7 +88,7 @@ def test_noise_of_single_draws_fades_with_the_steps():
         single = trajectory(ICG(3.0), num_steps, num=40_000)[1]
         excess.append(single - trajectory(ICG(3.0, num_draws=2), num_steps, num=40_000)[1])
         assert excess[-1] == pytest.approx(expected, rel=0.15)
-    for more, less in zip(excess[:-1], excess[1:], strict=True):
+    for more, less in pairwise(excess):
         assert more / less == pytest.approx(2, rel=0.15)
 
 

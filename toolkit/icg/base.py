@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from toolkit.icg.cads import Annealing
 from toolkit.icg.clock import Clock, TrainingSteps, one_time
-from toolkit.icg.conditions import DEFAULT_FIELDS, canonical
+from toolkit.icg.conditions import DEFAULT_FIELDS, TEXT_FIELDS, canonical
 from toolkit.icg.draws import Draws, Seed
 from toolkit.icg.hooks import Attached, OutputChange
 from toolkit.icg.projection import Projection
@@ -292,7 +292,8 @@ class WeakBranchGuidance(BaseGuidance):
         return branch.changes if branch.slot or branch.fields else branch.changes + self.cond_changes
 
     def _warn_of_negative(self, data: Inputs) -> None:
-        given = any(isinstance(value, tuple) and len(value) > 1 and value[1] is not None for value in data.values())
+        text = [value for name, value in data.items() if canonical(name) in TEXT_FIELDS]
+        given = any(isinstance(value, tuple) and len(value) > 1 and value[1] is not None for value in text)
         if given and self._step == 0 and not self._needs_negative():
             warnings.warn(
                 f"{type(self).__name__} makes its own second branch: the negative prompt is ignored", stacklevel=3

@@ -24,8 +24,9 @@ CANONICAL = {
     "text_embeds": "pooled_prompt_embeds",
     "pooled_projections": "pooled_prompt_embeds",
 }
-DEFAULT_FIELDS = ("class_labels", "latents", "prompt_embeds", "pooled_prompt_embeds")
 CODED_FIELDS = ("class_labels", "latents")
+TEXT_FIELDS = ("prompt_embeds", "pooled_prompt_embeds")
+DEFAULT_FIELDS = CODED_FIELDS + TEXT_FIELDS
 
 Fields = dict[str, Tensor]
 Sampler = Callable[[Fields, Draws], Fields]
