@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -61,9 +62,8 @@ def cost(setting: Setting) -> dict[str, float]:
     latents = setting.drawn("prior", labels, num, "cost")
     for name, denoiser in setting.variants.items():
         z = latents if denoiser.num_latents else None
-        seconds[name] = _seconds(
-            setting, lambda d=denoiser, z=z: draw_samples(d, z, num, sampling, setting.rng("cost"), labels)
-        )
+        work = functools.partial(draw_samples, denoiser, z, num, sampling, setting.rng("cost"), labels)
+        seconds[name] = _seconds(setting, work)
     found = {"prior_s": seconds["prior"], "denoiser_s": seconds["ours"]}
     found["prior_share"] = seconds["prior"] / (seconds["prior"] + seconds["ours"])
     if "baseline" in seconds:

@@ -127,7 +127,8 @@ def switch(setting: Setting) -> dict[str, float]:
         change = float((switched - stayed).double().square().mean().sqrt())
         found[f"effect.percent_{percent}"] = ratio(change, whole)
         if classes is not None:
-            found[f"class_changed.percent_{percent}"] = float((judge.classify(switched) != classes).double().mean())
+            changed = judge.classify(switched).ne(classes)
+            found[f"class_changed.percent_{percent}"] = float(changed.double().mean())
     rows = [[key, value] for key, value in found.items()]
     note = f"{num} samples; 1 is the change when z is exchanged from the start"
     Table("Exchange of z during sampling", ["after", "effect"], rows, note).save(

@@ -22,6 +22,7 @@ from toolkit.disco.artefact import Parts
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.sampling import draw_latents, draw_samples, encode
 from toolkit.disco.stage2 import ENCODE_BATCH
+from toolkit.runs.publish import number_in_key
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator
 from toolkit.schema import UserError
@@ -169,7 +170,7 @@ class Setting:
 
 def sigma_key(sigma: float) -> str:
     """``sigma_0p05``: a noise level as a part of a metric's name."""
-    return f"sigma_{_number_key(sigma)}"
+    return f"sigma_{number_in_key(sigma)}"
 
 
 def evaluations_key(num_evaluations: int) -> str:
@@ -179,11 +180,7 @@ def evaluations_key(num_evaluations: int) -> str:
 
 def scale_key(scale: float) -> str:
     """``cfg_0p5``, ``cfg_m1`` for -1."""
-    return f"cfg_{_number_key(scale)}"
-
-
-def _number_key(value: float) -> str:
-    return f"{value:g}".replace(".", "p").replace("-", "m")
+    return f"cfg_{number_in_key(scale)}"
 
 
 def ratio(ours: float, theirs: float) -> float:

@@ -209,7 +209,8 @@ def _plot(
         axes.set_title(title, loc="left")
         if legend:
             many = len(axes.get_legend_handles_labels()[1]) > 5
-            axes.legend(markerscale=1.5, **({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if many else {}))
+            place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if many else {}
+            axes.legend(markerscale=1.5, **place)
         buffer = io.BytesIO()
         metadata = {"Software": None, **({"Description": caption} if caption else {})}
         figure.savefig(buffer, format="png", metadata=metadata)

@@ -84,7 +84,7 @@ def draw_figure(claim: Claim, metrics: Metrics, path: Path) -> Path:
         return figures.bars(path, spreads, **spec.labels, caption=f"{caption}; whiskers: one standard deviation)")
     series = {}
     for label, (run, pattern) in spec.metrics.items():
-        columns = [over_seeds(run, pattern.replace("{x}", f"{x:g}")) for x in spec.x]
+        columns = [over_seeds(run, pattern.replace("{x}", number_in_key(x))) for x in spec.x]
         means = [math.fsum(column) / len(column) for column in columns]
         series[label] = (spec.x, means, [min(column) for column in columns], [max(column) for column in columns])
     return figures.curves(path, series, **spec.labels, caption=f"{caption}; band: lowest to highest seed)")
@@ -161,6 +161,20 @@ def claims_table(spec: Claims, results: dict[str, Any], chosen: Sequence[Claim] 
     return Table("", columns, rows, note)
 
 
+def verdict_table(results: dict[str, Any], chosen: Sequence[Claim]) -> Table:
+    """What fits a terminal: claim, ours with interval, threshold, verdict."""
+    rows: list[list[Cell]] = []
+    for claim in chosen:
+        entry = results["claims"].get(claim.id, {})
+        rows.append([claim.id, _ours(entry), claim.threshold(), entry.get("verdict", NOT_RUN[claim.level])])
+    return Table("", ["claim", "ours [95 % CI]", "holds when", "verdict"], rows, "intervals over seeds")
+
+
+def number_in_key(value: float) -> str:
+    """A number as a part of a dotted metric key: 0.05 is 0p05."""
+    return f"{value:g}".replace(".", "p").replace("-", "m")
+
+
 def command_line(command: str, words: Sequence[str]) -> str:
     """What one would type."""
     return shlex.join(["toolkit", command, *words])
@@ -172,7 +186,7 @@ def _ours(entry: dict[str, Any]) -> str:
     interval = entry.get("interval_95")
     low, high = ("∞" if bound is None else format_number(bound, 3) for bound in interval or (None, None))
     spread = f" [{low}, {high}]" if interval else ""
-    return f"{entry['statistic']} = {format_number(entry['center'], 3)}{spread}, n={entry['n']}"
+    return f"{format_number(entry['center'], 3)}{spread}, n={entry['n']}"
 
 
 def _text(value: Any) -> str:

@@ -91,7 +91,7 @@ def reproduce(
             problems[claim.id] = entry["verdict"]
     problems.update(publish.draw_figures(chosen, results, target, lambda claim: metrics_by_seed(claim, jobs, quick)))
     publish.write(target, paper, spec, results, level)
-    _print(publish.claims_table(spec, results, chosen))
+    _print(publish.verdict_table(results, chosen))
     _print_problems(problems, target)
     return 1 if problems else 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -54,7 +54,7 @@ class Table:
 
     title: str
     columns: list[str]
-    rows: list[list[Cell]] = field(default_factory=list)
+    rows: Sequence[Sequence[Any]] = field(default_factory=list)
     note: str = ""
     single_line: bool = field(default=False, compare=False)
 
