@@ -139,7 +139,9 @@ def test_prior_gap_and_guidance_are_computed_at_the_largest_budget(exact):
 
 def test_a_measurement_repeats_itself(exact):
     assert measures.loss(exact) == measures.loss(exact)
-    first, second = (exact.samples("ours", 9)[0] for _ in range(2))
+    first, second = (
+        Setting(exact.parts, exact.dataset, exact.config, exact.run).samples("ours", 9)[0] for _ in range(2)
+    )
     assert torch.equal(first, second)
 
 

@@ -126,9 +126,9 @@ def switch(setting: Setting) -> dict[str, float]:
         switched = draw(first, switch=(second, below))
         change = float((switched - stayed).double().square().mean().sqrt())
         found[f"effect.percent_{percent}"] = ratio(change, whole)
-        if classes is not None:
-            changed = judge.classify(switched).ne(classes)
-            found[f"class_changed.percent_{percent}"] = float(changed.double().mean())
+        now = judge.classify(switched)
+        if classes is not None and now is not None:
+            found[f"class_changed.percent_{percent}"] = float(now.ne(classes).double().mean())
     rows = [[key, value] for key, value in found.items()]
     note = f"{num} samples; 1 is the change when z is exchanged from the start"
     Table("Exchange of z during sampling", ["after", "effect"], rows, note).save(

@@ -25,7 +25,7 @@ def scores(setting: Setting, judge: Judge, variant: str, num_evaluations: int, *
     """One score per sampling seed (``measure.num_repeats``)."""
     found = []
     for repeat in range(setting.config.measure.num_repeats):
-        samples, labels, _ = setting.samples(variant, num_evaluations, repeat, **how)
+        samples, labels = setting.samples(variant, num_evaluations, repeat, **how)
         found.append(judge.score(samples, labels))
     return found
 

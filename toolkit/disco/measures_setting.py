@@ -29,7 +29,8 @@ from toolkit.schema import UserError
 from toolkit.zoo.denoiser import Denoiser
 from toolkit.zoo.prior import MarginalPrior
 
-SMALL_LOSS_ITEMS = 4096
+MOST_LOSS_ITEMS = 4096
+MOST_KEPT_VALUES = 2**23  # 32 MiB per sample set
 
 
 class Setting:
@@ -38,6 +39,7 @@ class Setting:
     def __init__(self, parts: Parts, dataset: Dataset, config: TrainDisco, run: Run):
         self.parts, self.dataset, self.config, self.run = parts, dataset, config, run
         self.device = parts.denoiser.device
+        self._kept: dict[tuple[str, int, int, str], tuple[Tensor, Tensor | None]] = {}
         if parts.denoiser.num_latents and parts.encoder is None:
             raise UserError("measures of a model with latents need its encoder, and this model has none")
 
@@ -73,8 +75,8 @@ class Setting:
     @cached_property
     def held_out(self) -> tuple[Tensor, Tensor | None]:
         """Test items for losses, each repeated where the test set is small: fresh noise makes them worth it."""
-        x, known = self.items(self.dataset.test, min(SMALL_LOSS_ITEMS, self.config.measure.num_samples))
-        times = math.ceil(min(SMALL_LOSS_ITEMS // 2, self.config.measure.num_samples) / len(x))
+        x, known = self.items(self.dataset.test, min(MOST_LOSS_ITEMS, self.config.measure.num_samples))
+        times = math.ceil(min(MOST_LOSS_ITEMS // 2, self.config.measure.num_samples) / len(x))
         return x.repeat(times, *[1] * (x.dim() - 1)), None if known is None else known.repeat(times)
 
     def condition(self, known: Tensor | None) -> Tensor | None:
@@ -143,21 +145,30 @@ class Setting:
 
     def samples(
         self, variant: str, num_evaluations: int, repeat: int = 0, source: str = "prior", **guidance: Any
-    ) -> tuple[Tensor, Tensor | None, int]:
-        """Samples (n, ...), the labels they were conditioned on, and the evaluations each cost.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Samples (n, ...) and the labels they were conditioned on; several measures share small sets.
 
         The initial noise depends on ``repeat`` alone. ``guidance``: cfg_scale, null_denoiser.
         """
-        denoiser, num = self.variants[variant], self.num_samples
+        key = (variant, num_evaluations, repeat, source if self.variants[variant].num_latents else "none")
+        if guidance or key not in self._kept:
+            drawn = self._draw(variant, num_evaluations, repeat, source, guidance)
+            if guidance or drawn[0].numel() > MOST_KEPT_VALUES:
+                return drawn
+            self._kept[key] = drawn
+        return self._kept[key]
+
+    def _draw(
+        self, variant: str, num_evaluations: int, repeat: int, source: str, guidance: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        denoiser, num, sampling = self.variants[variant], self.num_samples, self.config.sampling
         labels = self.condition(self.oracle_items(num)[1]) if source == "oracle" else self.random_labels(num)
         latents = self.drawn(source, labels, num, repeat) if denoiser.num_latents else None
-        sampling = self.config.sampling
         if "cfg_scale" in guidance:
-            sampling = dataclasses.replace(sampling, cfg_scale=guidance.pop("cfg_scale"))
-        x, evaluations = draw_samples(
-            denoiser, latents, num, sampling, self.rng("noise", repeat), labels, num_evaluations, **guidance
-        )
-        return x, labels, evaluations
+            sampling = dataclasses.replace(sampling, cfg_scale=guidance["cfg_scale"])
+            guidance = {name: value for name, value in guidance.items() if name != "cfg_scale"}
+        noise = self.rng("noise", repeat)
+        return draw_samples(denoiser, latents, num, sampling, noise, labels, num_evaluations, **guidance)[0], labels
 
     def denoise(
         self, variant: str, latents: Tensor | None, labels: Tensor | None
