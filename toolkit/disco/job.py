@@ -14,7 +14,7 @@ from rich.panel import Panel
 
 from toolkit import data
 from toolkit.disco import measures
-from toolkit.disco.artefact import load_parts, save_part
+from toolkit.disco.artefact import Parts, load_parts, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.sampling import draw_latents, draw_samples
@@ -30,7 +30,7 @@ from toolkit.runs import figures, progress
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.loop import Loop
-from toolkit.runs.record import Run
+from toolkit.runs.record import Run, read_record
 from toolkit.runs.seeds import generator, seed_all
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
@@ -205,7 +205,7 @@ def _sample(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Ac
         return
     from safetensors.torch import save_file
 
-    parts = load_parts(config.model or run.dir).to(accelerator.device)
+    parts = _trained(run, config, dataset).to(accelerator.device)
     num, rng = config.sampling.num_samples, generator(config.seed, "sample", device=accelerator.device)
     labels = _sample_labels(dataset, num, rng, accelerator.device)
     source = _oracle_data(dataset, num, accelerator.device) if config.sampling.latents == "oracle" else None
@@ -223,6 +223,19 @@ def _sample(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Ac
     if latents is not None:
         tensors["latents"] = latents.cpu().contiguous()
     save_file(tensors, run.path("samples", "samples.safetensors"))
+
+
+def _trained(run: Run, config: TrainDisco, dataset: data.Dataset) -> Parts:
+    """The artefact of this run, or of ``config.model``. Raises UserError where that was trained on other data."""
+    parts = load_parts(config.model or run.dir)
+    if tuple(parts.denoiser.shape) != tuple(dataset.shape) or parts.denoiser.num_classes != dataset.num_classes:
+        trained = (read_record(config.model or run.dir) or {}).get("config", {}).get("data", {})
+        raise UserError(
+            f"model={config.model}: was trained on data={trained.get('name')}, samples of {tuple(parts.denoiser.shape)} "
+            f"and {parts.denoiser.num_classes} classes; data={config.data.name} has {tuple(dataset.shape)} "
+            f"and {dataset.num_classes}; repeat the data keys it was trained with"
+        )
+    return parts
 
 
 def _sample_labels(dataset: data.Dataset, num: int, rng: torch.Generator, device: torch.device) -> torch.Tensor | None:
@@ -257,7 +270,7 @@ def _columns(num: int) -> int:
 
 def _measure(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator) -> None:
     if rank() == 0:
-        parts = load_parts(config.model or run.dir).to(accelerator.device)
+        parts = _trained(run, config, dataset).to(accelerator.device)
         run.record["metrics"] = {}
         measures.measure(parts, dataset, config, run)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from typing import TYPE_CHECKING
 
 from toolkit.runs.distributed import world_size
@@ -9,6 +11,8 @@ from toolkit.schema import Job, UserError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
@@ -25,6 +29,7 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
         raise UserError("device=cuda: no CUDA device is visible; use device=auto or device=cpu")
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps: no Apple GPU is visible; use device=auto or device=cpu")
+    _keep_freed_memory()
     AcceleratorState._reset_state(reset_partial_state=True)  # jobs of one sweep share a process
     if config.device in ("auto", "cuda") and torch.cuda.is_available() and not torch.distributed.is_initialized():
         torch.cuda.set_device(job_number % torch.cuda.device_count())
@@ -35,3 +40,15 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if config.precision == "bf16" else "no")
     assert accelerator.num_processes == world_size()
     return accelerator
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to reuse freed blocks instead of returning them to the system.
+
+    A training step on a CPU frees and takes the same large blocks again and again; mapping them anew each time cost
+    about a fifth of the step of a small UNet.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

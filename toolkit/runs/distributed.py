@@ -31,7 +31,7 @@ def start() -> None:
 
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        dist.init_process_group(backend, timeout=timedelta(days=1))  # the others wait while rank 0 samples and measures
 
 
 def stop() -> None:
