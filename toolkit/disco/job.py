@@ -231,7 +231,7 @@ def _trained(run: Run, config: TrainDisco, dataset: data.Dataset) -> Parts:
     if tuple(parts.denoiser.shape) != tuple(dataset.shape) or parts.denoiser.num_classes != dataset.num_classes:
         trained = (read_record(config.model or run.dir) or {}).get("config", {}).get("data", {})
         raise UserError(
-            f"model={config.model}: was trained on data={trained.get('name')}, samples of {tuple(parts.denoiser.shape)} "
+            f"model={config.model}: trained on data={trained.get('name')}, samples of {tuple(parts.denoiser.shape)} "
             f"and {parts.denoiser.num_classes} classes; data={config.data.name} has {tuple(dataset.shape)} "
             f"and {dataset.num_classes}; repeat the data keys it was trained with"
         )
