@@ -20,7 +20,7 @@ from toolkit.stacking.checkpoint import (
 )
 from toolkit.stacking.config import Growth
 from toolkit.stacking.flops import cost
-from toolkit.stacking.grow import Grown, grow
+from toolkit.stacking.growth import Grown, grow
 from toolkit.stacking.learn import GrowthMap
 from toolkit.stacking.probe import preservation
 from toolkit.stacking.safetensors_io import total_bytes

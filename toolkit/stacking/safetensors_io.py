@@ -35,8 +35,13 @@ class SafetensorsFile(Tensors):
         self._start, header = self._header()
         self.infos: dict[str, Info] = {}
         self._offsets: dict[str, tuple[int, int]] = {}
-        for name, entry in header.items():
-            self._add(name, entry)
+        try:
+            for name, entry in header.items():
+                self._add(name, entry)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path}: not a safetensors file (its header has no valid entry for {name})") from None
         size, expected = os.fstat(self._file.fileno()).st_size, max([0, *(end for _, end in self._offsets.values())])
         if size != self._start + expected:
             raise UserError(f"{path}: {size} bytes, but its header describes {self._start + expected}: damaged or cut")
@@ -48,9 +53,9 @@ class SafetensorsFile(Tensors):
             raise UserError(f"{self.path}: not a whole safetensors file (its header is cut)")
         try:
             header = json.loads(self._file.read(length))
-        except ValueError:
+            header.pop("__metadata__", None)
+        except (ValueError, AttributeError, TypeError):
             raise UserError(f"{self.path}: not a safetensors file (its header cannot be read)") from None
-        header.pop("__metadata__", None)
         return 8 + length, header
 
     def _add(self, name: str, entry: dict) -> None:
@@ -61,7 +66,7 @@ class SafetensorsFile(Tensors):
         if entry["dtype"] not in DTYPES:
             raise UserError(f"{self.path}: {name} is stored as {entry['dtype']}; expected one of {', '.join(DTYPES)}")
         info, (start, end) = Info(tuple(entry["shape"]), DTYPES[entry["dtype"]]), entry["data_offsets"]
-        if end - start != info.num_bytes:
+        if start < 0 or end - start != info.num_bytes:
             raise UserError(f"{self.path}: {name} takes {end - start} bytes, but its shape asks for {info.num_bytes}")
         self.infos[name], self._offsets[name] = info, (start, end)
 

@@ -11,7 +11,7 @@ from torch import nn
 from toolkit.schema import UserError
 from toolkit.stacking.architecture import Architecture, Spaces, Spec
 from toolkit.stacking.config import Growth
-from toolkit.stacking.grow import Grown, grow
+from toolkit.stacking.growth import Grown, grow
 from toolkit.stacking.patterns import Layer
 from toolkit.stacking.tensors import InMemory
 from toolkit.zoo.prior import AutoregressivePrior

@@ -1,0 +1,192 @@
+"""What cannot be grown is refused in one line, and nothing half-written stays behind."""
+
+import json
+import resource
+import shutil
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config
+
+from tests.stacking.models import make_model, make_tokenizer
+from toolkit.schema import JobError, UserError
+from toolkit.stacking.config import Growth
+from toolkit.stacking.report import grow_checkpoint
+
+STACK = Growth(operator="stack", factor=2)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    make_model().save_pretrained(folder / "one")
+    make_model().save_pretrained(folder / "many", max_shard_size="20KB")
+    return folder
+
+
+@pytest.fixture
+def one(saved, tmp_path):
+    return shutil.copytree(saved / "one", tmp_path / "source")
+
+
+@pytest.fixture
+def many(saved, tmp_path):
+    return shutil.copytree(saved / "many", tmp_path / "source")
+
+
+def refused(source, words, error=UserError, growth=STACK, out=None, **settings):
+    out = out or source.parent / "out"
+    with pytest.raises(error) as caught:
+        grow_checkpoint(source, out, growth, **settings)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in source.parent.iterdir() if "out" in path.name) in ([], ["out"])
+    assert not out.exists() or not (out / "config.json").exists()
+
+
+def first_shard(folder):
+    return sorted(folder.glob("*.safetensors"))[0]
+
+
+def test_nothing_there(tmp_path):
+    refused(tmp_path / "absent", "no such folder")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "no config.json")
+
+
+def test_no_weights(one):
+    first_shard(one).unlink()
+    refused(one, "no model.safetensors")
+
+
+def test_shard_cut_short(many):
+    shard = first_shard(many)
+    shard.write_bytes(shard.read_bytes()[:-100])
+    refused(many, f"{shard.name}: ")
+
+
+def with_header(text):
+    return len(text).to_bytes(8, "little") + text
+
+
+DAMAGED = [b"", b"\xff" * 64, with_header(b"not json"), with_header(b"[1, 2]"), with_header(b'{"a": {"dtype": "F32"}}')]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_not_a_safetensors_file(one, content):
+    first_shard(one).write_bytes(content)
+    refused(one, "model.safetensors: not a")
+
+
+def test_missing_shard(many):
+    shard = first_shard(many)
+    shard.unlink()
+    refused(many, f"names {shard.name}, which is not there")
+
+
+def edit_index(folder, change):
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    change(index["weight_map"])
+    path.write_text(json.dumps(index))
+
+
+def test_missing_index_entry(many):
+    edit_index(many, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    refused(many, "no entry for model.layers.1.mlp.up_proj.weight")
+
+
+def test_index_entry_without_a_tensor(many):
+    edit_index(many, lambda weights: weights.update({"model.extra.weight": first_shard(many).name}))
+    refused(many, "holds model.extra.weight, which it does not")
+
+
+def test_another_architecture(one):
+    GPT2Config().save_pretrained(one)
+    refused(one, "model_type gpt2 is not of the Llama architecture")
+
+
+def test_unknown_and_quantised_configs(one):
+    path = one / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
+    refused(one, "quantised")
+    path.write_text("{")
+    refused(one, "config.json: cannot be read")
+
+
+def edit_tensors(folder, change):
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path, {"format": "pt"})
+
+
+def test_tensors_that_do_not_fit_the_config(one):
+    edit_tensors(one, lambda state: state.update({"model.adapter.weight": torch.ones(2)}))
+    refused(one, "unknown tensor model.adapter.weight")
+    edit_tensors(one, lambda state: (state.pop("model.adapter.weight"), state.pop("model.norm.weight")))
+    refused(one, "missing tensor model.norm.weight")
+    edit_tensors(one, lambda state: state.update({"model.norm.weight": torch.ones(31)}))
+    refused(one, "model.norm.weight is [31], its config asks for [32]")
+
+
+def test_types_that_are_not_floats(one):
+    edit_tensors(one, lambda state: state.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}))
+    refused(one, "stored as I8")
+
+
+def test_tokenizer_larger_than_the_vocabulary(one):
+    make_tokenizer(120).save_pretrained(one)
+    refused(one, "the tokenizer has 120 tokens, the model's vocabulary 97")
+
+
+def test_tokenizer_that_cannot_be_read(one):
+    make_tokenizer().save_pretrained(one)
+    (one / "tokenizer.json").write_text("{")
+    refused(one, "its tokenizer cannot be read")
+
+
+def test_growth_that_does_not_fit(one):
+    refused(one, "not a whole number", growth=Growth(factor=1.5))
+    refused(one, "key/value heads", growth=Growth(operator="zero", direction="width", factor=1.25))
+
+
+def test_out_folder_that_is_not_empty(one):
+    out = one.parent / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    refused(one, "exists and is not an empty folder", out=out)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@contextmanager
+def largest_file(num_bytes):
+    """As on a full disk, a write beyond this many bytes fails."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_write_failing_in_the_middle_of_a_shard(one):
+    with largest_file(100_000):
+        refused(one, "writing failed, nothing was kept", JobError)
+    grow_checkpoint(one, one.parent / "out", STACK)
+
+
+def test_a_killed_attempt_is_cleared_away(one):
+    partial = one.parent / ".out.partial"
+    partial.mkdir()
+    (partial / "model.safetensors").write_bytes(b"half")
+    grow_checkpoint(one, one.parent / "out", STACK)
+    assert not partial.exists()
+
+
+def test_hub_names_are_refused_offline(tmp_path):
+    with pytest.raises(UserError, match="not to be had from the hub"):
+        grow_checkpoint("some-org/some-model", tmp_path / "out", STACK)
