@@ -1,4 +1,4 @@
-"""Run ``toolkit train-toy`` in this process, or in one that may be killed."""
+"""Run ``toolkit train-toy``, or another command, in this process or in one that may be killed."""
 
 from __future__ import annotations
 
@@ -31,23 +31,29 @@ def run_here(*words: str) -> int:
     return launch("train-toy", list(words))
 
 
-def start(*words: str, env: dict[str, str] | None = None, file_limit: int | None = None) -> BaseProcess:
-    """``toolkit train-toy WORDS`` in a process of its own; its output goes to ``output.txt``."""
-    settings = {"TOOLKIT_CONF": os.environ["TOOLKIT_CONF"], **(env or {})}
-    process = _processes.Process(target=_child, args=(list(words), os.getcwd(), settings, file_limit))
+def start(
+    *words: str, command: str = "train-toy", env: dict[str, str] | None = None, file_limit: int | None = None
+) -> BaseProcess:
+    """``toolkit COMMAND WORDS`` in a process of its own; its output goes to ``output.txt``."""
+    settings = {name: os.environ[name] for name in ("TOOLKIT_CONF",) if name in os.environ} | (env or {})
+    process = _processes.Process(target=_child, args=(command, list(words), os.getcwd(), settings, file_limit))
     process.start()
     return process
 
 
-def start_ranks(number: int, *words: str) -> list[BaseProcess]:
-    """The same as torchrun would start it, without torchrun's own imports."""
+def start_ranks(number: int, *words: str, command: str = "train-toy") -> list[BaseProcess]:
+    """The same on ``number`` processes, as torchrun would start them, without torchrun's own imports."""
+    if number == 1:
+        return [start(*words, command=command)]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
-        start(*words, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(number)})
-        for rank in range(number)
+        start(
+            *words, command=command, env={**shared, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": str(number)}
+        )
+        for rank in map(str, range(number))
     ]
 
 
@@ -72,7 +78,7 @@ def result(folder: str | Path) -> tuple[bytes, bytes]:
     return (folder / "model" / "net" / "model.safetensors").read_bytes(), (folder / "metrics.jsonl").read_bytes()
 
 
-def _child(words: list[str], folder: str, env: dict[str, str], file_limit: int | None) -> None:
+def _child(command: str, words: list[str], folder: str, env: dict[str, str], file_limit: int | None) -> None:
     import resource
 
     os.chdir(folder)
@@ -82,4 +88,4 @@ def _child(words: list[str], folder: str, env: dict[str, str], file_limit: int |
         os.dup2(output.fileno(), 2)
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    sys.exit(launch("train-toy", words))
+    sys.exit(launch(command, words))
