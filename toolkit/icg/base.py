@@ -111,6 +111,8 @@ class WeakBranchGuidance(BaseGuidance):
     ) -> None:
         self.interval = interval or Interval()
         super().__init__(self.interval.start, self.interval.stop, enabled)
+        # diffusers takes positional arguments for defaults, and from_config then drops them
+        self.register_to_config(_use_default_values=[])
         self.annealing, self.projection = annealing or Annealing(), projection or Projection()
         self.guidance_rescale, self.use_original_formulation = guidance_rescale, use_original_formulation
         if not 0 <= guidance_rescale <= 1:

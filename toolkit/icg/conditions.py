@@ -74,8 +74,7 @@ class IndependentCondition:
             self.sizes.setdefault("class_labels", len(self.class_probabilities))
             if len(self.class_probabilities) != self.sizes["class_labels"] or self.class_probabilities.min() < 0:
                 raise UserError(f"class_probabilities: must be {self.sizes['class_labels']} numbers of at least 0")
-        if self.sizes.get("class_labels", 2) < 2:
-            raise UserError(f"num_classes={self.sizes['class_labels']}: with one class no other condition can be drawn")
+        _check_size("num_classes", self.sizes.get("class_labels", 2))
         self.bank: Fields = {}
         self.sampler: Sampler | None = None
 
@@ -178,6 +177,7 @@ class IndependentCondition:
     def _codes(self, name: str, real: Tensor, num_draws: int, draws: Draws) -> list[Tensor]:
         one_hot = real.is_floating_point()
         size = real.shape[-1] if one_hot else self._size(name)
+        _check_size("num_classes" if name == "class_labels" else name, size)
         own = real.argmax(-1) if one_hot else real
         if own.min() < (-1 if name == "latents" else 0) or own.max() >= size:
             raise UserError(f"{name}: must be in [0, {size}), got {int(own.min())} to {int(own.max())}")
@@ -216,6 +216,11 @@ class IndependentCondition:
         if bool((weights.sum(-1) == 0).any()):
             raise UserError("class_probabilities: no class is left to draw")
         return [one.to(own.dtype) for one in draws.choices(weights, num_draws).unbind(-1)]
+
+
+def _check_size(name: str, size: int) -> None:
+    if size < 2:
+        raise UserError(f"{name}={size}: with one class there is no other condition to draw")
 
 
 def _is_one_hot(values: Tensor) -> bool:

@@ -24,7 +24,8 @@ class Draws:
     """
 
     def __init__(self, seed: Seed, purpose: str) -> None:
-        if isinstance(seed, bool) or (seed is not None and not isinstance(seed, (int, Sequence))):
+        numbers = seed if isinstance(seed, (list, tuple)) else [seed]
+        if any(isinstance(one, bool) or not isinstance(one, int) for one in numbers) and seed is not None:
             raise UserError(f"seed={seed!r}: must be an integer, a list of integers or null")
         self.seed, self.purpose = seed, purpose
         self.generators: list[Generator] = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
@@ -87,7 +86,8 @@ def _named(network: nn.Module, names: Sequence[str]) -> Named:
     modules = dict(network.named_modules())
     found: dict[str, nn.Module] = {}
     for name in names:
-        matches = {key: module for key, module in modules.items() if key and fnmatchcase(key, name)}
+        pattern = re.escape(name).replace(r"\*", "[^.]*")
+        matches = {key: module for key, module in modules.items() if re.fullmatch(pattern, key)}
         if not matches:
             candidates = ", ".join(_kinds(_candidates(network))) or "none found"
             raise UserError(
@@ -103,8 +103,7 @@ def _searched(network: nn.Module) -> Named:
     kinds = _kinds(found)
     if len(kinds) == 1:
         return found
-    others = [name for name, module in network.named_modules() if isinstance(module, TimestepEmbedding)]
-    choices = kinds or list(_kinds([(name, network) for name in others]))
+    choices = kinds or _kinds([(name, module) for name, module in network.named_modules() if _resembles(name, module)])
     problem = "several time embeddings match" if kinds else "no time embedding found"
     raise UserError(
         f"time_embedding_modules: {problem} in {type(network).__name__}; "
@@ -116,7 +115,13 @@ def _candidates(network: nn.Module) -> Named:
     ours = ZOO_MODULES.get(type(network).__name__)
     if ours is not None:
         return [(ours, network.get_submodule(ours))]
-    return [(name, module) for name, module in network.named_modules() if name.rpartition(".")[2] in TIME_NAMES]
+    named = [(name, module) for name, module in network.named_modules() if name.rpartition(".")[2] in TIME_NAMES]
+    # HunyuanVideo's text refiner has a time embedding of its own, within its context_embedder.
+    return [(name, module) for name, module in named if "context_embedder" not in name]
+
+
+def _resembles(name: str, module: nn.Module) -> bool:
+    return isinstance(module, TimestepEmbedding) or "time" in name.rpartition(".")[2]
 
 
 def _kinds(found: Named) -> list[str]:
