@@ -137,8 +137,9 @@ class Run:
                 self._release_lock()
 
     def take_back(self) -> bool:
-        """Undo open() for a job that was refused before its first stage; False when there is something to keep."""
-        if not self.is_main or not self._is_new or self.record["stages"]:
+        """Undo open() for a job that was refused before it did anything; False when there is something to keep."""
+        finished = any(self.stage_done(name) for name in self.record["stages"])
+        if not self.is_main or not self._is_new or finished or (self.dir / "checkpoints").exists():
             return False
         for name in ("run.json", "run.log", "run.lock"):
             (self.dir / name).unlink(missing_ok=True)
