@@ -42,6 +42,8 @@ def test_an_interrupted_sweep_is_taken_up_again(toy, capfd, again):
     process.terminate()
     assert finish(process) == [143]
     assert statuses(toy / "sweep") == {"0": "done", "1": "interrupted"}
+    [line] = [line for line in (toy / "output.txt").read_text().splitlines() if "interrupted" in line]
+    assert line == "toolkit: interrupted; continue with: toolkit runs resume sweep"
     assert (resume(Path("sweep")) if again == "runs resume" else run_here(*words)) == 0
     out, error = capfd.readouterr()
     assert "3 of 3 jobs done in sweep" in out

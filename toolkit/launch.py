@@ -50,6 +50,8 @@ def launch(command_name: str, arguments: list[str]) -> int:
         sweep.take_back()
         return _complain(error, 2)
     except Interrupted as stop:
+        if sweep.directory:
+            _say(f"toolkit: interrupted; continue with: toolkit runs resume {sweep.directory}")
         return stop.exit_code
     except SystemExit as stop:  # Hydra's --help and --version
         return stop.code if isinstance(stop.code, int) else 1
@@ -127,6 +129,8 @@ def _job(cfg: Any) -> float | None:
         sweep.note_job(Path(hydra_config.sweep.dir), number, folder, exit_code, message)
         if exit_code in (130, 143):
             raise Interrupted(exit_code)
+    elif exit_code in (130, 143):
+        _say(f"toolkit: interrupted; continue with: toolkit runs resume {folder}")
     return objective
 
 
@@ -138,7 +142,6 @@ def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple
         with signals.raising():
             return 0, "", _run_job(cfg, folder, overrides, number)
     except Interrupted as stop:
-        _say(f"toolkit: interrupted; continue with: toolkit runs resume {folder}")
         return stop.exit_code, "interrupted", None
     except UserError as error:
         return _complain(error, 2), str(error), None
