@@ -147,8 +147,10 @@ def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple
         return _complain(error, 2), str(error), None
     except JobError as error:
         return _complain(error, 1), str(error), None
-    except Exception as error:  # a bug
-        traceback.print_exc()
+    except Exception as error:
+        if _is_full_disk(error):
+            return _complain(JobError(f"{folder}: {error}"), 1), str(error), None
+        traceback.print_exc()  # a bug
         return 1, f"{type(error).__name__}: {error}", None
 
 
@@ -183,13 +185,17 @@ def _run_job(cfg: Any, folder: Path, overrides: list[str], number: int) -> float
             raise
         except Exception as error:
             _close_failed(run, f"{type(error).__name__}: {error}")
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise JobError(f"{folder}: {error}") from error
-            (run.dir / "run.log").open("a").write(traceback.format_exc())
+            if not _is_full_disk(error):
+                (run.dir / "run.log").open("a").write(traceback.format_exc())
             raise
         run.close("done")
         _write_report(run)
         return run.record["objective"]
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Also where a library turns the OSError into one of its own, as safetensors does."""
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def _close_failed(run: Any, message: str) -> None:

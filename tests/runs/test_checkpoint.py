@@ -151,3 +151,9 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_the_run_goes_on_when_the
     assert finish(start("ballast=100000", "hydra.run.dir=whole")) == [0]
     assert result(small_disk / "one") == result("whole")
     assert record(small_disk / "one")["status"] == "done"
+
+
+def test_a_disk_that_is_full_when_weights_are_written_is_one_line(toy, small_disk):
+    [code] = finish(start("network.width=33000", f"hydra.run.dir={small_disk}/one", "checkpoint_every_steps=1000"))
+    lines = (toy / "output.txt").read_text().strip().splitlines()
+    assert code == 1 and lines[-1].startswith("toolkit: error:") and "Traceback" not in "\n".join(lines)
