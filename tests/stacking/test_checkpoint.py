@@ -69,7 +69,7 @@ def test_report_tells_what_came_from_where(tmp_path):
     assert cost["flops_total"] == 6 * cost["parameters"] > cost["flops_non_embedding"] == 6 * cost["non_embedding"]
     assert report["function"]["verdict"] == "exact"
     assert report["function"]["measured_on"] == "random ids"
-    assert "random token ids" in report["notes"][0]
+    assert "random token ids, not on text" in report["notes"][0]
     assert report["peak_memory_mib"] > 0
 
 

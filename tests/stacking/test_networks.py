@@ -5,7 +5,7 @@ import torch
 
 from toolkit.schema import UserError
 from toolkit.stacking.config import Growth
-from toolkit.stacking.networks import grow_network
+from toolkit.stacking.networks import grow_network, grow_saved_network
 from toolkit.zoo import load
 from toolkit.zoo.mlp import MLPDenoiser
 from toolkit.zoo.prior import AutoregressivePrior
@@ -39,6 +39,17 @@ def test_stack_copies_blocks_and_saves_as_any_network(prior, tmp_path):
     assert change(network, load(tmp_path)) == 0
     drawn = network.sample(2, LABELS, generator=torch.Generator().manual_seed(0))
     assert drawn.shape == (2, 4)
+
+
+def test_a_saved_network_grows_into_a_folder(prior, tmp_path):
+    prior.save_pretrained(tmp_path / "model" / "prior")
+    growth = Growth(operator="zero", factor=2)
+    report = grow_saved_network(str(tmp_path), tmp_path / "out", growth, part="prior")
+    assert report["function"]["verdict"] == "exact"
+    assert report["source_layers"] == [0, 0, 1, 1]
+    assert load(tmp_path / "out").config.depth == 4
+    with pytest.raises(UserError, match="not an empty folder"):
+        grow_saved_network(str(tmp_path), tmp_path / "out", growth, part="prior")
 
 
 def test_silent_copies_change_nothing(prior):

@@ -13,6 +13,7 @@ _HOMES = {
     "grow": "growth",
     "grow_checkpoint": "report",
     "grow_network": "networks",
+    "grow_saved_network": "networks",
     "open_checkpoint": "checkpoint",
     "train_map": "learn",
     "GrowthMasks": "masks",

@@ -32,6 +32,7 @@ class Checkpoint:
 
     source: what the user called it. folder: where its other files are; None for a single GGUF file.
     tokenizer: the transformers tokenizer, None where the checkpoint has none.
+    generation_config: only of a single file; a folder's is copied.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Checkpoint:
     tensors: Tensors
     folder: Path | None
     tokenizer: Any | None
+    generation_config: Any | None = None
 
 
 class Shards(Tensors):
@@ -83,7 +85,7 @@ def _load_config(folder: Path) -> Any:
     try:
         raw = json.loads(path.read_text())
         check_config(type("Raw", (), raw), str(path))
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except UserError:
         raise
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -135,11 +137,13 @@ def _open_gguf(path: Path) -> Checkpoint:
         raise UserError(f"{path}: reading GGUF needs the gguf package (pip install gguf)") from None
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
-    check_config(network.config, str(path))
-    architecture, network.config.quantization_config = Llama(), None
-    infos = architecture.shapes(network.config)
-    state = {name: tensor for name, tensor in network.state_dict().items() if name in infos}
-    return Checkpoint(str(path), architecture, network.config, InMemory(state), None, tokenizer)
+    settings = network.config.to_dict()
+    settings.pop("quantization_config", None)  # the values are floats now
+    config, architecture = type(network.config).from_dict(settings), Llama()
+    check_config(config, str(path))
+    state = network.state_dict()
+    tensors = InMemory({name: state[name] for name in architecture.shapes(config)})
+    return Checkpoint(str(path), architecture, config, tensors, None, tokenizer, network.generation_config)
 
 
 def _download(name: str) -> Path:
@@ -161,7 +165,7 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Any | None:
     if not any(fnmatch(path.name, pattern) for path in folder.iterdir() for pattern in TOKENIZER_FILES):
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each tokenizer library raises its own
         raise UserError(f"{folder}: its tokenizer cannot be read: {' '.join(str(error).split())[:200]}") from None
     if len(tokenizer) > vocab_size:
@@ -210,11 +214,21 @@ def whole_or_nothing(out: Path, needed_bytes: int) -> Iterator[Path]:
         if free < needed_bytes:
             raise JobError(f"out={out}: needs {needed_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left")
         yield aside
+        for path in [*aside.iterdir(), aside]:
+            _flush(path)
         os.replace(aside, out)
     except OSError as error:
         raise JobError(f"out={out}: writing failed, nothing was kept: {error.strerror or error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_checkpoint(
@@ -242,8 +256,9 @@ def write_checkpoint(
 
 def _carry_along(source: Checkpoint, folder: Path) -> None:
     if source.folder is None:
-        if source.tokenizer is not None:
-            source.tokenizer.save_pretrained(folder)
+        for part in (source.tokenizer, source.generation_config):
+            if part is not None:
+                part.save_pretrained(folder)
         return
     for path in source.folder.iterdir():
         if path.is_file() and any(fnmatch(path.name, pattern) for pattern in CARRIED_FILES):

@@ -39,6 +39,7 @@ class GrowthMap(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture, self.old, self.new = architecture, old, new
+        self.trained = False
         located = [architecture.locate(name) for name in names]
         source_layers = len({layer for layer, _ in located if layer is not None})
         self.depth = nn.ParameterDict()
@@ -79,7 +80,7 @@ class GrowthMap(nn.Module):
             return self.width[space]
         group, size = self.old.heads // self.old.kv_heads, self.old.head_size
         values = self.width["value"].unflatten(0, (-1, size)).unflatten(2, (-1, size))
-        heads = torch.einsum("kalb,rs->kralsb", values, torch.eye(group))
+        heads = torch.einsum("kalb,rs->kralsb", values, torch.eye(group, device=values.device))
         return heads.reshape(self.new.size(space), self.old.size(space))
 
 
@@ -94,7 +95,9 @@ class Mapped(Tensors):
 
     @torch.no_grad()
     def read(self, name: str) -> Tensor:
-        return self.map.weight(name, self.source.read).to(self.infos[name].dtype)
+        device = next(self.map.parameters()).device
+        tensor = self.map.weight(name, lambda origin: self.source.read(origin).to(device))
+        return tensor.to("cpu", self.infos[name].dtype)
 
 
 def train_map(
@@ -112,13 +115,15 @@ def train_map(
 ) -> list[float]:
     """Train the map on the language-model loss of the target it makes; returns the loss of every step, in nats.
 
-    config: the target's. batches: token ids int64 (B,T). Steps and rates are the authors' (issue 2 of their repository:
-    100 steps, linear warm-up over 50, then cosine to a tenth).
+    config: the target's. batches: token ids int64 (B,T) on the device of the map. Steps and rates are the authors'
+    (issue 2 of their repository: 100 steps, linear warm-up over 50, then cosine to a tenth).
 
     Raises JobError on a loss that is not finite.
     """
-    network = growth_map.architecture.skeleton(config)
-    frozen = {name: source.read(name) for name in source.infos}
+    device = next(growth_map.parameters()).device
+    network: Any = growth_map.architecture.skeleton(config)
+    network.model.rotary_emb.to(device)  # the only part of it that is not on the meta device
+    frozen = {name: source.read(name).to(device) for name in source.infos}
     names = list(growth_map.architecture.shapes(config))
     optimizer = torch.optim.AdamW(growth_map.parameters(), betas=(0.9, 0.95), weight_decay=weight_decay)
     losses = []
@@ -135,6 +140,7 @@ def train_map(
         nn.utils.clip_grad_norm_(growth_map.parameters(), clip_norm)
         optimizer.step()
         losses.append(loss.item())
+    growth_map.trained = True
     return losses
 
 

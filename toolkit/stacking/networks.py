@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from toolkit.runs.files import write_json
+from toolkit.runs.seeds import generator
 from toolkit.schema import UserError
 from toolkit.stacking.architecture import Architecture, Spaces, Spec
+from toolkit.stacking.checkpoint import whole_or_nothing
 from toolkit.stacking.config import Growth
 from toolkit.stacking.growth import Grown, grow
 from toolkit.stacking.patterns import Layer
+from toolkit.stacking.safetensors_io import total_bytes
 from toolkit.stacking.tensors import InMemory
+from toolkit.zoo import count_parameters, load
 from toolkit.zoo.prior import AutoregressivePrior
 
 
@@ -70,6 +77,52 @@ class Prior(Architecture):
 
 
 ARCHITECTURES: dict[type[nn.Module], Architecture] = {AutoregressivePrior: Prior()}
+
+
+def grow_saved_network(
+    source: str, out: str | Path, growth: Growth, seed: int = 0, part: str | None = None
+) -> dict[str, Any]:
+    """Grow a zoo network that ``toolkit.zoo.load`` reads into the new folder ``out``; returns the report.
+
+    Preservation is measured on random codes. Raises UserError as ``load`` and ``grow_network`` do, and where ``out``
+    is not empty; JobError where the disk fails.
+    """
+    network = load(source, part)
+    target, grown = grow_network(network, growth, seed)
+    change, spread = compare(network, target, seed)
+    verdict = "exact" if change == 0 else "preserved" if change <= 1e-4 * max(1.0, spread) else "not preserved"
+    report = {
+        "source": source,
+        "growth": dataclasses.asdict(growth),
+        "seed": seed,
+        "source_layers": grown.sources,
+        "new_layers": [i for i, layer in enumerate(grown.plan) if layer.new],
+        "connection_rate": grown.connection_rate,
+        "cost": {
+            "source": {"parameters": count_parameters(network)},
+            "target": {"parameters": count_parameters(target)},
+        },
+        "function": {
+            "verdict": verdict,
+            "measured_on": "random codes",
+            "max_logit_change": change,
+            "logit_std": spread,
+        },
+    }
+    with whole_or_nothing(Path(out), total_bytes(grown.tensors.infos)) as folder:
+        target.save_pretrained(folder)
+        write_json(folder / "growth.json", report)
+    return report
+
+
+def compare(source: Any, target: Any, seed: int = 0) -> tuple[float, float]:
+    """Largest change of a logit on 16 random code sequences, and the standard deviation of the source's logits."""
+    draws, config = generator(seed, "probe"), source.config
+    codes = torch.randint(config.codebook_size, (16, config.num_latents), generator=draws)
+    labels = torch.randint(config.num_classes, (16,), generator=draws) if config.num_classes else None
+    with torch.no_grad():
+        before, after = source(codes, labels), target(codes, labels)
+    return (after - before).abs().max().item(), before.std().item()
 
 
 def grow_network(network: Any, growth: Growth, seed: int = 0) -> tuple[Any, Grown]:

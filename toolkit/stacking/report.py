@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from toolkit.stacking.growth import Grown, grow
 from toolkit.stacking.learn import GrowthMap
 from toolkit.stacking.probe import preservation
 from toolkit.stacking.safetensors_io import total_bytes
+from toolkit.stacking.tensors import Watched
 
 REPORT_FILE = "growth.json"
+_MEASURED_ON = {"text": "text", "random ids": "random token ids, not on text: the source has no tokenizer"}
 _CARRIED_BYTES = 64_000_000  # allowance for tokenizer and config files
 
 
@@ -39,12 +42,14 @@ def grow_checkpoint(
     measure: bool = True,
     growth_map: GrowthMap | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    on_tensor: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Grow a Llama-architecture checkpoint into the new folder ``out`` and return the report, also ``out/growth.json``.
 
     source: folder, hub id, ``.gguf`` file, or an opened Checkpoint. text: what preservation is measured on;
-    ``measure=False`` skips that. growth_map: G_learn's trained matrices. Weights stream through: memory is needed for
-    one tensor at a time (and, for measuring, one layer), not for the model. Types of tensors are kept.
+    ``measure=False`` skips that. growth_map: G_learn's trained matrices. on_tensor: called after each tensor written.
+    Weights stream through: memory is needed for one tensor at a time (and, for measuring, one layer), not for the
+    model. Types of tensors are kept.
 
     Raises UserError where source, operator or ``out`` do not fit; JobError where the disk fails. Then ``out`` is not
     there.
@@ -54,7 +59,8 @@ def grow_checkpoint(
     _reset_peak()
     start, num_bytes = time.perf_counter(), total_bytes(grown.tensors.infos)
     with whole_or_nothing(Path(out), num_bytes + _CARRIED_BYTES) as folder:
-        shards = write_checkpoint(folder, checkpoint, grown.config, grown.tensors, max_shard_bytes)
+        watched = Watched(grown.tensors, on_tensor)
+        shards = write_checkpoint(folder, checkpoint, grown.config, watched, max_shard_bytes)
         report = describe(checkpoint, grown, growth) | {
             "seed": seed,
             "bytes": num_bytes,
@@ -65,7 +71,7 @@ def grow_checkpoint(
         if measure:
             measured = preservation(checkpoint, grown.config, open_weights(folder), text, seed)  # as stored
             report["function"] = measured.as_dict()
-            report["notes"] += _function_notes(measured.measured_on, growth)
+            report["notes"].insert(0, f"the function was compared on {_MEASURED_ON[measured.measured_on]}")
         write_json(folder / REPORT_FILE, report)
     return report
 
@@ -86,17 +92,18 @@ def describe(source: Checkpoint, grown: Grown, growth: Growth) -> dict[str, Any]
         "dtypes": sorted({str(info.dtype).removeprefix("torch.") for info in grown.tensors.infos.values()}),
         "tied": source.architecture.tied(grown.config),
         "cost": {"source": before.as_dict(), "target": after.as_dict()},
-        "notes": [],
+        "notes": growth_notes(growth, grown),
     }
 
 
-def _function_notes(measured_on: str, growth: Growth) -> list[str]:
-    notes = []
-    if measured_on == "random ids":
-        notes.append("no tokenizer in the source: the function was compared on random token ids, not on text")
+def growth_notes(growth: Growth, grown: Grown) -> list[str]:
+    """What a reader of the report should know about this operator."""
     if growth.operator == "random":
-        notes.append("G_random keeps the function while its masks are at 0; a stored model has them at 1")
-    return notes
+        return ["G_random keeps the function while its masks are at 0; a stored model has them at 1"]
+    if growth.operator == "learn" and grown.growth_map is not None and not grown.growth_map.trained:
+        start = "the identity on top of noise" if growth.direction == "width" else "G_stack's copies"
+        return [f"G_learn's matrices were not trained: they are {start}"]
+    return []
 
 
 def _reset_peak() -> None:

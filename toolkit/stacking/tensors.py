@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -50,6 +50,21 @@ class InMemory(Tensors):
 
     def read(self, name: str) -> Tensor:
         return self.state[name]
+
+
+class Watched(Tensors):
+    """The same tensors; ``on_tensor()`` is called after each one that is written."""
+
+    def __init__(self, source: Tensors, on_tensor: Callable[[], None]) -> None:
+        self.source, self.on_tensor = source, on_tensor
+        self.infos = source.infos
+
+    def read(self, name: str) -> Tensor:
+        return self.source.read(name)
+
+    def write(self, name: str, file: BinaryIO) -> None:
+        self.source.write(name, file)
+        self.on_tensor()
 
 
 def precise(tensor: Tensor) -> Tensor:
