@@ -1,5 +1,6 @@
 """The guiders in nine ordinary pipelines through ``guided`` (invariants U1 to U6, U11, U16 of the method)."""
 
+import copy
 import warnings
 
 import diffusers
@@ -271,6 +272,64 @@ def test_bank_of_random_tokens(kind):
         tiny.sample(kind)
 
 
+def test_bank_of_the_other_families():
+    """SD3 (its T5 left out), Flux and Sana with tiny real encoders, all with the CLIP tokenizer."""
+    from transformers import (
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        Gemma2Config,
+        Gemma2Model,
+        T5Config,
+        T5EncoderModel,
+    )
+
+    tokenizer, encoder = tiny.clip(CLIPTextModelWithProjection, 8)
+    parts = tiny.sd3().components | {"text_encoder": encoder, "text_encoder_2": encoder}
+    sd3 = diffusers.StableDiffusion3Pipeline(**parts | {"tokenizer": tokenizer, "tokenizer_2": tokenizer})
+    sd3.transformer = tiny.build(
+        diffusers.SD3Transformer2DModel, **sd3.transformer.config | {"joint_attention_dim": 16}
+    )
+    bank = random_token_bank(sd3, 3)
+    assert bank["prompt_embeds"].shape == (3, 7 + 256, 16) and bank["pooled_prompt_embeds"].shape == (3, 16)
+
+    tokenizer, encoder = tiny.clip(CLIPTextModel, 8)
+    t5 = T5EncoderModel(T5Config(vocab_size=60, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).eval()
+    parts = tiny.flux().components | {"text_encoder": encoder, "tokenizer": tokenizer}
+    bank = random_token_bank(diffusers.FluxPipeline(**parts | {"text_encoder_2": t5, "tokenizer_2": tokenizer}), 3)
+    assert bank["prompt_embeds"].shape == (3, 512, 8) and bank["pooled_prompt_embeds"].shape == (3, 8)
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 4}
+    gemma = Gemma2Model(Gemma2Config(vocab_size=60, num_key_value_heads=2, **sizes)).eval()
+    sana = diffusers.SanaPipeline(**tiny.sana().components | {"tokenizer": tokenizer, "text_encoder": gemma})
+    assert random_token_bank(sana, 3)["prompt_embeds"].shape == (3, 300, 8)
+    with pytest.raises(UserError, match="build the bank yourself"):
+        random_token_bank(tiny.dit())
+
+
+def test_cfg_beside_tsg_and_cads():
+    """TSG with classifier-free guidance takes three calls; CADS acts where DiT embeds its labels."""
+    plain = tiny.sample("dit")
+    images, calls = run("dit", TSG(2.0, guidance_scale=1.5), null={"class_labels": tiny.NUM_CLASSES})
+    assert calls == 12 and not torch.equal(images, plain)
+    with pytest.raises(UserError, match="null condition"):
+        run("dit", TSG(2.0, guidance_scale=1.5))
+    annealed, calls = run("dit", ICG(1.0, cads_scale=0.5))
+    assert calls == 4 and not torch.equal(annealed, plain)
+    both, calls = run("dit", CombinedGuidance([ICG(2.0, cads_scale=0.15), TSG(2.0)]))
+    assert calls == 12 and torch.isfinite(both).all()
+    text, _ = run("stable_diffusion", ICG(1.0, cads_scale=0.5))
+    assert not torch.equal(text, tiny.sample("stable_diffusion"))
+    late, _ = run("dit", ICG(1.0, cads_scale=0.5, cads_tau1=0.8, cads_tau2=0.9))
+    assert torch.equal(late, plain) and torch.equal(tiny.sample("dit"), plain), "clean at and below tau1"
+    with pytest.raises(UserError, match="takes no timestep"):
+        run("stable_diffusion", ICG(1.0), denoiser="vae")
+
+
+def test_two_runs_in_one_block_are_alike():
+    with guided(tiny.dit(), CombinedGuidance([ICG(2.0), TSG(2.0)])):
+        assert torch.equal(tiny.sample("dit"), tiny.sample("dit"))
+
+
 def test_half_precision():
     parts = {name: part for name, part in tiny.stable_diffusion().components.items() if name != "unet"}
     parts["text_encoder"] = None
@@ -280,6 +339,11 @@ def test_half_precision():
         with guided(pipe, CombinedGuidance([ICG(2.0), TSG(2.0)])):
             images = tiny.sample("stable_diffusion", pipe=pipe, prompt_embeds=tiny.embeds(2).to(dtype))
         assert images.dtype == dtype and torch.isfinite(images).all()
+    parts = tiny.flux().components | {"transformer": copy.deepcopy(tiny.network("flux")).bfloat16()}
+    flux = tiny.quiet(diffusers.FluxPipeline(**parts))  # bfloat16 rounds the time that the network is told
+    call = {name: tiny.arguments("flux")[name].bfloat16() for name in ("prompt_embeds", "pooled_prompt_embeds")}
+    with guided(flux, CombinedGuidance([ICG(2.0, start=0.5), TSG(2.0)])):
+        assert torch.isfinite(tiny.sample("flux", pipe=flux, **call)).all()
 
 
 def test_image_to_image_counts_its_own_steps():

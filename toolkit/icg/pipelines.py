@@ -145,6 +145,8 @@ class _GuidedCall:
     ) -> None:
         self.network, self.guider, self.loop, self.null, self.batched = network, guider, loop, null, batched
         self.parameters = inspect.signature(type(_uncompiled(network)).forward)
+        if "timestep" not in self.parameters.parameters:
+            raise UserError(f"{type(network).__name__} takes no timestep: guided() does not know how it is called")
         self.inner = False
         self.states: list[Any] = []
         self.arguments: dict[str, Any] = {}
@@ -158,8 +160,7 @@ class _GuidedCall:
         if self.inner:
             return None
         bound = self.parameters.bind(network, *args, **kwargs).arguments
-        self.arguments = {**bound, **bound.pop("kwargs", {})}
-        self.arguments.pop("self")
+        self.arguments = {name: value for name, value in bound.items() if name != "self"}
         self.sample = next(iter(self.arguments.values()))
         self.guider.set_state(*self.loop.enter(self.arguments["timestep"], len(self.sample)))
         self.states = self.guider.prepare_inputs(self._inputs())

@@ -79,7 +79,8 @@ class RandomTokens:
 
 @contextmanager
 def _random_tokenizers(pipe: Any, seed: int) -> Iterator[None]:
-    real = {name: part for name, part in vars(pipe).items() if name.startswith("tokenizer") and part is not None}
+    parts = pipe.components.items()
+    real = {name: part for name, part in parts if name.startswith("tokenizer") and part is not None}
     try:
         for name, tokenizer in real.items():
             # around the pipeline's own __setattr__, which would record the stand-in in its config
