@@ -1,0 +1,111 @@
+"""Networks from config: sizes, the fine-tune that starts as its base, the matched baseline, the paper's presets."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tests.disco import tiny
+from toolkit.commands import COMMANDS
+from toolkit.configs import compose
+from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count
+from toolkit.disco.config import MLP, Song, ToyScore
+from toolkit.disco.stage1 import JointModel
+from toolkit.schema import UserError
+
+
+def test_matched_baseline_is_the_narrowest_with_enough_parameters():
+    config, data = tiny.config(tiny.mlp()), tiny.images()
+    wanted = count(build_denoiser(config, data), build_prior(config, data))
+    matched = build_matched(config, data, wanted)
+    narrower = dataclasses.replace(config, network=MLP(width=matched.config["width"] - 4, depth=2))
+    assert count(matched) >= wanted > count(build_denoiser(narrower, data, with_latents=False))
+    assert matched.num_latents == 0
+
+
+def test_fine_tuning_starts_exactly_as_its_base(tmp_path):
+    config, data = tiny.config(), tiny.images()
+    base = build_denoiser(config, data, with_latents=False).eval()
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    base.save_pretrained(tmp_path / "base")
+    config = dataclasses.replace(config, init=str(tmp_path / "base"))
+    tuned = build_denoiser(config, data).eval()
+    x, codes = torch.randn(3, 1, 8, 8), torch.randint(3, (3, 2))
+    assert tuned.num_latents == 2
+    assert torch.equal(tuned(x, 0.7, latents=codes), base(x, 0.7))
+
+
+def test_a_base_for_other_data_is_refused(tmp_path):
+    config = tiny.config()
+    build_denoiser(config, tiny.images(), with_latents=False).save_pretrained(tmp_path / "base")
+    config = dataclasses.replace(config, init=str(tmp_path / "base"))
+    with pytest.raises(UserError, match=r"init=.*the data has \(1, 16, 16\)"):
+        build_denoiser(config, tiny.images(size=16))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Song(width=8, width_multipliers=[1, 2], num_blocks=1, attention_resolutions=[4], dropout=0.0),
+        Song(width=8, width_multipliers=[1], num_blocks=1, attention_resolutions=[8], dropout=0.0, variant="ncsnpp"),
+        tiny.mlp(),
+    ],
+    ids=["ddpmpp", "ncsnpp", "mlp"],
+)
+def test_other_families_take_latents(network):
+    config, data = tiny.config(network), tiny.images()
+    denoiser = build_denoiser(config, data)
+    y, _ = data.train.batch([0, 1])
+    assert denoiser(y, 1.0, latents=torch.zeros(2, 2, dtype=torch.int64)).shape == y.shape
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": ToyScore()}, None),
+        ({"latents.encoder.patch_size": 3}, r"latents\.encoder\.patch_size=3: must divide the image size 8"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, message):
+    config = tiny.config(changes.pop("network", None))
+    if changes:
+        config.latents.encoder.patch_size = 3
+    if message:
+        with pytest.raises(UserError, match=message):
+            build_encoder(config, tiny.images())
+
+
+def paper_size(name, image_size):
+    config = compose(COMMANDS["train-disco"], [f"experiment={name}", "data.path=unused"])
+    data = tiny.images(num=4, channels=3, size=image_size, num_classes=1000)
+    with torch.device("meta"):
+        return config, data, build_denoiser(config, data), build_encoder(config, data), build_prior(config, data)
+
+
+def test_imagenet64_preset_is_the_papers_network_and_steps_on_meta():
+    config, _, denoiser, encoder, prior = paper_size("disco_imagenet64", 64)
+    shared = count(denoiser) - count(*(m for n, m in denoiser.named_children() if "latent" in n or "cross" in n))
+    assert shared >= 295_899_267  # ADM, and what the latents add
+    assert (denoiser.num_latents, denoiser.codebook_size) == (10, 100)
+    assert (encoder.config["depth"], encoder.config["width"], prior.config["depth"]) == (12, 768, 12)
+    joint = JointModel(denoiser, encoder, config).to("meta")
+    y, labels = torch.empty(2, 3, 64, 64, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta")
+    loss, _ = joint(y, torch.nn.functional.one_hot(labels, 1000).float().to("meta"))
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+def test_imagenet128_preset_builds_and_a_narrow_copy_steps():
+    config, _, denoiser, encoder, _ = paper_size("disco_imagenet128", 128)
+    assert denoiser.shape == (3, 128, 128) and encoder.config["patch_size"] == 16
+    config.network = dataclasses.replace(config.network, width=8, width_multipliers=[1, 1, 2, 4], depth=3, num_blocks=1)
+    config.latents.width, config.latents.num_layers, config.latents.num_heads = 16, 1, 2
+    config.latents.encoder = dataclasses.replace(config.latents.encoder, width=16, depth=1, num_heads=2)
+    data = tiny.images(num=2, channels=3, size=128, num_classes=4)
+    narrow = JointModel(build_denoiser(config, data), build_encoder(config, data), config)
+    y, labels = data.train.all()
+    loss, _ = narrow(y, labels)
+    loss.backward()
+    assert torch.isfinite(loss)
