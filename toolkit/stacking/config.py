@@ -1,10 +1,10 @@
-"""The typed config of growth. Defaults are the paper's: stack the whole block list, no noise (sections 3 and 4)."""
+"""The typed config of ``toolkit grow-llm``. Defaults are the paper's: stack all blocks, no noise (sections 3, 4)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from toolkit.schema import UserError, choice, number
+from toolkit.schema import Job, UserError, choice, number
 
 ANY_DIRECTION = ("direct", "zero", "random", "learn")
 DEPTH_ONLY = ("stack", "interleave", "gradual", "solar", "llama_pro", "pattern", "list")
@@ -66,3 +66,46 @@ class Growth:
             raise UserError("num_layers: belongs to direction=depth; give factor=...")
         if self.direction == "depth" and self.intermediate_size is not None:
             raise UserError("intermediate_size: belongs to direction=width")
+
+
+@dataclass
+class GrowLLM(Growth, Job):
+    """``toolkit grow-llm``: ``stage=grow`` grows ``source``, ``stage=advise`` says when and by how much to grow.
+
+    source: checkpoint folder, hub id, ``.gguf`` file, or a zoo network's folder or run; part: which network of a run.
+    out: the new folder, the run's ``model/grown`` unless given. text: file on which preservation is measured.
+    params, tokens: the target's size and budget, for ``advise``.
+    """
+
+    command: str = "grow-llm"
+    stage: str = choice("grow", "grow", "advise", computes=False)
+    source: str | None = None
+    part: str | None = None
+    out: str | None = None
+    text: str | None = None
+    measure: bool = True
+    max_shard_gb: float = number(5.0, above=0)
+    params: float | None = number(None, above=0)
+    tokens: float | None = number(None, above=0)
+
+    def stages(self) -> list[str]:
+        """The one stage asked for."""
+        return [self.stage]
+
+    def growth(self) -> Growth:
+        """The operator alone."""
+        return Growth(**{item.name: getattr(self, item.name) for item in fields(Growth)})
+
+    def check(self) -> None:
+        """What the stage needs is given."""
+        needed = {"grow": ("source",), "advise": ("params", "tokens")}[self.stage]
+        for key in needed:
+            if getattr(self, key) is None:
+                raise UserError(f"{key}: must be given with stage={self.stage}, as in {_EXAMPLES[key]}")
+        if self.stage == "grow":
+            super().check()
+
+
+_EXAMPLES = {"source": "source=DIR", "params": "params=1.1e9", "tokens": "tokens=100e9"}
+
+SCHEMAS = {(None, "grow_llm_schema"): GrowLLM}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,7 +81,7 @@ ARCHITECTURES: dict[type[nn.Module], Architecture] = {AutoregressivePrior: Prior
 
 
 def grow_saved_network(
-    source: str, out: str | Path, growth: Growth, seed: int = 0, part: str | None = None
+    source: str, out: str | Path, growth: Growth, seed: int = 0, part: str | None = None, run_id: str = ""
 ) -> dict[str, Any]:
     """Grow a zoo network that ``toolkit.zoo.load`` reads into the new folder ``out``; returns the report.
 
@@ -95,6 +96,7 @@ def grow_saved_network(
         "source": source,
         "growth": dataclasses.asdict(growth),
         "seed": seed,
+        "run": run_id,
         "source_layers": grown.sources,
         "new_layers": [i for i, layer in enumerate(grown.plan) if layer.new],
         "connection_rate": grown.connection_rate,
@@ -113,6 +115,17 @@ def grow_saved_network(
         target.save_pretrained(folder)
         write_json(folder / "growth.json", report)
     return report
+
+
+def is_zoo_network(source: str, part: str | None = None) -> bool:
+    """Whether ``source`` is a network of the zoo (or a run with some) rather than a transformers checkpoint."""
+    folder = Path(source)
+    if part is not None or (folder / "run.json").is_file():
+        return True
+    try:
+        return "_class_name" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def compare(source: Any, target: Any, seed: int = 0) -> tuple[float, float]:

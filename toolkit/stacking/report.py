@@ -43,11 +43,13 @@ def grow_checkpoint(
     growth_map: GrowthMap | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     on_tensor: Callable[[], None] = lambda: None,
+    run_id: str = "",
 ) -> dict[str, Any]:
     """Grow a Llama-architecture checkpoint into the new folder ``out`` and return the report, also ``out/growth.json``.
 
     source: folder, hub id, ``.gguf`` file, or an opened Checkpoint. text: what preservation is measured on;
     ``measure=False`` skips that. growth_map: G_learn's trained matrices. on_tensor: called after each tensor written.
+    run_id: kept in the report, to tell whose work ``out`` is.
     Weights stream through: memory is needed for one tensor at a time (and, for measuring, one layer), not for the
     model. Types of tensors are kept.
 
@@ -63,6 +65,7 @@ def grow_checkpoint(
         shards = write_checkpoint(folder, checkpoint, grown.config, watched, max_shard_bytes)
         report = describe(checkpoint, grown, growth) | {
             "seed": seed,
+            "run": run_id,
             "bytes": num_bytes,
             "shards": shards,
             "grow_time_s": round(time.perf_counter() - start, 3),
