@@ -12,6 +12,7 @@ import torch
 from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, SchedulerClock, TimeStepGuidance, presets
 from toolkit.icg.clock import NoiseLevels
 from toolkit.schema import UserError
+from toolkit.zoo.mlp import MLPDenoiser
 
 ICG, TSG = IndependentConditionGuidance, TimeStepGuidance
 
@@ -106,10 +107,8 @@ def test_clocks_read_the_noise_level():
     assert SchedulerClock(zero_snr).noise_level(999) > 1e3
     levels = NoiseLevels()
     assert levels.fraction(80.0) == pytest.approx(1) and levels.fraction(0.0) == 0 and levels.fraction(1e9) == 1
-    unknown = SchedulerClock(diffusers.KarrasVeScheduler()) if hasattr(diffusers, "KarrasVeScheduler") else None
-    if unknown is not None and unknown.kind == "unknown":
-        with pytest.raises(UserError, match="not known"):
-            unknown.noise_level(1.0)
+    with pytest.raises(UserError, match="the noise level of IPNDMScheduler is not known"):
+        SchedulerClock(diffusers.IPNDMScheduler()).noise_level(1.0)
 
 
 def test_state_is_forgotten_after_the_last_step():
@@ -131,3 +130,13 @@ def test_importing_the_room_loads_no_torch():
         from toolkit import icg
 
         _ = icg.nothing
+
+
+def test_a_guider_serves_networks_with_other_numbers_of_classes():
+    guider = ICG(2.0)
+    guider.bind(MLPDenoiser(num_classes=3))
+    guider.bind(MLPDenoiser(num_classes=9))
+    assert guider.condition.sizes == {"class_labels": 9}
+    fixed = ICG(2.0, num_classes=4)
+    fixed.bind(MLPDenoiser(num_classes=9))
+    assert fixed.condition.sizes == {"class_labels": 4}

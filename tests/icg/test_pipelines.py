@@ -1,7 +1,6 @@
 """The guiders in nine ordinary pipelines through ``guided`` (invariants U1 to U6, U11, U16 of the method)."""
 
 import copy
-import warnings
 
 import diffusers
 import pytest
@@ -9,17 +8,11 @@ import torch
 from diffusers.guiders import ClassifierFreeGuidance
 
 from tests.icg import tiny
+from tests.icg.tiny import run
 from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance, guided, random_token_bank
 from toolkit.schema import UserError
 
 ICG, TSG = IndependentConditionGuidance, TimeStepGuidance
-
-
-def run(kind, guider, batch=2, **options):
-    """(images, network calls), with a fixed noise, inside ``guided``."""
-    with guided(getattr(tiny, kind)(), guider, **options), tiny.Calls(tiny.network(kind)) as calls:
-        images = tiny.sample(kind, batch)
-    return images, calls.count
 
 
 @pytest.mark.parametrize("kind", tiny.FAMILIES)
@@ -205,53 +198,6 @@ def test_flow_time_of_flux_sd3_and_sana_is_read_right():
         run("flux", ICG(2.0), time_unit=1.0)
 
 
-@pytest.mark.parametrize("kind", ["stable_diffusion", "sdxl", "sd3", "sana"])
-def test_native_guidance_is_refused(kind):
-    changes = {"guidance_scale": 4.0, "negative_prompt_embeds": tiny.embeds(2, width=16 if kind == "sdxl" else 8)}
-    if kind in ("sdxl", "sd3"):
-        changes["negative_pooled_prompt_embeds"] = tiny.embeds(2)[:, 0]
-    if kind == "sana":
-        changes["negative_prompt_attention_mask"] = torch.ones(2, 5, dtype=torch.long)
-        changes["negative_prompt"] = None
-    with pytest.raises(UserError, match=r"guidance_scale=1\.0"), guided(getattr(tiny, kind)(), ICG(2.0)):
-        tiny.sample(kind, **changes)
-
-
-def test_native_guidance_of_flux_and_dit_is_refused():
-    negative = {"negative_prompt_embeds": tiny.embeds(2), "negative_pooled_prompt_embeds": tiny.embeds(2)[:, 0]}
-    with pytest.raises(UserError, match="twice in a step"), guided(tiny.flux(), ICG(2.0)):
-        tiny.sample("flux", true_cfg_scale=4.0, **negative)
-    with pytest.raises(UserError, match="class_labels"), guided(tiny.dit(), ICG(2.0)):
-        tiny.sample("dit", guidance_scale=4.0)
-
-
-def test_a_doubled_batch_is_recognised_at_the_scheduler():
-    """PixArt does not say that its own guidance is on; its scheduler sees half the rows of its network."""
-    parts = dict.fromkeys(["tokenizer", "text_encoder"])
-    pipe = diffusers.PixArtAlphaPipeline(
-        **parts, vae=tiny.vae(), transformer=tiny.pixart(), scheduler=diffusers.DDIMScheduler(clip_sample=False)
-    )
-    masks = {"prompt_attention_mask": torch.ones(2, 5), "negative_prompt_attention_mask": torch.ones(2, 5)}
-    embeds = {"prompt_embeds": tiny.embeds(2), "negative_prompt_embeds": tiny.embeds(2, seed=8)}
-    call = {"height": 8, "width": 8, "use_resolution_binning": False, "num_inference_steps": 2, "output_type": "latent"}
-    call |= embeds | masks | {"negative_prompt": None}
-    with pytest.raises(UserError, match="doubles its batch"), guided(tiny.quiet(pipe), ICG(2.0)):
-        pipe(**call, guidance_scale=4.0)
-    with guided(pipe, CombinedGuidance([ICG(2.0), TSG(2.0)])):
-        assert torch.isfinite(pipe(**call, guidance_scale=1.0).images).all()
-
-
-def test_negative_prompt_is_warned_of():
-    pipe = tiny.stable_diffusion()
-    call = {"guidance_scale": 1.0, "num_inference_steps": 1, "output_type": "latent", "height": 8, "width": 8}
-    with guided(pipe, ICG(2.0)):
-        with pytest.warns(UserWarning, match="negative prompt is ignored"):
-            pipe("a cat", negative_prompt="ugly", **call)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            pipe("a cat", **call)
-
-
 @pytest.mark.parametrize("kind", ["stable_diffusion", "sdxl"])
 def test_bank_of_random_tokens(kind):
     pipe = getattr(tiny, kind)()
@@ -358,31 +304,3 @@ def test_image_to_image_counts_its_own_steps():
     with guided(pipe, ICG(2.0, start=0.5)), tiny.Calls(pipe.unet) as calls:
         pipe(**call, num_inference_steps=8, strength=0.5)
     assert calls.count == 6  # 4 steps are left of 8, the last 2 of them guided
-
-
-def test_one_line_errors():
-    with pytest.raises(UserError, match="unconditional model") as error, guided(tiny.ddpm(), ICG(2.0)):
-        tiny.sample("ddpm")
-    assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="did not call its scheduler"), guided(tiny.dit(), ICG(2.0)):
-        tiny.network("dit")(torch.zeros(1, 4, 4, 4), torch.tensor([5]), torch.tensor([5]))
-    with pytest.raises(UserError, match="no scheduler"), guided(tiny.network("dit"), ICG(2.0)):
-        pass
-    with pytest.raises(UserError, match=r"null: 'classes'"):
-        run("dit", ClassifierFreeGuidance(2.0), null={"classes": 1})
-    with pytest.raises(UserError, match=r"class_labels: must be in \[0, 12\)"), guided(tiny.dit(), ICG(2.0)):
-        tiny.sample("dit", class_labels=[3, 12])
-    with pytest.raises(UserError, match="fields: no 'text'"):
-        run("dit", ICG(2.0, fields=["text"]))
-
-
-def test_caches_are_refused_unless_the_condition_is_kept():
-    from diffusers import FirstBlockCacheConfig
-
-    pipe, model = tiny.flux(), tiny.network("flux")
-    model.enable_cache(FirstBlockCacheConfig(threshold=0.1))
-    try:
-        with pytest.raises(UserError, match="disable_cache"), guided(pipe, ICG(2.0)):
-            tiny.sample("flux")
-    finally:
-        model.disable_cache()

@@ -12,6 +12,8 @@ from diffusers import schedulers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from toolkit.icg import guided
+
 diffusers.utils.logging.set_verbosity_error()
 
 NUM_CLASSES = 12
@@ -250,3 +252,10 @@ class Calls:
 
     def add(self, module: nn.Module, args: Any, output: Any) -> None:
         self.count += 1
+
+
+def run(kind: str, guider: Any, batch: int = 2, **options: Any) -> tuple[torch.Tensor, int]:
+    """(images, network calls), with a fixed noise, inside ``guided``."""
+    with guided(globals()[kind](), guider, **options), Calls(network(kind)) as calls:
+        images = sample(kind, batch)
+    return images, calls.count

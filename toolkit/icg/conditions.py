@@ -68,15 +68,20 @@ class IndependentCondition:
             raise UserError(f"std={std}: must be tensor, sample or a positive number")
         self.mode, self.exclude_own, self.std = mode, exclude_own, std
         self.fields = None if fields is None else tuple(canonical(name) for name in fields)
-        self.sizes: dict[str, int] = {} if num_classes is None else {"class_labels": num_classes}
+        self.given: dict[str, int] = {} if num_classes is None else {"class_labels": num_classes}
         self.class_probabilities = None if class_probabilities is None else torch.tensor(class_probabilities)
         if self.class_probabilities is not None:
-            self.sizes.setdefault("class_labels", len(self.class_probabilities))
-            if len(self.class_probabilities) != self.sizes["class_labels"] or self.class_probabilities.min() < 0:
-                raise UserError(f"class_probabilities: must be {self.sizes['class_labels']} numbers of at least 0")
-        _check_size("num_classes", self.sizes.get("class_labels", 2))
+            size = self.given.setdefault("class_labels", len(self.class_probabilities))
+            if len(self.class_probabilities) != size or self.class_probabilities.min() < 0:
+                raise UserError(f"class_probabilities: must be {size} numbers of at least 0")
+        _check_size("num_classes", self.given.get("class_labels", 2))
+        self.sizes = dict(self.given)
         self.bank: Fields = {}
         self.sampler: Sampler | None = None
+
+    def bind(self, network: object) -> None:
+        """Take the numbers of classes and codes from the network, where they were not given."""
+        self.sizes = condition_sizes(network) | self.given
 
     def set_bank(self, bank: Mapping[str, Tensor] | None) -> None:
         """Rows to draw from, by field: tensors (N, ...) with one N. Raises UserError where N differs or is 0."""

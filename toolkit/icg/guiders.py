@@ -11,9 +11,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from toolkit.icg import presets
-from toolkit.icg.base import Branch, Inputs, Interval, WeakBranchGuidance, check_scale, real_fields
+from toolkit.icg.base import Branch, Inputs, WeakBranchGuidance, check_scale, real_fields
 from toolkit.icg.cads import Annealing
-from toolkit.icg.conditions import Fields, IndependentCondition, Sampler, condition_sizes
+from toolkit.icg.conditions import Fields, IndependentCondition, Sampler
+from toolkit.icg.interval import Interval
 from toolkit.icg.projection import Projection
 from toolkit.icg.timestep import time_noise
 from toolkit.schema import UserError
@@ -114,7 +115,7 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         self.condition.sampler = sampler
 
     def bind(self, network: nn.Module) -> None:
-        self.condition.sizes = condition_sizes(network) | self.condition.sizes
+        self.condition.bind(network)
 
     def restart(self) -> None:
         super().restart()
