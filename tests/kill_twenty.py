@@ -35,7 +35,7 @@ def run(
             time.sleep(0.005)
         time.sleep(kill_after_s)
         while half_written and not half_written_in(folder) - left and ranks[0].is_alive():
-            pass
+            time.sleep(0.0005)
         for process in ranks:
             process.kill()
     return finish(*ranks, timeout_s=900)
