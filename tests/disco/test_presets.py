@@ -89,4 +89,4 @@ def test_imagenet128_has_the_papers_sizes():
 def test_mnist8_baseline_has_as_many_parameters():
     config = preset("disco_mnist8")
     assert isinstance(config.network, MLP)
-    assert (config.baseline, config.latents.num_latents, config.latents.codebook_size) == ("matched", 8, 16)
+    assert (config.baseline, config.latents.num_latents, config.latents.codebook_size) == ("matched", 4, 16)
