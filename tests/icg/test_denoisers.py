@@ -10,6 +10,7 @@ from toolkit.zoo.mlp import MLPDenoiser, ToyScoreDenoiser
 from toolkit.zoo.prior import MarginalPrior
 from toolkit.zoo.samplers import edm_sigmas, heun
 from toolkit.zoo.unet import ADMUNet, SongUNet
+from toolkit.zoo.uvit import UViT
 
 ICG, TSG = IndependentConditionGuidance, TimeStepGuidance
 K, M, CODES, B = 5, 3, 4, 6
@@ -28,7 +29,8 @@ def mlp(**config):
 def unet(cls):
     torch.manual_seed(0)
     sizes = {"image_size": 8, "in_channels": 1, "model_channels": 16, "channel_mult": (1, 2), "num_blocks": 1}
-    model = cls(num_classes=K, attn_resolutions=(4,), **sizes).eval()
+    sizes |= {"depth": 1} if cls is UViT else {"attn_resolutions": (4,)}
+    model = cls(num_classes=K, **sizes).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1 and parameter.std() < 1e-3:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -121,7 +123,7 @@ def test_batched_calls_agree(x, conditions, guider):
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("cls", [ADMUNet, SongUNet])
+@pytest.mark.parametrize("cls", [ADMUNet, SongUNet, UViT])
 def test_unets_of_the_zoo(cls):
     model, labels = unet(cls), torch.arange(4)
     x = 80 * torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))

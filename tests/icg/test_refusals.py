@@ -88,3 +88,28 @@ def test_caches_are_refused_unless_the_condition_is_kept():
             tiny.sample("flux")
     finally:
         model.disable_cache()
+
+
+def test_compiled_networks():
+    """A compiled network runs past the hooks inside it."""
+    model = tiny.unet2d()
+    compiled = torch.compile(model, backend="eager")
+    pipe = tiny.quiet(diffusers.DDPMPipeline(compiled, diffusers.DDPMScheduler()))
+    with pytest.raises(UserError, match="compiled form"), guided(pipe, TSG(2.0)):
+        tiny.sample("ddpm", pipe=pipe)
+    model.compile(backend="eager")
+    pipe = diffusers.DDPMPipeline(model, diffusers.DDPMScheduler())
+    with pytest.raises(UserError, match="compiled in place"), guided(pipe, TSG(2.0)):
+        pass
+
+
+def test_pipelines_of_two_networks_must_say_which():
+    pipe = tiny.ddim()
+    pipe.transformer_2 = tiny.network("ddpm")
+    try:
+        with pytest.raises(UserError, match="name one of unet"), guided(pipe, TSG(2.0)):
+            pass
+        with guided(pipe, TSG(2.0), denoiser="unet"):
+            assert torch.isfinite(tiny.sample("ddim")).all()
+    finally:
+        del pipe.transformer_2

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toolkit.schema import UserError
+
 
 @dataclass(frozen=True)
 class OutputChange:
@@ -26,10 +28,14 @@ class Attached:
     """Changes attached to a network for its next call.
 
     The hooks are PyTorch's own: they come off when that call ends, with an exception as well, or at ``detach``.
+    Raises UserError for changes to a compiled network.
     """
 
     def __init__(self, network: nn.Module, changes: Sequence[tuple[OutputChange, slice | None]]) -> None:
         self.handles: list[Any] = []
+        if changes and (hasattr(network, "_orig_mod") or getattr(network, "_compiled_call_impl", None)):
+            # compiled code would go on without the hooks, and say nothing
+            raise UserError("guidance that perturbs embeddings needs the network itself, not its compiled form")
         for change, rows in changes:
             once = change.once(network)
             for name, module in change.find(network):

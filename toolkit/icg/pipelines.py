@@ -99,7 +99,7 @@ class _Loop:
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             sample = parameters.bind_partial(*args, **kwargs).arguments.get("sample")
-            if self.called and isinstance(sample, Tensor) and self.rows == 2 * len(sample):
+            if self.called and isinstance(sample, Tensor) and self.rows > len(sample):
                 raise UserError(f"{type(self.pipe).__name__} doubles its batch: {NATIVE_OFF}")
             result = step(*args, **kwargs)
             self.step, self.called = self.step + 1, False
@@ -235,11 +235,15 @@ def _network_of(pipe: Any, name: str | None) -> nn.Module:
         raise UserError(f"{kind} is modular: give it the guider with update_components(guider=...)")
     if getattr(pipe, "scheduler", None) is None:
         raise UserError(f"{kind} has no scheduler: guided() works on diffusers pipelines")
-    names = [name] if name else ["transformer", "unet"]
+    names = [name] if name else ["transformer", "transformer_2", "unet"]
     networks = [part for one in names if isinstance(part := getattr(pipe, one, None), nn.Module)]
     if len(networks) != 1:
         modules = [one for one, part in pipe.components.items() if isinstance(part, nn.Module)]
         raise UserError(f"denoiser: cannot tell the network of {kind}; name one of {', '.join(modules)}")
+    if getattr(networks[0], "_compiled_call_impl", None) is not None:
+        raise UserError(
+            f"{type(networks[0]).__name__} was compiled in place, hooks and all: use torch.compile(network)"
+        )
     return networks[0]
 
 

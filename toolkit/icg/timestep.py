@@ -22,6 +22,7 @@ TIME_NAMES = {"time_embedding", "timestep_embedder", "time_embedder", "t_embedde
 ZOO_MODULES = {
     "ADMUNet": "map_out",
     "SongUNet": "map_out",
+    "UViT": "map_out",
     "MLPDenoiser": "embed_noise",
     "ToyScoreDenoiser": "features",
 }
