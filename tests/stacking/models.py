@@ -4,6 +4,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
+    MinistralConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -34,6 +35,7 @@ CONFIGS = {
     "llama_tied": lambda: LlamaConfig(**_SIZES, tie_word_embeddings=True),
     "llama_biases": lambda: LlamaConfig(**_SIZES, attention_bias=True, mlp_bias=True),
     "mistral": lambda: MistralConfig(**_SIZES, sliding_window=4),
+    "ministral": lambda: MinistralConfig(**_SIZES, head_dim=8, sliding_window=4),
     "qwen2": lambda: Qwen2Config(**_SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1),
     "qwen3": lambda: Qwen3Config(**_SIZES, head_dim=16),
     "smollm3": lambda: SmolLM3Config(**_SIZES, no_rope_layers=[1, 0, 1]),
