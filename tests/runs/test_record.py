@@ -9,8 +9,8 @@ import pytest
 from tests.toyroom.config import Optim, TrainToy
 from tests.toyroom.harness import record
 from toolkit.runs.files import remove_empty, write_atomic, write_json
-from toolkit.runs.record import Run, config_hash, is_locked, read_record
-from toolkit.schema import UserError
+from toolkit.runs.record import Run, compare_configs, config_hash, is_locked, read_record
+from toolkit.schema import Job, UserError
 
 
 def opened(folder, config=None, overrides=()):
@@ -153,3 +153,12 @@ def test_remove_empty_stops_at_the_first_folder_with_something_in_it(tmp_path, m
     (tmp_path / "a" / "file").write_text("")
     remove_empty(Path("a/b/c"))
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+
+
+def test_a_key_added_since_the_run_was_started_may_hold_its_default():
+    previous = {"seed": 1}
+    config = Job(command="x", seed=1)
+    assert compare_configs(Path("one"), previous | {"command": "x"}, config) == {}
+    config.precision = "bf16"
+    with pytest.raises(UserError, match="precision is absent there, bf16 here"):
+        compare_configs(Path("one"), previous | {"command": "x"}, config)

@@ -168,7 +168,7 @@ def _build_mlp(
     common |= {"sample_shape": list(dataset.shape), "width": network.width, "depth": network.depth}
     if isinstance(network, ToyScore):
         return ToyScoreDenoiser(component_std=network.component_std, **common, **_known(ToyScoreDenoiser, latents))
-    return MLPDenoiser(**common, **_known(MLPDenoiser, latents))
+    return MLPDenoiser(layer_norm=network.layer_norm, **common, **_known(MLPDenoiser, latents))
 
 
 def _known(family: type[Denoiser], latents: dict[str, Any]) -> dict[str, Any]:

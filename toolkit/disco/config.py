@@ -61,6 +61,7 @@ class MLP(Network):
     family: str = "mlp"
     width: int = number(128, least=4)
     depth: int = number(4, least=1)
+    layer_norm: bool = False
 
 
 @dataclass

@@ -56,7 +56,13 @@ def main(config: TrainDisco, run: Run) -> float | None:
                 stages[name]()
     if rank() == 0:
         _show(run, config)
-    return run.record["metrics"].get("objective")
+    return _objective(run.record["metrics"], max(config.measure.evaluations))
+
+
+def _objective(metrics: dict[str, float], budget: int) -> float | None:
+    """What an optimising sweeper minimises: the distance of our samples at the largest budget, where it was measured."""
+    keys = (f"quality.{distance}.ours.nfe_{budget}" for distance in ("frechet", "energy"))
+    return next((metrics[key] for key in keys if key in metrics), None)
 
 
 def load_data(config: TrainDisco) -> data.Dataset:

@@ -263,7 +263,8 @@ def compare_configs(folder: Path, previous: dict[str, Any], config: Job) -> dict
         for part in key.split("."):
             before = before.get(part, absent) if isinstance(before, dict) else absent
         extends = item.metadata.get("extends", "")
-        if before == value or not item.metadata.get("computes", True):
+        added_since = before is absent and value == _default(item)
+        if before == value or added_since or not item.metadata.get("computes", True):
             continue
         if extends and before is not absent and value > before:
             grown[key] = extends.split(",")
@@ -282,6 +283,12 @@ def _keeps(line: str, stage: str, step: int) -> bool:
     except ValueError:
         return False
     return entry["stage"] != stage or entry["step"] <= step
+
+
+def _default(item: dataclasses.Field) -> Any:
+    """A field's default: a key that the run's version did not have yet computes what it did."""
+    made = item.default_factory is not dataclasses.MISSING
+    return item.default_factory() if made else item.default  # type: ignore[misc]
 
 
 def package_versions() -> dict[str, str]:

@@ -53,10 +53,14 @@ SILU_GAIN = 1.68
 
 
 class FiLMResidualMLP(nn.Module):
-    """(B,d), (B,E) -> (B,d): blocks h + W2 silu((1 + scale) * (W1 h) + shift), scale and shift from the embedding."""
+    """(B,d), (B,E) -> (B,d): blocks h + W2 silu((1 + scale) * (W1 h) + shift), scale and shift from the embedding.
 
-    def __init__(self, size: int, width: int, depth: int, embedding_width: int) -> None:
+    layer_norm: normalise before the last layer, which keeps the output in range where conditions scale the features.
+    """
+
+    def __init__(self, size: int, width: int, depth: int, embedding_width: int, layer_norm: bool = False) -> None:
         super().__init__()
+        self.layer_norm = layer_norm
         self.inputs = normal_linear(size, width)
         # one product for the scales and shifts of all blocks: small layers cost their launch, not their arithmetic
         self.film = normal_linear(embedding_width, 2 * depth * width, gain=0.5 * SILU_GAIN)
@@ -71,7 +75,7 @@ class FiLMResidualMLP(nn.Module):
             scale, shift = film[2 * index], film[2 * index + 1]
             u = first(h)
             h = h + second(F.silu(torch.addcmul(u + shift, u, scale)))
-        return self.outputs(F.silu(h))
+        return self.outputs(F.silu(F.layer_norm(h, h.shape[-1:]) if self.layer_norm else h))
 
 
 class MLPDenoiser(Denoiser):
@@ -90,6 +94,7 @@ class MLPDenoiser(Denoiser):
         width: int = 128,
         depth: int = 4,
         embedding_width: int = 64,
+        layer_norm: bool = False,
         sigma_data: float = 0.5,
         num_classes: int = 0,
         num_latents: int = 0,
@@ -106,7 +111,7 @@ class MLPDenoiser(Denoiser):
         self.embed_latents = None
         if num_latents:
             self.embed_latents = normal_linear(num_latents * latent_width, embedding_width, bias=False, gain=0.0)
-        self.body = FiLMResidualMLP(math.prod(sample_shape), width, depth, embedding_width)
+        self.body = FiLMResidualMLP(math.prod(sample_shape), width, depth, embedding_width, layer_norm)
 
     @property
     def shape(self) -> tuple[int, ...]:
