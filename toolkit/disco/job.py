@@ -60,7 +60,7 @@ def main(config: TrainDisco, run: Run) -> float | None:
 
 
 def _objective(metrics: dict[str, float], budget: int) -> float | None:
-    """What an optimising sweeper minimises: the distance of our samples at the largest budget, where it was measured."""
+    """What an optimising sweeper minimises: the distance of our samples at the largest budget, where measured."""
     keys = (f"quality.{distance}.ours.nfe_{budget}" for distance in ("frechet", "energy"))
     return next((metrics[key] for key in keys if key in metrics), None)
 

@@ -287,8 +287,8 @@ def _keeps(line: str, stage: str, step: int) -> bool:
 
 def _default(item: dataclasses.Field) -> Any:
     """A field's default: a key that the run's version did not have yet computes what it did."""
-    made = item.default_factory is not dataclasses.MISSING
-    return item.default_factory() if made else item.default  # type: ignore[misc]
+    make = item.default_factory
+    return item.default if make is dataclasses.MISSING else make()
 
 
 def package_versions() -> dict[str, str]:
