@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.schema import UserError, check, did_you_mean, number
+from toolkit.schema import UserError, check, choice, did_you_mean, number
 
 
 @dataclass
@@ -41,7 +41,8 @@ class Options:
     num_rounds: int = number(7, least=1)
     sampling_steps: int = number(9, least=1)
     threads: int | None = number(None, least=1)
-    device: str = "cpu"
+    device: str = choice("cpu", "cpu", "cuda")
+    allocator: str = choice("tuned", "tuned", "default")
     edm: str | None = None
     out: str | None = None
     only: str | None = None
@@ -84,10 +85,7 @@ def parse(words: list[str]) -> Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Median images per second of training and sampling, parameters and peak memory of each contender."""
-    import torch
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    _prepare(options)
     contenders = {name: make(options) for name, make in _contenders(options).items()}
     train: dict[str, list[float]] = {name: [] for name in contenders}
     sample: dict[str, list[float]] = {name: [] for name in contenders}
@@ -110,6 +108,18 @@ def run(options: Options) -> dict[str, Any]:
         }
         for name, contender in contenders.items()
     }
+
+
+def _prepare(options: Options) -> None:
+    """Threads and allocator, for every contender alike: train-disco tunes glibc's, which helps its peers too."""
+    import torch
+
+    from toolkit.runs.device import keep_freed_memory
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.allocator == "tuned":
+        keep_freed_memory()
 
 
 @dataclass
@@ -402,8 +412,7 @@ def _peak_memory(options: Options) -> dict[str, float]:
     """How far five training steps raise the memory above what the contender took before its first one."""
     import torch
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    _prepare(options)
     contender = _contenders(options)[str(options.only)](options)
     if options.device == "cuda":
         contender.train(5)
@@ -433,6 +442,6 @@ def _table(options: Options, results: dict[str, Any]) -> Any:
     columns = ["contender", "parameters", "train img/s", "ours is x times", "sample img/s", "ours is x times", "MiB"]
     note = (
         f"{options.channels}x{options.size_px}x{options.size_px}, batch {options.batch_size}, medians of "
-        f"{options.num_rounds} rounds of {options.num_steps} steps; MiB: peak growth in training, one process each"
+        f"{options.num_rounds} rounds of {options.num_steps} steps, allocator {options.allocator}; MiB: growth in training"
     )
     return Table("bench disco", columns, [[name, *row.values()] for name, row in results.items()], note)

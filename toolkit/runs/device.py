@@ -29,7 +29,7 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
         raise UserError("device=cuda: no CUDA device is visible; use device=auto or device=cpu")
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps: no Apple GPU is visible; use device=auto or device=cpu")
-    _keep_freed_memory()
+    keep_freed_memory()
     AcceleratorState._reset_state(reset_partial_state=True)  # jobs of one sweep share a process
     if config.device in ("auto", "cuda") and torch.cuda.is_available() and not torch.distributed.is_initialized():
         torch.cuda.set_device(job_number % torch.cuda.device_count())
@@ -42,7 +42,7 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
     return accelerator
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to reuse freed blocks instead of returning them to the system.
 
     A training step on a CPU frees and takes the same large blocks again and again; mapping them anew each time cost

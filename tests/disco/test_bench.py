@@ -1,0 +1,40 @@
+"""The benchmark does the work it times, and refuses options it does not know. No test looks at a duration."""
+
+import pytest
+import torch
+
+from toolkit.disco import bench
+from toolkit.schema import UserError
+
+SMALL = ["size_px=8", "channels=1", "width=32", "batch_size=2", "num_steps=1", "sampling_steps=2"]
+
+
+@pytest.mark.parametrize("name", ["ours", "bare", "disco", "diffusers"])
+def test_every_contender_trains_and_samples(name):
+    torch.manual_seed(0)
+    contender = bench._contenders(bench.parse(SMALL))[name](bench.parse(SMALL))
+    contender.train(1)
+    contender.sample()
+    assert contender.parameters > 1000
+
+
+def test_peers_have_nearly_our_size():
+    options = bench.parse(SMALL)
+    sizes = {name: make(options).parameters for name, make in bench._contenders(options).items()}
+    assert sizes["bare"] == sizes["ours"]
+    assert 0.85 < sizes["diffusers"] / sizes["ours"] < 1.15
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("widht=8", "did you mean 'width'"),
+        ("width=x", "width=x: must be a whole number"),
+        ("width=8", "width=8: must be at least 16"),
+        ("edm=nowhere", "edm=nowhere: no checkout"),
+        ("device=tpu", "device=tpu: .*choose one of cpu, cuda"),
+    ],
+)
+def test_bad_options_are_named(word, message):
+    with pytest.raises(UserError, match=message):
+        bench.parse([word])
