@@ -442,6 +442,6 @@ def _table(options: Options, results: dict[str, Any]) -> Any:
     columns = ["contender", "parameters", "train img/s", "ours is x times", "sample img/s", "ours is x times", "MiB"]
     note = (
         f"{options.channels}x{options.size_px}x{options.size_px}, batch {options.batch_size}, medians of "
-        f"{options.num_rounds} rounds of {options.num_steps} steps, allocator {options.allocator}; MiB: growth in training"
+        f"{options.num_rounds} rounds of {options.num_steps} steps, {options.allocator} allocator; MiB: training"
     )
     return Table("bench disco", columns, [[name, *row.values()] for name, row in results.items()], note)
