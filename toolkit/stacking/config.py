@@ -1,4 +1,4 @@
-"""The typed config of ``toolkit grow-llm``. Defaults are the paper's: stack all blocks, no noise (sections 3, 4)."""
+"""The typed config of ``toolkit grow-llm``. Defaults are the paper's: stack all blocks, no noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIZED_BY_THEMSELVES = ("pattern", "list")
 class Growth:
     """One growth operator and its size.
 
-    operator: the paper's atomic operators (section 3.1, appendix A) ``direct``, ``zero``, ``random``, ``learn`` in
+    operator: the paper's atomic operators (appendix A.3-A.6) ``direct``, ``zero``, ``random``, ``learn`` in
         either direction, or a way to list layers: ``stack`` (G_stack, the same as direct in depth), ``interleave``,
         ``gradual`` (StackedBERT), ``solar``, ``llama_pro``, ``pattern`` (``6-12*2-6``) and ``list``.
     factor: target layers / source layers in depth, target hidden size / source hidden size in width. ``num_layers``
@@ -27,7 +27,7 @@ class Growth:
     drop: SOLAR's m, the layers left out at the end of the first copy and at the start of the second.
     insert: LLaMA-Pro's number of new layers, one after each of as many groups.
     split: ``direct`` in width, the share alpha of a column that stays with the first copy; 0.5 splits evenly (then the
-        copies never part), section A.3 asks for alpha != 1/2.
+        copies never part), appendix A.3 asks for alpha != 1/2.
     scale_eps: ``zero`` in width also scales the norms' epsilon by d/D, which makes it exact.
     noise: alpha of W <- (1 - alpha) W + alpha eps (appendix I.2; the paper: 0.2).
     """

@@ -1,4 +1,4 @@
-"""Growth in depth (section 3.1, appendix A.3-A.6): a target layer is a copy, a silent copy or fresh."""
+"""Growth in depth (appendix A.3-A.5): a target layer is a copy, a silent copy or fresh."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Deeper(Tensors):
     """The tensors of a deeper network.
 
     Copies are bit-equal to their source (G_direct, algorithm 1); zeroed layers have attention output and MLP output
-    zero (G_zero, section A.4), fresh layers are initialised anew (G_random, section A.5). Embedding, final norm and
+    zero (G_zero, appendix A.4), fresh layers are initialised anew (G_random, appendix A.5). Embedding, final norm and
     head are copied once.
     """
 

@@ -1,4 +1,4 @@
-"""Parameters and training FLOPs per token in three accountings (section 2, figures' axes; appendix B sizes)."""
+"""Parameters and training FLOPs per token in three accountings (total: the axes of the paper's figures)."""
 
 from __future__ import annotations
 

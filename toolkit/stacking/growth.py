@@ -54,7 +54,7 @@ def grow(
     growth_map: a trained map for operator=learn (from an earlier ``Grown.growth_map``); without it, the initial one.
     Growing again is growing the result: ``grow(architecture, grown.config, grown.tensors, ...)``.
 
-    Raises UserError where the operator does not fit the network (section 3.1 and appendix A say what each one does).
+    Raises UserError where the operator does not fit the network (appendix A.3-A.6 say what each one does).
     """
     check(growth)
     plan, old = layer_plan(growth, architecture.num_layers(config)), architecture.spaces(config)

@@ -1,4 +1,4 @@
-"""G_learn (section 3.1, eq. 41-42, appendix A.6): every target weight is a learned linear map of the source's.
+"""G_learn (eq. 41-42, appendix A.6): every target weight is a learned linear map of the source's.
 
 In depth each type of tensor has one matrix D (target layers x source layers) that mixes layers; it starts as the
 stacked identity, so that the untrained map is G_stack bit for bit. In width matrices B, shared by all layers, act on

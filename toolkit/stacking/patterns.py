@@ -1,4 +1,4 @@
-"""Which source layer each target layer comes from (sections 3.1 and 5.1, appendix H). No torch here."""
+"""Which source layer each target layer comes from (algorithm 1, section 5.1, appendix H). No torch here."""
 
 from __future__ import annotations
 

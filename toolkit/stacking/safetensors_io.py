@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,20 +21,18 @@ _CHUNK_BYTES = 1 << 20
 
 
 class SafetensorsFile(Tensors):
-    """The tensors of one file. The file is held open; its header is checked against its size on opening.
+    """The tensors of one file, whose header is checked against its size.
 
     Raises UserError for a file that is cut short, damaged, or holds types other than floating point.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with the object
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from None
-        self._start, header = self._header()
         self.infos: dict[str, Info] = {}
         self._offsets: dict[str, tuple[int, int]] = {}
+        with self._opened() as file:
+            size = os.fstat(file.fileno()).st_size
+            self._start, header = self._header(file, size)
         try:
             for name, entry in header.items():
                 self._add(name, entry)
@@ -42,17 +40,22 @@ class SafetensorsFile(Tensors):
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path}: not a safetensors file (its header has no valid entry for {name})") from None
-        size, expected = os.fstat(self._file.fileno()).st_size, max([0, *(end for _, end in self._offsets.values())])
-        if size != self._start + expected:
-            raise UserError(f"{path}: {size} bytes, but its header describes {self._start + expected}: damaged or cut")
+        expected = self._start + max([0, *(end for _, end in self._offsets.values())])
+        if size != expected:
+            raise UserError(f"{path}: {size} bytes, but its header describes {expected}: damaged or cut")
 
-    def _header(self) -> tuple[int, dict]:
-        size = os.fstat(self._file.fileno()).st_size
-        length = int.from_bytes(self._file.read(8), "little")
+    def _opened(self) -> FileIO:
+        try:
+            return FileIO(self.path)
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror or error}") from None
+
+    def _header(self, file: FileIO, size: int) -> tuple[int, dict]:
+        length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise UserError(f"{self.path}: not a whole safetensors file (its header is cut)")
         try:
-            header = json.loads(self._file.read(length))
+            header = json.loads(file.read(length))
             header.pop("__metadata__", None)
         except (ValueError, AttributeError, TypeError):
             raise UserError(f"{self.path}: not a safetensors file (its header cannot be read)") from None
@@ -74,31 +77,30 @@ class SafetensorsFile(Tensors):
         info = self.infos[name]
         data = torch.empty(info.num_bytes, dtype=torch.uint8)
         view, done = memoryview(data.numpy().data), 0
-        self._file.seek(self._start + self._offsets[name][0])
-        while done < len(view):
-            done += self._read_into(view[done:])
+        with self._opened() as file:
+            file.seek(self._start + self._offsets[name][0])
+            while done < len(view):
+                done += self._read_into(file, view[done:])
         return data.view(info.dtype).reshape(info.shape)
 
     def write(self, name: str, file: BinaryIO) -> None:
         left = self.infos[name].num_bytes
         buffer = memoryview(bytearray(min(left, _CHUNK_BYTES)))
-        self._file.seek(self._start + self._offsets[name][0])
-        while left:
-            count = self._read_into(buffer[:left])
-            file.write(buffer[:count])
-            left -= count
+        with self._opened() as source:
+            source.seek(self._start + self._offsets[name][0])
+            while left:
+                count = self._read_into(source, buffer[:left])
+                file.write(buffer[:count])
+                left -= count
 
-    def _read_into(self, view: memoryview) -> int:
+    def _read_into(self, file: FileIO, view: memoryview) -> int:
         try:
-            count = self._file.readinto(view)
+            count = file.readinto(view)
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror or error}") from None
         if not count:
             raise UserError(f"{self.path}: ends early")
         return count
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def write_safetensors(path: Path, tensors: Tensors, names: list[str]) -> None:
@@ -139,8 +141,3 @@ def split_into_shards(infos: Mapping[str, Info], max_bytes: int) -> list[list[st
 def total_bytes(infos: Mapping[str, Info]) -> int:
     """Bytes of all tensors."""
     return sum(info.num_bytes for info in infos.values())
-
-
-def total_parameters(infos: Mapping[str, Info]) -> int:
-    """Numbers in all tensors."""
-    return sum(math.prod(info.shape) for info in infos.values())

@@ -25,7 +25,7 @@ class Curve:
             raise UserError("a loss curve needs at least two points of rising, positive compute")
 
     def shifted(self, flops: float) -> Curve:
-        """The same losses after ``flops`` spent before, as on a base: C = 6 P_base d + 6 P t (section 4.1)."""
+        """The same losses after ``flops`` spent before, as on a base: C = 6 P_base d + 6 P t (eq. 48's C1 + C2)."""
         return Curve([flops + spent for spent in self.flops], self.losses)
 
     def smoothed(self, weight: float) -> Curve:

@@ -1,4 +1,4 @@
-"""When to grow (d, in tokens) and by how much (g): the paper's fits, with guard rails (section 4.2). No torch here."""
+"""When to grow (d, in tokens) and by how much (g): the paper's fits, with guard rails (eq. 2). No torch here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from toolkit.schema import UserError
 
-FACTOR = 4  # section 4.2.2: a constant; the optimum lies between 2 and 4
+FACTOR = 4  # the paper's recommendation; its optimum lies between 2 and 4
 FITTED_PARAMS = (410e6, 3e9)  # the sizes eq. 2 was fitted on
 TRUSTED_SHARE = 0.25  # of the whole compute that the base may take
 
@@ -38,7 +38,7 @@ def growth_tokens(params: float, total_flops: float) -> float:
 def advise(params: float, tokens: float) -> Advice:
     """d and g for a target of ``params`` parameters to be trained on ``tokens`` tokens.
 
-    C = 6 N D, which reproduces table 4. The appendix's own fit of g is called unreliable there and is not offered.
+    C = 6 N D, which reproduces table 4. Appendix F's own fit of g is called unreliable there and is not offered.
 
     Raises UserError where the fit asks for a base that costs more than the whole budget: it was measured between 410M
     and 3B parameters, and far below that it is meaningless.

@@ -105,7 +105,7 @@ class Wider(Tensors):
         return grown.to(info.dtype)
 
     def _direct(self, name: str, tensor: Tensor, spec: Spec) -> Tensor:
-        """Rows copied, columns copied and weighed, gains copied (section A.3)."""
+        """Rows copied, columns copied and weighed, gains copied (appendix A.3)."""
         for axis, space in enumerate(spec.axes):
             if space:
                 index = copies(self.old, self.new, space)
@@ -119,7 +119,7 @@ class Wider(Tensors):
         return tensor
 
     def _appended(self, name: str, tensor: Tensor, spec: Spec) -> Tensor:
-        """[[W, A], [B, C]] with A, C drawn anew, and B zero (zero, section A.4) or drawn as well (random, A.5)."""
+        """[[W, A], [B, C]] with A, C drawn anew, and B zero (zero, appendix A.4) or drawn as well (random, A.5)."""
         grown = draw(spec, name, self.infos[name], self.num_layers, self.seed).to(tensor.dtype)
         old_part = tuple(slice(size) for size in tensor.shape)
         if self.operator == "zero":
