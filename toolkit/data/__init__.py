@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from toolkit.data.catalogue import CATALOGUE, Entry, Row, check, fetch, load, rows
+from toolkit.data.catalogue import CATALOGUE, Entry, Row, check, fetch, load, rows, stand_in
 
 if TYPE_CHECKING:
     from toolkit.data.sets import Dataset, MemorySplit, Split
@@ -44,4 +44,5 @@ __all__ = [
     "fetch",
     "load",
     "rows",
+    "stand_in",
 ]

@@ -28,6 +28,8 @@ class Entry:
     loader: str
     download: str | None = None
     needs_path: bool = False
+    num_classes: int = 0  # of sets that need a path, for a dry run without one
+    size_px: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ CATALOGUE: dict[str, Entry] = {
         "research only",
         "toolkit.data.imagenet:load_imagenet64",
         needs_path=True,
+        num_classes=1000,
+        size_px=64,
     ),
     "imagenet128": Entry(
         "images",
@@ -70,6 +74,8 @@ CATALOGUE: dict[str, Entry] = {
         "research only",
         "toolkit.data.imagenet:load_imagenet128",
         needs_path=True,
+        num_classes=1000,
+        size_px=128,
     ),
 }
 
@@ -95,6 +101,25 @@ def check(config: Data) -> None:
     if not Path(config.path).expanduser().is_dir():
         what = "is a file, not a folder" if Path(config.path).expanduser().is_file() else "no such folder"
         raise UserError(f"data.path={config.path}: {what}")
+
+
+def stand_in(config: Data) -> Dataset:
+    """Two empty images of the right shape, for building networks of a set whose folder is not at hand.
+
+    Raises UserError when the size is not known either.
+    """
+    import torch
+
+    from toolkit.data.sets import Dataset, MemorySplit
+
+    entry = lookup(config.name)
+    size_px = config.size_px or entry.size_px
+    if size_px is None:
+        raise UserError(f"data.size_px: data.name={config.name} without data.path needs it, as in data.size_px=64")
+    shape = (2, config.channels or 3, size_px, size_px)
+    split = MemorySplit(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(shape))
+    num_classes = entry.num_classes if config.class_labels else 0
+    return Dataset(config.name, split, split, split, num_classes, (), entry.licence, "stand-in")
 
 
 def load(config: Data, seed: int = 0) -> Dataset:

@@ -439,9 +439,9 @@ def _resident_bytes() -> int:
 def _table(options: Options, results: dict[str, Any]) -> Any:
     from toolkit.runs.table import Table
 
-    columns = ["contender", "parameters", "train img/s", "ours is x times", "sample img/s", "ours is x times", "MiB"]
+    columns = ["contender", "parameters", "train", "ours / it", "sample", "ours / it", "MiB"]
     note = (
-        f"{options.channels}x{options.size_px}x{options.size_px}, batch {options.batch_size}, medians of "
+        f"images per second; {options.channels}x{options.size_px}x{options.size_px}, batch {options.batch_size}, medians of "
         f"{options.num_rounds} rounds of {options.num_steps} steps, {options.allocator} allocator; MiB: training"
     )
     return Table("bench disco", columns, [[name, *row.values()] for name, row in results.items()], note)

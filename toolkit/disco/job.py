@@ -290,19 +290,18 @@ def _show(run: Run, config: TrainDisco) -> None:
     headline = run.dir / "tables" / "headline.json"
     if headline.exists():
         console.print(Table.load(headline).to_rich())
-    samples = run.dir / "samples" / "grid.png"
+    found = {"samples": run.dir / "samples", "weights": run.dir / "model"}
     lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
-    if samples.parent.exists():
-        lines.append(f"samples  {samples if samples.exists() else samples.parent}")
-    lines.append(f"weights  {run.dir / 'model'}")
+    lines += [f"{name}  {path}" for name, path in found.items() if path.exists()]
     console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
 
 
 def dry_run(config: TrainDisco) -> None:
-    """Parameters, FLOPs and memory of the networks, built on the meta device; reads the data, trains nothing."""
+    """Parameters, FLOPs and memory of the networks, built on the meta device; trains nothing, needs no folder."""
     from toolkit.zoo.registry import count_flops
 
-    dataset = load_data(config)
+    absent = data.CATALOGUE[config.data.name].needs_path and config.data.path is None
+    dataset = data.stand_in(config.data) if absent else load_data(config)
     started = time.perf_counter()
     with torch.device("meta"):
         denoiser, encoder = _build(config, dataset, "denoiser")
