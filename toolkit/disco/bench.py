@@ -441,7 +441,8 @@ def _table(options: Options, results: dict[str, Any]) -> Any:
 
     columns = ["contender", "parameters", "train", "ours / it", "sample", "ours / it", "MiB"]
     note = (
-        f"images per second; {options.channels}x{options.size_px}x{options.size_px}, batch {options.batch_size}, medians of "
-        f"{options.num_rounds} rounds of {options.num_steps} steps, {options.allocator} allocator; MiB: training"
+        f"images per second, medians of {options.num_rounds} rounds of {options.num_steps} steps; "
+        f"{options.channels}x{options.size_px}x{options.size_px}, batch {options.batch_size}, "
+        f"{options.allocator} allocator; MiB: growth in training"
     )
     return Table("bench disco", columns, [[name, *row.values()] for name, row in results.items()], note)
