@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from toolkit.runs.distributed import rank
 
@@ -41,9 +42,10 @@ class Bar:
             self.task = rich_progress.add_task(stage, total=total, completed=step, text="")
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """The newest means, written beside the bar."""
+        """The newest means: all of them in a plain line, the first (the loss) beside the bar, which needs the room."""
         rate = (step - self.first) / max(time.monotonic() - self.start, 1e-9)
-        self.text = " ".join(f"{name} {value:.4g}" for name, value in values.items()) + f"  {rate:.1f} steps/s"
+        shown = list(values.items())[: 1 if self.progress else None]
+        self.text = " ".join(f"{name} {value:.4g}" for name, value in shown) + f"  {rate:.1f} steps/s"
 
     def advance(self, step: int) -> None:
         """Show that ``step`` steps are done."""
@@ -60,6 +62,12 @@ def bar(stage: str, step: int, total: int) -> Iterator[Bar]:
     if not sys.stderr.isatty() or rank() != 0:
         yield Bar(stage, step, total, None)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[text]}"), console=console(), refresh_per_second=4) as progress:
+    columns = (  # on a narrow terminal only the bar shrinks
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=console(), refresh_per_second=4) as progress:
         yield Bar(stage, step, total, progress)
