@@ -121,7 +121,7 @@ _INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search pat
 
 def one_line(error: BaseException, command: Command) -> str:
     """Hydra's message and its cause in one line, without its internals."""
-    text = _unknown_option(error) or _flat(error)
+    text = _unknown_option(error) or _unparsable(error) or _flat(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], _keys(command))}see --cfg job for all keys"
@@ -139,6 +139,19 @@ def _unknown_option(error: BaseException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     options = [option for option in error.options if not option.endswith("_schema")]
     return f"{group}={name}: {did_you_mean(name, options)}choose one of {', '.join(options)}"
+
+
+def _unparsable(error: BaseException) -> str:
+    """A word that Hydra's grammar does not take, such as a path with ``=`` in it; empty for another kind of error."""
+    from hydra.errors import OverrideParseException
+
+    if not isinstance(error, OverrideParseException):
+        return ""
+    key, equals, _ = error.override.partition("=")
+    if not equals:
+        return f"{error.override}: not an override; write KEY=VALUE"
+    why = str(error).splitlines()[0]
+    return f"{error.override}: {why}; a value with signs of Hydra's own goes into quotes: '{key}=\"VALUE\"'"
 
 
 def _flat(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import errno
 import importlib
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def launch(command_name: str, arguments: list[str]) -> int:
         return _complain(error, 2)
     except Interrupted as stop:
         if sweep.directory:
-            _say(f"toolkit: interrupted; continue with: toolkit runs resume {sweep.directory}")
+            _say(f"toolkit: interrupted; continue with: toolkit runs resume {shlex.quote(str(sweep.directory))}")
         return stop.exit_code
     except SystemExit as stop:  # Hydra's --help and --version
         return stop.code if isinstance(stop.code, int) else 1
@@ -130,7 +131,7 @@ def _job(cfg: Any) -> float | None:
         if exit_code in (130, 143):
             raise Interrupted(exit_code)
     elif exit_code in (130, 143):
-        _say(f"toolkit: interrupted; continue with: toolkit runs resume {folder}")
+        _say(f"toolkit: interrupted; continue with: toolkit runs resume {shlex.quote(str(folder))}")
     return objective
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def report() -> int:
         for job in failed:
             print(f"  job {job['job']} failed ({job['dir']}): {job['message']}")
         if failed:
-            print(f"repeat what is missing with: toolkit runs resume {directory}")
+            print(f"repeat what is missing with: toolkit runs resume {shlex.quote(str(directory))}")
     return 1 if failed else 0
 
 
