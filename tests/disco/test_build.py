@@ -9,7 +9,7 @@ from tests.disco import tiny
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count
-from toolkit.disco.config import MLP, Song, ToyScore
+from toolkit.disco.config import ADM, MLP, Song, ToyScore
 from toolkit.disco.stage1 import JointModel
 from toolkit.schema import UserError
 
@@ -21,6 +21,16 @@ def test_matched_baseline_is_the_narrowest_with_enough_parameters():
     narrower = dataclasses.replace(config, network=MLP(width=matched.config["width"] - 4, depth=2))
     assert count(matched) >= wanted > count(build_denoiser(narrower, data, with_latents=False))
     assert matched.num_latents == 0
+
+
+def test_matched_baseline_passes_over_impossible_widths():
+    network = ADM(width=128, width_multipliers=[1], num_blocks=1, attention_resolutions=[], channels_per_head=64)
+    config, data = tiny.config(network), tiny.images()
+    wanted = count(build_denoiser(config, data, with_latents=False)) + 1
+    assert build_matched(config, data, wanted).config["model_channels"] == 160  # 136 to 152 are not of 32 groups
+    impossible = dataclasses.replace(config, network=dataclasses.replace(network, width=136))
+    with pytest.raises(UserError, match="136 channels"):
+        build_matched(impossible, data, wanted)
 
 
 def test_fine_tuning_starts_exactly_as_its_base(tmp_path):

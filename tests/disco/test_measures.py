@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -15,14 +16,39 @@ from toolkit.disco import measures
 from toolkit.disco.artefact import Parts
 from toolkit.disco.baselines import LabelEncoder
 from toolkit.disco.build import build_denoiser, build_encoder, build_prior
+from toolkit.disco.config import MEASURES
 from toolkit.disco.measures_setting import Setting, scale_key, sigma_key
 from toolkit.metrics.mixture import posterior_mean
 from toolkit.runs.record import Run
 from toolkit.runs.table import Table
+from toolkit.schema import UserError
 from toolkit.zoo.denoiser import Denoiser
 from toolkit.zoo.prior import MarginalPrior
 
 COMMAND = COMMANDS["train-disco"]
+
+
+def test_the_config_knows_every_measure():
+    assert list(measures.MEASURES) == MEASURES
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("measure.names=[los]", "did you mean 'loss'?"),
+        ("measure.evaluations=[]", "at least one value"),
+        ("measure.sigmas=[]", "at least one value"),
+        ("optim.betas=[0.9]", "must be two numbers"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_refused(override, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        compose(COMMAND, [override])
+
+
+def test_a_stage_that_would_train_nothing_is_refused():
+    with pytest.raises(UserError, match="stage=baseline: baseline=none"):
+        compose(COMMAND, ["stage=baseline", "baseline=none"])
 
 
 class ExactRing(Denoiser):

@@ -45,16 +45,23 @@ def build_denoiser(config: TrainDisco, dataset: Dataset, with_latents: bool = Tr
 
 
 def build_matched(config: TrainDisco, dataset: Dataset, num_parameters: int) -> Denoiser:
-    """The no-latent network, widened to at least ``num_parameters``."""
+    """The no-latent network, widened to at least ``num_parameters``; the width of the config must be a possible one."""
     step = 4 if isinstance(config.network, (MLP, ToyScore)) else 8
-    width = config.network.width  # type: ignore[attr-defined]
-    while True:
-        network = dataclasses.replace(config.network, width=width)  # type: ignore[call-arg]
+    network: Any = config.network
+    while _size(network, config, dataset, must=network is config.network) < num_parameters:
+        network = dataclasses.replace(network, width=network.width + step)
+    return _from_network(network, config, dataset, {})
+
+
+def _size(network: Network, config: TrainDisco, dataset: Dataset, must: bool) -> int:
+    """Parameters without latents; 0 for a width that groups or heads do not divide, unless it ``must`` be possible."""
+    try:
         with torch.device("meta"):
-            size = count(_from_network(network, config, dataset, {}))
-        if size >= num_parameters:
-            return _from_network(network, config, dataset, {})
-        width += step
+            return count(_from_network(network, config, dataset, {}))
+    except UserError:
+        if must:
+            raise
+        return 0
 
 
 def build_encoder(config: TrainDisco, dataset: Dataset) -> LatentEncoder | None:

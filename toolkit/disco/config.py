@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from toolkit.schema import MISSING, Data, Job, UserError, choice, number
+from toolkit.schema import MISSING, Data, Job, UserError, choice, did_you_mean, number
 
 STAGES = ["denoiser", "baseline", "prior", "sample", "measure"]
+MEASURES = ["loss", "use", "turning", "jacobian", "quality", "prior_gap", "guidance", "shared", "switch", "cost"]
+MEASURES += ["memorisation"]
 
 
 @dataclass
@@ -149,6 +151,11 @@ class Optim:
     ema_half_life_images: int = number(50_000_000, least=1)
     ema_ramp_up: float | None = number(0.05, above=0)
 
+    def check(self) -> None:
+        """Adam has two betas."""
+        if len(self.betas) != 2:
+            raise UserError(f"optim.betas={self.betas}: must be two numbers, as in [0.9,0.999]")
+
 
 @dataclass
 class Prior:
@@ -218,6 +225,15 @@ class Measure:
     cfg_scales: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0])
     num_trajectories: int = number(256, least=1)
 
+    def check(self) -> None:
+        """The measures exist; there is a budget and a noise level to take them at."""
+        for name in self.names:
+            if name not in MEASURES:
+                raise UserError(f"measure.names={name}: {did_you_mean(name, MEASURES)}one of {', '.join(MEASURES)}")
+        for key in ("evaluations", "sigmas"):
+            if not getattr(self, key):
+                raise UserError(f"measure.{key}=[]: must have at least one value")
+
 
 @dataclass
 class TrainDisco(Job):
@@ -251,16 +267,11 @@ class TrainDisco(Job):
         if self.model and self.stage in ("denoiser", "baseline", "prior"):
             raise UserError(f"model={self.model}: its parts are trained; use stage=sample or stage=measure")
         if self.init and self.baseline.startswith("matched"):
-            raise UserError(
-                f"baseline={self.baseline}: with init it is the same network, same_width"
-            )
+            raise UserError(f"baseline={self.baseline}: with init it is the same network, same_width")
+        if self.baseline == "none" and self.stage == "baseline":
+            raise UserError("stage=baseline: baseline=none has none to train")
         if self.latents.kind == "none" and self.stage == "prior":
             raise UserError("stage=prior: latents.kind=none has no latents to model")
-        known = ["loss", "use", "turning", "jacobian", "quality", "prior_gap", "guidance", "shared", "switch", "cost"]
-        known += ["memorisation"]
-        for name in self.measure.names:
-            if name not in known:
-                raise UserError(f"measure.names={name}: choose from {', '.join(known)}")
 
 
 SCHEMAS = {

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from toolkit.schema import UserError
+
 BOX = (1, 1)
 
 
@@ -36,8 +38,11 @@ class BlockOptions:
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """At most 32 groups of at least 4 channels."""
-    return nn.GroupNorm(max(1, min(32, channels // 4)), channels, eps=eps)
+    """At most 32 groups of at least 4 channels. Raises UserError where these do not divide the channels."""
+    groups = max(1, min(32, channels // 4))
+    if channels % groups:
+        raise UserError(f"width: a level of {channels} channels cannot be normalised in {groups} groups; try another")
+    return nn.GroupNorm(groups, channels, eps=eps)
 
 
 class Resample(nn.Module):
@@ -124,7 +129,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int, eps: float) -> None:
         super().__init__()
         if channels % num_heads:
-            raise ValueError(f"num_heads={num_heads}: must divide the {channels} channels of the block")
+            raise UserError(f"num_heads={num_heads}: must divide the {channels} channels of the block")
         self.num_heads = num_heads
         self.norm = group_norm(channels, eps)
         self.qkv = nn.Linear(channels, 3 * channels)
