@@ -1,3 +1,3 @@
-"""Five July 2024 papers on image and video generation behind one command line."""
+"""Papers on image and video generation, each behind one command of one command line."""
 
 __version__ = "0.1.0"

@@ -14,7 +14,7 @@ from toolkit.commands import COMMANDS, Command
 from toolkit.schema import UserError
 
 app = typer.Typer(
-    help="Five July 2024 papers on image and video generation behind one command line.",
+    help="Papers on image and video generation, each behind one command.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -73,7 +73,7 @@ def runs_list(
     root: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
     command: Annotated[str | None, typer.Option(help="Only this command's runs.")] = None,
 ) -> None:
-    """List runs: status, progress, headline number."""
+    """List runs: status and how far, seed, wall time, overrides or the error."""
     from toolkit.runs.browse import list_runs
 
     _print(list_runs(root, command))
@@ -141,7 +141,7 @@ def reproduce(
 
 @app.command()
 def bench(
-    paper: Annotated[str, typer.Argument(help="A paper's room, such as disco.")],
+    paper: Annotated[str, typer.Argument(help="A paper, such as disco.")],
     options: Annotated[list[str] | None, typer.Argument(help="key=value options of that benchmark.")] = None,
 ) -> None:
     """Time our code against its peers, side by side in one process."""

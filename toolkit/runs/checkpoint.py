@@ -43,9 +43,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     Raises JobError when it cannot be written (disk full); earlier checkpoints are then untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(
-        ".step-*.tmp"
-    ):  # by a process that was killed while it wrote; the run is locked, so not ours
+    for left in folder.glob(".step-*.tmp"):  # by a process that was killed while it wrote: this one holds the lock
         left.unlink()
     temporary = folder / f".step-{step}.{os.getpid()}.tmp"
     try:
