@@ -30,6 +30,8 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps: no Apple GPU is visible; use device=auto or device=cpu")
     keep_freed_memory()
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
     AcceleratorState._reset_state(reset_partial_state=True)  # jobs of one sweep share a process
     if config.device in ("auto", "cuda") and torch.cuda.is_available() and not torch.distributed.is_initialized():
         torch.cuda.set_device(job_number % torch.cuda.device_count())
