@@ -49,7 +49,7 @@ Cell = str | int | float | bool | Spread | None
 class Table:
     """Rows of cells under column names, with an optional title and a note below.
 
-    ``single_line``: on a terminal every row takes one line, and the last column is cut to what fits.
+    ``single_line``: on a terminal every row takes one line; the first column is whole, the widest others are cut.
     """
 
     title: str
@@ -80,14 +80,14 @@ class Table:
             caption_justify="left",
             box=box.SIMPLE_HEAD,
         )
-        last = len(self.columns) - 1
         for index, column in enumerate(self.columns):
             justify: Literal["left", "right"] = "right" if self._is_numeric(index) else "left"
-            whole = index == 0 or self._is_numeric(index) or (self.single_line and index < last)
+            whole = index == 0 or self._is_numeric(index)
             table.add_column(Text(column), justify=justify, overflow="fold", no_wrap=whole)
+        overflow: Literal["ellipsis"] | None = "ellipsis" if self.single_line else None
         for row in self.texts():
-            cut = Text(row[-1], no_wrap=self.single_line, overflow="ellipsis" if self.single_line else None)
-            table.add_row(*(Text(text) for text in row[:-1]), cut)
+            cut = [Text(text, no_wrap=self.single_line, overflow=overflow) for text in row[1:]]
+            table.add_row(Text(row[0]), *cut)
         return table
 
     def to_markdown(self) -> str:
