@@ -14,6 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from toolkit.schema import UserError
+
 Denoise = Callable[[Tensor, float], Tensor]
 Callback = Callable[[int, Tensor, float, Tensor], None]
 """Called after each step with (step, x, sigma of x, the step's first denoised estimate)."""
@@ -149,7 +151,7 @@ def _place(intervals: Sequence[RestartInterval], levels: list[float]) -> dict[in
             (i for i, level in enumerate(levels) if level > 0), key=lambda i: abs(levels[i] - interval.sigma_min)
         )
         if index in placed or index == 0:
-            raise ValueError(
+            raise UserError(
                 f"restart interval at sigma {interval.sigma_min}: the grid of {len(levels) - 1} steps is too coarse"
             )
         placed[index] = interval
