@@ -37,6 +37,9 @@ from toolkit.schema import UserError
 from toolkit.zoo.denoiser import Denoiser
 from toolkit.zoo.ema import EMA
 
+FIRST_JUDGED_STEP = 200  # before it every encoder is silent
+LEAST_TEST_ITEMS = 10  # scores by neighbours need a few
+
 
 def main(config: TrainDisco, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
@@ -66,11 +69,23 @@ def _objective(metrics: dict[str, float], budget: int) -> float | None:
 
 
 def load_data(config: TrainDisco) -> data.Dataset:
-    """The data set; where its labels serve as z they are no condition beside it."""
+    """The data set; where its labels serve as z they are no condition beside it.
+
+    Raises UserError when too little of it is held out to measure anything.
+    """
     if config.latents.kind != "labels":
-        return data.load(config.data, config.seed)
+        return _measurable(config, data.load(config.data, config.seed))
     labelled = data.load(dataclasses.replace(config.data, class_labels=True), config.seed)
-    return dataclasses.replace(labelled, num_classes=0)
+    return _measurable(config, dataclasses.replace(labelled, num_classes=0))
+
+
+def _measurable(config: TrainDisco, dataset: data.Dataset) -> data.Dataset:
+    if "measure" in config.stages() and len(dataset.test) < LEAST_TEST_ITEMS:
+        raise UserError(
+            f"data.name={config.data.name}: {len(dataset.test)} test items, measures need {LEAST_TEST_ITEMS}; "
+            "add images, raise data.valid_fraction, or stop before with stage=sample"
+        )
+    return dataset
 
 
 # -- stage 1 ---------------------------------------------------------------------------------------------------------
@@ -130,7 +145,7 @@ def _watch_latents(step: int, joint: JointModel, logits: torch.Tensor, loop: Loo
     summary = latent_summary(logits)
     loop.log(**summary)
     halfway = config.optim.num_steps // 2
-    if halfway < step + 1 <= halfway + config.log_every_steps:
+    if FIRST_JUDGED_STEP <= halfway < step + 1 <= halfway + config.log_every_steps:
         warning = collapse_warning(summary, joint.denoiser.num_latents)
         if warning:
             progress.say(f"warning: {warning}")

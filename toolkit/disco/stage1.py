@@ -171,8 +171,7 @@ def collapse_warning(summary: dict[str, float], num_latents: int) -> str | None:
         return None
     return (
         f"the latents carry {summary['mutual_information']:.3f} nats in {num_latents} slots: collapse; "
-        "try latents.usage_bonus=0.1, latents.temperature=2, latents.encoder.init_scale=3 "
-        "or latents.restart_dead_codes=true"
+        "try latents.usage_bonus=0.1, latents.encoder.init_scale=3 or latents.restart_dead_codes=true"
     )
 
 
