@@ -72,3 +72,9 @@ def test_killed_and_resumed_equals_the_uninterrupted_run(tmp_path, monkeypatch, 
     for path in [*Path("whole").glob("model/**/*.safetensors"), *Path("whole").glob("samples/*.safetensors")]:
         assert path.read_bytes() == (Path("one") / path.relative_to("whole")).read_bytes()
     assert Path("one/metrics.jsonl").read_bytes() == Path("whole/metrics.jsonl").read_bytes()
+
+
+def test_true_labels_as_latents_condition_nothing_but_z(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train(*SMALL, "latents.kind=labels", "baseline=none", "hydra.run.dir=one") == 0
+    assert zoo.load("one").num_classes == 0 and zoo.load("one", "prior").config["num_classes"] == 0

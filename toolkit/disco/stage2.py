@@ -42,7 +42,7 @@ class Latents:
             y, labels = self.split.batch(index)
             known = None if self.split.labels is None else torch.from_numpy(self.split.labels[index.numpy()]).to(device)
             drawn.append(encode(self.parts, y.to(device), known, self.temperature, rng))
-            given += [] if labels is None else [labels]
+            given += [labels] if labels is not None and self.parts.denoiser.num_classes else []
         return torch.cat(drawn), torch.cat(given).to(device) if given else None
 
 
