@@ -228,7 +228,7 @@ def _sample(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Ac
 
     parts = _trained(run, config, dataset).to(accelerator.device)
     num, rng = config.sampling.num_samples, generator(config.seed, "sample", device=accelerator.device)
-    labels = _sample_labels(dataset, num, rng, accelerator.device)
+    labels = _sample_labels(dataset, num, accelerator.device)
     source = _oracle_data(dataset, num, accelerator.device) if config.sampling.latents == "oracle" else None
     latents = draw_latents(parts, num, config.sampling, rng, class_labels=labels, data=source)
     drawn: dict[str, torch.Tensor] = {}
@@ -259,7 +259,7 @@ def _trained(run: Run, config: TrainDisco, dataset: data.Dataset) -> Parts:
     return parts
 
 
-def _sample_labels(dataset: data.Dataset, num: int, rng: torch.Generator, device: torch.device) -> torch.Tensor | None:
+def _sample_labels(dataset: data.Dataset, num: int, device: torch.device) -> torch.Tensor | None:
     """Every class in turn; None for an unconditional model."""
     return torch.arange(num, device=device) % dataset.num_classes if dataset.num_classes else None
 
