@@ -24,5 +24,6 @@ COMMANDS = {
     command.name: command
     for command in [
         Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure.", "disco"),
+        Command("sample-icg", "toolkit.icg", "Sample with training-free guidance (ICG, TSG), and compare.", "icg"),
     ]
 }

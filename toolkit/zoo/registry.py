@@ -230,7 +230,7 @@ def _locate(folder: Path, part: str | None) -> Path:
 def _load_folder(folder: Path) -> Any:
     try:
         config = json.loads((folder / "config.json").read_text())
-        network_class = _find_class(config["_class_name"])
+        network_class = find_class(config["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else "not the config of a network"
         raise UserError(f"{folder / 'config.json'}: {reason}") from None
@@ -242,17 +242,17 @@ def _load_folder(folder: Path) -> Any:
 def _load_hub(name: str, part: str | None) -> Any:
     from toolkit.zoo.denoiser import Denoiser
 
-    reachable = _hub_answers()
+    reachable = hub_answers()
     where: dict[str, Any] = {"local_files_only": not reachable} | ({"subfolder": part} if part else {})
     try:
         config: Any = Denoiser.load_config(name, **where)
     except OSError as error:
         why = str(error).strip().splitlines()[0] if reachable else "no connection, and not in its cache"
         raise UserError(f"{name}: no such folder, and not to be had from the hub: {why}") from None
-    return _load_strictly(_find_class(config.get("_class_name", "")), name, **where)
+    return _load_strictly(find_class(config.get("_class_name", "")), name, **where)
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """False where the hub is switched off or, after 3 s, not reached (its own client retries for half a minute)."""
     import socket
     import urllib.request
@@ -286,7 +286,7 @@ def _load_strictly(network_class: Any, source: str, **where: Any) -> Any:
     return network
 
 
-def _find_class(name: str) -> Any:
+def find_class(name: str) -> Any:
     """Ours by CLASSES, then any imported ModelMixin (a paper's own network), then diffusers'."""
     import diffusers
 
