@@ -183,6 +183,14 @@ class Train:
 
 
 @dataclass
+class Exact:
+    """``model=exact``: the exact denoiser of Gaussians on a ring of radius 3, one per class."""
+
+    num_classes: int = number(8, least=2, most=64)
+    std: float = number(0.5, above=0)
+
+
+@dataclass
 class Measure:
     """What is measured where the model's data is at hand.
 
@@ -229,6 +237,7 @@ class SampleICG(Job):
     data: Data | None = None
     network: Network = MISSING
     train: Train = field(default_factory=Train)
+    exact: Exact = field(default_factory=Exact)
     measure: Measure = field(default_factory=Measure)
 
     def stages(self) -> list[str]:
@@ -267,6 +276,8 @@ class SampleICG(Job):
             for key in ("prompts", "part", "size_px"):
                 if getattr(self, key) is not None:
                     raise UserError(f"{key}={getattr(self, key)}: needs a model, model=DIR")
+        if self.model == "exact" and self.data is not None:
+            raise UserError("data: model=exact has data of its own; see exact.num_classes and exact.std")
         if self.model is None and self.data is not None and not self.data.class_labels:
             raise UserError("data.class_labels=false: the small models are class-conditional; give another model=DIR")
 

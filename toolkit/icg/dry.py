@@ -21,7 +21,7 @@ Rows = list[list[Cell]]
 def describe(config: SampleICG) -> Table:
     """Parameters, FLOPs and network calls per image of every method. Raises UserError where a folder is unusable."""
     started = time.perf_counter()
-    rows: Rows = _small(config) if config.model is None else _given(config.model)
+    rows: Rows = _networks(config)
     evaluations = config.num_steps
     if config.model is None or not (Path(config.model).expanduser() / "model_index.json").exists():
         evaluations = 2 * config.num_steps - 1  # Heun's method
@@ -38,6 +38,12 @@ def calls_per_step(guidance: Guidance) -> int:
     """Network calls of one guided step, within the interval."""
     beside = {"none": 0, "icg_tsg": 1 + getattr(guidance, "num_draws", 1), "cfg_tsg": 2}
     return 1 + beside.get(guidance.method, getattr(guidance, "num_draws", 1))
+
+
+def _networks(config: SampleICG) -> Rows:
+    if config.model == "exact":
+        return [["closed form, classes", config.exact.num_classes, f"Gaussians of deviation {config.exact.std:g}"]]
+    return _small(config) if config.model is None else _given(config.model)
 
 
 def _small(config: SampleICG) -> Rows:

@@ -19,6 +19,7 @@ from toolkit.icg import pictures
 from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column, columns
 from toolkit.icg.config import AutoGuidance, SampleICG
 from toolkit.icg.draws_on_disk import Draws, clear, to_floats
+from toolkit.icg.exact import ExactSource, exact_dataset
 from toolkit.icg.judge import LEAST_FOR_DISTANCES, Judge, why_not
 from toolkit.icg.results import Result, all_scores, headline, metrics
 from toolkit.icg.small import STAGE, SmallModel, make_small_model, small_config
@@ -72,6 +73,8 @@ def _open(config: SampleICG, run: Run, accelerator: Accelerator) -> tuple[dict[s
     """The models by name, and what they are measured against."""
     if config.model is None:
         return _small_models(config, run, accelerator)
+    if config.model == "exact":
+        return {GIVEN: ExactSource(config, accelerator.device)}, exact_dataset(config)
     source = open_source(config, accelerator.device)
     return {GIVEN: source}, _data_of(config, source)
 
@@ -213,7 +216,7 @@ def _report(config: SampleICG, run: Run, plan: Plan) -> None:
     """Scores, the table, the grid, single images and curves; then the batches are removed."""
     judge = None if plan.unmeasured or plan.dataset is None else Judge(plan.dataset, config.measure.neighbours)
     results, shown = [], []
-    predicted: dict[str, torch.Tensor] = {}
+    predicted: dict[str, torch.Tensor | None] = {}
     for column in plan.columns:
         result = Result(column)
         for repeat in range(_repeats(config, plan, column)):
@@ -223,14 +226,14 @@ def _report(config: SampleICG, run: Run, plan: Plan) -> None:
                 result.calls, result.seconds = batch.calls, batch.seconds / len(images)
                 if column.shown:
                     shown.append((column, images[: config.num_samples]))
-                    if judge is not None and judge.features.net is not None and column.source.labels is not None:
-                        predicted[column.key] = judge.features.predict(images[: config.num_samples])
+                    if judge is not None and column.source.labels is not None:
+                        predicted[column.key] = judge.predict(images[: config.num_samples])
             if judge is not None:
                 result.scores.append(_scores(judge, column.source, images[: plan.num_measured]))
         results.append(result)
     floor = {} if judge is None else judge.floor(plan.num_measured)
     run.record["metrics"] = {}
-    run.add_metrics("", metrics(results, floor))
+    run.add_metrics("", metrics(results, floor) | plan.source.extra_metrics())
     table = headline(results, floor, _title(config, plan), _note(config, plan))
     table.save(run.path("tables", "headline.json"))
     if any(one.scores for one in results):
@@ -272,9 +275,8 @@ def _note(config: SampleICG, plan: Plan) -> str:
         parts.append(f"distance, precision, recall and accuracy are not measured: {plan.unmeasured}")
     else:
         seeds = f", {config.repeats} sampling seeds" if config.repeats > 1 else ""
-        parts.append(
-            f"{plan.num_measured} samples{seeds} against the test split of {plan.dataset.name}; FD: Fréchet distance"
-        )  # type: ignore[union-attr]
+        assert plan.dataset is not None
+        parts.append(f"{plan.num_measured} samples{seeds} against the test split of {plan.dataset.name}")
         if plan.num_measured < LEAST_FOR_DISTANCES:
             parts.append(
                 f"too few for distances, precision and recall (measure.num_samples={LEAST_FOR_DISTANCES} or more)"

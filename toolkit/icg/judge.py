@@ -14,6 +14,7 @@ from torch import Tensor
 from toolkit.data.sets import Dataset
 from toolkit.metrics.features import Features, features_of
 from toolkit.metrics.frechet import frechet_distance, frechet_floor, gaussian_stats
+from toolkit.metrics.mixture import nearest_centre, off_mode_fraction
 from toolkit.metrics.neighbours import precision_recall
 from toolkit.runs.seeds import generator
 
@@ -28,8 +29,9 @@ class Judge:
     def __init__(self, dataset: Dataset, neighbours: int = 3) -> None:
         self.dataset, self.neighbours = dataset, neighbours
         self.features: Features = features_of(dataset)
-        self.test = self.features(dataset.test.all(MOST_NEIGHBOURS)[0])
-        self.test_stats = gaussian_stats(self.features(dataset.test.all()[0]))
+        test = self.features(dataset.test.all()[0])
+        order = torch.randperm(len(test), generator=generator(0, "neighbours"))[:MOST_NEIGHBOURS]
+        self.test, self.test_stats = test[order], gaussian_stats(test)  # data sets are seldom in random order
         valid = self.features(dataset.valid.all()[0])
         self.valid_stats = gaussian_stats(valid) if len(valid) >= 2 else None
 
@@ -44,24 +46,33 @@ class Judge:
             num = min(len(features), len(self.test))
             both = precision_recall(self.test[:num], features[:num], self.neighbours)
             found |= {"precision": both.precision, "recall": both.recall}
-        if labels is not None and self.features.net is not None:
-            found["accuracy"] = self.features.accuracy(images, torch.tensor(labels))
+        if labels is not None and (predicted := self.predict(images)) is not None:
+            found["accuracy"] = float((predicted == torch.tensor(labels)).double().mean())
+        if (mixture := self.dataset.mixture) is not None:
+            found["off_mode"] = off_mode_fraction(images, mixture.centres, mixture.std)
         return found
+
+    def predict(self, images: Tensor) -> Tensor | None:
+        """The most likely class int64 (n,): by the classifier, or exactly for a known mixture; None without either."""
+        if self.features.net is not None:
+            return self.features.predict(images)
+        return None if self.dataset.mixture is None else nearest_centre(images, self.dataset.mixture.centres)
 
     def floor(self, num: int) -> dict[str, float]:
         """The scores of ``num`` real training items (all where there are fewer), and the test split's accuracy."""
         found: dict[str, float] = {}
         if num >= LEAST_FOR_DISTANCES:
             features = self.features(self.dataset.train.all()[0])
+            features = features[torch.randperm(len(features), generator=generator(0, "floor", "order"))]
             found["frechet"] = frechet_floor(features, self.test_stats, num, generator(0, "floor")).mean
             if self.valid_stats is not None:
                 found["frechet_valid"] = frechet_floor(features, self.valid_stats, num, generator(0, "floor")).mean
             size = min(num, len(features), len(self.test))
             both = precision_recall(self.test[:size], features[:size], self.neighbours)
             found |= {"precision": both.precision, "recall": both.recall}
-        if self.features.net is not None and self.dataset.test.labels is not None:
-            real, known = self.dataset.test.all()[0], torch.from_numpy(self.dataset.test.labels)
-            found["accuracy"] = self.features.accuracy(real, known)
+        predicted, known = self.predict(self.dataset.test.all()[0]), self.dataset.test.labels
+        if predicted is not None and known is not None:
+            found["accuracy"] = float((predicted == torch.from_numpy(known)).double().mean())
         return found
 
 

@@ -22,7 +22,7 @@ WRONG = torch.tensor([0.84, -0.26, -1.0]).view(3, 1, 1)  # vermilion, of the fig
 
 
 def draw_grid(
-    run: Run, shown: Sequence[tuple[Column, Tensor]], source: Source, predicted: Mapping[str, Tensor]
+    run: Run, shown: Sequence[tuple[Column, Tensor]], source: Source, predicted: Mapping[str, Tensor | None]
 ) -> None:
     """One row per column of the comparison, one sample beside the next, every sample from the same noise in all rows.
 
@@ -33,7 +33,8 @@ def draw_grid(
     num = min(ACROSS[shown[0][1].shape[-1] < SMALL_PX], min(len(images) for _, images in shown))
     rows = []
     for column, images in shown:
-        wrong = [column.key in predicted and int(predicted[column.key][i]) != source.label_of(i) for i in range(num)]
+        classes = predicted.get(column.key)
+        wrong = [classes is not None and int(classes[i]) != source.label_of(i) for i in range(num)]
         rows += [_framed(image, is_wrong, bool(predicted)) for image, is_wrong in zip(images[:num], wrong, strict=True)]
     captions = [source.caption_of(number) for number in range(num)] if source.prompts is None else []
     short = captions if all(len(one) <= 10 for one in captions) else []

@@ -68,7 +68,10 @@ class Source:
 
     def warm_up(self) -> None:
         """The first calls of a network are slower than the rest; called before anything is timed."""
-        raise NotImplementedError
+
+    def extra_metrics(self) -> dict[str, float]:
+        """Numbers of the model itself, for the record."""
+        return {}
 
     def draw(self, guidance: Guidance, scale: float, request: Request) -> tuple[Tensor, float]:
         """Images float32 (n, C, H, W) in [-1, 1] on the CPU, and network calls per image."""
