@@ -22,7 +22,7 @@ LABELS = {
     "null": "untrained null",
 }
 GIVEN, PLAIN, DROPPING = "given", "plain", "dropping"
-MODELS = {GIVEN: "", PLAIN: "", DROPPING: "dropping"}
+MODELS = {GIVEN: "", PLAIN: "", DROPPING: "drop"}
 
 
 @dataclass(frozen=True)
