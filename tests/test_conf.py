@@ -13,14 +13,14 @@ from toolkit.configs import compose
 from toolkit.paths import conf_dir, presets
 from toolkit.schema import UserError
 
-REAL = ["train-disco"]  # the toy room of the tests registers a command too
+REAL = ["train-disco", "sample-icg"]  # the toy room of the tests registers a command too
 PRESETS = [(command, name) for command in REAL for name in presets(command)]
 
 
 OPTIONS = [
     (command, group, path.stem)
     for command in REAL
-    for group in ("data", "network")
+    for group in ("data", "network", *(["guidance"] if command == "sample-icg" else []))
     for path in sorted((conf_dir() / group).glob("*.yaml"))
 ]
 
