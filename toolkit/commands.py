@@ -12,6 +12,7 @@ class Command:
     name: str
     room: str
     help: str
+    bench: str  # its benchmark: ``toolkit bench NAME``
 
     @property
     def primary(self) -> str:
@@ -22,7 +23,7 @@ class Command:
 COMMANDS = {
     command.name: command
     for command in [
-        Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure."),
-        Command("grow-llm", "toolkit.stacking", "Grow a language model, or pre-train, grow and compare."),
+        Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure.", "disco"),
+        Command("grow-llm", "toolkit.stacking", "Grow a language model, or pre-train, grow and compare.", "grow"),
     ]
 }
