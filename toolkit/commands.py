@@ -24,5 +24,6 @@ COMMANDS = {
     command.name: command
     for command in [
         Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure.", "disco"),
+        Command("grow-llm", "toolkit.stacking", "Grow a language model, or pre-train, grow and compare.", "grow"),
     ]
 }

@@ -62,7 +62,7 @@ def test_an_attempt_that_died_after_the_last_write_is_taken_up(grow_llm, tmp_pat
 
 def test_growing_a_zoo_network(grow_llm, tmp_path):
     AutoregressivePrior(num_latents=3, codebook_size=4, width=8, depth=2, num_heads=2).save_pretrained("prior")
-    assert grow_llm("source=prior", "operator=zero", "factor=2", "hydra.run.dir=run") == 0
+    assert grow_llm("stage=grow", "source=prior", "operator=zero", "factor=2", "hydra.run.dir=run") == 0
     assert json.loads((tmp_path / "run" / "model" / "grown" / "config.json").read_text())["depth"] == 4
 
 
@@ -77,13 +77,13 @@ def test_advice(grow_llm, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["operator=stack", "factor=2"], "source: must be given"),
-        (["source=source"], "give either factor"),
-        (["source=source", "operator=stack", "factor=1.5"], "not a whole number"),
-        (["source=nowhere", "factor=2"], "source=nowhere: no such folder"),
-        (["source=source", "factor=2", "text=nowhere.txt"], "text=nowhere.txt: cannot be read"),
+        (["stage=grow", "operator=stack", "factor=2"], "source: must be given"),
+        (["stage=grow", "source=source"], "give either factor"),
+        (["stage=grow", "source=source", "operator=stack", "factor=1.5"], "not a whole number"),
+        (["stage=grow", "source=nowhere", "factor=2"], "source=nowhere: no such folder"),
+        (["stage=grow", "source=source", "factor=2", "text=nowhere.txt"], "text=nowhere.txt: cannot be read"),
         (["stage=advise", "params=8e9"], "tokens: must be given"),
-        (["source=source", "operator=stacc", "factor=2"], "did you mean 'stack'"),
+        (["stage=grow", "source=source", "operator=stacc", "factor=2"], "did you mean 'stack'"),
     ],
 )
 def test_bad_requests_are_one_line(grow_llm, tmp_path, capfd, words, message):
