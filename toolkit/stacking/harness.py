@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import lm_eval.tasks
+from datasets.utils import disable_progress_bars, enable_progress_bars
 from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from toolkit.schema import UserError
+from toolkit.stacking.checkpoint import place
 from toolkit.stacking.scoring import Scorer
 from toolkit.stacking.tasks import write_tasks
 
@@ -74,16 +78,17 @@ def in_memory(scorer: Scorer) -> LM:
     )
 
 
-def from_folder(folder: Path, gguf_file: str | None, dtype: str, device: str, context: int, batch_size: int) -> LM:
-    """The route ``folder``: loaded by the harness, with or without a GGUF file in that folder."""
+def from_source(source: str, scorer: Scorer) -> LM:
+    """The route ``folder``: a checkpoint folder or GGUF file, loaded by the harness as ``scorer`` was set up."""
+    where, options = place(source)
     return HFLM(
-        pretrained=str(folder),
-        gguf_file=gguf_file,
-        dtype=dtype,
-        device=device,
-        batch_size=batch_size,
-        max_length=context,
+        pretrained=str(where),
+        dtype=scorer.model.dtype,
+        device=str(scorer.model.device),
+        batch_size=scorer.batch_size,
+        max_length=scorer.context,
         softmax_dtype="float32",
+        **options,
     )
 
 
@@ -94,7 +99,7 @@ def run_tasks(
 
     Raises UserError where an export does not fit, or the hub cannot be reached.
     """
-    with tempfile.TemporaryDirectory(prefix="toolkit-tasks-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="toolkit-tasks-") as folder, quiet():
         here = Path(folder)
         written = write_tasks(names, data, here, Path(lm_eval.tasks.__file__).parent)
         manager = lm_eval.tasks.TaskManager(include_path=folder, include_defaults=False)
@@ -122,12 +127,15 @@ def _score(answer: Any, name: str) -> Score:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The harness comments on its defaults at length; errors still come through."""
+def quiet() -> Iterator[None]:
+    """The harness comments on its defaults at length; errors still come through. Its bars need a terminal."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    disable_progress_bars()
     try:
-        yield
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):
+            yield
     finally:
+        enable_progress_bars()
         logger.setLevel(level)

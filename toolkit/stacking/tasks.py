@@ -196,42 +196,53 @@ def expand(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def check_exports(names: Sequence[str], data: Path | None) -> None:
+    """Read every local file that ``write_tasks`` will name.
+
+    Raises UserError for one that is not there, or whose rows do not fit, naming file and line.
+    """
+    for name in names:
+        if name not in BENCHMARKS:
+            kind, what = _kind(Path(name)), f"a {_kind(Path(name))} task"
+            _check_rows(Path(name), what, KINDS[kind].fields, KINDS[kind].fits, KINDS[kind].rule)
+        elif data is not None:
+            one = BENCHMARKS[name]
+            _check_rows(data / f"{name}.jsonl", name, one.fields, one.fits, one.rule)
+    stems = [task_name(name) for name in names]
+    twice = [stem for stem in stems if stems.count(stem) > 1]
+    if twice:
+        raise UserError(f"evaluation.tasks: two of them are named {twice[0]}; rename the file")
+
+
 def write_tasks(names: Sequence[str], data: Path | None, folder: Path, harness_tasks: Path) -> list[str]:
     """One YAML per task into ``folder``; returns their names there, in order.
 
     names: as from ``expand``. data: folder of exports, ``NAME.jsonl`` each, in the fields of the hub's rows; None takes
-    the hub's data sets. harness_tasks: the tasks folder of the installed harness.
-
-    Raises UserError for an export that is not there, or whose rows do not fit, naming file and line.
+    the hub's data sets. harness_tasks: the tasks folder of the installed harness. Raises UserError as check_exports.
     """
-    written = []
+    check_exports(names, data)
     for name in names:
+        settings: dict[str, Any] = {"task": task_name(name)}
         if name in BENCHMARKS:
-            settings = _benchmark(BENCHMARKS[name], data, folder, harness_tasks)
+            settings |= {"include": str(harness_tasks / BENCHMARKS[name].path), "tag": None}
+            if data is not None:
+                settings |= _local_data(data / f"{name}.jsonl", BENCHMARKS[name].split, folder)
         else:
-            settings = _own(Path(name), folder)
-        if settings["task"] in written:
-            raise UserError(f"evaluation.tasks={name}: there is another task of that name")
-        written.append(settings["task"])
+            settings |= KINDS[_kind(Path(name))].settings | _local_data(Path(name), "test", folder)
         (folder / f"{settings['task']}.yaml").write_text(json.dumps(settings, indent=1))  # JSON is YAML
-    return written
+    return [task_name(name) for name in names]
 
 
-def _benchmark(one: Benchmark, data: Path | None, folder: Path, harness_tasks: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = {"include": str(harness_tasks / one.path), "task": one.name, "tag": None}
-    if data is None:
-        return settings
-    rows = data / f"{one.name}.jsonl"
-    _check_rows(rows, one.name, one.fields, one.fits, one.rule)
-    return settings | _local_data(rows, one.split, folder)
+def task_name(name: str) -> str:
+    """``piqa`` itself, of a file its name without ``.jsonl``."""
+    return name if name in BENCHMARKS else Path(name).stem
 
 
-def _own(path: Path, folder: Path) -> dict[str, Any]:
+def _kind(path: Path) -> str:
     first = _read_rows(path)[0]
     for name, kind in KINDS.items():
         if set(kind.fields) <= set(first):
-            _check_rows(path, f"a {name} task", kind.fields, kind.fits, kind.rule)
-            return {"task": path.stem, **kind.settings, **_local_data(path, "test", folder)}
+            return name
     forms = "; ".join(f"{', '.join(kind.fields)} ({name})" for name, kind in KINDS.items())
     raise UserError(f"{path}: rows have {', '.join(sorted(first)) or 'no fields'}; expected one of: {forms}")
 
