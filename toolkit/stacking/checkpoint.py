@@ -1,12 +1,10 @@
-"""Hugging Face checkpoints: opened without reading their weights, written aside and renamed when whole."""
+"""Hugging Face checkpoints, opened without reading their weights. They are written by writing.py."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.schema import JobError, UserError
+from toolkit.schema import UserError
 from toolkit.stacking.architecture import Architecture
 from toolkit.stacking.llama import Llama, check_config
-from toolkit.stacking.safetensors_io import SafetensorsFile, split_into_shards, total_bytes, write_safetensors
+from toolkit.stacking.safetensors_io import SafetensorsFile
 from toolkit.stacking.tensors import Info, InMemory, Tensors
 
-MAX_SHARD_BYTES = 5_000_000_000
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken")
 CARRIED_FILES = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*")
 
@@ -61,6 +58,28 @@ class Shards(Tensors):
         self._home[name].write(name, file)
 
 
+def find_network(source: str, part: str | None = None) -> str:
+    """Where the network is that ``source`` and ``part`` name: ``model/<part>`` of a run; anything else as it is.
+
+    Raises UserError where a run has no such part, or several and none is named.
+    """
+    folder = Path(source)
+    if part is None and not (folder / "run.json").is_file():
+        return source
+    found = {path.parent.name: str(path.parent) for path in sorted(folder.glob("model/*/config.json"))}
+    if part is None and len(found) == 1:
+        return next(iter(found.values()))
+    if part not in found:
+        what = f"has no network {part}" if part else "has several networks"
+        raise UserError(f"source={source}: {what}; part= is one of {', '.join(found) or 'none: it saved no network'}")
+    return found[part]
+
+
+def fetched(source: str) -> str:
+    """What is on the disk as it is, a hub id as the folder it was downloaded to."""
+    return source if Path(source).exists() else str(_download(source))
+
+
 def open_checkpoint(source: str | Path) -> Checkpoint:
     """A checkpoint folder, ``.gguf`` file or hub id.
 
@@ -69,7 +88,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     """
     if str(source).endswith(".gguf"):
         return _open_gguf(Path(source))
-    folder = Path(source) if Path(source).exists() else _download(str(source))
+    folder = Path(fetched(str(source)))
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json there (expected a folder of save_pretrained)")
     config, architecture = _load_config(folder), Llama()
@@ -126,17 +145,7 @@ def _open_pickled(paths: list[Path]) -> Tensors:
 
 def _open_gguf(path: Path) -> Checkpoint:
     """transformers turns the file's 4- to 16-bit values back into floats, which needs memory for the model."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        network = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except ImportError:
-        raise UserError(f"{path}: reading GGUF needs the gguf package (pip install gguf)") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+    network, tokenizer = load_model(str(path))
     settings = network.config.to_dict()
     settings.pop("quantization_config", None)  # the values are floats now
     config, architecture = type(network.config).from_dict(settings), Llama()
@@ -146,13 +155,61 @@ def _open_gguf(path: Path) -> Checkpoint:
     return Checkpoint(str(path), architecture, config, tensors, None, tokenizer, network.generation_config)
 
 
+def load_model(source: str, dtype: torch.dtype | str = "auto") -> tuple[Any, Any | None]:
+    """The transformers model, in eval mode on the CPU, and its tokenizer (None where there is none).
+
+    source: checkpoint folder or ``.gguf`` file; dtype: as stored unless given (a GGUF file's is float32).
+    Raises UserError in one line, also where weights are missing, which transformers would draw at random.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    where, options = place(source)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        network, loading = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype, output_loading_info=True, trust_remote_code=False, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where, **options) if options else None
+    except ImportError as error:
+        if not options:
+            raise
+        raise UserError(f"{source}: reading GGUF needs the extra gguf (pip install 'toolkit[gguf]'): {error}") from None
+    except Exception as error:  # transformers, safetensors and gguf raise their own kinds
+        raise UserError(f"{source}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if loading[what]:
+            raise UserError(f"{source}: {what.replace('_', ' ')} in the weights: {sorted(loading[what])[0]}")
+    return network.eval(), tokenizer or load_tokenizer(where, network.config.vocab_size)
+
+
+def place(source: str) -> tuple[Path, dict[str, str]]:
+    """The folder, and how transformers is told of a file in it."""
+    path = Path(source)
+    if path.suffix != ".gguf":
+        return path, {}
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    return path.parent, {"gguf_file": path.name}
+
+
 def _download(name: str) -> Path:
+    """Of a hub's checkpoint what growth needs: safetensors, where there are none the old ``.bin`` files."""
+    weights = ("model*.safetensors", "pytorch_model*.bin")
+    for pattern in weights:
+        folder = _snapshot(name, ["*.json", pattern, *CARRIED_FILES])
+        if any(folder.glob(pattern)):
+            return folder
+    raise UserError(f"source={name}: the hub's repository has no {' and no '.join(weights)}")
+
+
+def _snapshot(name: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.safetensors", *CARRIED_FILES, "*.model"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=3))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns="*/*", etag_timeout=3))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"source={name}: no such folder, and not to be had from the hub: {reason[:200]}") from None
@@ -195,71 +252,3 @@ def _check_index(folder: Path, weight_map: Mapping[str, str], stored: Mapping[st
     absent = [name for name in weight_map if name not in stored and not name.endswith("rotary_emb.inv_freq")]
     if absent:
         raise UserError(f"{index}: says that {weight_map[absent[0]]} holds {absent[0]}, which it does not")
-
-
-@contextmanager
-def whole_or_nothing(out: Path, needed_bytes: int) -> Iterator[Path]:
-    """A folder beside ``out`` to write in; it becomes ``out`` at the end, or is removed on any error.
-
-    Raises UserError where ``out`` exists and is not empty, JobError where the disk cannot take it.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out}: exists and is not an empty folder; name another or remove it")
-    aside = out.parent / f".{out.name}.partial"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)  # of a killed earlier attempt
-        aside.mkdir()
-        free = shutil.disk_usage(aside).free
-        if free < needed_bytes:
-            raise JobError(f"out={out}: needs {needed_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left")
-        yield aside
-        for path in [*aside.iterdir(), aside]:
-            _flush(path)
-        os.replace(aside, out)
-    except OSError as error:
-        raise JobError(f"out={out}: writing failed, nothing was kept: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_checkpoint(
-    folder: Path, source: Checkpoint, config: Any, tensors: Tensors, max_shard_bytes: int = MAX_SHARD_BYTES
-) -> int:
-    """Weights, config, tokenizer and generation config in the layout of ``save_pretrained``; returns the shards.
-
-    Memory for one tensor. Raises OSError.
-    """
-    shards = split_into_shards(tensors.infos, max_shard_bytes)
-    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    names = names if len(shards) > 1 else ["model.safetensors"]
-    for file, held in zip(names, shards, strict=True):
-        write_safetensors(folder / file, tensors, held)
-    if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": total_bytes(tensors.infos)},
-            "weight_map": {name: file for file, held in zip(names, shards, strict=True) for name in held},
-        }
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    config.save_pretrained(folder)
-    _carry_along(source, folder)
-    return len(shards)
-
-
-def _carry_along(source: Checkpoint, folder: Path) -> None:
-    if source.folder is None:
-        for part in (source.tokenizer, source.generation_config):
-            if part is not None:
-                part.save_pretrained(folder)
-        return
-    for path in source.folder.iterdir():
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in CARRIED_FILES):
-            shutil.copyfile(path, folder / path.name)

@@ -41,7 +41,7 @@ def _grow_into(config: GrowLLM, out: Path, run_id: str) -> dict[str, Any]:
     assert config.source is not None
     if is_zoo_network(config.source, config.part):
         return grow_saved_network(config.source, out, config.growth(), config.seed, config.part, run_id)
-    checkpoint, text = open_checkpoint(config.source), _read_text(config.text)
+    checkpoint, text = open_checkpoint(config.source), read_text(config.text)
     planned = grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, config.growth(), config.seed)
     with progress.bar("grow", 0, len(planned.tensors.infos)) as bar:
         written = 0
@@ -81,7 +81,8 @@ def _written_by(run: Run, out: Path) -> dict[str, Any] | None:
     return report if report.get("run") == _identity(run) else None
 
 
-def _read_text(path: str | None) -> str | None:
+def read_text(path: str | None) -> str | None:
+    """The text of ``text=FILE``, None where none is given. Raises UserError where it cannot be read or is empty."""
     if path is None:
         return None
     try:

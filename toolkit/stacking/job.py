@@ -14,7 +14,7 @@ from toolkit.runs.distributed import rank
 from toolkit.runs.record import Run
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
-from toolkit.stacking import growing
+from toolkit.stacking import evaluating, growing
 from toolkit.stacking.config import GrowLLM
 
 
@@ -35,6 +35,8 @@ def _stages(config: GrowLLM, run: Run) -> dict[str, Callable[[], None]]:
         return {"grow": lambda: growing.grow_source(config, run)}
     if config.stage == "advise":
         return {"advise": lambda: growing.advise_user(config, run)}
+    if config.stage == "evaluate":
+        return {"evaluate": lambda: evaluating.evaluate_source(config, run, [growing.read_text(config.text) or ""])}
     raise UserError(f"stage={config.stage}: comes with the testbed")
 
 

@@ -15,12 +15,12 @@ from toolkit.runs.files import write_json
 from toolkit.runs.seeds import generator
 from toolkit.schema import UserError
 from toolkit.stacking.architecture import Architecture, Spaces, Spec
-from toolkit.stacking.checkpoint import whole_or_nothing
 from toolkit.stacking.config import Growth
 from toolkit.stacking.growth import Grown, grow
 from toolkit.stacking.patterns import Layer
 from toolkit.stacking.safetensors_io import total_bytes
 from toolkit.stacking.tensors import InMemory
+from toolkit.stacking.writing import whole_or_nothing
 from toolkit.zoo import count_parameters, load
 from toolkit.zoo.prior import AutoregressivePrior
 

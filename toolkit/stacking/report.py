@@ -11,14 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.runs.files import write_json
-from toolkit.stacking.checkpoint import (
-    MAX_SHARD_BYTES,
-    Checkpoint,
-    open_checkpoint,
-    open_weights,
-    whole_or_nothing,
-    write_checkpoint,
-)
+from toolkit.stacking.checkpoint import Checkpoint, open_checkpoint, open_weights
 from toolkit.stacking.config import Growth
 from toolkit.stacking.flops import cost
 from toolkit.stacking.growth import Grown, grow
@@ -26,6 +19,7 @@ from toolkit.stacking.learn import GrowthMap
 from toolkit.stacking.probe import preservation
 from toolkit.stacking.safetensors_io import total_bytes
 from toolkit.stacking.tensors import Watched
+from toolkit.stacking.writing import MAX_SHARD_BYTES, whole_or_nothing, write_checkpoint
 
 REPORT_FILE = "growth.json"
 _MEASURED_ON = {"text": "text", "random ids": "random token ids, not on text: the source has no tokenizer"}
