@@ -35,7 +35,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of ``toolkit data list``. ``available``: built in, cached, fetch (downloadable), hub or path (your own)."""
+    """A line of ``toolkit data list``. ``available``: built in, cached, fetch (to download), hub, path (your own)."""
 
     name: str
     kind: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ BOUNDARY = "<|endoftext|>"  # before every document; also what pads
 TRAINING_CHARACTERS = 50_000_000  # merges barely change with more
 
 
-def train_bpe(documents: Iterator[str], vocab_size: int, context: int) -> Any:
+def train_bpe(documents: Iterator[str], vocab_size: int) -> Any:
     """A transformers tokenizer of at most ``vocab_size`` entries: 256 bytes, one boundary token, the rest merges.
 
-    context: its ``model_max_length``. Equal documents give an equal tokenizer.
+    Equal documents give an equal tokenizer.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -35,7 +36,6 @@ def train_bpe(documents: Iterator[str], vocab_size: int, context: int) -> Any:
         bos_token=BOUNDARY,
         eos_token=BOUNDARY,
         pad_token=BOUNDARY,
-        model_max_length=context,
         clean_up_tokenization_spaces=False,
     )
 
@@ -65,3 +65,8 @@ def load_bpe(source: str) -> Any:
 def boundary_id(tokenizer: Any) -> int | None:
     """What stands before every document: the BOS token, else EOS; None where the tokenizer has neither."""
     return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+
+
+def identity(tokenizer: Any) -> str:
+    """Tells tokenizers apart that split text differently."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The training objective: mean cross-entropy of next tokens in nats, with the output head's gradient made at once."""
+"""The training objective: mean cross-entropy of next tokens, in nats, without ever keeping the logits."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-MOST_LOGITS = 2**24  # held at a time
+MOST_LOGITS = 2**22  # held at a time, 16 MiB in float32: they stay in a CPU's cache
 
 
 class LanguageModelLoss(nn.Module):
-    """Wraps a transformers ``...ForCausalLM`` so that DDP and FSDP see one forward call that ends in a number.
-
-    Logits are never kept: head and cross-entropy are computed in pieces, in float32.
-    """
+    """A transformers ``...ForCausalLM`` as one forward call that ends in a number, which is what DDP and FSDP wrap."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -28,10 +24,40 @@ class LanguageModelLoss(nn.Module):
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of ``hidden`` (N,C) under the head ``weight`` (V,C); N targets, int64."""
-    if not torch.is_grad_enabled():
-        pieces = max(1, hidden.shape[0] * weight.shape[0] // MOST_LOGITS)
-        parts = zip(hidden.chunk(pieces), targets.chunk(pieces), strict=True)
-        losses = [F.cross_entropy((h @ weight.t()).float(), t, reduction="sum") for h, t in parts]
-        return torch.stack(losses).sum() / len(targets)
-    return F.cross_entropy((hidden @ weight.t()).float(), targets)
+    """Mean cross-entropy of ``hidden`` (N,C) under the output head ``weight`` (V,C); targets int64 (N,).
+
+    Softmax in float32, matrix products in autocast's type. The gradients are made in the forward pass, piece by piece:
+    no (N,V) array is written twice or kept.
+    """
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        hidden, weight = (x.to(torch.get_autocast_dtype(kind)) for x in (hidden, weight))
+    return _HeadLoss.apply(hidden, weight, targets)  # type: ignore[no-any-return]
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        count, total = len(targets), hidden.new_zeros((), dtype=torch.float32)
+        backward = any(ctx.needs_input_grad[:2])
+        grad_hidden = torch.empty_like(hidden) if backward else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if backward else None
+        size = max(1, MOST_LOGITS // len(weight))
+        for start in range(0, count, size):
+            h, t = hidden[start : start + size], targets[start : start + size, None]
+            logits = (h @ weight.t()).float()
+            log_sum = logits.logsumexp(-1, keepdim=True)
+            total = total + (log_sum - logits.gather(1, t)).sum()
+            if grad_hidden is not None and grad_weight is not None:
+                errors = logits.sub_(log_sum).exp_()  # softmax
+                errors.scatter_add_(1, t, errors.new_full(t.shape, -1.0)).div_(count)
+                errors = errors.to(hidden.dtype)
+                grad_hidden[start : start + size] = errors @ weight
+                grad_weight += errors.t() @ h
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grads[0], (grad_weight * grads[0]).to(grad_hidden.dtype), None

@@ -7,6 +7,7 @@ of processes read the same sequences.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -142,6 +143,12 @@ def shuffled(index: int, count: int, key: int) -> int:
 # -- making the files ------------------------------------------------------------------------------------------------
 
 
+def store_key(corpus: Corpus, valid_fraction: float, tokenizer_key: str) -> str:
+    """16 hex digits that name the token files of a corpus under a tokenizer."""
+    parts = [str(FORMAT), corpus.fingerprint, tokenizer_key, repr(valid_fraction)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
 def prepare(corpus: Corpus, valid_fraction: float, make_tokenizer: Any, tokenizer_key: str) -> TokenStore:
     """The token files of ``corpus``, from the cache where they were made before.
 
@@ -149,8 +156,7 @@ def prepare(corpus: Corpus, valid_fraction: float, make_tokenizer: Any, tokenize
     tokenizer_key: what tells its result from others. Built aside and renamed: no half-made files are left behind.
     Raises UserError for an empty corpus, JobError where the disk fails.
     """
-    parts = [str(FORMAT), corpus.fingerprint, tokenizer_key, repr(valid_fraction)]
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    key = store_key(corpus, valid_fraction, tokenizer_key)
     folder = cache_root() / "tokens" / key
     if (folder / "meta.json").is_file():
         return TokenStore.open(folder)
@@ -179,21 +185,18 @@ def _write(folder: Path, corpus: Corpus, valid_fraction: float, make_tokenizer: 
     tokenizer = make_tokenizer(text for split, text in split_documents(corpus, valid_fraction) if split == "train")
     tokenizer.save_pretrained(folder / "tokenizer")
     vocab_size, boundary = len(tokenizer), boundary_id(tokenizer)
-    files = {split: open(folder / f"{split}.bin", "wb") for split in SPLITS}
     valid_bytes, counts = 0, dict.fromkeys(SPLITS, 0)
-    try:
+    with contextlib.ExitStack() as stack:
+        files = {split: stack.enter_context(open(folder / f"{split}.bin", "wb")) for split in SPLITS}
         documents = split_documents(corpus, valid_fraction)
         while batch := list(islice(documents, BATCH_DOCUMENTS)):
-            encoded = tokenizer([text for _, text in batch], add_special_tokens=False)["input_ids"]
+            encoded = tokenizer([text for _, text in batch], add_special_tokens=False, verbose=False)["input_ids"]
             for (split, text), ids in zip(batch, encoded, strict=True):
                 counts[split] += _append(files[split], ids, boundary, vocab_size)
                 valid_bytes += len(text.encode()) if split == "valid" else 0
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
-    finally:
-        for file in files.values():
-            file.close()
     meta = {
         "corpus": corpus.name,
         "origin": corpus.origin,
