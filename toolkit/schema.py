@@ -89,7 +89,7 @@ class TextData:
     valid_fraction: share of the documents that is held out.
     """
 
-    name: str = "text_sample"
+    name: str = "text_python"
     path: str | None = None
     text_key: str = "text"
     max_mb: float | None = number(None, above=0)

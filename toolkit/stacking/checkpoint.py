@@ -19,8 +19,9 @@ from toolkit.stacking.llama import Llama, check_config
 from toolkit.stacking.safetensors_io import SafetensorsFile
 from toolkit.stacking.tensors import Info, InMemory, Tensors
 
+HISTORY_FILE = "training.json"  # what the network has cost so far (curves.Spent)
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken")
-CARRIED_FILES = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*")
+CARRIED_FILES = (*TOKENIZER_FILES, HISTORY_FILE, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*")
 
 
 @dataclass

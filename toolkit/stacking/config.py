@@ -10,7 +10,6 @@ from toolkit.schema import Job, TextData, UserError, choice, did_you_mean, numbe
 ANY_DIRECTION = ("direct", "zero", "random", "learn")
 DEPTH_ONLY = ("stack", "interleave", "gradual", "solar", "llama_pro", "pattern", "list")
 ARMS = ("grown", "scratch", "continued")
-TRAINING = ("corpus", "base", *ARMS, "compare")
 PAPER_FACTOR = 4  # g, when the testbed is not told another
 
 _OWN_KEYS = {"pattern": "pattern", "list": "layers", "solar": "drop", "llama_pro": "insert"}
@@ -125,13 +124,14 @@ class Tokens:
 class Budget:
     """How long each network trains, in tokens (section 4).
 
-    growth_tokens: d, the base's. tokens: D, the budget of the target trained from scratch. grown_tokens: of the grown
-    network after growth; None spends scratch's compute, the base's included. continued_tokens: of the base trained on
-    instead; None likewise. accounting: how compute is counted where it must be equal, and in the figures' axis:
-    6 x all parameters (the paper's figures), 6 x those without embedding and head, or every matrix product.
+    growth_tokens: d, the base's (0 grows an untrained one). tokens: D, the budget of the target trained from scratch,
+    or of stage=pretrain. grown_tokens: of the grown network after growth; None spends scratch's compute, the base's
+    included. continued_tokens: of the base trained on instead; None likewise. accounting: how compute is counted where
+    it must be equal, and in the figures' axis: 6 x all parameters (the paper's figures), 6 x those without embedding
+    and head, or every matrix product.
     """
 
-    growth_tokens: float = number(600_000, above=0)
+    growth_tokens: float = number(600_000, least=0)
     tokens: float = number(2_000_000, above=0, extends="grown,scratch,continued,pretrain")
     grown_tokens: float | None = number(None, above=0)
     continued_tokens: float | None = number(None, above=0)
@@ -263,8 +263,9 @@ class GrowLLM(Growth, Job):
 
     def _testbed(self) -> list[str]:
         names = ["corpus"] if self.source else ["corpus", "base"]
+        scratch = [scratch_stage(lr, self.optim) for lr in self.scratch_lrs()]
         for arm in self.arms:
-            names += [arm] if arm != "scratch" else [scratch_stage(lr, self.optim) for lr in self.scratch_lrs()]
+            names += {"scratch": scratch, "grown": ["grow", "grown"]}.get(arm, [arm])
         return [*names, "compare"]
 
     def scratch_lrs(self) -> list[float]:

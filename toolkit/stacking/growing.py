@@ -30,7 +30,7 @@ def grow_source(config: GrowLLM, run: Run) -> None:
 
 def _grow(config: GrowLLM, run: Run) -> None:
     out = out_folder(config, run)
-    report = _written_by(run, out) or _grow_into(config, out, _identity(run))
+    report = written_by(run, out) or _grow_into(config, out, identity(run))
     for name, table in growth_tables(report).items():
         table.save(run.path("tables", f"{name}.json"))
     measured = {key: value for key, value in report.get("function", {}).items() if isinstance(value, float)}
@@ -73,16 +73,16 @@ def out_folder(config: GrowLLM, run: Run) -> Path:
     return Path(config.out) if config.out else run.dir / "model" / "grown"
 
 
-def _identity(run: Run) -> str:
+def identity(run: Run) -> str:
     """The same for every attempt of a run, another for every other run."""
     return f"{run.dir.name} {run.record['started']}"
 
 
-def _written_by(run: Run, out: Path) -> dict[str, Any] | None:
+def written_by(run: Run, out: Path) -> dict[str, Any] | None:
     """The report of what an earlier, interrupted attempt of this run had already finished."""
     path = out / REPORT_FILE
     report = json.loads(path.read_text()) if path.is_file() else {}
-    return report if report.get("run") == _identity(run) else None
+    return report if report.get("run") == identity(run) else None
 
 
 def read_text(path: str | None) -> str | None:

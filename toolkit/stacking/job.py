@@ -31,13 +31,18 @@ def main(config: GrowLLM, run: Run) -> float | None:
 
 
 def _stages(config: GrowLLM, run: Run) -> dict[str, Callable[[], None]]:
+    """What each stage of ``config.stages()`` does."""
     if config.stage == "grow":
         return {"grow": lambda: growing.grow_source(config, run)}
     if config.stage == "advise":
         return {"advise": lambda: growing.advise_user(config, run)}
     if config.stage == "evaluate":
         return {"evaluate": lambda: evaluating.evaluate_source(config, run, [growing.read_text(config.text) or ""])}
-    raise UserError(f"stage={config.stage}: comes with the testbed")
+    from toolkit.stacking import comparing
+    from toolkit.stacking.testbed import Testbed
+
+    compare = {"compare": lambda: comparing.compare_run(config, run)}
+    return compare if config.stage == "compare" else Testbed(config, run).stages() | compare
 
 
 def _show(run: Run, config: GrowLLM) -> None:
