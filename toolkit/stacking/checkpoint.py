@@ -76,6 +76,14 @@ def find_network(source: str, part: str | None = None) -> str:
     return found[part]
 
 
+def is_zoo_network(source: str) -> bool:
+    """Whether ``source`` is the folder of a network of the zoo rather than a transformers checkpoint."""
+    try:
+        return "_class_name" in json.loads((Path(source) / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
 def fetched(source: str) -> str:
     """What is on the disk as it is, a hub id as the folder it was downloaded to."""
     return source if Path(source).exists() else str(_download(source))

@@ -13,12 +13,12 @@ from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
-from toolkit.stacking.checkpoint import open_checkpoint
+from toolkit.stacking.checkpoint import find_network, is_zoo_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.growth import grow
-from toolkit.stacking.networks import grow_saved_network, is_zoo_network
 from toolkit.stacking.report import REPORT_FILE, describe, grow_checkpoint
 from toolkit.stacking.timing import Advice, advise
+from toolkit.stacking.writing import refuse_used
 
 
 def grow_source(config: GrowLLM, run: Run) -> None:
@@ -39,9 +39,13 @@ def _grow(config: GrowLLM, run: Run) -> None:
 
 def _grow_into(config: GrowLLM, out: Path, run_id: str) -> dict[str, Any]:
     assert config.source is not None
-    if is_zoo_network(config.source, config.part):
-        return grow_saved_network(config.source, out, config.growth(), config.seed, config.part, run_id)
-    checkpoint, text = open_checkpoint(config.source), read_text(config.text)
+    refuse_used(out)
+    source, text = find_network(config.source, config.part), read_text(config.text)
+    if is_zoo_network(source):
+        from toolkit.stacking.networks import grow_saved_network  # the zoo's diffusers, which no checkpoint needs
+
+        return grow_saved_network(source, out, config.growth(), config.seed, run_id)
+    checkpoint = open_checkpoint(source)
     planned = grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, config.growth(), config.seed)
     with progress.bar("grow", 0, len(planned.tensors.infos)) as bar:
         written = 0
@@ -109,7 +113,7 @@ def growth_tables(report: dict[str, Any]) -> dict[str, Table]:
     if function:
         rows.append([f"function ({function['measured_on']})", None, function["verdict"]])
         rows.append(["largest change of a logit", None, function["max_logit_change"]])
-    for key, text in (("grow_time_s", "time, s"), ("peak_memory_mib", "peak memory, MiB")):
+    for key, text in (("grow_time_s", "time, s"), ("growth_memory_mib", "memory for growing, MiB")):
         if key in report:
             rows.append([text, None, report[key]])
     growth = report["growth"]
@@ -161,9 +165,10 @@ def dry_run(config: GrowLLM) -> None:
         Console().print(advice_table(advise(config.params, config.tokens)).to_rich())
         return
     assert config.source is not None
-    if is_zoo_network(config.source, config.part):
+    found = find_network(config.source, config.part)
+    if is_zoo_network(found):
         raise UserError(f"source={config.source}: --dry-run is for language-model checkpoints")
-    source = open_checkpoint(config.source)
+    source = open_checkpoint(found)
     grown = grow(source.architecture, source.config, source.tensors, config.growth(), config.seed)
     for table in growth_tables(describe(source, grown, config.growth())).values():
         Console().print(table.to_rich())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,15 +79,13 @@ class Prior(Architecture):
 ARCHITECTURES: dict[type[nn.Module], Architecture] = {AutoregressivePrior: Prior()}
 
 
-def grow_saved_network(
-    source: str, out: str | Path, growth: Growth, seed: int = 0, part: str | None = None, run_id: str = ""
-) -> dict[str, Any]:
+def grow_saved_network(source: str, out: str | Path, growth: Growth, seed: int = 0, run_id: str = "") -> dict[str, Any]:
     """Grow a zoo network that ``toolkit.zoo.load`` reads into the new folder ``out``; returns the report.
 
     Preservation is measured on random codes. Raises UserError as ``load`` and ``grow_network`` do, and where ``out``
     is not empty; JobError where the disk fails.
     """
-    network = load(source, part)
+    network = load(source)
     target, grown = grow_network(network, growth, seed)
     change, spread = compare(network, target, seed)
     verdict = "exact" if change == 0 else "preserved" if change <= 1e-4 * max(1.0, spread) else "not preserved"
@@ -115,17 +112,6 @@ def grow_saved_network(
         target.save_pretrained(folder)
         write_json(folder / "growth.json", report)
     return report
-
-
-def is_zoo_network(source: str, part: str | None = None) -> bool:
-    """Whether ``source`` is a network of the zoo (or a run with some) rather than a transformers checkpoint."""
-    folder = Path(source)
-    if part is not None or (folder / "run.json").is_file():
-        return True
-    try:
-        return "_class_name" in json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return False
 
 
 def compare(source: Any, target: Any, seed: int = 0) -> tuple[float, float]:
