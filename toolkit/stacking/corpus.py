@@ -12,12 +12,26 @@ from toolkit.schema import UserError
 from toolkit.stacking.bpe import identity, load_bpe, train_bpe
 from toolkit.stacking.checkpoint import HISTORY_FILE, find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.tokens import TokenStore, prepare, store_key
+from toolkit.stacking.tokens import TokenStore, prepare, split_documents, store_key
+
+MEASURED_CHARACTERS = 100_000
 
 
 def token_store(config: GrowLLM) -> TokenStore:
     """The corpus of ``config.data`` under its tokenizer; rank 0 makes the files. Raises UserError."""
     return from_rank_zero(lambda: _token_store(config))
+
+
+def held_out_texts(config: GrowLLM) -> list[str]:
+    """The first held-out documents of ``config.data``, about MEASURED_CHARACTERS in all. Raises UserError."""
+    texts, left = [], MEASURED_CHARACTERS
+    for split, text in split_documents(_load(config), config.data.valid_fraction):
+        if split == "valid":
+            texts.append(text[:left])
+            left -= len(text)
+        if left <= 0:
+            break
+    return texts
 
 
 def _token_store(config: GrowLLM) -> TokenStore:
