@@ -78,12 +78,12 @@ def test_nothing_is_left_of_an_attempt_that_failed(cache):
 
 
 def test_empty_short_and_damaged(cache):
-    with pytest.raises(UserError, match="data.name=test: no text in a test"):
+    with pytest.raises(UserError, match=r"data\.name=test: no text in a test"):
         make([])
     store = make()
-    with pytest.raises(UserError, match="training tokens, network.context=100000 needs more"):
+    with pytest.raises(UserError, match=r"training tokens, network\.context=100000 needs more"):
         Sequences(store.train, 100_000, 0)
-    with pytest.raises(UserError, match="held-out tokens, network.context=100000 needs more"):
+    with pytest.raises(UserError, match=r"held-out tokens, network\.context=100000 needs more"):
         held_out(store.valid, 100_000, 1)
     (store.folder / "train.bin").write_bytes(b"12")
     with pytest.raises(UserError, match="token files of another length"):

@@ -142,16 +142,17 @@ def speedup_table(results: Sequence[Mapping[str, Any]], config: GrowLLM) -> Tabl
         found = [by_arm[id(arm)]["readings"] for arm in arms]
         for point in dict.fromkeys(key for one in found for key in one[config.budget.accounting]):
             read = [one[config.budget.accounting][point] for one in found if point in one[config.budget.accounting]]
-            row: list[Any] = [name, "scratch's last" if point == "final" else "fixed", _spread(r.loss for r in read)]
+            row: list[Any] = [f"{name}, {'last' if point == 'final' else 'fixed'}", _spread(r.loss for r in read)]
             row += [_spread(r.scratch_flops for r in read), _spread(r.grown_flops for r in read)]
             for accounting in ACCOUNTINGS:
                 several = [one[accounting][point].speedup for one in found if point in one[accounting]]
                 row.append(_percent(several))
             rows.append(row)
-    columns = ["arm", "read at", "loss", "scratch, FLOPs", "grown, FLOPs", "speedup", "without emb.", "matmul"]
+    columns = ["arm, read at", "loss", "C scratch", "C grown", "speedup", "non-emb.", "matmul"]
     note = (
-        "speedup = C_scratch / C_grown - 1 at equal held-out loss (eq. 48), the base's training included; scratch at "
-        "whichever rate of its sweep gets there first"
+        "speedup = C_scratch / C_grown - 1 at equal held-out loss (eq. 48), in FLOPs of 6 x all parameters, 6 x those "
+        "without embedding and head, and all matrix products; the base's training included; scratch at whichever rate "
+        "of its sweep gets there first; last: the higher of the two last losses"
     )
     return Table("Speedup of growth", columns, rows, note)
 
@@ -195,7 +196,7 @@ def _percent(values: Sequence[float]) -> str:
 def draw(run: Run, config: GrowLLM, arms: Sequence[Arm], results: Sequence[Mapping[str, Any]]) -> None:
     """Loss against compute in each accounting, against tokens and time; speedup against loss; isoFLOP valleys."""
     ceiling = min(arm.final_loss for arm in arms) + SHOWN_ABOVE
-    named = variants(arms)
+    named = variants([arm for arm in arms if len(arm.points) > 1])  # an untrained base (d = 0) has no curve
     for accounting in ACCOUNTINGS:
         series = {name: _compute_series(alike, accounting, ceiling) for name, alike in named.items()}
         path = run.path(

@@ -60,10 +60,11 @@ def _show(run: Run, config: GrowLLM) -> None:
     console = Console()
     for name in ("arms", "headline") if config.stage == "all" else ("headline",):
         console.print(Table.load(run.dir / "tables" / f"{name}.json").to_rich())
-    found = {"report": run.dir / "report.html", "figures": run.dir / "figures", "weights": run.dir / "model"}
+    found = {"figures": run.dir / "figures", "weights": run.dir / "model"}
     if config.stage == "grow":
         found["weights"] = growing.out_folder(config, run)
-    lines = [f"run      {run.dir}", *(f"{name:<8} {path}" for name, path in found.items() if path.exists())]
+    lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
+    lines += [f"{name:<8} {path}" for name, path in found.items() if path.exists()]
     console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
 
 

@@ -18,7 +18,7 @@ def plan_table(config: GrowLLM) -> Table:
     """Rows for the base, the target and what each arm trains on. Raises UserError as the run would."""
     base, budget = _base_config(config), config.budget
     if config.stage == "pretrain":
-        return _table([_row("pretrain", base, _cost(config, base), budget.tokens)], config)
+        return _table([_row("pretrain", base, _cost(config, base), budget.tokens)])
     target = planned(base, config.growth(), config.seed).config
     small, large = _cost(config, base), _cost(config, target)
     spent = Spent().after(small, round(budget.growth_tokens / config.network.context), config.network.context)
@@ -33,7 +33,7 @@ def plan_table(config: GrowLLM) -> Table:
         network, cost = (base, small) if arm == "continued" else (target, large)
         rates = f" at {len(config.scratch_lrs())} rates" if arm == "scratch" and len(config.scratch_lrs()) > 1 else ""
         rows.append(_row(arm + rates, network, cost, left[arm]))
-    return _table(rows, config)
+    return _table(rows)
 
 
 def _base_config(config: GrowLLM) -> Any:
@@ -51,15 +51,11 @@ def _left(whole: float, spent: Spent, cost: Cost, accounting: str) -> float:
 
 
 def _row(name: str, network: Any, cost: Cost, tokens: float) -> list[Any]:
-    memory = cost.parameters * BYTES_PER_PARAMETER / 2**20
-    per_token = [cost.flops_total / 1e9, cost.flops_non_embedding / 1e9, cost.flops_matmul / 1e9]
-    return [name, network.num_hidden_layers, cost.parameters, *per_token, tokens, cost.flops_total * tokens, memory]
+    memory, per_token = cost.parameters * BYTES_PER_PARAMETER / 2**30, cost.flops_total / 1e9
+    return [name, network.num_hidden_layers, cost.parameters, per_token, tokens, cost.flops_total * tokens, memory]
 
 
-def _table(rows: list[list[Any]], config: GrowLLM) -> Table:
-    columns = ["arm", "layers", "parameters", "GFLOP/token", "without emb.", "matmul", "tokens", "FLOPs", "MiB"]
-    note = (
-        f"GFLOP/token: 6 x all parameters, 6 x those without embedding and head, all matrix products at "
-        f"{config.network.context} tokens; MiB: weights, gradients and Adam in float32; nothing was run"
-    )
+def _table(rows: list[list[Any]]) -> Table:
+    columns = ["arm", "layers", "parameters", "GFLOP/token", "tokens", "FLOPs", "GiB"]
+    note = "FLOPs: 6 x all parameters; GiB: weights, gradients and Adam in float32; nothing was run"
     return Table("dry run", columns, rows, note)

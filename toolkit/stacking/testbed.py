@@ -48,7 +48,7 @@ from toolkit.stacking.report import grow_checkpoint
 from toolkit.stacking.safetensors_io import total_bytes
 from toolkit.stacking.states import check_moments, tiled_moments, whole
 from toolkit.stacking.tensors import InMemory
-from toolkit.stacking.tokens import Sequences, TokenStore
+from toolkit.stacking.tokens import Sequences, TokenStore, held_out
 from toolkit.stacking.writing import whole_or_nothing, write_checkpoint
 
 PROBE_TOKENS = 256  # of held-out text, on which growth is judged to keep the function or not
@@ -141,8 +141,18 @@ class Testbed:
             f"corpus: {len(store.train):,} training and {len(store.valid):,} held-out tokens in {store.folder}"
         )
         Sequences(store.train, self.config.network.context, self.config.seed)
-        if self.config.stage != "all":
-            return
+        held_out(store.valid, self.config.network.context, self.config.compare.eval_tokens)
+        if rank() == 0:
+            store.table().save(
+                self.run.path("tables", "corpus.json" if self.config.stage != "corpus" else "headline.json")
+            )
+        if self.config.stage == "all":
+            self._check_fit()
+        if self.config.stage == "pretrain":
+            self.base_config()
+
+    def _check_fit(self) -> None:
+        """Growth, masks and budget fit together."""
         base, target = self.cost(self.base_config()), self.plan().config
         spent = (
             self._history(self.source) if self.source else Spent().after(base, self._base_sequences(), self._context)

@@ -27,6 +27,7 @@ from toolkit.data import Corpus
 from toolkit.data.fetching import cache_root
 from toolkit.runs.files import write_json
 from toolkit.runs.seeds import derive
+from toolkit.runs.table import Table
 from toolkit.schema import JobError, UserError
 from toolkit.stacking.bpe import boundary_id
 
@@ -59,6 +60,13 @@ class TokenStore:
         if sizes != meta["bytes"]:
             raise UserError(f"{folder}: token files of another length than written; remove the folder to make it again")
         return cls(folder, meta["vocab_size"], meta["bytes_per_token"], meta["fingerprint"])
+
+    def table(self) -> Table:
+        """What was packed, for reports."""
+        meta = json.loads((self.folder / "meta.json").read_text())
+        rows = [["training tokens", len(self.train)], ["held-out tokens", len(self.valid)]]
+        rows += [["vocabulary", self.vocab_size], ["bytes per token", self.bytes_per_token]]
+        return Table("Corpus", ["", meta["corpus"]], rows, f"{meta['origin']}; licence: {meta['licence']}")
 
     @cached_property
     def train(self) -> np.ndarray:
