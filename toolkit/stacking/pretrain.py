@@ -187,6 +187,8 @@ def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Acce
             part_ids, part_targets = (x.to(accelerator.device) for x in part)
             with accelerator.autocast():
                 total += trained(part_ids, part_targets).item() * len(part_ids)
+        if hasattr(trained, "reshard"):  # FSDP leaves the outermost weights whole until the next backward pass
+            trained.reshard()
         return math.fsum(gather(total)) / math.fsum(gather(len(ids)))
 
     return measure
