@@ -37,7 +37,7 @@ def _stages(config: GrowLLM, run: Run) -> dict[str, Callable[[], None]]:
     if config.stage == "advise":
         return {"advise": lambda: growing.advise_user(config, run)}
     if config.stage == "evaluate":
-        return {"evaluate": lambda: evaluating.evaluate_source(config, run, [growing.read_text(config.text) or ""])}
+        return {"evaluate": lambda: evaluating.evaluate_source(config, run)}
     from toolkit.stacking import comparing
     from toolkit.stacking.testbed import Testbed
 
