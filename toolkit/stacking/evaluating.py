@@ -16,9 +16,10 @@ from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
-from toolkit.stacking.checkpoint import fetched, find_network, load_model
+from toolkit.stacking.checkpoint import find_network
 from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.growing import read_text
+from toolkit.stacking.loading import fetched, load_model
 from toolkit.stacking.scoring import Scorer, TextLoss
 from toolkit.stacking.tasks import ACCURACIES, BENCHMARKS, check_exports, expand
 from toolkit.stacking.tokens import split_documents
