@@ -263,7 +263,7 @@ class GrowLLM(Growth, Job):
         """The testbed's in order, or what the stage asked for needs."""
         if self.stage == "all":
             return self._testbed()
-        return {"pretrain": ["corpus", "pretrain"]}.get(self.stage, [self.stage])
+        return {"pretrain": ["corpus", "pretrain", "compare"]}.get(self.stage, [self.stage])
 
     def _testbed(self) -> list[str]:
         names = ["corpus"] if self.source else ["corpus", "base"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ from toolkit.schema import UserError
 from toolkit.stacking.bpe import identity, load_bpe, train_bpe
 from toolkit.stacking.checkpoint import HISTORY_FILE, find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.tokens import TokenStore, prepare, store_key
+from toolkit.stacking.tokens import TokenStore, prepare, split_documents, store_key
 
 
 def token_store(config: GrowLLM) -> TokenStore:
     """The corpus of ``config.data`` under its tokenizer; rank 0 makes the files. Raises UserError."""
     return from_rank_zero(lambda: _token_store(config))
+
+
+def held_out_texts(config: GrowLLM) -> Iterator[str]:
+    """The held-out documents of ``config.data``. Raises UserError."""
+    documents = split_documents(_load(config), config.data.valid_fraction)
+    return (text for split, text in documents if split == "valid")
 
 
 def _token_store(config: GrowLLM) -> TokenStore:

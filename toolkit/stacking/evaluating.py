@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from toolkit.data import load_text
 from toolkit.runs import progress
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank
@@ -18,11 +17,11 @@ from toolkit.runs.table import Table
 from toolkit.schema import UserError
 from toolkit.stacking.checkpoint import find_network
 from toolkit.stacking.config import GrowLLM
+from toolkit.stacking.corpus import held_out_texts
 from toolkit.stacking.growing import read_text
 from toolkit.stacking.loading import fetched, load_model
 from toolkit.stacking.scoring import Scorer, TextLoss
 from toolkit.stacking.tasks import ACCURACIES, BENCHMARKS, check_exports, expand
-from toolkit.stacking.tokens import split_documents
 
 if TYPE_CHECKING:
     from toolkit.stacking.harness import Score
@@ -59,7 +58,7 @@ def require_harness() -> None:
 def _texts(config: GrowLLM) -> list[str]:
     """At most ``evaluation.text_kb`` of it. Raises UserError where there is none."""
     text = read_text(config.text)
-    documents = [text] if text else _held_out(config)
+    documents = [text] if text else held_out_texts(config)
     texts, left = [], int(config.evaluation.text_kb * 1000)
     for document in documents:
         cut = document.encode()[:left].decode(errors="ignore")
@@ -68,11 +67,6 @@ def _texts(config: GrowLLM) -> list[str]:
         if left <= 0:
             break
     return texts
-
-
-def _held_out(config: GrowLLM) -> Iterator[str]:
-    corpus = load_text(config.data)
-    return (text for split, text in split_documents(corpus, config.data.valid_fraction) if split == "valid")
 
 
 def _load(config: GrowLLM) -> tuple[Scorer, str]:

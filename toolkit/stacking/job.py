@@ -16,6 +16,9 @@ from toolkit.runs.table import Table
 from toolkit.schema import UserError
 from toolkit.stacking import evaluating, growing
 from toolkit.stacking.config import GrowLLM
+from toolkit.stacking.planning import plan_table
+
+OBJECTIVES = ("final.grown", "pretrain.loss", "grow.target_perplexity", "evaluate.loss")  # what a sweep minimises
 
 
 def main(config: GrowLLM, run: Run) -> float | None:
@@ -27,7 +30,8 @@ def main(config: GrowLLM, run: Run) -> float | None:
                 stages[name]()
     if rank() == 0:
         _show(run, config)
-    return run.record["metrics"].get("grow.target_perplexity")
+    metrics = run.record["metrics"]
+    return next((metrics[key] for key in OBJECTIVES if key in metrics), None)
 
 
 def _stages(config: GrowLLM, run: Run) -> dict[str, Callable[[], None]]:
@@ -47,10 +51,12 @@ def _stages(config: GrowLLM, run: Run) -> dict[str, Callable[[], None]]:
 
 def _show(run: Run, config: GrowLLM) -> None:
     console = Console()
-    console.print(Table.load(run.dir / "tables" / "headline.json").to_rich())
-    lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
+    for name in ("arms", "headline") if config.stage == "all" else ("headline",):
+        console.print(Table.load(run.dir / "tables" / f"{name}.json").to_rich())
+    found = {"report": run.dir / "report.html", "figures": run.dir / "figures", "weights": run.dir / "model"}
     if config.stage == "grow":
-        lines.append(f"weights  {growing.out_folder(config, run)}")
+        found["weights"] = growing.out_folder(config, run)
+    lines = [f"run      {run.dir}", *(f"{name:<8} {path}" for name, path in found.items() if path.exists())]
     console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
 
 
@@ -58,5 +64,7 @@ def dry_run(config: GrowLLM) -> None:
     """Layers, parameters and FLOPs, built on the meta device; reads no weight and writes nothing."""
     if config.stage in ("grow", "advise"):
         growing.dry_run(config)
+    elif config.stage in ("all", "pretrain"):
+        Console().print(plan_table(config).to_rich())
     else:
-        raise UserError(f"stage={config.stage}: comes with the testbed")
+        raise UserError(f"stage={config.stage}: builds nothing that --dry-run could show")

@@ -265,8 +265,16 @@ class Testbed:
             "hidden_size": config.hidden_size,
             "base_layers": self.base_config().num_hidden_layers,
             "growth_tokens": self.config.budget.growth_tokens,
+            "factor": self._factor(),
             **(grown if stage == "grown" else {}),
         }
+
+    def _factor(self) -> float:
+        """The paper's g: parameters without embedding and head, target's / base's; 1 where nothing grows."""
+        if self.config.stage != "all":
+            return 1.0
+        base, target = self.cost(self.base_config()), self.cost(self.plan().config)
+        return target.non_embedding / base.non_embedding
 
     def _save(self, trained: Trained, name: str) -> None:
         """``model/NAME``, as transformers saves it, with tokenizer and history; the earlier one is replaced."""
