@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from toolkit.runs import progress
-from toolkit.runs.device import make_accelerator
+from toolkit.runs.device import keep_freed_memory, make_accelerator
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.runs.table import Table
@@ -25,6 +25,7 @@ from toolkit.stacking.writing import refuse_used
 
 def grow_source(config: GrowLLM, run: Run) -> None:
     """Grow ``config.source`` into a new folder, on rank 0."""
+    keep_freed_memory()  # of one tensor for the next: mapping it anew costs more than computing it
     if rank() == 0:
         _grow(config, run)
     barrier()
