@@ -42,7 +42,7 @@ def own_task(folder, name, rows):
 
 def test_three_routes_give_identical_numbers(source, no_network, tmp_path):
     from toolkit.stacking import harness
-    from toolkit.stacking.checkpoint import load_model
+    from toolkit.stacking.loading import load_model
 
     model, tokenizer = load_model(str(source))
     scorer = Scorer(model, tokenizer, batch_size=4)
@@ -66,7 +66,7 @@ def test_three_routes_give_identical_numbers(source, no_network, tmp_path):
 
 def test_few_shots_and_a_limit(source, no_network):
     from toolkit.stacking import harness
-    from toolkit.stacking.checkpoint import load_model
+    from toolkit.stacking.loading import load_model
 
     scorer = Scorer(*load_model(str(source)))
     names = ["arc_easy"]
@@ -116,7 +116,7 @@ def test_perplexity_needs_no_extra(source, tmp_path, monkeypatch):
 
 def test_without_an_export_the_hub_is_asked(source, no_network):
     from toolkit.stacking import harness
-    from toolkit.stacking.checkpoint import load_model
+    from toolkit.stacking.loading import load_model
 
     scorer = Scorer(*load_model(str(source)))
     with pytest.raises(UserError, match=r"not to be had from the hub .*evaluation.task_data=FOLDER"):

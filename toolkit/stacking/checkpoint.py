@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,11 @@ from torch import Tensor
 from toolkit.schema import UserError
 from toolkit.stacking.architecture import Architecture
 from toolkit.stacking.llama import Llama, check_config
+from toolkit.stacking.loading import fetched, load_config, load_model, load_tokenizer
 from toolkit.stacking.safetensors_io import SafetensorsFile
 from toolkit.stacking.tensors import Info, InMemory, Tensors
 
 HISTORY_FILE = "training.json"  # what the network has cost so far (curves.Spent)
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken")
-CARRIED_FILES = (*TOKENIZER_FILES, HISTORY_FILE, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*")
 
 
 @dataclass
@@ -84,11 +81,6 @@ def is_zoo_network(source: str) -> bool:
         return False
 
 
-def fetched(source: str) -> str:
-    """What is on the disk as it is, a hub id as the folder it was downloaded to."""
-    return source if Path(source).exists() else str(_download(source))
-
-
 def open_checkpoint(source: str | Path) -> Checkpoint:
     """A checkpoint folder, ``.gguf`` file or hub id.
 
@@ -100,24 +92,23 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     folder = Path(fetched(str(source)))
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json there (expected a folder of save_pretrained)")
-    config, architecture = _load_config(folder), Llama()
+    config, architecture = _folder_config(folder), Llama()
     tensors = open_weights(folder)
     tensors.infos = _checked(architecture, config, tensors.infos, str(source))
     return Checkpoint(str(source), architecture, config, tensors, folder, load_tokenizer(folder, config.vocab_size))
 
 
-def _load_config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
+def _folder_config(folder: Path) -> Any:
+    """The config of a folder, whose architecture is checked before transformers interprets it."""
     path = folder / "config.json"
     try:
         raw = json.loads(path.read_text())
         check_config(type("Raw", (), raw), str(path))
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+    return load_config(str(folder))
 
 
 def open_weights(folder: Path) -> Tensors:
@@ -154,89 +145,19 @@ def _open_pickled(paths: list[Path]) -> Tensors:
 
 def _open_gguf(path: Path) -> Checkpoint:
     """transformers turns the file's 4- to 16-bit values back into floats, which needs memory for the model."""
+    check_config(_unquantised(load_config(str(path))), str(path))
     network, tokenizer = load_model(str(path))
-    settings = network.config.to_dict()
-    settings.pop("quantization_config", None)  # the values are floats now
-    config, architecture = type(network.config).from_dict(settings), Llama()
-    check_config(config, str(path))
+    config, architecture = _unquantised(network.config), Llama()
     state = network.state_dict()
     tensors = InMemory({name: state[name] for name in architecture.shapes(config)})
     return Checkpoint(str(path), architecture, config, tensors, None, tokenizer, network.generation_config)
 
 
-def load_model(source: str, dtype: torch.dtype | str = "auto") -> tuple[Any, Any | None]:
-    """The transformers model, in eval mode on the CPU, and its tokenizer (None where there is none).
-
-    source: checkpoint folder or ``.gguf`` file; dtype: as stored unless given (a GGUF file's is float32).
-    Raises UserError in one line, also where weights are missing, which transformers would draw at random.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    where, options = place(source)
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        network, loading = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, output_loading_info=True, trust_remote_code=False, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(where, **options) if options else None
-    except ImportError as error:
-        if not options:
-            raise
-        raise UserError(f"{source}: reading GGUF needs the extra gguf (pip install 'toolkit[gguf]'): {error}") from None
-    except Exception as error:  # transformers, safetensors and gguf raise their own kinds
-        raise UserError(f"{source}: cannot be read: {' '.join(str(error).split())[:300]}") from None
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if loading[what]:
-            raise UserError(f"{source}: {what.replace('_', ' ')} in the weights: {sorted(loading[what])[0]}")
-    return network.eval(), tokenizer or load_tokenizer(where, network.config.vocab_size)
-
-
-def place(source: str) -> tuple[Path, dict[str, str]]:
-    """The folder, and how transformers is told of a file in it."""
-    path = Path(source)
-    if path.suffix != ".gguf":
-        return path, {}
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    return path.parent, {"gguf_file": path.name}
-
-
-def _download(name: str) -> Path:
-    """Of a hub's checkpoint what growth needs: safetensors, where there are none the old ``.bin`` files."""
-    weights = ("model*.safetensors", "pytorch_model*.bin")
-    for pattern in weights:
-        folder = _snapshot(name, ["*.json", pattern, *CARRIED_FILES])
-        if any(folder.glob(pattern)):
-            return folder
-    raise UserError(f"source={name}: the hub's repository has no {' and no '.join(weights)}")
-
-
-def _snapshot(name: str, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns="*/*", etag_timeout=3))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"source={name}: no such folder, and not to be had from the hub: {reason[:200]}") from None
-
-
-def load_tokenizer(folder: Path, vocab_size: int) -> Any | None:
-    """The folder's tokenizer, None where there is none. Raises UserError where it knows tokens the model does not."""
-    from transformers import AutoTokenizer
-
-    if not any(fnmatch(path.name, pattern) for path in folder.iterdir() for pattern in TOKENIZER_FILES):
-        return None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # each tokenizer library raises its own
-        raise UserError(f"{folder}: its tokenizer cannot be read: {' '.join(str(error).split())[:200]}") from None
-    if len(tokenizer) > vocab_size:
-        raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocab_size}")
-    return tokenizer
+def _unquantised(config: Any) -> Any:
+    """The config without a word about the file's own types: its values are floats by now."""
+    settings = config.to_dict()
+    settings.pop("quantization_config", None)
+    return type(config).from_dict(settings)
 
 
 def _checked(architecture: Architecture, config: Any, infos: Mapping[str, Info], where: str) -> dict[str, Info]:

@@ -208,11 +208,15 @@ class Compare:
 
 @dataclass
 class Evaluation:
-    """stage=evaluate: perplexity on the held-out part of ``data`` and tasks of lm-evaluation-harness (extra ``eval``).
+    """stage=evaluate: perplexity on the held-out part of ``data`` (or the file ``text``), and tasks (extra ``eval``).
 
-    tasks: harness names, ``paper`` for the paper's eight. task_data: folder of local exports, one ``TASK.jsonl`` each.
+    text_kb: how much text, in 10^3 bytes. tasks: names of lm-evaluation-harness, ``paper`` for the paper's eight, or
+    ``.jsonl`` files of your own. task_data: folder of local exports, one ``TASK.jsonl`` each; None asks the hub.
+    route: the harness scores the loaded model, loads the checkpoint itself, or asks our own log-likelihoods; all three
+    give the same numbers. limit: rows of each task.
     """
 
+    text_kb: float = number(100.0, above=0)
     tasks: list[str] = field(default_factory=list)
     task_data: str | None = None
     route: str = choice("memory", "memory", "folder", "own")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,16 @@ from toolkit.stacking.checkpoint import HISTORY_FILE, find_network, open_checkpo
 from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.tokens import TokenStore, prepare, split_documents, store_key
 
-MEASURED_CHARACTERS = 100_000
-
 
 def token_store(config: GrowLLM) -> TokenStore:
     """The corpus of ``config.data`` under its tokenizer; rank 0 makes the files. Raises UserError."""
     return from_rank_zero(lambda: _token_store(config))
 
 
-def held_out_texts(config: GrowLLM) -> list[str]:
-    """The first held-out documents of ``config.data``, about MEASURED_CHARACTERS in all. Raises UserError."""
-    texts, left = [], MEASURED_CHARACTERS
-    for split, text in split_documents(_load(config), config.data.valid_fraction):
-        if split == "valid":
-            texts.append(text[:left])
-            left -= len(text)
-        if left <= 0:
-            break
-    return texts
+def held_out_texts(config: GrowLLM) -> Iterator[str]:
+    """The held-out documents of ``config.data``. Raises UserError."""
+    documents = split_documents(_load(config), config.data.valid_fraction)
+    return (text for split, text in documents if split == "valid")
 
 
 def _token_store(config: GrowLLM) -> TokenStore:

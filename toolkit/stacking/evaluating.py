@@ -15,8 +15,11 @@ from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
-from toolkit.stacking.checkpoint import fetched, find_network, load_model
+from toolkit.stacking.checkpoint import find_network
 from toolkit.stacking.config import GrowLLM
+from toolkit.stacking.corpus import held_out_texts
+from toolkit.stacking.growing import read_text
+from toolkit.stacking.loading import fetched, load_model
 from toolkit.stacking.scoring import Scorer, TextLoss
 from toolkit.stacking.tasks import ACCURACIES, BENCHMARKS, check_exports, expand
 
@@ -24,8 +27,10 @@ if TYPE_CHECKING:
     from toolkit.stacking.harness import Score
 
 
-def evaluate_source(config: GrowLLM, run: Run, texts: Sequence[str]) -> None:
-    """Measure ``config.source`` on ``texts`` and on ``config.evaluation.tasks``, on rank 0.
+def evaluate_source(config: GrowLLM, run: Run) -> None:
+    """Measure ``config.source`` on text and on ``config.evaluation.tasks``, on rank 0.
+
+    The text is the file ``config.text``, or the held-out documents of ``config.data``.
 
     Raises UserError for a task that is unknown, an export that does not fit, or an extra that is not installed.
     """
@@ -34,6 +39,7 @@ def evaluate_source(config: GrowLLM, run: Run, texts: Sequence[str]) -> None:
         require_harness()
         check_exports(tasks, data)
     if rank() == 0:
+        texts = _texts(config)
         scorer, source = _load(config)
         loss = scorer.text_loss(texts)
         scores = _scores(config, tasks, scorer, source) if tasks else {}
@@ -47,6 +53,20 @@ def require_harness() -> None:
         import lm_eval  # noqa: F401
     except ImportError:
         raise UserError("evaluation.tasks: needs the extra eval (pip install 'toolkit[eval]')") from None
+
+
+def _texts(config: GrowLLM) -> list[str]:
+    """At most ``evaluation.text_kb`` of it. Raises UserError where there is none."""
+    text = read_text(config.text)
+    documents = [text] if text else held_out_texts(config)
+    texts, left = [], int(config.evaluation.text_kb * 1000)
+    for document in documents:
+        cut = document.encode()[:left].decode(errors="ignore")
+        texts.append(cut)
+        left -= len(cut.encode())
+        if left <= 0:
+            break
+    return texts
 
 
 def _load(config: GrowLLM) -> tuple[Scorer, str]:

@@ -9,13 +9,15 @@ from typing import Any
 from rich.console import Console
 
 from toolkit.runs import progress
+from toolkit.runs.device import keep_freed_memory, make_accelerator
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
-from toolkit.stacking.checkpoint import find_network, is_zoo_network, open_checkpoint
+from toolkit.stacking.checkpoint import Checkpoint, find_network, is_zoo_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.growth import grow
+from toolkit.stacking.learn import GrowthMap
 from toolkit.stacking.report import REPORT_FILE, describe, grow_checkpoint
 from toolkit.stacking.timing import Advice, advise
 from toolkit.stacking.writing import refuse_used
@@ -23,6 +25,7 @@ from toolkit.stacking.writing import refuse_used
 
 def grow_source(config: GrowLLM, run: Run) -> None:
     """Grow ``config.source`` into a new folder, on rank 0."""
+    keep_freed_memory()  # of one tensor for the next: mapping it anew costs more than computing it
     if rank() == 0:
         _grow(config, run)
     barrier()
@@ -46,6 +49,7 @@ def _grow_into(config: GrowLLM, out: Path, run_id: str) -> dict[str, Any]:
 
         return grow_saved_network(source, out, config.growth(), config.seed, run_id)
     checkpoint = open_checkpoint(source)
+    growth_map = _growth_map(config, checkpoint)
     planned = grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, config.growth(), config.seed)
     with progress.bar("grow", 0, len(planned.tensors.infos)) as bar:
         written = 0
@@ -61,11 +65,24 @@ def _grow_into(config: GrowLLM, out: Path, run_id: str) -> dict[str, Any]:
             config.growth(),
             seed=config.seed,
             text=text,
+            growth_map=growth_map,
             measure=config.measure,
             max_shard_bytes=int(config.max_shard_gb * 1e9),
             on_tensor=on_tensor,
             run_id=run_id,
         )
+
+
+def _growth_map(config: GrowLLM, source: Checkpoint) -> GrowthMap | None:
+    """G_learn's map, trained on ``config.data``; None for other operators and where ``learn.num_steps=0``."""
+    if config.operator != "learn" or config.learn.num_steps == 0:
+        return None
+    from toolkit.stacking.corpus import token_store
+    from toolkit.stacking.learned import trained_map
+
+    context = min(config.network.context, source.config.max_position_embeddings)
+    device = make_accelerator(config).device
+    return trained_map(config, source, token_store(config), context, device)
 
 
 def out_folder(config: GrowLLM, run: Run) -> Path:

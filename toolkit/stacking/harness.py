@@ -25,7 +25,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from toolkit.schema import UserError
-from toolkit.stacking.checkpoint import place
+from toolkit.stacking.loading import place
 from toolkit.stacking.scoring import Scorer
 from toolkit.stacking.tasks import write_tasks
 

@@ -16,7 +16,6 @@ from toolkit.runs.table import Table
 from toolkit.schema import UserError
 from toolkit.stacking import evaluating, growing
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.corpus import held_out_texts
 from toolkit.stacking.planning import plan_table
 
 OBJECTIVES = ("final.grown", "pretrain.loss", "grow.target_perplexity", "evaluate.loss")  # what a sweep minimises
@@ -42,18 +41,12 @@ def _stages(config: GrowLLM, run: Run) -> dict[str, Callable[[], None]]:
     if config.stage == "advise":
         return {"advise": lambda: growing.advise_user(config, run)}
     if config.stage == "evaluate":
-        return {"evaluate": lambda: evaluating.evaluate_source(config, run, _texts(config))}
+        return {"evaluate": lambda: evaluating.evaluate_source(config, run)}
     from toolkit.stacking import comparing
     from toolkit.stacking.testbed import Testbed
 
     compare = {"compare": lambda: comparing.compare_run(config, run)}
     return compare if config.stage == "compare" else Testbed(config, run).stages() | compare
-
-
-def _texts(config: GrowLLM) -> list[str]:
-    """What a network is measured on: the file ``text``, else held-out documents of ``data``."""
-    given = growing.read_text(config.text)
-    return held_out_texts(config) if given is None else [given]
 
 
 def _show(run: Run, config: GrowLLM) -> None:

@@ -104,9 +104,14 @@ def growth_notes(source: Checkpoint, growth: Growth, grown: Grown) -> list[str]:
         notes.append("the source's values were unpacked to float32 as a whole, which took memory for that model")
     if growth.operator == "random":
         notes.append("G_random keeps the function while its masks are at 0; a stored model has them at 1")
-    if growth.operator == "learn" and grown.growth_map is not None and not grown.growth_map.trained:
+    if growth.operator == "learn" and grown.growth_map is not None:
+        losses = grown.growth_map.losses
         start = "the identity on top of noise" if growth.direction == "width" else "G_stack's copies"
-        notes.append(f"G_learn's matrices were not trained: they are {start}")
+        notes.append(
+            f"G_learn's matrices were trained for {len(losses)} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f}"
+            if losses
+            else f"G_learn's matrices were not trained: they are {start}"
+        )
     return notes
 
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from toolkit.runs import checkpoint as checkpoints
 from toolkit.runs import progress
@@ -40,8 +38,9 @@ from toolkit.stacking.checkpoint import HISTORY_FILE, Checkpoint, find_network, 
 from toolkit.stacking.config import GrowLLM, scratch_stage
 from toolkit.stacking.curves import Arm, Spent, flops_per_token
 from toolkit.stacking.growing import identity, written_by
-from toolkit.stacking.growth import Grown, grow
-from toolkit.stacking.learn import GrowthMap, train_map
+from toolkit.stacking.growth import Grown
+from toolkit.stacking.learn import GrowthMap
+from toolkit.stacking.learned import trained_map
 from toolkit.stacking.masks import GrowthMasks
 from toolkit.stacking.pretrain import Task, Trained, check_batches, train
 from toolkit.stacking.report import grow_checkpoint
@@ -329,27 +328,5 @@ class Testbed:
 
     def _growth_map(self, base: Checkpoint) -> GrowthMap | None:
         """G_learn's map, trained on the sequences after the base's; None for other operators."""
-        learn, first = self.config.learn, self._history(base).sequences
-        if self.config.operator != "learn":
-            return None
-        grown = grow(ARCHITECTURE, base.config, base.tensors, self.config.growth(), self.config.seed)
-        assert grown.growth_map is not None
-        growth_map = grown.growth_map.to(self.accelerator.device)
-        sequences = Sequences(self.store.train, self._context, self.config.seed)
-
-        def batches() -> Iterator[Tensor]:
-            for step in range(learn.num_steps):
-                ids, _ = sequences.batch(first + step * learn.batch_size, learn.batch_size)
-                yield ids.to(self.accelerator.device)
-
-        train_map(
-            growth_map,
-            grown.config,
-            base.tensors,
-            batches(),
-            num_steps=learn.num_steps,
-            warmup_steps=learn.warmup_steps,
-            max_learning_rate=learn.lr,
-            min_learning_rate=learn.min_lr,
-        )
-        return growth_map.cpu()
+        first = self._history(base).sequences
+        return trained_map(self.config, base, self.store, self._context, self.accelerator.device, first)

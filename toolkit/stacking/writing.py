@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.schema import JobError, UserError
-from toolkit.stacking.checkpoint import CARRIED_FILES, Checkpoint
+from toolkit.stacking.checkpoint import Checkpoint
+from toolkit.stacking.loading import CARRIED_FILES
 from toolkit.stacking.safetensors_io import split_into_shards, total_bytes, write_safetensors
 from toolkit.stacking.tensors import Tensors
 
