@@ -25,5 +25,6 @@ COMMANDS = {
     for command in [
         Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure.", "disco"),
         Command("sample-icg", "toolkit.icg", "Sample with training-free guidance (ICG, TSG), and compare.", "icg"),
+        Command("grow-llm", "toolkit.stacking", "Grow a language model, or pre-train, grow and compare.", "grow"),
     ]
 }

@@ -147,6 +147,21 @@ class ToyScore(Network):
 
 
 @dataclass
+class TextData:
+    """A text corpus by name (see ``toolkit data list``); ``text_folder`` reads any folder of text or jsonl files.
+
+    text_key: the field of a jsonl line that holds the text. max_mb: how much of the corpus to take, in 10^6 bytes.
+    valid_fraction: share of the documents that is held out.
+    """
+
+    name: str = "text_python"
+    path: str | None = None
+    text_key: str = "text"
+    max_mb: float | None = number(None, above=0)
+    valid_fraction: float = number(0.05, above=0, below=1)
+
+
+@dataclass
 class Job:
     """Keys that every command has."""
 

@@ -28,13 +28,14 @@ class Entry:
     loader: str
     download: str | None = None
     needs_path: bool = False
+    on_hub: bool = False  # streamed from the hub where no path is given
     num_classes: int = 0  # of sets that need a path, for a dry run without one
     size_px: int | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of ``toolkit data list``. ``available``: built in, cached, fetch (downloadable) or path (your own)."""
+    """A line of ``toolkit data list``. ``available``: built in, cached, fetch (to download), hub, path (your own)."""
 
     name: str
     kind: str
@@ -45,6 +46,8 @@ class Row:
 
 _MNIST = "CC BY-SA 3.0"
 _OWN = "its owner's"
+_FREE = "free to redistribute"
+_PACKAGED_TEXT = "toolkit.data.text:load_package"
 CATALOGUE: dict[str, Entry] = {
     "ring": Entry("points", "8,000 x 2, 8 modes", "generated", "toolkit.data.toys:load_ring"),
     "grid25": Entry("points", "25,000 x 2, 25 modes", "generated", "toolkit.data.toys:load_grid25"),
@@ -77,6 +80,16 @@ CATALOGUE: dict[str, Entry] = {
         num_classes=1000,
         size_px=128,
     ),
+    "text_python": Entry("text", "1 MB, Python's own documentation", "PSF-2.0", "toolkit.data.text:load_python"),
+    "text_brown": Entry("text", "6 MB, 500 samples of 1961", _FREE, _PACKAGED_TEXT, "brown"),
+    "text_english": Entry("text", "19 MB, Brown, speeches, a novel", _FREE, _PACKAGED_TEXT, "english"),
+    "text_austen": Entry("text", "4 MB, six novels", "public domain", _PACKAGED_TEXT, "austen"),
+    "text_gcide": Entry("text", "33 MB, a dictionary", "GPL-3.0", _PACKAGED_TEXT, "gcide"),
+    "text_perl": Entry("text", "7 MB, Perl's documentation", "Artistic", _PACKAGED_TEXT, "perl"),
+    "text_folder": Entry("text", "any text, jsonl, parquet", _OWN, "toolkit.data.text:load_folder", needs_path=True),
+    "text_slimpajama": Entry(
+        "text", "627 B tokens, hub or path", "ODC-BY and sources'", "toolkit.data.text:load_slimpajama", on_hub=True
+    ),
 }
 
 
@@ -90,6 +103,8 @@ def lookup(name: str) -> Entry:
 def check(config: Data) -> None:
     """Hold ``config`` against the table without reading any data: UserError on a wrong name or path."""
     entry = lookup(config.name)
+    if entry.kind == "text":
+        raise UserError(f"data.name={config.name}: is text; this command reads images and points")
     if config.path is None:
         if entry.needs_path:
             raise UserError(f"data.path: data.name={config.name} needs the folder of images, data.path=FOLDER")
@@ -153,6 +168,8 @@ def rows() -> list[Row]:
 def _available(entry: Entry) -> str:
     if entry.needs_path:
         return "path"
+    if entry.on_hub:
+        return "hub, path"
     if entry.download is None:
         return "built in"
     return "cached" if fetching.is_cached(entry.download) else "fetch"

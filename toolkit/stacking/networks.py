@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +14,12 @@ from toolkit.runs.files import write_json
 from toolkit.runs.seeds import generator
 from toolkit.schema import UserError
 from toolkit.stacking.architecture import Architecture, Spaces, Spec
-from toolkit.stacking.checkpoint import whole_or_nothing
 from toolkit.stacking.config import Growth
 from toolkit.stacking.growth import Grown, grow
 from toolkit.stacking.patterns import Layer
 from toolkit.stacking.safetensors_io import total_bytes
 from toolkit.stacking.tensors import InMemory
+from toolkit.stacking.writing import whole_or_nothing
 from toolkit.zoo import count_parameters, load
 from toolkit.zoo.prior import AutoregressivePrior
 
@@ -80,15 +79,13 @@ class Prior(Architecture):
 ARCHITECTURES: dict[type[nn.Module], Architecture] = {AutoregressivePrior: Prior()}
 
 
-def grow_saved_network(
-    source: str, out: str | Path, growth: Growth, seed: int = 0, part: str | None = None, run_id: str = ""
-) -> dict[str, Any]:
+def grow_saved_network(source: str, out: str | Path, growth: Growth, seed: int = 0, run_id: str = "") -> dict[str, Any]:
     """Grow a zoo network that ``toolkit.zoo.load`` reads into the new folder ``out``; returns the report.
 
     Preservation is measured on random codes. Raises UserError as ``load`` and ``grow_network`` do, and where ``out``
     is not empty; JobError where the disk fails.
     """
-    network = load(source, part)
+    network = load(source)
     target, grown = grow_network(network, growth, seed)
     change, spread = compare(network, target, seed)
     verdict = "exact" if change == 0 else "preserved" if change <= 1e-4 * max(1.0, spread) else "not preserved"
@@ -115,17 +112,6 @@ def grow_saved_network(
         target.save_pretrained(folder)
         write_json(folder / "growth.json", report)
     return report
-
-
-def is_zoo_network(source: str, part: str | None = None) -> bool:
-    """Whether ``source`` is a network of the zoo (or a run with some) rather than a transformers checkpoint."""
-    folder = Path(source)
-    if part is not None or (folder / "run.json").is_file():
-        return True
-    try:
-        return "_class_name" in json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return False
 
 
 def compare(source: Any, target: Any, seed: int = 0) -> tuple[float, float]:
