@@ -224,7 +224,7 @@ def grow_network(network: Any, growth: Growth, seed: int = 0) -> tuple[Any, Grow
     """
     before = as_checkpoint("", network)
     grown = grow(before.architecture, before.config, before.tensors, growth, seed)
-    target = ARCHITECTURES[type(network).__name__].rebuilt(network, grown.config)
+    target = ARCHITECTURES[type(network).__name__].rebuilt(network, grown.config).to(next(network.parameters()).dtype)
     weights = {name: grown.tensors.read(name) for name in grown.tensors.infos}
     missing, unexpected = target.load_state_dict(weights, strict=False)
     assert not unexpected and set(missing) <= {"llm.lm_head.weight"}, "a tied head is the embedding, all else is read"
