@@ -21,7 +21,6 @@ from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator, seed_all
 from toolkit.schema import UserError
-from toolkit.zoo.patch_discriminator import PatchDiscriminator
 from toolkit.zoo.vq_codebook import CodebookEMA, perplexity, usage
 from toolkit.zoo.vq_tokenizer import CompressiveVQModel, Reconstruction
 
@@ -91,6 +90,8 @@ def prepare(tokenizer: CompressiveVQModel, config: TrainIVideoGPT, accelerator: 
     optimizer = torch.optim.AdamW(learnt, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
     training = Training(objective, accelerator.prepare_model(objective), optimizer, codebooks)
     if loss.gan:
+        from toolkit.zoo.patch_discriminator import PatchDiscriminator
+
         training.discriminator = PatchDiscriminator(depth=loss.gan_depth, hidden_channels=loss.gan_hidden).to(device)
         training.discriminator_optimizer = torch.optim.AdamW(training.discriminator.parameters(), lr=optim.lr, fused=fused)
     return training

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -47,12 +48,18 @@ class TokenClips:
 class TransformerObjective(nn.Module):
     """A transformer and its loss in one module, so that it can be trained on several processes."""
 
-    def __init__(self, transformer: VideoTransformer, tokenizer: CompressiveVQModel, clips: Clips, config: TrainIVideoGPT):
+    def __init__(
+        self,
+        transformer: VideoTransformer,
+        tokenizer: CompressiveVQModel,
+        config: TrainIVideoGPT,
+        statistics: dict[str, np.ndarray],
+    ):
         super().__init__()
         self.transformer, self.config, self.layout = transformer, config, tokenizer.layout
-        for name in ("mean", "std"):
-            value = clips.statistics.get(name)
-            self.register_buffer(name, None if value is None else torch.from_numpy(value))
+        width = max(1, transformer.action_dim)
+        self.register_buffer("mean", torch.from_numpy(statistics.get("mean", np.zeros(width, np.float32))))
+        self.register_buffer("std", torch.from_numpy(statistics.get("std", np.ones(width, np.float32))))
 
     def forward(self, batch: TokenClips) -> dict[str, Tensor]:
         """Loss terms; "loss" is their weighted sum. Cross-entropy is per token; "frame_1" is that of the first frame."""
@@ -82,12 +89,16 @@ def train_transformer(
     config: TrainIVideoGPT,
     clips: Clips,
     accelerator: Accelerator,
+    normalised: bool = True,
 ) -> VideoTransformer:
-    """Train for ``transformer_optim.num_steps`` updates, resuming where the run stopped; returns it in eval mode."""
+    """Train for ``transformer_optim.num_steps`` updates, resuming where the run stopped; returns it in eval mode.
+
+    ``normalised``: actions enter with mean 0 and deviation 1; afterwards the network takes them in the data's units.
+    """
     optim, device = config.transformer_optim, accelerator.device
     tokenizer.to(device).eval()
     transformer.to(device).train()
-    objective = TransformerObjective(transformer, tokenizer, clips, config).to(device)
+    objective = TransformerObjective(transformer, tokenizer, config, clips.statistics if normalised else {}).to(device)
     trained: Any = accelerator.prepare_model(objective)
     optimizer = make_optimizer(transformer, config)
     batches = _batches(tokenizer, run, config, clips, device)
@@ -104,6 +115,8 @@ def train_transformer(
         loop.log(**terms, grad_norm=grad_norm)
         if (step + 1) % (VALID_EVERY_LOGS * config.log_every_steps) == 0:
             loop.log(**held_out(objective, valid))
+    if transformer.action_dim:
+        transformer.absorb_normaliser(objective.mean, objective.std)
     return transformer.eval()
 
 
