@@ -157,6 +157,8 @@ def zoo_list() -> None:
 
     columns = ("name", "parameters", "gflops", "note")
     _print_rows("networks", [{key: row[key] for key in columns} for row in zoo.list_networks()])
+    columns = ("name", "parameters", "note")
+    _print_rows("published world models", [{key: row[key] for key in columns} for row in zoo.list_published()])
     _print_rows("layouts of official weights (toolkit zoo import)", zoo.list_layouts())
 
 
@@ -166,9 +168,9 @@ def zoo_show(name: str) -> None:
     from toolkit import zoo
 
     shown = zoo.show_network(name)
-    for part in ("parts", "config"):
-        _print_rows(part, [{"key": key, "value": value} for key, value in shown.pop(part).items()])
-    _print_rows(name, [shown])
+    tables = {part: shown.pop(part) for part in ("parts", "config")} | {name: shown}
+    for title, rows in tables.items():
+        _print_rows(title, [{"key": key, "value": value} for key, value in rows.items()])
 
 
 @zoo_app.command("import")

@@ -24,6 +24,27 @@ TOKENIZER_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMER_WEIGHTS = "model.safetensors"
 # Of a file's config: what it was written with, and generation defaults that no picture needs.
 _DROPPED = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "max_length")
+_OURS = ("action_dim", "has_reward", "has_action_recon")  # told by the tensors
+_WRITTEN = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "initializer_range",
+    "attention_bias",
+    "mlp_bias",
+    "attention_dropout",
+    "tie_word_embeddings",
+    "rope_parameters",
+    "tokenizer_fingerprint",
+)
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -83,15 +104,12 @@ def write_transformer(network: VideoTransformer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     has_heads = any(name != "llm" for name, _ in network.named_children())
     source: nn.Module = network if has_heads else network.llm
-    config = {key: one for key, one in network.config.to_dict().items() if key not in (*_DROPPED, *_OURS)}
-    rope = getattr(network.config, "rope_parameters", None) or {}
-    config |= {"rope_theta": rope.get("rope_theta", getattr(network.config, "rope_theta", 10000.0))}
-    config |= {"architectures": ["LlamaForCausalLM"], "torch_dtype": "float32"}
+    ours = network.config.to_dict()
+    config = {key: ours[key] for key in _WRITTEN if ours.get(key) is not None}
+    rope = ours.get("rope_parameters") or ours  # where transformers 5 keeps it, and 4
+    config |= {"architectures": ["LlamaForCausalLM"], "rope_theta": rope["rope_theta"], "torch_dtype": "float32"}
     save_file({name: one.contiguous() for name, one in source.state_dict().items()}, folder / TRANSFORMER_WEIGHTS)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-_OURS = ("action_dim", "has_reward", "has_action_recon")
 
 
 def _tokenizer_keys() -> set[str]:

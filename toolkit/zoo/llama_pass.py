@@ -139,7 +139,9 @@ def _attend(
     attention: nn.Module, normed: Tensor, place: _Place, cache: KeyValueCache | None, number: int, first: int
 ) -> Tensor:
     size = attention.head_dim
-    queries = _rotate(_heads(attention.q_proj, normed[:, first:], size), place.cos[:, :, first:], place.sin[:, :, first:])
+    queries = _rotate(
+        _heads(attention.q_proj, normed[:, first:], size), place.cos[:, :, first:], place.sin[:, :, first:]
+    )
     keys = _rotate(_heads(attention.k_proj, normed, size), place.cos, place.sin)
     values = _heads(attention.v_proj, normed, size)
     if cache is not None:

@@ -56,6 +56,20 @@ def llama_config(
     )
 
 
+RELEASED_LAYOUT = TokenLayout(2, 256, 16, 8192, 8192)  # of all published tokenizers, 64x64 and 256x256
+
+
+def build_video_transformer(layout: TokenLayout = RELEASED_LAYOUT, **sizes: Any) -> VideoTransformer:
+    """A ``VideoTransformer`` with random weights, from the arguments of ``llama_config``."""
+    return VideoTransformer(llama_config(layout, **sizes))
+
+
+def build_video_transformer_inputs() -> dict[str, Any]:
+    """One clip of 16 frames on the meta device, for counting FLOPs."""
+    tokens = torch.zeros(1, RELEASED_LAYOUT.length(14), dtype=torch.int64, device="meta")
+    return {"tokens": tokens, "layout": RELEASED_LAYOUT}
+
+
 @dataclass
 class VideoTransformerOutput:
     """The training forward.
@@ -163,7 +177,9 @@ class VideoTransformer(PreTrainedModel):
         if tuple(actions.shape) != (*leading, self.action_dim):
             raise ValueError(f"actions of shape {tuple(actions.shape)}: expected {(*leading, self.action_dim)}")
 
-    def with_actions(self, action_dim: int, has_reward: bool = False, has_action_recon: bool = False) -> VideoTransformer:
+    def with_actions(
+        self, action_dim: int, has_reward: bool = False, has_action_recon: bool = False
+    ) -> VideoTransformer:
         """A copy that takes actions: the same function until the zero-initialised projection is trained."""
         config = copy.deepcopy(self.config)
         config.update({"action_dim": action_dim, "has_reward": has_reward, "has_action_recon": has_action_recon})
@@ -187,7 +203,9 @@ class VideoTransformer(PreTrainedModel):
         Call it when training starts, and again after the tokenizer alone was adapted with frozen codebooks.
         """
         if self.config.vocab_size != tokenizer.layout.vocab_size:
-            raise ValueError(f"vocabulary of {self.config.vocab_size}: the tokenizer's is {tokenizer.layout.vocab_size}")
+            raise ValueError(
+                f"vocabulary of {self.config.vocab_size}: the tokenizer's is {tokenizer.layout.vocab_size}"
+            )
         self.config.tokenizer_fingerprint = tokenizer.fingerprint()
 
     def save_pretrained(self, folder: str | Path, **more: Any) -> None:  # type: ignore[override]

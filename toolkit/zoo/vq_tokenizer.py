@@ -276,7 +276,9 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
     def _check_frames(self, frames: Tensor) -> None:
         shape = (self.config.in_channels, self.config.resolution, self.config.resolution)
         if frames.dim() != 5 or tuple(frames.shape[2:]) != shape:
-            raise ValueError(f"frames of shape {tuple(frames.shape)}: expected (clips, frames, {', '.join(map(str, shape))})")
+            raise ValueError(
+                f"frames of shape {tuple(frames.shape)}: expected (clips, frames, {', '.join(map(str, shape))})"
+            )
         if not frames.is_floating_point():
             raise ValueError(f"frames of dtype {frames.dtype}: expected floating point in [0, 1]")
 

@@ -95,7 +95,9 @@ class WorldModel(nn.Module):
             seeds = range(seeds, seeds + len(images))
         keys = torch.as_tensor(list(seeds) if not isinstance(seeds, Tensor) else seeds, dtype=torch.int64)
         if keys.shape != (len(images),):
-            raise UserError(f"seeds of shape {tuple(keys.shape)}: expected one int, or one for each of {len(images)} rows")
+            raise UserError(
+                f"seeds of shape {tuple(keys.shape)}: expected one int, or one for each of {len(images)} rows"
+            )
         return self._look(images, keys.to(self._device), 0, frames)
 
     @torch.no_grad()
@@ -176,7 +178,9 @@ class WorldModel(nn.Module):
         rows = self._check_actions(None if actions is None else torch.as_tensor(actions), len(past), num_future)
         if rows is not None:  # rows before the last context frame and at the last frame are never read
             rows = torch.cat([rows[:, :1].expand(-1, layout.context_length - 1, -1), rows, rows[:, :1]], dim=1)
-        hidden = llama_pass(self.transformer.llm, self.transformer.embed(tokens, layout, rows), first=layout.prompt_length - 1)
+        hidden = llama_pass(
+            self.transformer.llm, self.transformer.embed(tokens, layout, rows), first=layout.prompt_length - 1
+        )
         hidden = hidden.unflatten(1, (num_future, -1))
         chosen = tokens[:, layout.prompt_length - 1 :].unflatten(1, (num_future, -1))[:, :, 1:]
         log_probs = self._logits(hidden[:, :, :-1], False).float().log_softmax(dim=-1)

@@ -78,9 +78,7 @@ def draw(logits: Tensor, first_id: int, sampling: Sampling, seeds: Tensor, frame
     return Draw(entries + first_id, chosen.float(), entropies.float())
 
 
-def _gumbel_max(
-    logits: Tensor, first_id: int, top_k: int | None, seeds: Tensor, frame: int, place: int
-) -> Tensor:
+def _gumbel_max(logits: Tensor, first_id: int, top_k: int | None, seeds: Tensor, frame: int, place: int) -> Tensor:
     size = logits.shape[-1]
     best = logits.topk(min(top_k or size, size), dim=-1)
     places = torch.arange(place, place + logits.shape[1], device=logits.device)
