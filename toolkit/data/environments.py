@@ -28,7 +28,9 @@ class ImageEnv(Protocol):
 
     action_space: Any
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]: ...
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]: ...
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]: ...
 
@@ -56,7 +58,9 @@ class PushSpriteEnv(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = gymnasium.spaces.Box(0, 255, (size_px, size_px, 3), np.uint8)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict]:
         """The world of ``seed``, or of a random one."""
         super().reset(seed=seed)
         world = seed if seed is not None else int(self.np_random.integers(2**31))
@@ -93,7 +97,9 @@ class PushT(gymnasium.Wrapper):
         self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
         self.agent = np.zeros(2)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict]:
         """A random start."""
         frame, info = self.env.reset(seed=seed, options=options)
         return frame, self._noted(info)
@@ -126,7 +132,9 @@ class Rendered(gymnasium.Wrapper):
         else:
             raise UserError(f"{env.spec.id if env.spec else env}: actions {space}: must be Discrete or a bounded Box")
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict]:
         """The first picture."""
         _, info = self.env.reset(seed=seed, options=options)
         return self._picture(), info

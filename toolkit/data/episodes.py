@@ -92,7 +92,9 @@ def memory_set(episodes: list[Episode], sources: list[str], **facts: Any) -> Epi
 def write_episode(path: str | Path, episode: Episode) -> Path:
     """Write ``episode`` as compressed npz, whole or not at all."""
     arrays: dict[str, Any] = {"image": episode.image}
-    arrays |= {name: value for name, value in (("action", episode.action), ("reward", episode.reward)) if value is not None}
+    arrays |= {
+        name: value for name, value in (("action", episode.action), ("reward", episode.reward)) if value is not None
+    }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return write_atomic(path, buffer.getvalue())
@@ -103,7 +105,9 @@ def read_episode(path: str | Path, spec: EpisodeSpec) -> Episode:
     arrays = _arrays(Path(path), spec.image_key)
     image = _frames(path, spec.image_key, arrays[spec.image_key])
     if len(image) < spec.least_frames:
-        raise UserError(f"{path}: {len(image)} frames, a clip needs {spec.least_frames}; leave it out or shorten the clips")
+        raise UserError(
+            f"{path}: {len(image)} frames, a clip needs {spec.least_frames}; leave it out or shorten the clips"
+        )
     if spec.size_px is not None:
         image = resize(image, spec.size_px)
     action = _rows(path, "action", arrays.get("action"), len(image), spec.needs_action)
@@ -120,13 +124,17 @@ def _arrays(path: Path, image_key: str) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as file:
             if image_key not in file.files:
                 names = ", ".join(file.files) or "nothing"
-                raise UserError(f"{path}: no array '{image_key}' in it (found {names}); name the frames with data.image_key")
+                raise UserError(
+                    f"{path}: no array '{image_key}' in it (found {names}); name the frames with data.image_key"
+                )
             return {name: file[name] for name in (image_key, "action", "reward") if name in file.files}
     except UNREADABLE as error:
         if isinstance(error, UserError):
             raise
         why = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: truncated or no npz file of plain arrays ({why}); record or convert it anew") from None
+        raise UserError(
+            f"{path}: truncated or no npz file of plain arrays ({why}); record or convert it anew"
+        ) from None
     except AttributeError:  # np.load gives a bare array for a .npy file under another name
         raise UserError(f"{path}: a single array, not an npz file with '{image_key}'") from None
 
@@ -142,7 +150,9 @@ def _frames(path: str | Path, key: str, image: NDArray[Any]) -> NDArray[np.uint8
         raise UserError(f"{path}: {key} has values that are not finite numbers")
     if image.min() < 0 or image.max() > most:
         low, high = image.min(), image.max()
-        raise UserError(f"{path}: {key} is {image.dtype} in {low:g}..{high:g}, expected whole numbers 0..255 or floats 0..1")
+        raise UserError(
+            f"{path}: {key} is {image.dtype} in {low:g}..{high:g}, expected whole numbers 0..255 or floats 0..1"
+        )
     return (image * 255 + 0.5).astype(np.uint8) if most == 1.0 else image.astype(np.uint8)
 
 
@@ -230,7 +240,9 @@ def _same_kind(path: Path, episode: Episode, first: Episode | None, first_path: 
         return
     if episode.image.shape[1:] != first.image.shape[1:]:
         sizes = [f"{one.image.shape[1]}x{one.image.shape[2]}" for one in (episode, first)]
-        raise UserError(f"{path}: frames are {sizes[0]}, those of {first_path} {sizes[1]}; set data.size_px to resize all")
+        raise UserError(
+            f"{path}: frames are {sizes[0]}, those of {first_path} {sizes[1]}; set data.size_px to resize all"
+        )
     for name in ("action", "reward"):
         mine, other = getattr(episode, name), getattr(first, name)
         if (mine is None) != (other is None):

@@ -86,7 +86,9 @@ def _bair_episode(path: Path, example: dict[str, Any], key: str) -> Episode:
     for t in range(BAIR_FRAMES):
         data = (example.get(f"{t}/{key}/encoded") or [b""])[0]
         if len(data) != BAIR_SIZE * BAIR_SIZE * 3:
-            raise UserError(f"{path}: frame {t} of '{key}' has {len(data)} bytes, not a raw {BAIR_SIZE}x{BAIR_SIZE} image")
+            raise UserError(
+                f"{path}: frame {t} of '{key}' has {len(data)} bytes, not a raw {BAIR_SIZE}x{BAIR_SIZE} image"
+            )
         frames.append(np.frombuffer(data, np.uint8).reshape(BAIR_SIZE, BAIR_SIZE, 3))
         actions.append(np.asarray(example.get(f"{t}/action", []), np.float32)[:BAIR_ACTIONS])
     if any(len(action) != BAIR_ACTIONS for action in actions):
@@ -114,7 +116,11 @@ def _oxe(root: Path, options: Options) -> Episodes:
 def _oxe_episode(path: Path, example: dict[str, Any], options: Options) -> Episode:
     key = f"steps/observation/{options.image_key or 'image'}"
     if key not in example:
-        cameras = [name.split("/")[-1] for name in example if name.startswith("steps/observation/") and "image" in name or "rgb" in name]
+        cameras = [
+            name.split("/")[-1]
+            for name in example
+            if name.startswith("steps/observation/") and "image" in name or "rgb" in name
+        ]
         raise UserError(f"{path}: no '{key}'; choose --image-key among {', '.join(cameras) or 'its observations'}")
     image = np.stack([_decode(path, data) for data in example[key]])
     values = example.get("steps/action")

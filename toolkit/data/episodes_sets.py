@@ -80,7 +80,11 @@ def load_recorded(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeD
         if problems:
             raise UserError(f"{folder}: {len(problems)} episodes could not be recorded, the first: {problems[0]}")
     files = sorted(folder.glob("episode_*.npz"))[:wanted]
-    valid, test, train = files[: config.num_valid], files[config.num_valid : 2 * config.num_valid], files[2 * config.num_valid :]
+    valid, test, train = (
+        files[: config.num_valid],
+        files[config.num_valid : 2 * config.num_valid],
+        files[2 * config.num_valid :],
+    )
     sets = {name: read_folder(part, spec)[0] for name, part in (("train", train), ("valid", valid), ("test", test))}
     licence = str((read_manifest(folder) or {}).get("licence"))
     return EpisodeDataset(config.name, **sets, licence=licence, source=str(folder), env=config.name)
@@ -105,7 +109,12 @@ def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Ep
         log.warning("left out: %s", problem)
     facts = read_manifest(root) or {}
     return EpisodeDataset(
-        config.name, **sets, licence="the owner's of the folder", source=str(root), env=facts.get("env"), problems=problems
+        config.name,
+        **sets,
+        licence="the owner's of the folder",
+        source=str(root),
+        env=facts.get("env"),
+        problems=problems,
     )
 
 
@@ -128,14 +137,18 @@ def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:
     if places["train"] is None and any(places.values()):
         raise UserError(f"data.path={config.path}: has a held-out folder but no train/")
     if not train:
-        raise UserError(f"data.path={config.path}: no .npz files in it; see toolkit data record and toolkit data convert")
+        raise UserError(
+            f"data.path={config.path}: no .npz files in it; see toolkit data record and toolkit data convert"
+        )
     chosen: dict[str, list[Path]] = {}
     for name in HELD_OUT:
         place = places[name]
         chosen[name] = sorted(place.rglob("*.npz")) if place else _every_kth(train, config.valid_fraction)
         train = [path for path in train if path not in set(chosen[name])]
         if not chosen[name] or not train:
-            raise UserError(f"data.path={config.path}: too few episodes for train, valid and test; add some, or folders")
+            raise UserError(
+                f"data.path={config.path}: too few episodes for train, valid and test; add some, or folders"
+            )
         chosen[name] = chosen[name][: config.num_valid]
     return {"train": train[: config.num_train], **chosen}
 

@@ -47,7 +47,9 @@ class KukaPush(gymnasium.Env):
         self.view = self.bullet.computeViewMatrix([0.98, 0, 0.62], [0.58, 0, 0.0], [0, 0, 1])
         self.projection = self.bullet.computeProjectionMatrixFOV(50, 1, 0.05, 3)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict]:
         """A fresh table with ``num_objects`` random objects and the arm at a random place above it."""
         super().reset(seed=seed)
         bullet = self.bullet

@@ -143,7 +143,9 @@ class PushSprite:
 
     def _background(self, rng: np.random.Generator) -> Array:
         """A smooth pale field: 3x3 random colours, linearly interpolated."""
-        colors = 0.5 + self.texture * rng.uniform(-0.3, 0.3, (3, 3, 1)) + self.texture * rng.uniform(-0.1, 0.1, (3, 3, 3))
+        colors = (
+            0.5 + self.texture * rng.uniform(-0.3, 0.3, (3, 3, 1)) + self.texture * rng.uniform(-0.1, 0.1, (3, 3, 3))
+        )
         places = self.grid[0, :, 0] * 2
         low = np.minimum(places.astype(int), 1)
         part = (places - low)[:, None, None]
@@ -152,9 +154,7 @@ class PushSprite:
         return columns.astype(np.float32)
 
 
-def next_actions(
-    agent: Array, block: Array, previous: Array, rngs: Sequence[np.random.Generator]
-) -> Array:
+def next_actions(agent: Array, block: Array, previous: Array, rngs: Sequence[np.random.Generator]) -> Array:
     """Actions [N, 2] for recording: half of the time towards the block and through it, else a smooth wander.
 
     ``agent`` and ``block`` are positions [N, 2], y downwards; row i draws from ``rngs[i]`` alone.

@@ -67,7 +67,9 @@ def record(plan: Plan, dest: str | Path) -> tuple[int, list[str]]:
             in_a_row += 1
             if in_a_row == MOST_FAILURES_IN_A_ROW:
                 kept = len(list(folder.glob("episode_*.npz")))
-                raise JobError(f"{plan.env}: {in_a_row} episodes failed in a row, the last: {problems[-1]}; {kept} kept") from None
+                raise JobError(
+                    f"{plan.env}: {in_a_row} episodes failed in a row, the last: {problems[-1]}; {kept} kept"
+                ) from None
             env = _start(recorded, plan)
     env.close()
     return len(list(folder.glob("episode_*.npz"))), problems
@@ -115,7 +117,9 @@ def _claim(folder: Path, plan: Plan, env: ImageEnv, recorded: Recorded) -> None:
         raise UserError(f"{folder}: holds episodes that this command did not record; choose an empty folder")
     if before is not None and before != facts:
         key = next(key for key in facts if before.get(key) != facts[key])
-        raise UserError(f"{folder}: holds episodes with {key}={before.get(key)}, not {facts[key]}; choose another folder")
+        raise UserError(
+            f"{folder}: holds episodes with {key}={before.get(key)}, not {facts[key]}; choose another folder"
+        )
     if before is None:
         write_json(folder / MANIFEST, facts)
 

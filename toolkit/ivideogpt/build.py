@@ -94,7 +94,9 @@ def start_tokenizer(config: TrainIVideoGPT, clips: Clips) -> CompressiveVQModel:
     return tokenizer
 
 
-def start_transformer(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, clips: Clips) -> tuple[VideoTransformer, bool]:
+def start_transformer(
+    config: TrainIVideoGPT, tokenizer: CompressiveVQModel, clips: Clips
+) -> tuple[VideoTransformer, bool]:
     """The transformer that training starts from, and whether it takes actions in the data's own units already.
 
     An action-free one of ``init`` gets a zero-initialised projection. Raises UserError where it does not fit.
@@ -145,5 +147,7 @@ def trained_world(run: Run, config: TrainIVideoGPT, clips: Clips, device: torch.
         ("numbers of an action", spec.action_dim, wanted),
     ):
         if has != needs:
-            raise UserError(f"model={source}: {what}: it has {has}, this config {needs}; repeat the keys it was trained with")
+            raise UserError(
+                f"model={source}: {what}: it has {has}, this config {needs}; repeat the keys it was trained with"
+            )
     return world

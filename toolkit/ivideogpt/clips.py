@@ -71,7 +71,9 @@ def arrange(clip: Clip, config: TrainIVideoGPT) -> Clip:
     def first(rows: Tensor | None, start: Tensor | None) -> Tensor | None:
         return None if rows is None or start is None else torch.cat([start, rows[:, :stop]], 1)
 
-    actions, rewards = (None if rows is None else torch.zeros_like(rows[:, :1]) for rows in (clip.actions, clip.rewards))
+    actions, rewards = (
+        None if rows is None else torch.zeros_like(rows[:, :1]) for rows in (clip.actions, clip.rewards)
+    )
     frames = torch.cat([clip.frames[:, -1:], clip.frames[:, :stop]], 1)
     return Clip(frames, first(clip.actions, actions), first(clip.rewards, rewards))
 

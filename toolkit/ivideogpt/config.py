@@ -233,7 +233,9 @@ class TrainIVideoGPT(Job):
         if self.goal_conditioned and self.context_length < 2:
             raise UserError("goal_conditioned=true: context_length must be 2 or more, the goal and what is seen")
         if self.model and self.stage in ("tokenizer", "transformer"):
-            raise UserError(f"model={self.model}: it is trained; use stage=rollout, plan or measure, or init={self.model}")
+            raise UserError(
+                f"model={self.model}: it is trained; use stage=rollout, plan or measure, or init={self.model}"
+            )
         if self.stage == "plan" and not self.plan.num_episodes:
             raise UserError("stage=plan: plan.num_episodes=0 plans nothing; give the number of episodes")
         if self.plan.num_episodes and not self.action_conditioned:

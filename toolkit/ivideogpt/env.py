@@ -182,7 +182,11 @@ class WorldModelVectorEnv(VectorEnv):
     ):
         if num_envs < 1:
             raise UserError(f"num_envs={num_envs}: must be at least 1")
-        self.worlds, self.num_envs, self.termination = _Worlds(world, starts, horizon, sampling, on_overflow), num_envs, termination
+        self.worlds, self.num_envs, self.termination = (
+            _Worlds(world, starts, horizon, sampling, on_overflow),
+            num_envs,
+            termination,
+        )
         self.single_observation_space, self.single_action_space = spaces_of(world)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)

@@ -59,7 +59,9 @@ def _check(world: WorldModel, clip: Clip, config: TrainIVideoGPT, num_frames: in
     if clip.actions is not None and config.action_conditioned:
         there = clip.actions.shape[1] - config.context_length + 1
         if num_frames > there:
-            raise UserError(f"rollout.num_frames={num_frames}: clips have actions for {there}; raise num_frames of the clips")
+            raise UserError(
+                f"rollout.num_frames={num_frames}: clips have actions for {there}; raise num_frames of the clips"
+            )
 
 
 def _reconstructed(world: WorldModel, frames: Tensor) -> Tensor:

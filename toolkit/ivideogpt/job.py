@@ -38,7 +38,13 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
     clips = load_clips(config)
     accelerator = make_accelerator(config, run.record.get("job_number", 0))
     run.record["device"] = str(accelerator.device)
-    run.record["data"] = {"source": clips.dataset.source, "licence": clips.dataset.licence, "left_out": clips.dataset.problems}
+    dataset = clips.dataset
+    run.record["data"] = {
+        "env": dataset.env,
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "left_out": dataset.problems,
+    }
     stages = {
         "tokenizer": lambda: _train_tokenizer(run, config, clips, accelerator),
         "transformer": lambda: _train_transformer(run, config, clips, accelerator),

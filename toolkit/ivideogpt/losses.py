@@ -32,7 +32,9 @@ class TokenizerObjective(nn.Module):
         """
         found = self.tokenizer(context, future, quantize)
         terms = {
-            "reconstruction": self._difference(found.sample, future, motion(context, future, self.config.motion_weight)),
+            "reconstruction": self._difference(
+                found.sample, future, motion(context, future, self.config.motion_weight)
+            ),
             "context_reconstruction": self._difference(found.ref_sample, context, None),
         }
         if quantize:

@@ -115,7 +115,9 @@ def measure_reward(setting: Setting) -> dict[str, Any]:
     for start in range(0, len(clip), size):
         rows = slice(start, start + size)
         given = actions[rows] if actions is not None and setting.config.action_conditioned else None
-        read.append(setting.world.score(clip.frames[rows, :num_context], clip.frames[rows, num_context:], given).rewards.cpu())
+        read.append(
+            setting.world.score(clip.frames[rows, :num_context], clip.frames[rows, num_context:], given).rewards.cpu()
+        )
     error = (torch.cat(read) - true).square().mean()
     found = {"r2": float(1 - error / true.var(correction=0).clamp_min(1e-12))}
     if setting.clips.dataset.env and setting.config.action_conditioned:
@@ -130,7 +132,9 @@ def _rank(setting: Setting) -> float:
     low, high = (np.array(setting.world.config[f"action_{name}"]) for name in ("low", "high"))
     rng = np.random.default_rng(0)
     held = rng.uniform(low, high, (REWARD_STARTS, per_start, 1, len(low)))  # long pushes differ more than jitter does
-    sequences = np.clip(held + rng.normal(0, 0.2, (REWARD_STARTS, per_start, num_frames, len(low))) * (high - low), low, high)
+    sequences = np.clip(
+        held + rng.normal(0, 0.2, (REWARD_STARTS, per_start, num_frames, len(low))) * (high - low), low, high
+    )
     env = setting.clips.dataset.env
     assert env is not None
     starts = _starts(setting, 2 * REWARD_STARTS)[REWARD_STARTS:]

@@ -21,7 +21,10 @@ def measure_prediction(setting: Setting) -> dict[str, Any]:
     num_context, clip = setting.num_context, setting.test
     context, future = clip.frames[:, :num_context], clip.frames[:, num_context:]
     actions = future_actions(clip, num_context, future.shape[1]) if setting.config.action_conditioned else None
-    samples = [setting.imagine(context, actions, future.shape[1], f"sample_{i}")[0] for i in range(setting.config.measure.num_samples)]
+    samples = [
+        setting.imagine(context, actions, future.shape[1], f"sample_{i}")[0]
+        for i in range(setting.config.measure.num_samples)
+    ]
     scores = torch.stack([psnr(sample, future) for sample in samples])  # [m, B, K]
     copied = psnr(context[:, -1:].expand_as(future), future)
     found: dict[str, Any] = {
@@ -96,4 +99,9 @@ def measure_goal(setting: Setting) -> dict[str, Any]:
     ends = [setting.imagine(one, actions, num_frames, "goal")[0][:, -1] for one in (context, exchanged)]
     errors = [float((end - goal).square().mean()) for end in ends]
     moved = (goal - context[:, -1]).square().mean()
-    return {"mse.own_goal": errors[0], "mse.other_goal": errors[1], "mse.ratio": errors[0] / errors[1], "mse.start": float(moved)}
+    return {
+        "mse.own_goal": errors[0],
+        "mse.other_goal": errors[1],
+        "mse.ratio": errors[0] / errors[1],
+        "mse.start": float(moved),
+    }

@@ -27,7 +27,12 @@ def measure_tokenizer(setting: Setting) -> dict[str, Any]:
     coded, context_coded, per_frame, codes = _reconstruct(setting, context, future)
     copied = context[:, -1:].expand_as(future)
     found: dict[str, Any] = {}
-    pairs = {"context": (context_coded, context), "future": (coded, future), "per_frame": (per_frame, future), "copy": (copied, future)}
+    pairs = {
+        "context": (context_coded, context),
+        "future": (coded, future),
+        "per_frame": (per_frame, future),
+        "copy": (copied, future),
+    }
     for name, (made, true) in pairs.items():
         found[f"psnr.{name}"] = float(psnr(made, true).mean())
         found[f"ssim.{name}"] = float(frame_ssim(made, true).mean())
@@ -47,7 +52,13 @@ def _reconstruct(
         encoded = tokenizer.encode_context(seen)
         decoded = tokenizer.decode_context(encoded.codes)
         codes = tokenizer.encode_frames(later, encoded)
-        made = (tokenizer.decode_frames(codes, decoded), decoded.frames, per_frame(tokenizer, later), encoded.codes, codes)
+        made = (
+            tokenizer.decode_frames(codes, decoded),
+            decoded.frames,
+            per_frame(tokenizer, later),
+            encoded.codes,
+            codes,
+        )
         for kept, one in zip(parts, made, strict=True):
             kept.append(one.cpu())
     coded, context_coded, by_frame, context_codes, codes = (torch.cat(one) for one in parts)
@@ -81,7 +92,12 @@ def _sprites(setting: Setting, coded: Tensor, future: Tensor) -> dict[str, float
 
 def _table(setting: Setting, found: dict[str, Any]) -> None:
     layout = setting.world.tokenizer.layout
-    tokens = {"context": layout.tokens_per_context, "future": layout.tokens_per_frame, "per_frame": layout.tokens_per_context, "copy": 0}
+    tokens = {
+        "context": layout.tokens_per_context,
+        "future": layout.tokens_per_frame,
+        "per_frame": layout.tokens_per_context,
+        "copy": 0,
+    }
     names = {
         "context": "context frames",
         "future": "future frames, compressive",
@@ -121,7 +137,10 @@ def measure_decoupling(setting: Setting) -> dict[str, Any]:
 def _appearance(made: dict[str, Tensor], future: Tensor, other_context: Tensor) -> dict[str, float]:
     """Correlation, over clips and colours, of the frames' median colour with that of their own and the other clip."""
     own, other = _background(future), _background(other_context[:, -1:].expand_as(future))
-    found = {"psnr.own": float(psnr(made["own"], future).mean()), "psnr.blind": float(psnr(made["blind"], future).mean())}
+    found = {
+        "psnr.own": float(psnr(made["own"], future).mean()),
+        "psnr.blind": float(psnr(made["blind"], future).mean()),
+    }
     found["appearance.own_context"] = pearson(_background(made["own"]), own)
     found["appearance.blind"] = pearson(_background(made["blind"]), own)
     found["appearance.exchanged_follows_context"] = pearson(_background(made["exchanged"]), other)

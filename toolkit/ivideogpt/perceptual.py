@@ -143,4 +143,6 @@ def _folder(source: str | Path) -> Path:
         return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.pth", "*.pt"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"tokenizer_loss.perceptual_path={source}: no such folder, nor to be had from the hub ({reason})") from None
+        raise UserError(
+            f"tokenizer_loss.perceptual_path={source}: no such folder, nor to be had from the hub ({reason})"
+        ) from None

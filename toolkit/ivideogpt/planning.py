@@ -59,7 +59,9 @@ def plan(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -> N
     if env_name is None:
         raise UserError(f"plan.num_episodes: data.name={config.data.name} has no simulator here to plan for")
     env = find(env_name).make(clips.resolution)
-    task = Task(env, np.float32(world.config["action_low"]), np.float32(world.config["action_high"]), config.context_length)
+    task = Task(
+        env, np.float32(world.config["action_low"]), np.float32(world.config["action_high"]), config.context_length
+    )
     rows: list[list[Cell]] = []
     for name in settings.planners:
         progress.say(f"plan: {name}, {settings.num_episodes} episodes")
@@ -132,7 +134,9 @@ def search(score: Score | None, task: Task, settings: Plan, rng: np.random.Gener
     best, best_score = mean, -np.inf
     for _ in range(iterations):
         noise = rng.normal(size=(num, *shape[1:]))
-        noise = 0.6 * noise + 0.8 * rng.normal(size=(num, 1, shape[2]))  # sequences that keep a direction explore further
+        noise = 0.6 * noise + 0.8 * rng.normal(
+            size=(num, 1, shape[2])
+        )  # sequences that keep a direction explore further
         candidates = np.clip(mean + std * noise, -1, 1)
         scores = score((middle + half * candidates).astype(np.float32))
         order = np.argsort(-scores)[: settings.num_elites]

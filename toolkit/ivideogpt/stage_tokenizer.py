@@ -93,12 +93,19 @@ def prepare(tokenizer: CompressiveVQModel, config: TrainIVideoGPT, accelerator: 
         from toolkit.zoo.patch_discriminator import PatchDiscriminator
 
         training.discriminator = PatchDiscriminator(depth=loss.gan_depth, hidden_channels=loss.gan_hidden).to(device)
-        training.discriminator_optimizer = torch.optim.AdamW(training.discriminator.parameters(), lr=optim.lr, fused=fused)
+        training.discriminator_optimizer = torch.optim.AdamW(
+            training.discriminator.parameters(), lr=optim.lr, fused=fused
+        )
     return training
 
 
 def train_step(
-    step: int, training: Training, batch: tuple[Tensor, Tensor], loop: Loop, config: TrainIVideoGPT, accelerator: Accelerator
+    step: int,
+    training: Training,
+    batch: tuple[Tensor, Tensor],
+    loop: Loop,
+    config: TrainIVideoGPT,
+    accelerator: Accelerator,
 ) -> None:
     """One update of the tokenizer, of its codebooks, and, once it has begun, of the discriminator."""
     optim = config.tokenizer_optim
@@ -162,7 +169,9 @@ def _encoded(found: Reconstruction, accelerator: Accelerator) -> dict[str, tuple
     return {name: tuple(accelerator.gather(one) for one in pair) for name, pair in pairs.items()}  # type: ignore[misc]
 
 
-def _train_discriminator(training: Training, found: Reconstruction, batch: tuple[Tensor, Tensor], clip: float) -> Tensor:
+def _train_discriminator(
+    training: Training, found: Reconstruction, batch: tuple[Tensor, Tensor], clip: float
+) -> Tensor:
     optimizer = training.discriminator_optimizer
     optimizer.zero_grad(set_to_none=True)
     loss = discriminator_loss(training.discriminator, found, *batch)
@@ -199,5 +208,3 @@ def per_process(batch_size: int, key: str) -> int:
 def fresh_seed(config: TrainIVideoGPT, name: str) -> None:
     """New networks start from (seed, name)."""
     seed_all(config.seed, name, "init")
-
-

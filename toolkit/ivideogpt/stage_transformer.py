@@ -142,7 +142,10 @@ def make_optimizer(transformer: VideoTransformer, config: TrainIVideoGPT) -> tor
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in transformer.parameters():
         groups[parameter.dim() > 1 and id(parameter) not in embeddings].append(parameter)
-    rows = [{"params": groups[True], "weight_decay": optim.weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
+    rows = [
+        {"params": groups[True], "weight_decay": optim.weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]
     fused = next(transformer.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.AdamW(rows, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=fused)
 
@@ -193,7 +196,9 @@ def cached_tokens(
             return TokenClips(*(load_file(path).get(name) for name in ("tokens", "actions", "rewards")))  # type: ignore[arg-type]
     progress.say(f"transformer: tokenising {num} clips once")
     parts = [
-        tokenise(tokenizer, arrange(clips.train.sample(min(256, num - start), config.seed, "cache", start), config), device)
+        tokenise(
+            tokenizer, arrange(clips.train.sample(min(256, num - start), config.seed, "cache", start), config), device
+        )
         for start in range(0, num, 256)
     ]
     made = {

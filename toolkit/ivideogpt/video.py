@@ -24,7 +24,10 @@ def side_by_side(rows: Mapping[str, Frames], scale: int) -> Frames:
     A row with fewer frames holds its last one. Height and width are even, as video codecs want them.
     """
     num_frames = max(frames.shape[1] for frames in rows.values())
-    frames = [_sheet({name: clip[:, min(t, clip.shape[1] - 1)] for name, clip in rows.items()}, scale) for t in range(num_frames)]
+    frames = [
+        _sheet({name: clip[:, min(t, clip.shape[1] - 1)] for name, clip in rows.items()}, scale)
+        for t in range(num_frames)
+    ]
     return np.stack(frames)
 
 
