@@ -153,7 +153,8 @@ def bench(
 @app.command()
 def play(
     source: Annotated[
-        Path | None, typer.Argument(help="A run of train-ivideogpt or a world model; a small trained one if none is given.")
+        Path | None,
+        typer.Argument(help="A run of train-ivideogpt or a world model; a small trained one if none is given."),
     ] = None,
     episodes: Annotated[Path | None, typer.Option(help="Folder of npz episodes to start from.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 8321,

@@ -54,7 +54,9 @@ def load_push_sprite(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Episo
         return _push_episodes(sim, range(start, start + sizes[split]), num_frames)
 
     sets = {split: make(split) for split in sizes}
-    return EpisodeDataset("push_sprite", **sets, licence="generated", source="push-sprite simulator", env="push_sprite")
+    return EpisodeDataset(
+        "push_sprite", sets["train"], sets["valid"], sets["test"], "generated", "push-sprite simulator", "push_sprite"
+    )
 
 
 def _push_episodes(sim: PushSprite, seeds: Sequence[int], num_frames: int) -> EpisodeSet:
@@ -87,7 +89,7 @@ def load_recorded(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeD
     )
     sets = {name: read_folder(part, spec)[0] for name, part in (("train", train), ("valid", valid), ("test", test))}
     licence = str((read_manifest(folder) or {}).get("licence"))
-    return EpisodeDataset(config.name, **sets, licence=licence, source=str(folder), env=config.name)
+    return EpisodeDataset(config.name, sets["train"], sets["valid"], sets["test"], licence, str(folder), config.name)
 
 
 def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDataset:
@@ -110,7 +112,9 @@ def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Ep
     facts = read_manifest(root) or {}
     return EpisodeDataset(
         config.name,
-        **sets,
+        sets["train"],
+        sets["valid"],
+        sets["test"],
         licence="the owner's of the folder",
         source=str(root),
         env=facts.get("env"),

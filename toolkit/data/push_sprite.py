@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +80,7 @@ class PushSprite:
 
     def place(self, agent: Array, block: Array) -> NDArray[np.uint8]:
         """Move disc and block, each [N, 2], where they are wanted; frames."""
-        self.world.agent, self.world.block = np.float32(agent), np.float32(block)
+        self.world.agent, self.world.block = np.asarray(agent, np.float32), np.asarray(block, np.float32)
         return self.render()
 
     # -- physics ---------------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ class PushSprite:
     def _square(self, center: Array, half: float) -> Array:
         return np.abs(self.grid - center[:, None, None]).max(-1) - half
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Array, Array, Array, Array]:
+    def _draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
         """Positions of disc, block and goal, and the still picture, of one world."""
         margin = 0.5 - max(AGENT_RADIUS, BLOCK_HALF)
         block = 0.5 + rng.uniform(-margin, margin, 2) * 0.8  # rarely at a wall, where it could not be pushed away
@@ -138,7 +139,7 @@ class PushSprite:
             shape = self._disc if rng.random() < 0.5 else self._square
             gray = np.float32(rng.choice([0.15, 0.85])) * np.ones(3, np.float32)
             still = self._paint(still, shape(center, rng.uniform(0.05, 0.09))[0], gray)
-        ring = np.abs(self._disc(np.float32(goal)[None], GOAL_RADIUS)[0]) - GOAL_WIDTH / 2
+        ring = np.abs(self._disc(np.asarray(goal, np.float32)[None], GOAL_RADIUS)[0]) - GOAL_WIDTH / 2
         return agent, block, goal, self._paint(still, ring, GOAL_COLOR)
 
     def _background(self, rng: np.random.Generator) -> Array:
@@ -193,8 +194,7 @@ def record(sim: PushSprite, seeds: Sequence[int], num_frames: int) -> Recording:
         rewards.append(reward)
         frames.append(frame)
         positions.append(sim.positions())
-    stacked = (np.stack(parts, 1) for parts in (frames[:-1], actions, rewards, positions[:-1]))
-    return Recording(*stacked)
+    return Recording(np.stack(frames[:-1], 1), np.stack(actions, 1), np.stack(rewards, 1), np.stack(positions[:-1], 1))
 
 
 def replay(sim: PushSprite, seeds: Sequence[int], actions: Array) -> Recording:

@@ -1,4 +1,4 @@
-"""The config of ``toolkit train-ivideogpt``. Defaults of the networks are the release's 64x64 sizes (tables 2 and 3)."""
+"""The config of ``toolkit train-ivideogpt``. Network defaults are the release's 64x64 sizes (tables 2 and 3)."""
 
 from __future__ import annotations
 

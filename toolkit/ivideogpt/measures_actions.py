@@ -35,10 +35,10 @@ def measure_actions(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {"psnr.imagined": float(psnr(made, truth.frames).mean())}
     found["psnr.copy_last"] = float(psnr(truth.context[:, -1:].expand_as(made), truth.frames).mean())
     for thing, color in TRACKED[env].items():
-        moves = [displacement(frames, truth.context[:, -1], color) for frames in (made, truth.frames)]
-        found |= _agreement(thing, *moves, setting.clips.resolution)
+        moved, really = (displacement(frames, truth.context[:, -1], color) for frames in (made, truth.frames))
+        found |= _agreement(thing, moved, really, setting.clips.resolution)
         if thing == "agent":
-            _table(setting, names, *moves)
+            _table(setting, names, moved, really)
     _picture(setting, names, made, truth)
     return found
 
@@ -115,11 +115,11 @@ def measure_reward(setting: Setting) -> dict[str, Any]:
     for start in range(0, len(clip), size):
         rows = slice(start, start + size)
         given = actions[rows] if actions is not None and setting.config.action_conditioned else None
-        read.append(
-            setting.world.score(clip.frames[rows, :num_context], clip.frames[rows, num_context:], given).rewards.cpu()
-        )
+        scores = setting.world.score(clip.frames[rows, :num_context], clip.frames[rows, num_context:], given)
+        assert scores.rewards is not None
+        read.append(scores.rewards.cpu())
     error = (torch.cat(read) - true).square().mean()
-    found = {"r2": float(1 - error / true.var(correction=0).clamp_min(1e-12))}
+    found: dict[str, Any] = {"r2": float(1 - error / true.var(correction=0).clamp_min(1e-12))}
     if setting.clips.dataset.env and setting.config.action_conditioned:
         found["rank"] = _rank(setting)
     return found

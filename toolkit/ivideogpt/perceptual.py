@@ -43,6 +43,8 @@ class LPIPS(nn.Module):
     """LPIPS with VGG16. ``weights`` holds ``features.<i>.weight``/``bias`` of VGG16 and ``lin<k>`` [1, C, 1, 1] heads."""
 
     name = "LPIPS (VGG16)"
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, weights: dict[str, Tensor]):
         super().__init__()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from toolkit.data.environments import ImageEnv, find
 from toolkit.ivideogpt.clips import Clips
 from toolkit.ivideogpt.config import Plan, TrainIVideoGPT
+from toolkit.ivideogpt.env import action_range
 from toolkit.ivideogpt.measures import write_headline
 from toolkit.ivideogpt.measures_setting import sampling_of
 from toolkit.runs import progress
@@ -59,9 +60,7 @@ def plan(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -> N
     if env_name is None:
         raise UserError(f"plan.num_episodes: data.name={config.data.name} has no simulator here to plan for")
     env = find(env_name).make(clips.resolution)
-    task = Task(
-        env, np.float32(world.config["action_low"]), np.float32(world.config["action_high"]), config.context_length
-    )
+    task = Task(env, *action_range(world), config.context_length)
     rows: list[list[Cell]] = []
     for name in settings.planners:
         progress.say(f"plan: {name}, {settings.num_episodes} episodes")
@@ -84,7 +83,8 @@ def control(world: WorldModel, task: Task, config: TrainIVideoGPT, planner: str,
     goal = goal_image(task, start, settings) if settings.objective == "goal_image" else None
     if goal is not None:
         frame, info = task.env.reset(seed=start)
-    seen, taken = [frame] * task.num_context, []
+    seen: list[Any] = [frame] * task.num_context
+    taken: list[Any] = []
     rewards: list[float] = []
     success = False
     while len(taken) < settings.num_steps:
@@ -106,7 +106,7 @@ def goal_image(task: Task, start: int, settings: Plan) -> NDArray[np.uint8]:
     direction = rng.uniform(task.low, task.high)
     task.env.reset(seed=start)
     for _ in range(settings.horizon):
-        frame = task.env.step(np.float32(direction))[0]
+        frame = task.env.step(direction.astype(np.float32))[0]
     return frame
 
 

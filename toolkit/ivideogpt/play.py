@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _trusted(self) -> bool:
         """Refuse other hosts' names (DNS rebinding) and other pages' requests."""
-        port = self.server.server_address[1]
+        port = self.server.server_port  # type: ignore[attr-defined]
         own = {f"{name}:{port}" for name in (HOST, "localhost")}
         origin = self.headers.get("Origin")
         if self.headers.get("Host") in own and (origin is None or origin.removeprefix("http://") in own):
@@ -175,7 +175,9 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     if episodes is not None:
         return Game(world, env_name, _starts(Path(episodes), world))
     if env_name not in NAMED:
-        raise UserError(f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from")
+        raise UserError(
+            f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
+        )
     return Game(world, env_name, None)
 
 
@@ -200,13 +202,15 @@ def make_server(game: Game, port: int) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer((HOST, port), handler)
     except OSError as error:
-        raise UserError(f"--port={port}: cannot be used ({error.strerror}); choose another, or 0 for any free one") from None
+        raise UserError(
+            f"--port={port}: cannot be used ({error.strerror}); choose another, or 0 for any free one"
+        ) from None
 
 
 def main(source: str | Path | None, episodes: str | Path | None, port: int, device: str) -> int:
     """Serve until Ctrl-C; returns the exit code."""
     server = make_server(make_game(source, episodes, device), port)
-    print(f"drive the imagined world at http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends)", flush=True)
+    print(f"drive the imagined world at http://{HOST}:{server.server_port}/ (Ctrl-C ends)", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
