@@ -24,5 +24,11 @@ COMMANDS = {
     command.name: command
     for command in [
         Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure.", "disco"),
+        Command(
+            "train-ivideogpt",
+            "toolkit.ivideogpt",
+            "Train an interactive world model (iVideoGPT), roll it out, plan in it, measure.",
+            "ivideogpt",
+        ),
     ]
 }
