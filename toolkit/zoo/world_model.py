@@ -210,13 +210,13 @@ class WorldModel(nn.Module):
         again = state.used >= self.dynamics.max_future
         if again:
             images = as_images(state.recent, None, self.tokenizer.config.resolution, "context")
-            state = self._look(images, state.seeds, state.number, 8)
-        past, drawn, reward = self.dynamics.frame(state.past, action, sampling, state.seeds, state.number)
+            state = self._look(images, state.seeds, state.frame, 8)
+        past, drawn, reward = self.dynamics.frame(state.past, action, sampling, state.seeds, state.frame)
         codes = drawn.tokens - self.tokenizer.layout.num_context_codes
         frame = as_bytes(self.tokenizer.decode_frames(codes[:, None], state.context))
         keep = int(self.config["goal_conditioned"])
         recent = torch.cat([state.recent[:, :keep], state.recent[:, keep + 1 :], frame], dim=1)
-        state = replace(state, past=past, recent=recent, number=state.number + 1, used=state.used + 1)
+        state = replace(state, past=past, recent=recent, frame=state.frame + 1, used=state.used + 1)
         logprob, entropy = drawn.logprobs.sum(dim=1), drawn.entropies.mean(dim=1)
         return state, Pred(frame[:, 0], reward, drawn.tokens, logprob, entropy, again)
 

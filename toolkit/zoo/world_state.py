@@ -17,7 +17,7 @@ class State:
     """A batch of imagined worlds; never changed, ``WorldModel.step`` makes a new one that shares its memory.
 
     past: what the transformer has read. context: what decoding looks at. recent u8 (B,T0,H,W,3): the frames that a new
-    context would hold. seeds int64 (B,). number: of the next future frame since ``begin``. used: future frames since the
+    context would hold. seeds int64 (B,). frame: number of the next future frame since ``begin``. used: future frames since the
     context was last encoded.
     """
 
@@ -25,7 +25,7 @@ class State:
     context: DecodedContext
     recent: Tensor
     seeds: Tensor
-    number: int = 0
+    frame: int = 0
     used: int = 0
 
     def __len__(self) -> int:
