@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from toolkit.zoo.linear import linear
@@ -27,7 +27,7 @@ class KeyValueCache:
         self._buffer, self.length = buffer, length
 
     @classmethod
-    def empty(cls, llm: nn.Module, num_rows: int, capacity: int) -> KeyValueCache:
+    def empty(cls, llm: Any, num_rows: int, capacity: int) -> KeyValueCache:
         """A cache for ``num_rows`` sequences with room for ``capacity`` positions (it grows when that is not enough)."""
         config, weight = llm.config, llm.lm_head.weight
         shape = (config.num_hidden_layers, 2, num_rows, config.num_key_value_heads, capacity, head_size(config))
@@ -96,7 +96,7 @@ def head_size(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def llama_pass(llm: nn.Module, embeds: Tensor, cache: KeyValueCache | None = None, first: int = 0) -> Tensor:
+def llama_pass(llm: Any, embeds: Tensor, cache: KeyValueCache | None = None, first: int = 0) -> Tensor:
     """Hidden states after the final norm.
 
     Args:
@@ -115,7 +115,7 @@ def llama_pass(llm: nn.Module, embeds: Tensor, cache: KeyValueCache | None = Non
     return _norm(llm.model.norm, hidden)
 
 
-def _place(llm: nn.Module, embeds: Tensor, end: int) -> _Place:
+def _place(llm: Any, embeds: Tensor, end: int) -> _Place:
     num = embeds.shape[1]
     positions = torch.arange(end - num, end, device=embeds.device)
     cos, sin = llm.model.rotary_emb(embeds, positions[None])
@@ -125,9 +125,7 @@ def _place(llm: nn.Module, embeds: Tensor, end: int) -> _Place:
     return _Place(cos[:, None], sin[:, None], mask, causal, llm.config.attention_dropout if llm.training else 0.0)
 
 
-def _layer(
-    layer: nn.Module, hidden: Tensor, place: _Place, cache: KeyValueCache | None, number: int, first: int
-) -> Tensor:
+def _layer(layer: Any, hidden: Tensor, place: _Place, cache: KeyValueCache | None, number: int, first: int) -> Tensor:
     """One decoder layer; queries and outputs only from position ``first`` on."""
     normed = _norm(layer.input_layernorm, hidden)
     hidden = hidden[:, first:]
@@ -136,7 +134,7 @@ def _layer(
 
 
 def _attend(
-    attention: nn.Module, normed: Tensor, place: _Place, cache: KeyValueCache | None, number: int, first: int
+    attention: Any, normed: Tensor, place: _Place, cache: KeyValueCache | None, number: int, first: int
 ) -> Tensor:
     size = attention.head_dim
     queries = _rotate(
@@ -164,20 +162,20 @@ def _attend(
     return _apply(attention.o_proj, attended.transpose(1, 2).flatten(2))
 
 
-def _feed_forward(mlp: nn.Module, normed: Tensor) -> Tensor:
+def _feed_forward(mlp: Any, normed: Tensor) -> Tensor:
     return _apply(mlp.down_proj, mlp.act_fn(_apply(mlp.gate_proj, normed)) * _apply(mlp.up_proj, normed))
 
 
-def _heads(projection: nn.Module, rows: Tensor, size: int) -> Tensor:
+def _heads(projection: Any, rows: Tensor, size: int) -> Tensor:
     """(B,L,W) -> (B,heads,L,d)."""
     return _apply(projection, rows).unflatten(2, (-1, size)).transpose(1, 2)
 
 
-def _apply(layer: nn.Module, rows: Tensor) -> Tensor:
+def _apply(layer: Any, rows: Tensor) -> Tensor:
     return linear(rows, layer.weight, layer.bias)
 
 
-def _norm(norm: nn.Module, rows: Tensor) -> Tensor:
+def _norm(norm: Any, rows: Tensor) -> Tensor:
     return F.rms_norm(rows, (rows.shape[-1],), norm.weight, norm.variance_epsilon)
 
 

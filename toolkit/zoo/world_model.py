@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.schema import UserError
-from toolkit.zoo.linear import linear
-from toolkit.zoo.llama_pass import KeyValueCache, llama_pass
-from toolkit.zoo.video_transformer import VideoTransformer, symexp
+from toolkit.zoo.video_transformer import VideoTransformer
 from toolkit.zoo.vq_tokenizer import CompressiveVQModel
+from toolkit.zoo.world_dynamics import Dynamics
 from toolkit.zoo.world_images import as_bytes, as_images
-from toolkit.zoo.world_sampling import Draw, Sampling, as_sampling, draw
+from toolkit.zoo.world_sampling import Sampling, as_sampling
 from toolkit.zoo.world_state import Pred, Preds, Scores, State, WorldSpec
 
 Policy = Callable[[Tensor, int], Any]
@@ -53,7 +52,8 @@ class WorldModel(nn.Module):
             if bound is not None and len(bound) != transformer.action_dim:
                 raise UserError(f"{name}: {len(bound)} numbers, the actions have {transformer.action_dim}")
         self.tokenizer, self.transformer = tokenizer, transformer
-        self.config = {
+        self.dynamics = Dynamics(transformer, tokenizer.layout)
+        self.config: dict[str, Any] = {
             "_class_name": "WorldModel",
             "action_low": None if action_low is None else [float(one) for one in action_low],
             "action_high": None if action_high is None else [float(one) for one in action_high],
@@ -72,7 +72,7 @@ class WorldModel(nn.Module):
             layout.tokens_per_context,
             layout.tokens_per_frame,
             self.transformer.action_dim,
-            layout.max_future(self.transformer.config.max_position_embeddings),
+            self.dynamics.max_future,
             self.transformer.has_reward,
             self.config["goal_conditioned"],
             self._dtype,
@@ -178,15 +178,8 @@ class WorldModel(nn.Module):
         rows = self._check_actions(None if actions is None else torch.as_tensor(actions), len(past), num_future)
         if rows is not None:  # rows before the last context frame and at the last frame are never read
             rows = torch.cat([rows[:, :1].expand(-1, layout.context_length - 1, -1), rows, rows[:, :1]], dim=1)
-        hidden = llama_pass(
-            self.transformer.llm, self.transformer.embed(tokens, layout, rows), first=layout.prompt_length - 1
-        )
-        hidden = hidden.unflatten(1, (num_future, -1))
-        chosen = tokens[:, layout.prompt_length - 1 :].unflatten(1, (num_future, -1))[:, :, 1:]
-        log_probs = self._logits(hidden[:, :, :-1], False).float().log_softmax(dim=-1)
-        picked = log_probs.gather(-1, (chosen - layout.num_context_codes)[..., None]).squeeze(-1)
-        rewards = self._rewards(hidden[:, :, -1]) if self.transformer.has_reward else None
-        return Scores(picked.sum(dim=-1), rewards)
+        logprobs, rewards = self.dynamics.score(tokens, rows)
+        return Scores(logprobs.sum(dim=-1), rewards)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """``config.json``, and ``tokenizer/`` and ``transformer/`` in the release's layout."""
@@ -205,80 +198,27 @@ class WorldModel(nn.Module):
 
     # -- one frame ---------------------------------------------------------------------------------------------------
 
-    def _look(self, images: Tensor, seeds: Tensor, frame: int, room: int) -> State:
-        """Encode a context (B,T0,3,H,W) and pass its tokens, all but the slot that opens the first future frame."""
-        layout, images = self.tokenizer.layout, images.to(self._dtype)
+    def _look(self, images: Tensor, seeds: Tensor, number: int, room: int) -> State:
+        """Encode a context (B,T0,3,H,W) and let the transformer read it."""
+        images = images.to(self._dtype)
         codes = self.tokenizer.encode_context(images).codes
-        tokens = layout.prompt(codes)[:, :-1]
-        limit = self.transformer.config.max_position_embeddings
-        room = min(limit, layout.length(max(1, room)) + 1)
-        cache = KeyValueCache.empty(self.transformer.llm, len(images), room).extended(tokens.shape[1])
-        llama_pass(self.transformer.llm, self._embed(tokens), cache, first=tokens.shape[1] - 1)
         context = self.tokenizer.decode_context(codes)
-        return State(cache, None, context, as_bytes(images), None, seeds, frame)
+        return State(self.dynamics.look(codes, room), context, as_bytes(images), seeds, number)
 
     def _step(self, state: State, action: Tensor | None, sampling: Sampling, on_overflow: str) -> tuple[State, Pred]:
         self._check_horizon(state, 1, on_overflow)
-        again = state.used >= self.spec.max_future
+        again = state.used >= self.dynamics.max_future
         if again:
             images = as_images(state.recent, None, self.tokenizer.config.resolution, "context")
             state = self._look(images, state.seeds, state.frame, 8)
-        state, drawn, reward = self._draw_frame(state, action, sampling)
+        past, drawn, reward = self.dynamics.frame(state.past, action, sampling, state.seeds, state.frame)
         codes = drawn.tokens - self.tokenizer.layout.num_context_codes
-        image = self.tokenizer.decode_frames(codes[:, None], state.context)
-        frame = as_bytes(image)
-        keep = 1 if self.config["goal_conditioned"] else 0
+        frame = as_bytes(self.tokenizer.decode_frames(codes[:, None], state.context))
+        keep = int(self.config["goal_conditioned"])
         recent = torch.cat([state.recent[:, :keep], state.recent[:, keep + 1 :], frame], dim=1)
-        state = replace(state, recent=recent, frame=state.frame + 1, used=state.used + 1)
+        state = replace(state, past=past, recent=recent, frame=state.frame + 1, used=state.used + 1)
         logprob, entropy = drawn.logprobs.sum(dim=1), drawn.entropies.mean(dim=1)
         return state, Pred(frame[:, 0], reward, drawn.tokens, logprob, entropy, again)
-
-    def _draw_frame(self, state: State, action: Tensor | None, sampling: Sampling) -> tuple[State, Draw, Tensor | None]:
-        """Draw the n tokens of a frame one by one.
-
-        The slot goes through the transformer together with the token left over from the frame before; the last token
-        is left over in turn, unless the reward is wanted, which is read where it goes through.
-        """
-        layout, cache, draws = self.tokenizer.layout, state.cache, []
-        slot = self._embed(torch.full((len(state), 1), layout.frame_slot, device=self._device))
-        if action is not None:
-            slot = slot + self.transformer.action_linear(action)[:, None]
-        embeds = slot if state.pending is None else torch.cat([self._embed(state.pending[:, None]), slot], dim=1)
-        for place in range(layout.tokens_per_frame):
-            cache, hidden = self._advance(cache, embeds)
-            draws.append(self._draw(hidden, sampling, state, place))
-            embeds = self._embed(draws[-1].tokens)
-        drawn = Draw(*(torch.cat(parts, dim=1) for parts in zip(*draws, strict=True)))
-        pending, reward = drawn.tokens[:, -1], None
-        if self.transformer.has_reward:
-            cache, hidden = self._advance(cache, embeds)
-            pending, reward = None, self._rewards(hidden[:, 0])
-        return replace(state, cache=cache, pending=pending, tokens=drawn.tokens), drawn, reward
-
-    def _advance(self, cache: KeyValueCache, embeds: Tensor) -> tuple[KeyValueCache, Tensor]:
-        """Pass embeddings (B,L,W); the state (B,1,W) at the last."""
-        num = embeds.shape[1]
-        cache = cache.extended(num, spare=8 * (self.tokenizer.layout.tokens_per_frame + 1))
-        return cache, llama_pass(self.transformer.llm, embeds, cache, first=num - 1)
-
-    def _draw(self, hidden: Tensor, sampling: Sampling, state: State, place: int) -> Draw:
-        first_id = 0 if sampling.whole_vocabulary else self.tokenizer.layout.num_context_codes
-        logits = self._logits(hidden, sampling.whole_vocabulary)
-        return draw(logits, first_id, sampling, state.seeds, state.frame, place)
-
-    def _logits(self, hidden: Tensor, whole_vocabulary: bool) -> Tensor:
-        """Of all ids, or of the dynamics codes alone: what a frame can hold."""
-        layout, weight = self.tokenizer.layout, self.transformer.llm.lm_head.weight
-        if not whole_vocabulary:
-            weight = weight[layout.num_context_codes : layout.context_slot]
-        return linear(hidden, weight)
-
-    def _rewards(self, hidden: Tensor) -> Tensor:
-        """States (..., W) at frame ends -> rewards (...) in their own units."""
-        return symexp(self.transformer.reward_linear(hidden).squeeze(-1).float())
-
-    def _embed(self, tokens: Tensor) -> Tensor:
-        return self.transformer.llm.model.embed_tokens(tokens)
 
     # -- the border ----------------------------------------------------------------------------------------------------
 
@@ -309,10 +249,10 @@ class WorldModel(nn.Module):
             self._check_length(state.used + num_frames)
 
     def _check_length(self, num_frames: int) -> None:
-        if num_frames > self.spec.max_future:
+        if num_frames > self.dynamics.max_future:
             positions = self.transformer.config.max_position_embeddings
             raise UserError(
-                f"{num_frames} future frames: {positions} positions hold {self.spec.max_future} after the context; "
+                f"{num_frames} future frames: {positions} positions hold {self.dynamics.max_future} after the context; "
                 "on_overflow='recontext' goes on from the last frames"
             )
 

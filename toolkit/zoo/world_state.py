@@ -8,25 +8,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from toolkit.zoo.llama_pass import KeyValueCache
 from toolkit.zoo.vq_tokenizer import DecodedContext
+from toolkit.zoo.world_dynamics import Past
 
 
 @dataclass(frozen=True)
 class State:
     """A batch of imagined worlds; never changed, ``WorldModel.step`` makes a new one that shares its memory.
 
-    cache: keys and values of the tokens so far, all but ``pending``. pending int64 (B,): the last token, not yet passed
-    through the transformer. context: what decoding looks at. recent u8 (B,T0,H,W,3): the frames a new context would
-    hold. tokens int64 (B,n) or None: of the newest frame. seeds int64 (B,). frame: future frames since ``begin``.
-    used: future frames since the context was last encoded.
+    past: what the transformer has read. context: what decoding looks at. recent u8 (B,T0,H,W,3): the frames that a new
+    context would hold. seeds int64 (B,). frame: number of the next future frame since ``begin``. used: future frames since the
+    context was last encoded.
     """
 
-    cache: KeyValueCache
-    pending: Tensor | None
+    past: Past
     context: DecodedContext
     recent: Tensor
-    tokens: Tensor | None
     seeds: Tensor
     frame: int = 0
     used: int = 0
@@ -46,11 +43,9 @@ class State:
         rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows.long()
         return replace(
             self,
-            cache=self.cache.select(rows),
-            pending=None if self.pending is None else self.pending[rows],
+            past=self.past.select(rows),
             context=DecodedContext(self.context.frames[rows], [one.select(rows) for one in self.context.memory]),
             recent=self.recent[rows],
-            tokens=None if self.tokens is None else self.tokens[rows],
             seeds=self.seeds[rows],
         )
 
@@ -77,7 +72,7 @@ class State:
     def nbytes(self) -> int:
         """Memory of cache and context."""
         kept = [self.recent, self.context.frames, *(part for one in self.context.memory for part in one)]
-        return self.cache.nbytes + sum(part.numel() * part.element_size() for part in kept)
+        return self.past.cache.nbytes + sum(part.numel() * part.element_size() for part in kept)
 
 
 @dataclass(frozen=True)
