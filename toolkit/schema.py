@@ -96,6 +96,8 @@ class EpisodeData:
     valid_fraction: float = number(0.1, above=0, below=1)
     texture: float = number(0.5, least=0, most=1)  # of push_sprite
     num_distractors: int = number(1, least=0)
+    random_goal: bool = False
+    agent_shape: str = choice("disc", "disc", "square", "diamond")
     augment: bool = False
     skip_bad: bool = False
 

@@ -44,12 +44,27 @@ class PushSprite:
         size_px: edge of the frames.
         texture: contrast of the background, 0 (plain) to 1.
         num_distractors: still grey shapes in the background.
+        random_goal: the goal is somewhere else in every world, not in the middle.
+        agent_shape: what moves is drawn as a disc, square or diamond (it pushes as a disc).
     """
 
     action_dim = 2
 
-    def __init__(self, size_px: int = 32, texture: float = 0.5, num_distractors: int = 1):
-        self.size_px, self.texture, self.num_distractors = size_px, texture, num_distractors
+    def __init__(
+        self,
+        size_px: int = 32,
+        texture: float = 0.5,
+        num_distractors: int = 1,
+        random_goal: bool = False,
+        agent_shape: str = "disc",
+    ):
+        self.size_px, self.texture, self.num_distractors, self.random_goal = (
+            size_px,
+            texture,
+            num_distractors,
+            random_goal,
+        )
+        self.draw_agent = {"disc": self._disc, "square": self._square, "diamond": self._diamond}[agent_shape]
         centers = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
         self.grid = np.stack(np.meshgrid(centers, centers, indexing="xy"), -1)  # [S, S, 2] of (x, y)
         self.world: World
@@ -111,7 +126,7 @@ class PushSprite:
     def render(self) -> NDArray[np.uint8]:
         """Frames uint8 [N, S, S, 3] of the worlds as they are."""
         picture = self._paint(self.world.still, self._square(self.world.block, BLOCK_HALF), BLOCK_COLOR)
-        picture = self._paint(picture, self._disc(self.world.agent, AGENT_RADIUS), AGENT_COLOR)
+        picture = self._paint(picture, self.draw_agent(self.world.agent, AGENT_RADIUS), AGENT_COLOR)
         return (picture * 255 + 0.5).astype(np.uint8)
 
     def _paint(self, picture: Array, distance: Array, color: Array) -> Array:
@@ -121,6 +136,9 @@ class PushSprite:
 
     def _disc(self, center: Array, radius: float) -> Array:
         return np.linalg.norm(self.grid - center[:, None, None], axis=-1) - radius
+
+    def _diamond(self, center: Array, radius: float) -> Array:
+        return (np.abs(self.grid - center[:, None, None]).sum(-1) - 1.2 * radius) / np.sqrt(2)
 
     def _square(self, center: Array, half: float) -> Array:
         return np.abs(self.grid - center[:, None, None]).max(-1) - half
@@ -132,7 +150,7 @@ class PushSprite:
         agent = block
         while np.abs(agent - block).max() < AGENT_RADIUS + BLOCK_HALF:
             agent = 0.5 + rng.uniform(-margin, margin, 2)
-        goal = 0.5 + rng.uniform(-margin, margin, 2) * 0.8
+        goal = 0.5 + rng.uniform(-margin, margin, 2) * (0.8 if self.random_goal else 0)
         still = self._background(rng)
         for _ in range(self.num_distractors):
             center = rng.uniform(0.1, 0.9, (1, 2)).astype(np.float32)

@@ -22,7 +22,11 @@ class Tokenizer:
     num_dyn_embeddings: int = number(8192, least=2)
     patch_size: int = number(4, least=1)
     max_att_resolution: int = number(16, least=1)
-    start_diagonal: bool = False  # cross-attention begins by looking at its own place (ours; the release: at random)
+    dropout: float = number(0.1, least=0, below=1)  # of the cross-attention, in training
+    start_diagonal: float = number(
+        0.0, least=0
+    )  # how sharply cross-attention begins at its own place (ours); 0: random
+    start_from_plain: bool = False  # the conditional pair begins as a copy of the context pair (256x256, appendix A.1)
 
     def check(self) -> None:
         """Groups divide the channels; four heads divide them too."""

@@ -30,7 +30,9 @@ def measure_actions(setting: Setting) -> dict[str, Any]:
     if not setting.config.action_conditioned or env not in TRACKED:
         return {}
     names, sequences = _directions(setting)
-    truth = play_true(env, setting.clips.resolution, _starts(setting, len(sequences)), sequences, setting.num_context)
+    truth = play_true(
+        setting.clips.dataset.make_env(), _starts(setting, len(sequences)), sequences, setting.num_context
+    )
     made, _ = setting.imagine(truth.context, truth.actions, truth.actions.shape[1], "actions")
     found: dict[str, Any] = {"psnr.imagined": float(psnr(made, truth.frames).mean())}
     found["psnr.copy_last"] = float(psnr(truth.context[:, -1:].expand_as(made), truth.frames).mean())
@@ -135,10 +137,8 @@ def _rank(setting: Setting) -> float:
     sequences = np.clip(
         held + rng.normal(0, 0.2, (REWARD_STARTS, per_start, num_frames, len(low))) * (high - low), low, high
     )
-    env = setting.clips.dataset.env
-    assert env is not None
     starts = _starts(setting, 2 * REWARD_STARTS)[REWARD_STARTS:]
-    truth = play_true(env, setting.clips.resolution, starts, sequences.astype(np.float32), setting.num_context)
+    truth = play_true(setting.clips.dataset.make_env(), starts, sequences.astype(np.float32), setting.num_context)
     _, rewards = setting.imagine(truth.context, truth.actions, num_frames, "reward")
     assert rewards is not None
     made, true = rewards.sum(1), truth.rewards.sum(1)

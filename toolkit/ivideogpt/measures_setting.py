@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.data.environments import find
+from toolkit.data.environments import ImageEnv
 from toolkit.data.episodes_clips import Clip
 from toolkit.ivideogpt.clips import Clips, arrange
 from toolkit.ivideogpt.config import TrainIVideoGPT
@@ -122,14 +122,11 @@ class Counterfactual:
     start: Tensor
 
 
-def play_true(
-    env_name: str, size_px: int, starts: Sequence[int], sequences: np.ndarray, num_context: int
-) -> Counterfactual:
+def play_true(env: ImageEnv, starts: Sequence[int], sequences: np.ndarray, num_context: int) -> Counterfactual:
     """Run action sequences [S, M, K, A] in the environment: M from each of the S starts (seeds).
 
     With several context frames the environment first stands still for as many steps less one.
     """
-    env = find(env_name).make(size_px)
     rows: dict[str, list[Any]] = {"context": [], "frames": [], "rewards": [], "start": []}
     still = np.zeros(sequences.shape[-1], np.float32)
     for index, seed in enumerate(starts):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toolkit.data.environments import ImageEnv, find
+from toolkit.data.environments import ImageEnv
 from toolkit.ivideogpt.clips import Clips
 from toolkit.ivideogpt.config import Plan, TrainIVideoGPT
 from toolkit.ivideogpt.env import action_range
@@ -25,7 +25,6 @@ from toolkit.runs import progress
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive
 from toolkit.runs.table import Cell, Table
-from toolkit.schema import UserError
 from toolkit.zoo.world_model import WorldModel
 from toolkit.zoo.world_sampling import Sampling
 
@@ -56,10 +55,7 @@ def plan(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -> N
 
     Raises UserError when the data comes from no simulator that is here.
     """
-    settings, env_name = config.plan, clips.dataset.env
-    if env_name is None:
-        raise UserError(f"plan.num_episodes: data.name={config.data.name} has no simulator here to plan for")
-    env = find(env_name).make(clips.resolution)
+    settings, env = config.plan, clips.dataset.make_env()
     task = Task(env, *action_range(world), config.context_length)
     rows: list[list[Cell]] = []
     for name in settings.planners:

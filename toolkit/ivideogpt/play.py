@@ -40,12 +40,8 @@ KEYS = {  # by environment: which action the right and down arrows raise
 class Game:
     """One imagined world that a page drives, and the true one beside it where there is a simulator."""
 
-    def __init__(self, world: WorldModel, env_name: str | None, starts: NDArray[np.uint8] | None):
-        self.world, self.env_name, self.starts = world, env_name, starts
-        self.env: ImageEnv | None = None
-        if starts is None:
-            assert env_name is not None
-            self.env = find(env_name).make(world.spec.resolution)
+    def __init__(self, world: WorldModel, env_name: str | None, env: ImageEnv | None, starts: NDArray[np.uint8] | None):
+        self.world, self.env_name, self.env, self.starts = world, env_name, env, starts
         self.state: State
         self.lock = threading.Lock()
 
@@ -84,7 +80,7 @@ class Game:
         row = np.asarray(action, np.float32)
         self.state, pred = self.world.step(self.state, row[None], on_overflow="recontext")
         return {
-            "t": self.state.frame,
+            "t": self.state.number,
             "frame": _png(pred.frame[0].cpu().numpy()),
             "truth": _png(self.env.step(row)[0]) if self.env else None,
             "reward": None if pred.reward is None else float(pred.reward[0]),
@@ -171,21 +167,22 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     world = load_world(folder, "play").to(device)
     if not world.spec.action_dim:
         raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
-    env_name = _env_of(Path(folder))
+    env_name, options = _simulator(Path(folder))
     if episodes is not None:
-        return Game(world, env_name, _starts(Path(episodes), world))
+        return Game(world, env_name, None, _starts(Path(episodes), world))
     if env_name not in NAMED:
         raise UserError(
             f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
         )
-    return Game(world, env_name, None)
+    return Game(world, env_name, find(env_name).make(world.spec.resolution, **options), None)
 
 
-def _env_of(folder: Path) -> str | None:
+def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """Name and options of the environment that a run's data came from."""
     if folder == SHIPPED:
-        return "push_sprite"
-    record = read_record(folder)
-    return None if record is None else record.get("data", {}).get("env")
+        return "push_sprite", {}
+    data = (read_record(folder) or {}).get("data", {})
+    return data.get("env"), data.get("env_options", {})
 
 
 def _starts(folder: Path, world: WorldModel) -> NDArray[np.uint8]:
