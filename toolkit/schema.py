@@ -94,7 +94,7 @@ class EpisodeData:
     num_valid: int = number(256, least=1)
     num_frames: int = number(24, least=2)  # of an episode that is recorded for this run
     valid_fraction: float = number(0.1, above=0, below=1)
-    texture: float = number(0.5, least=0, most=1)  # of push_sprite
+    texture: float = number(0.0, least=0, most=1)  # of push_sprite
     num_distractors: int = number(1, least=0)
     random_goal: bool = False
     agent_shape: str = choice("disc", "disc", "square", "diamond")

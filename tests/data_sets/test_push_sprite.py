@@ -65,7 +65,7 @@ def test_replaying_the_actions_gives_the_recording_and_other_actions_another_fut
 
 
 def test_sprites_are_drawn_where_they_are():
-    sim = PushSprite(64, texture=0, num_distractors=0)
+    sim = PushSprite(64, num_distractors=0)
     sim.reset([2])
     frame = sim.place(np.float32([[0.25, 0.75]]), np.float32([[0.75, 0.25]]))[0].astype(int)
     assert frame.shape == (64, 64, 3) and frame[48, 16, 0] > 200 and frame[48, 16, 2] < 80  # row y, column x

@@ -55,7 +55,7 @@ def test_trackers_find_the_sprites_where_the_simulator_has_them():
 
 
 def test_displacement_counts_from_the_start_and_is_zero_where_nothing_is_seen():
-    sim = PushSprite(32, texture=0, num_distractors=0)
+    sim = PushSprite(32, num_distractors=0)
     sim.reset([0])
     block = np.float32([[0.8, 0.8]])
     shots = [sim.place(np.float32([[x, 0.3]]), block)[0] for x in (0.2, 0.5, 0.6)]

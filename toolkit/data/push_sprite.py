@@ -42,7 +42,7 @@ class PushSprite:
 
     Args:
         size_px: edge of the frames.
-        texture: contrast of the background, 0 (plain) to 1.
+        texture: contrast within the background, 0 (plain) to 1; its colour differs from world to world.
         num_distractors: still grey shapes in the background.
         random_goal: the goal is somewhere else in every world, not in the middle.
         agent_shape: what moves is drawn as a disc, square or diamond (it pushes as a disc).
@@ -53,7 +53,7 @@ class PushSprite:
     def __init__(
         self,
         size_px: int = 32,
-        texture: float = 0.5,
+        texture: float = 0.0,
         num_distractors: int = 1,
         random_goal: bool = False,
         agent_shape: str = "disc",
@@ -161,10 +161,9 @@ class PushSprite:
         return agent, block, goal, self._paint(still, ring, GOAL_COLOR)
 
     def _background(self, rng: np.random.Generator) -> Array:
-        """A smooth pale field: 3x3 random colours, linearly interpolated."""
-        colors = (
-            0.5 + self.texture * rng.uniform(-0.3, 0.3, (3, 3, 1)) + self.texture * rng.uniform(-0.1, 0.1, (3, 3, 3))
-        )
+        """A pale colour of this world's own; ``texture`` lets it vary smoothly (3x3 colours, linearly interpolated)."""
+        plain = 0.5 + rng.uniform(-0.3, 0.3) + rng.uniform(-0.08, 0.08, 3)
+        colors = np.clip(plain + self.texture * rng.uniform(-0.3, 0.3, (3, 3, 1)), 0.1, 0.9)
         places = self.grid[0, :, 0] * 2
         low = np.minimum(places.astype(int), 1)
         part = (places - low)[:, None, None]
