@@ -23,7 +23,6 @@ BAD = {
     "plan.planners=[cem,cme]": "plan.planners=cme: did you mean 'cem'",
     "plan.num_elites=1000": "plan.num_elites=1000: must be at most plan.num_candidates",
     "plan.replan_every=100": "plan.replan_every=100: must be at most plan.horizon",
-    "reward_head=false": "plan.objective=reward: needs reward_head=true",
     "action_conditioned=false": "plan.num_episodes: planning needs action_conditioned=true",
     "rollout.temperature=-1": "rollout.temperature=-1.0: must be greater than 0",
     "data.frame_step=0": "data.frame_step=0: must be at least 1",
@@ -38,6 +37,11 @@ def test_bad_values_are_one_line(override):
     with pytest.raises(UserError) as caught:
         compose(COMMAND, ["plan.num_episodes=3", override])
     assert BAD[override] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_planning_by_reward_needs_the_head():
+    with pytest.raises(UserError, match=r"plan\.objective=reward: needs reward_head=true"):
+        compose(COMMAND, ["plan.num_episodes=3", "plan.objective=reward", "reward_head=false"])
 
 
 def test_stages_of_a_trained_model_train_nothing():

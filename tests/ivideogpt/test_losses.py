@@ -5,7 +5,14 @@ import torch
 
 from tests.ivideogpt import tiny
 from toolkit.ivideogpt.config import TokenizerLoss
-from toolkit.ivideogpt.losses import MOST_GAN_WEIGHT, TokenizerObjective, discriminator_loss, generator_loss, motion
+from toolkit.ivideogpt.losses import (
+    MOST_GAN_WEIGHT,
+    TokenizerObjective,
+    discriminator_loss,
+    emphasis,
+    generator_loss,
+    median,
+)
 from toolkit.ivideogpt.perceptual import LPIPS, GradientDistance, _expected_shapes, load_lpips
 from toolkit.schema import UserError
 
@@ -37,14 +44,27 @@ def test_squared_errors_and_the_commitment_are_the_configs():
     assert torch.allclose(light, heavy * 1.25 / 2)  # both parts are equal in value, one is weighed
 
 
-def test_motion_weighs_what_differs_from_the_last_context_frame():
-    context = torch.zeros(1, 2, 3, 4, 4)
-    context[:, 0] = 1  # an earlier frame does not count
-    future = torch.zeros(1, 1, 3, 4, 4)
-    future[..., 1, 0, 0] = 0.5
-    weight = motion(context, future, 8.0)
-    assert weight.shape == (1, 1, 1, 4, 4) and weight[..., 0, 0] == 5 and weight[..., 1:, :].unique().tolist() == [1]
-    assert motion(context, future, 0.0) is None
+def test_pixels_that_differ_from_the_reference_weigh_more():
+    reference = torch.zeros(1, 1, 3, 4, 4)
+    frames = torch.zeros(1, 2, 3, 4, 4)
+    frames[0, 1, 1, 0, 0] = 0.5
+    weight = emphasis(frames, reference, 8.0)
+    assert weight.shape == (1, 2, 1, 4, 4) and weight[0, 1, 0, 0, 0] == 4 and weight.sum() == 4
+    assert emphasis(frames, reference, 0.0) == 0
+
+
+def test_the_median_of_a_frame_is_its_background():
+    frames = torch.full((1, 2, 3, 4, 4), 0.3)
+    frames[0, 1, :, :2, :2] = 0.9
+    assert median(frames).shape == (1, 2, 3, 1, 1) and torch.equal(median(frames), torch.full((1, 2, 3, 1, 1), 0.3))
+
+
+def test_movers_and_contrasts_weigh_more_in_the_loss():
+    plain, moving, contrast = (
+        objective(**keys)(CONTEXT, FUTURE, True)[0] for keys in ({}, {"motion_weight": 4}, {"contrast_weight": 4})
+    )
+    assert moving["reconstruction"] > 1.5 * plain["reconstruction"] < contrast["reconstruction"] / 1.5
+    assert moving["context_reconstruction"] == plain["context_reconstruction"] < contrast["context_reconstruction"]
 
 
 def discriminate(scale):

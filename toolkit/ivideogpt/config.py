@@ -56,6 +56,7 @@ class TokenizerLoss:
 
     reconstruction: str = choice("l1", "l1", "l2")
     motion_weight: float = number(0.0, least=0)  # extra weight of pixels that differ from the last context frame (ours)
+    contrast_weight: float = number(0.0, least=0)  # extra weight of pixels that differ from their frame's median (ours)
     perceptual: str = choice("none", "none", "lpips", "gradients")
     perceptual_weight: float = number(1.0, least=0)
     perceptual_path: str | None = None
@@ -156,13 +157,13 @@ class Plan:
 
     num_episodes: int = number(0, least=0)  # 0: no planning
     planners: list[str] = field(default_factory=lambda: ["cem", "shooting", "random"])
-    objective: str = choice("reward", "reward", "goal_image")
+    objective: str = choice("goal_image", "goal_image", "reward")
     horizon: int = number(7, least=1)
     num_candidates: int = number(64, least=2)
     num_elites: int = number(8, least=1)
     num_iterations: int = number(3, least=1)
     replan_every: int = number(3, least=1)
-    num_steps: int = number(12, least=1)
+    num_steps: int = number(9, least=1)
     action_std: float = number(0.7, above=0)
 
     def check(self) -> None:

@@ -43,6 +43,7 @@ class Game:
     def __init__(self, world: WorldModel, env_name: str | None, env: ImageEnv | None, starts: NDArray[np.uint8] | None):
         self.world, self.env_name, self.env, self.starts = world, env_name, env, starts
         self.state: State
+        self.t = 0
         self.lock = threading.Lock()
 
     def info(self) -> dict[str, Any]:
@@ -72,15 +73,16 @@ class Game:
             frame, _ = self.env.reset(seed=start)
             still = np.zeros(self.world.spec.action_dim, np.float32)
             context = np.stack([frame] + [self.env.step(still)[0] for _ in range(self.world.spec.T0 - 1)])
-        self.state = self.world.begin(context[None], [seed])
+        self.state, self.t = self.world.begin(context[None], [seed]), 0
         return {"t": 0, "frame": _png(context[-1]), "truth": _png(context[-1]) if self.env else None}
 
     def step(self, action: list[float]) -> dict[str, Any]:
         """One frame further."""
         row = np.asarray(action, np.float32)
         self.state, pred = self.world.step(self.state, row[None], on_overflow="recontext")
+        self.t += 1
         return {
-            "t": self.state.number,
+            "t": self.t,
             "frame": _png(pred.frame[0].cpu().numpy()),
             "truth": _png(self.env.step(row)[0]) if self.env else None,
             "reward": None if pred.reward is None else float(pred.reward[0]),
