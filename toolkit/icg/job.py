@@ -268,9 +268,7 @@ def _note(config: SampleICG, plan: Plan) -> str:
     """What the numbers are, and why some are missing."""
     parts = ["FD: Fréchet distance; calls: of the network, per image"]
     if any(one.model == DROPPING for one in plan.columns):
-        parts.append(
-            f"(drop): trained with {config.train.label_drop:.0%} of the labels dropped, all others without"
-        )
+        parts.append(f"(drop): trained with {config.train.label_drop:.0%} of the labels dropped, all others without")
     if plan.unmeasured:
         parts.append(f"distance, precision, recall and accuracy are not measured: {plan.unmeasured}")
     else:

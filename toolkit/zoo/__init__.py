@@ -4,6 +4,7 @@ from toolkit.zoo.registry import (
     CLASSES,
     LAYOUTS,
     NAMED,
+    PUBLISHED,
     Entry,
     Layout,
     build_on_meta,
@@ -12,6 +13,7 @@ from toolkit.zoo.registry import (
     import_weights,
     list_layouts,
     list_networks,
+    list_published,
     load,
     show_network,
 )
@@ -20,6 +22,7 @@ __all__ = [
     "CLASSES",
     "LAYOUTS",
     "NAMED",
+    "PUBLISHED",
     "Entry",
     "Layout",
     "build_on_meta",
@@ -28,6 +31,7 @@ __all__ = [
     "import_weights",
     "list_layouts",
     "list_networks",
+    "list_published",
     "load",
     "show_network",
 ]

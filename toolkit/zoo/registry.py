@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.schema import UserError, did_you_mean
+from toolkit.zoo.published import PUBLISHED, hub_id
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+_FETCHED = ("config.json", "*.safetensors")  # of each network: never a pickle
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 
@@ -35,6 +38,8 @@ CLASSES = {
     "MarginalPrior": "toolkit.zoo.prior",
     "UniformPrior": "toolkit.zoo.prior",
     "LatentDiffusionPrior": "toolkit.zoo.prior",
+    "CompressiveVQModel": "toolkit.zoo.vq_tokenizer",
+    "WorldModel": "toolkit.zoo.world_model",
 }
 
 
@@ -42,12 +47,13 @@ CLASSES = {
 class Entry:
     """A network by name: ``target`` is "module:callable", ``config`` its arguments.
 
-    inputs: argument name -> (dtype, shape) of one forward at batch 1, for counting FLOPs.
+    inputs: argument name -> (dtype, shape) of one forward at batch 1, for counting FLOPs; or the "module:callable" that
+    gives the arguments, where they are not tensors alone.
     """
 
     target: str
     config: Mapping[str, Any]
-    inputs: Shapes
+    inputs: Shapes | str
     paper: str
     note: str
 
@@ -83,6 +89,25 @@ _LATENTS = {"num_latents": 10, "codebook_size": 100, "latent_width": 192, "laten
 _ADM = "toolkit.zoo.unet:ADMUNet"
 _SONG = "toolkit.zoo.unet:SongUNet"
 _VIT = "toolkit.zoo.encoders:ViTEncoder"
+_IVIDEOGPT = "Wu et al. 2024 (iVideoGPT)"
+_VQ = "toolkit.zoo.vq_tokenizer:CompressiveVQModel"
+_VIDEO = "toolkit.zoo.video_transformer:build_video_transformer"
+_VQ_256 = {
+    "down_block_types": ("DownEncoderBlock2D",) * 5,
+    "up_block_types": ("UpDecoderBlock2D",) * 5,
+    "block_out_channels": (128, 256, 256, 512, 768),
+    "resolution": 256,
+    "max_att_resolution": 32,
+}
+_MEDIUM = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+
+
+def _clip_inputs(size: int, num_context: int = 2) -> Shapes:
+    return {
+        "context": ("float32", (1, num_context, 3, size, size)),
+        "future": ("float32", (1, 16 - num_context, 3, size, size)),
+    }
+
 
 NAMED: dict[str, Entry] = {
     "edm_adm_imagenet64": Entry(
@@ -124,6 +149,21 @@ NAMED: dict[str, Entry] = {
         _DISCO,
         "autoregressive prior of z given the class",
     ),
+    "ivideogpt_tokenizer_64": Entry(
+        _VQ, {}, _clip_inputs(64), _IVIDEOGPT, "64x64, 2 context frames; flops of 16 frames"
+    ),
+    "ivideogpt_tokenizer_64_context1": Entry(
+        _VQ, {"context_length": 1}, _clip_inputs(64, 1), _IVIDEOGPT, "64x64, 1 context frame; flops of 16 frames"
+    ),
+    "ivideogpt_tokenizer_256": Entry(
+        _VQ, _VQ_256, _clip_inputs(256), _IVIDEOGPT, "256x256, 2 context frames; flops of 16 frames"
+    ),
+    "ivideogpt_transformer_small": Entry(
+        _VIDEO, {}, f"{_VIDEO}_inputs", _IVIDEOGPT, "12 layers; flops of 16 frames, 751 tokens"
+    ),
+    "ivideogpt_transformer_medium": Entry(
+        _VIDEO, _MEDIUM, f"{_VIDEO}_inputs", _IVIDEOGPT, "24 layers; flops of 16 frames, 751 tokens"
+    ),
 }
 
 LAYOUTS: dict[str, Layout] = {
@@ -131,6 +171,11 @@ LAYOUTS: dict[str, Layout] = {
         "toolkit.zoo.importing_edm:import_edm",
         "folder with config.json and model.safetensors of NVlabs/edm (ADM, DDPM++, NCSN++)",
         "CC BY-NC-SA 4.0, non-commercial",
+    ),
+    "ivideogpt": Layout(
+        "toolkit.zoo.importing_ivideogpt:import_ivideogpt",
+        "folder with tokenizer/ and transformer/ of thuml/iVideoGPT",
+        "MIT",
     ),
 }
 
@@ -140,18 +185,50 @@ def list_networks() -> list[dict[str, Any]]:
     return [_summary(name) for name in NAMED]
 
 
+def list_published() -> list[dict[str, Any]]:
+    """One row per published world model: name, hub, parameters, licence, note."""
+    rows = []
+    for name, one in PUBLISHED.items():
+        parameters = sum(count_parameters(network) for network in _published_parts(name).values())
+        rows.append({"name": name, "hub": one.hub, "parameters": parameters, "licence": one.licence, "note": one.note})
+    return rows
+
+
+def _published_parts(name: str) -> dict[str, Any]:
+    """Tokenizer and transformer of a published world model, on the meta device."""
+    import torch
+
+    one, actions = PUBLISHED[name], {"action_dim": PUBLISHED[name].action_dim or None}
+    entry = NAMED[one.transformer]
+    with torch.device("meta"):
+        transformer = _resolve(entry.target)(**entry.config, **actions)
+    return {"tokenizer": build_on_meta(one.tokenizer), "transformer": transformer}
+
+
+def _show_published(name: str) -> dict[str, Any]:
+    row = next(row for row in list_published() if row["name"] == name)
+    parts = {part: count_parameters(network) for part, network in _published_parts(name).items()}
+    one = PUBLISHED[name]
+    config = {"tokenizer": one.tokenizer, "transformer": one.transformer, "action_dim": one.action_dim}
+    return row | {"class": "WorldModel", "paper": one.paper, "config": config, "parts": parts}
+
+
 def show_network(name: str) -> dict[str, Any]:
     """What ``list_networks`` says of one network, and its "config" and "parts" (top-level module -> parameters).
 
-    ``name`` may also be a folder or hub id that ``load`` reads; then there are no gflops.
+    ``name`` may also be a published world model's (see ``list_published``; without gflops), or a folder that ``load``
+    reads; then there are no gflops either.
     """
+    if name in PUBLISHED:
+        return _show_published(name)
     if name in NAMED:
         network, row = build_on_meta(name), _summary(name)
     elif Path(name).exists():
         network = load(name)
         row = {"name": name, "class": type(network).__name__, "parameters": count_parameters(network)}
     else:
-        raise UserError(f"{name}: {did_you_mean(name, NAMED)}no folder and none of {', '.join(NAMED)}")
+        known = [*NAMED, *PUBLISHED]
+        raise UserError(f"{name}: {did_you_mean(name, known)}no folder and none of {', '.join(known)}")
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
     parts = {key: count_parameters(part) for key, part in network.named_children()}
     return row | {"config": config, "parts": parts}
@@ -198,18 +275,20 @@ def load(source: str | Path, part: str | None = None, device: str | torch.device
     """A network with its weights, in eval mode.
 
     Args:
-        source: run folder (the network is ``model/<part>`` in it), folder of ``save_pretrained``, or hub id.
-        part: "denoiser" unless given, such as "encoder" or "prior"; for folders that hold several networks.
+        source: run folder (the network is ``model/<part>`` in it), folder of ``save_pretrained``, hub id, or the name of
+            a published world model.
+        part: such as "encoder" or "prior", for folders that hold several networks. Unless given: the world model where
+            there is one, else "denoiser".
         device: where to put it.
 
     Raises:
         UserError: nothing there, the hub cannot be reached, an unknown class, or weights that do not fit the config.
     """
-    folder = Path(source)
+    folder, name = Path(source), hub_id(str(source))
     if folder.exists():
         network = _load_folder(_locate(folder, part))
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        network = _load_hub(str(source), part)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        network = _load_hub(name, part)
     else:
         raise UserError(f"{source}: not found (expected a run, a folder with config.json, or a hub id)")
     return network.to(device).eval()
@@ -217,8 +296,9 @@ def load(source: str | Path, part: str | None = None, device: str | torch.device
 
 def _locate(folder: Path, part: str | None) -> Path:
     """The folder with the config.json of ``part``."""
-    if part is None and (folder / "config.json").is_file():
-        return folder
+    for place in (folder, folder / "model"):
+        if part is None and ((place / "config.json").is_file() or is_world_model(place)):
+            return place
     part = part or "denoiser"
     for place in (folder / "model" / part, folder / part):
         if (place / "config.json").is_file():
@@ -227,7 +307,14 @@ def _locate(folder: Path, part: str | None) -> Path:
     raise UserError(f"{folder}: no network '{part}' there (found: {', '.join(parts) or 'none'})")
 
 
+def is_world_model(folder: Path) -> bool:
+    """Whether tokenizer and transformer of iVideoGPT lie there."""
+    return all((folder / part / "config.json").is_file() for part in ("tokenizer", "transformer"))
+
+
 def _load_folder(folder: Path) -> Any:
+    if is_world_model(folder):
+        return find_class("WorldModel").from_pretrained(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
         network_class = find_class(config["_class_name"])
@@ -243,6 +330,9 @@ def _load_hub(name: str, part: str | None) -> Any:
     from toolkit.zoo.denoiser import Denoiser
 
     reachable = hub_answers()
+    world = None if part else _fetch_world_model(name, not reachable)
+    if world:
+        return _load_folder(world)
     where: dict[str, Any] = {"local_files_only": not reachable} | ({"subfolder": part} if part else {})
     try:
         config: Any = Denoiser.load_config(name, **where)
@@ -250,6 +340,20 @@ def _load_hub(name: str, part: str | None) -> Any:
         why = str(error).strip().splitlines()[0] if reachable else "no connection, and not in its cache"
         raise UserError(f"{name}: no such folder, and not to be had from the hub: {why}") from None
     return _load_strictly(find_class(config.get("_class_name", "")), name, **where)
+
+
+def _fetch_world_model(name: str, offline: bool) -> Path | None:
+    """The local copy of a world model on the hub, None where ``name`` is something else."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        for part in ("tokenizer", "transformer"):
+            hf_hub_download(name, f"{part}/config.json", local_files_only=offline)
+        patterns = ["config.json", *(f"{part}/{what}" for part in ("tokenizer", "transformer") for what in _FETCHED)]
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=offline))
+    except (HfHubHTTPError, LocalEntryNotFoundError):  # no such repository or file; ``_load_hub`` says what it tried
+        return None
 
 
 def hub_answers() -> bool:
@@ -313,10 +417,13 @@ def _summary(name: str) -> dict[str, Any]:
     import torch
 
     entry, network = NAMED[name], build_on_meta(name)
-    inputs = {
-        key: torch.zeros(shape, dtype=getattr(torch, dtype), device="meta")
-        for key, (dtype, shape) in entry.inputs.items()
-    }
+    if isinstance(entry.inputs, str):
+        inputs = _resolve(entry.inputs)()
+    else:
+        inputs = {
+            key: torch.zeros(shape, dtype=getattr(torch, dtype), device="meta")
+            for key, (dtype, shape) in entry.inputs.items()
+        }
     return {
         "name": name,
         "class": type(network).__name__,
