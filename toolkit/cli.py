@@ -153,7 +153,8 @@ def bench(
 @app.command()
 def play(
     source: Annotated[
-        Path | None, typer.Argument(help="A run of train-ivideogpt or a world model; a small trained one if none is given.")
+        Path | None,
+        typer.Argument(help="A run of train-ivideogpt or a world model; a small trained one if none is given."),
     ] = None,
     episodes: Annotated[Path | None, typer.Option(help="Folder of npz episodes to start from.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 8321,
@@ -172,8 +173,8 @@ def zoo_list() -> None:
 
     columns = ("name", "parameters", "gflops", "note")
     _print_rows("networks", [{key: row[key] for key in columns} for row in zoo.list_networks()])
-    columns = ("name", "parameters", "note")
-    _print_rows("published world models", [{key: row[key] for key in columns} for row in zoo.list_published()])
+    published = [{key: row[key] for key in ("name", "parameters", "note")} for row in zoo.list_published()]
+    _print_rows("published world models", published)
     _print_rows("layouts of official weights (toolkit zoo import)", zoo.list_layouts())
 
 

@@ -175,7 +175,9 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     if episodes is not None:
         return Game(world, env_name, _starts(Path(episodes), world))
     if env_name not in NAMED:
-        raise UserError(f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from")
+        raise UserError(
+            f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
+        )
     return Game(world, env_name, None)
 
 
@@ -200,7 +202,9 @@ def make_server(game: Game, port: int) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer((HOST, port), handler)
     except OSError as error:
-        raise UserError(f"--port={port}: cannot be used ({error.strerror}); choose another, or 0 for any free one") from None
+        raise UserError(
+            f"--port={port}: cannot be used ({error.strerror}); choose another, or 0 for any free one"
+        ) from None
 
 
 def main(source: str | Path | None, episodes: str | Path | None, port: int, device: str) -> int:
