@@ -275,8 +275,8 @@ def load(source: str | Path, part: str | None = None, device: str | torch.device
     """A network with its weights, in eval mode.
 
     Args:
-        source: run folder (the network is ``model/<part>`` in it), folder of ``save_pretrained``, hub id, or the name of
-            a published world model.
+        source: run folder (the network is ``model/<part>`` in it), folder of ``save_pretrained``, hub id, or the name
+            of a published world model.
         part: such as "encoder" or "prior", for folders that hold several networks. Unless given: the world model where
             there is one, else "denoiser".
         device: where to put it.
