@@ -23,5 +23,6 @@ COMMANDS = {
     command.name: command
     for command in [
         Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure."),
+        Command("enhance-video", "toolkit.venhancer", "Enlarge a video in space and time: VEnhancer, or no network."),
     ]
 }
