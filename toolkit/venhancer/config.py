@@ -236,14 +236,9 @@ class EnhanceVideo(Job):
         if self.input is not None:
             return self
         degrade = self.degrade if self.degrade.active else self.demo.degrade
+        start_s = self.start_s or self.demo.start_s
         duration_s = self.duration_s or self.demo.duration_s
-        return replace(
-            self,
-            input=self.demo.clip,
-            start_s=self.start_s or self.demo.start_s,
-            duration_s=duration_s,
-            degrade=degrade,
-        )
+        return replace(self, input=self.demo.clip, start_s=start_s, duration_s=duration_s, degrade=degrade)
 
     def check(self) -> None:
         """What must fit together across keys. Raises UserError."""
