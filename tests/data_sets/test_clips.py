@@ -35,7 +35,7 @@ def test_folders_that_hold_no_video_are_refused(tmp_path):
     for path, what in ((tmp_path, "no video"), (tmp_path / "none", "no such folder"), (tmp_path / "file", "is a file")):
         with pytest.raises(UserError, match=what):
             clips.clip_paths("clips_folder", path)
-    with pytest.raises(UserError, match="data.path"):
+    with pytest.raises(UserError, match=r"data\.path"):
         clips.clip_paths("clips_folder")
 
 
