@@ -12,6 +12,7 @@ class Command:
     name: str
     room: str
     help: str
+    bench: str  # its benchmark: ``toolkit bench NAME``
 
     @property
     def primary(self) -> str:
@@ -22,7 +23,12 @@ class Command:
 COMMANDS = {
     command.name: command
     for command in [
-        Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure."),
-        Command("enhance-video", "toolkit.venhancer", "Enlarge a video in space and time: VEnhancer, or no network."),
+        Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure.", "disco"),
+        Command(
+            "enhance-video",
+            "toolkit.venhancer",
+            "Enlarge a video in space and time: VEnhancer, or no network.",
+            "enhance",
+        ),
     ]
 }
