@@ -83,13 +83,16 @@ def test_the_first_block_is_the_two_set_up_commands():
     assert block.splitlines() == ["pip install -e . && toolkit train-disco", "pip install -e '.[test]' && pytest"]
 
 
-def test_the_readme_lists_every_preset_and_every_dependency():
+def test_the_pages_list_every_preset_command_and_dependency():
     import tomllib
 
     text = (REPO / "README.md").read_text()
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-    for name in presets("train-disco"):
-        assert f"| `{name}` |" in text
+    pages = "".join(page.read_text() for page in PAGES)
+    for name in presets():
+        assert f"| `{name}` |" in pages
+    for command in COMMANDS:
+        assert command == "train-toy" or f"| `toolkit {command}` |" in text
     for requirement in project["dependencies"]:
         assert f"| {re.split('[<>=]', requirement)[0]} |" in text
     for extra in project["optional-dependencies"]:

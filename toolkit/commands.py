@@ -12,6 +12,7 @@ class Command:
     name: str
     room: str
     help: str
+    bench: str  # its benchmark: ``toolkit bench NAME``
 
     @property
     def primary(self) -> str:
@@ -22,6 +23,6 @@ class Command:
 COMMANDS = {
     command.name: command
     for command in [
-        Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure."),
+        Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure.", "disco"),
     ]
 }

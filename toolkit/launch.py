@@ -266,8 +266,8 @@ def dry_run(command_name: str, overrides: list[str]) -> int:
 
 
 def run_bench(paper: str, options: list[str]) -> int:
-    """Run the benchmark of a paper's room. Raises UserError for an unknown room or option."""
-    rooms = {command.room.rpartition(".")[2]: command.room for command in COMMANDS.values()}
+    """Run a paper's benchmark. Raises UserError for an unknown one or a wrong option."""
+    rooms = {command.bench: command.room for command in COMMANDS.values()}
     if paper not in rooms:
         raise UserError(f"bench {paper}: {did_you_mean(paper, rooms)}choose one of {', '.join(rooms)}")
     return importlib.import_module(f"{rooms[paper]}.bench").main(options)

@@ -4,23 +4,27 @@ import pytest
 import torch
 
 from toolkit.disco import bench
+from toolkit.runs.bench import parse_options
 from toolkit.schema import UserError
 
 SMALL = ["size_px=8", "channels=1", "width=32", "batch_size=2", "num_steps=1", "sampling_steps=2"]
 
 
+def makers():
+    return bench.contenders(parse_options(bench.Options, SMALL))
+
+
 @pytest.mark.parametrize("name", ["ours", "bare", "disco", "diffusers"])
 def test_every_contender_trains_and_samples(name):
     torch.manual_seed(0)
-    contender = bench._contenders(bench.parse(SMALL))[name](bench.parse(SMALL))
-    contender.train(1)
-    contender.sample()
+    contender = makers()[name]()
+    assert contender.tasks["train"]() == 2
+    assert contender.tasks["sample"]() == 2
     assert contender.parameters > 1000
 
 
 def test_peers_have_nearly_our_size():
-    options = bench.parse(SMALL)
-    sizes = {name: make(options).parameters for name, make in bench._contenders(options).items()}
+    sizes = {name: make().parameters for name, make in makers().items()}
     assert sizes["bare"] == sizes["ours"]
     assert 0.85 < sizes["diffusers"] / sizes["ours"] < 1.15
 
@@ -37,4 +41,4 @@ def test_peers_have_nearly_our_size():
 )
 def test_bad_options_are_named(word, message):
     with pytest.raises(UserError, match=message):
-        bench.parse([word])
+        parse_options(bench.Options, [word])

@@ -5,4 +5,4 @@ Importing it registers ``toolkit train-toy``, in the workers of a parallel sweep
 
 from toolkit.commands import COMMANDS, Command
 
-COMMANDS["train-toy"] = Command("train-toy", "tests.toyroom", "Fit a two-layer network to a sine.")
+COMMANDS["train-toy"] = Command("train-toy", "tests.toyroom", "Fit a two-layer network to a sine.", "toy")

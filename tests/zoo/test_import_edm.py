@@ -12,7 +12,7 @@ from tests.zoo.golden import GOLDEN, golden_expected, golden_weights, write_sour
 from toolkit import zoo
 from toolkit.schema import UserError
 from toolkit.zoo.denoiser import Denoiser
-from toolkit.zoo.importing import import_edm, to_official
+from toolkit.zoo.importing_edm import import_edm, to_official
 
 CASES = ["edm_adm", "edm_ddpmpp", "edm_ncsnpp"]
 

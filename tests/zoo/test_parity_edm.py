@@ -13,7 +13,7 @@ import torch
 
 import toolkit.zoo
 from tests.zoo.golden import golden_expected, write_source
-from toolkit.zoo.importing import import_edm
+from toolkit.zoo.importing_edm import import_edm
 from toolkit.zoo.samplers import edm_sigmas, heun
 
 CASES = ["edm_adm", "edm_ddpmpp", "edm_ncsnpp"]

@@ -95,7 +95,7 @@ class Run:
             "overrides": [],
             "git_commit": _git_commit(),
             "versions": package_versions(),
-            "machine": {"platform": platform.platform(), "processor": _processor(), "cores": _cores()},
+            "machine": machine(),
             "device": None,
             "started": datetime.now().isoformat(timespec="seconds"),
             "ended": None,
@@ -298,6 +298,11 @@ def package_versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def machine() -> dict[str, Any]:
+    """Platform, processor and the number of cores that this process may use."""
+    return {"platform": platform.platform(), "processor": _processor(), "cores": _cores()}
 
 
 def _git_commit() -> str | None:

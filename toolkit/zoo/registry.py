@@ -128,7 +128,7 @@ NAMED: dict[str, Entry] = {
 
 LAYOUTS: dict[str, Layout] = {
     "edm": Layout(
-        "toolkit.zoo.importing:import_edm",
+        "toolkit.zoo.importing_edm:import_edm",
         "folder with config.json and model.safetensors of NVlabs/edm (ADM, DDPM++, NCSN++)",
         "CC BY-NC-SA 4.0, non-commercial",
     ),

@@ -1,0 +1,69 @@
+"""The benchmark harness: what it counts, ratios round by round, options by type. No test looks at a real duration."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from toolkit.runs import bench
+from toolkit.runs.bench import BenchOptions, Contender, parse_options, race
+from toolkit.schema import UserError, number
+
+
+@dataclass
+class Options(BenchOptions):
+    scale: float = number(1.5, above=0)
+    size: int = number(4, least=1)
+
+
+def test_options_take_the_types_of_their_fields():
+    options = parse_options(Options, ["scale=2.5", "size=3", "threads=1", "out=x.json"])
+    assert (options.scale, options.size, options.threads, options.out) == (2.5, 3, 1, "x.json")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("scale=x", "scale=x: must be a number"),
+        ("size=2.5", "size=2.5: must be a whole number"),
+        ("size=0", "size=0: must be at least 1"),
+        ("sise=1", "did you mean 'size'"),
+        ("size", "options are num_rounds="),
+    ],
+)
+def test_bad_options_are_named(word, message):
+    with pytest.raises(UserError, match=message):
+        parse_options(Options, [word])
+
+
+def test_ratios_are_medians_over_paired_rounds(monkeypatch):
+    """On a clock of our own: theirs takes twice as long in every round, though the machine slows down."""
+    now = 0.0
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now)
+    slowdown = 1.0
+
+    def work(seconds, items):
+        def action():
+            nonlocal now, slowdown
+            now += seconds * slowdown
+            slowdown *= 1.0 if items == 10 else 2.0  # after each round of both
+            return items
+
+        return action
+
+    ours, theirs = Contender({"train": work(1.0, 10)}, 5), Contender({"train": work(2.0, 10.0)}, 6)
+    slow = Contender({"train": work(1.0, 20), "only": work(1.0, 30)})
+    results = race({"ours": ours, "theirs": theirs, "slow": slow}, 3, "images")
+    assert results["theirs"]["train_ratio_to_ours"] == pytest.approx(2.0)
+    assert results["ours"]["train_ratio_to_ours"] == 1.0
+    assert results["ours"]["parameters"] == 5
+    assert "only_ratio_to_ours" not in results["slow"]
+    assert set(results["ours"]) == {"parameters", "train_images_per_s", "train_ratio_to_ours"}
+
+
+def test_peak_memory_sees_a_large_tensor():
+    import torch
+
+    def make():
+        return Contender({"hold": lambda: float(torch.ones(16, 2**20).sum())})
+
+    assert 55 < bench._peak_memory(make, "cpu") < 200
