@@ -41,6 +41,7 @@ class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
         layers_per_block: int = 2,
         cross_attention_dim: int = 1024,
         attention_head_dim: int = 64,
+        entry_heads: int = 8,
         norm_num_groups: int = 32,
         asymmetric: bool = False,
         dropout: float = 0.1,
@@ -129,7 +130,7 @@ def _check_keys(sample: Tensor, cond: Tensor, index: Tensor) -> None:
         raise ValueError(f"controlnet_cond {tuple(cond.shape)}: batch and size must be those of {tuple(sample.shape)}")
     if tuple(index.shape) != (batch, frames):
         raise ValueError(f"key_frame_index {tuple(index.shape)}: must be {(batch, frames)}")
-    if not torch.compiler.is_compiling() and not -1 <= int(index.min()) <= int(index.max()) < cond.shape[2]:
+    if index.device.type != "meta" and not -1 <= int(index.min()) <= int(index.max()) < cond.shape[2]:
         raise ValueError(f"key_frame_index: must lie in -1..{cond.shape[2] - 1}, found {index.flatten().tolist()}")
 
 

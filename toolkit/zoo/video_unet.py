@@ -13,6 +13,7 @@ import torch
 from diffusers import UNet3DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,6 +26,7 @@ ENCODER_KEYS = (
     "layers_per_block",
     "cross_attention_dim",
     "attention_head_dim",
+    "entry_heads",
     "norm_num_groups",
     "asymmetric",
     "dropout",
@@ -129,7 +131,7 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
         attention_levels: which levels attend (the middle always does).
         layers_per_block: residual blocks per level of the encoder; the decoder has one more.
         cross_attention_dim: width of the text's tokens.
-        attention_head_dim: width of a head; the temporal transformer at the entry has eight heads of it.
+        attention_head_dim: width of a head, everywhere. entry_heads: heads of the temporal transformer at the entry.
         norm_num_groups: groups of every group normalisation.
         asymmetric: True as in the released weights: downsampling pads two rows and one column, upsampling drops the
             first and the last row. Latents then need rows = 2 (mod 2^levels) and columns = 0. False: any size.
@@ -148,6 +150,7 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
         layers_per_block: int = 2,
         cross_attention_dim: int = 1024,
         attention_head_dim: int = 64,
+        entry_heads: int = 8,
         norm_num_groups: int = 32,
         asymmetric: bool = False,
         dropout: float = 0.1,
@@ -168,6 +171,10 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
             norm_num_groups=norm_num_groups,
         )
         self.gradient_checkpointing = False
+        if entry_heads != 8:  # diffusers' constant
+            self.transformer_in = TransformerTemporalModel(
+                entry_heads, attention_head_dim, in_channels=block_out_channels[0], norm_num_groups=norm_num_groups
+            )
         nn.init.zeros_(self.conv_out.weight)
         self._finish(asymmetric, dropout)
 
