@@ -35,6 +35,9 @@ CLASSES = {
     "MarginalPrior": "toolkit.zoo.prior",
     "UniformPrior": "toolkit.zoo.prior",
     "LatentDiffusionPrior": "toolkit.zoo.prior",
+    "VideoUNet": "toolkit.zoo.video_unet",
+    "VideoControlNetModel": "toolkit.zoo.video_controlnet",
+    "ControlledVideoUNet": "toolkit.zoo.controlled_video_unet",
 }
 
 
@@ -71,7 +74,19 @@ def _image_inputs(size: int, channels: int = 3, num_classes: int = 0) -> Shapes:
     return inputs | ({"class_labels": ("float32", (1, num_classes))} if num_classes else {})
 
 
+def _clip_inputs(frames: int, height: int, width: int, key_frames: int = 0) -> Shapes:
+    """A clip of latents as the released VEnhancer takes it; with key frames, what its control network reads too."""
+    inputs: dict[str, tuple[str, tuple[int, ...]]] = {"y": ("float32", (1, 77, 1024))}
+    if not key_frames:
+        clip = ("float32", (1, 4, frames, height, width))
+        return {"sample": clip, "timestep": ("int64", (1,)), "encoder_hidden_states": inputs["y"]}
+    inputs |= {"x": ("float32", (1, 4, frames, height, width)), "t": ("int64", (1,))}
+    inputs |= {"hint": ("float32", (1, 4, key_frames, height, width)), "t_hint": ("int64", (1,))}
+    return inputs | {"up_scale": ("float32", (1,)), "mask_cond": ("int64", (1, frames))}
+
+
 _KARRAS = "Karras et al. 2022 (EDM)"
+_VENHANCER = "He et al. 2024 (VEnhancer)"
 _DISCO = "Xu et al. 2024 (DisCo-Diff)"
 _NCSNPP = {
     "embedding_type": "fourier",
@@ -124,6 +139,20 @@ NAMED: dict[str, Entry] = {
         _DISCO,
         "autoregressive prior of z given the class",
     ),
+    "venhancer": Entry(
+        "toolkit.zoo.controlled_video_unet:ControlledVideoUNet",
+        {"unet_config": {"asymmetric": True}, "controlnet_config": {"asymmetric": True}},
+        _clip_inputs(5, 90, 160, key_frames=3),
+        _VENHANCER,
+        "base and control network; FLOPs of 5 frames of 720x1280",
+    ),
+    "venhancer_base": Entry(
+        "toolkit.zoo.video_unet:VideoUNet",
+        {"asymmetric": True},
+        _clip_inputs(5, 90, 160),
+        _VENHANCER,
+        "the frozen base (MS-Vid2Vid-XL) alone",
+    ),
 }
 
 LAYOUTS: dict[str, Layout] = {
@@ -131,6 +160,11 @@ LAYOUTS: dict[str, Layout] = {
         "toolkit.zoo.importing_edm:import_edm",
         "folder with config.json and model.safetensors of NVlabs/edm (ADM, DDPM++, NCSN++)",
         "CC BY-NC-SA 4.0, non-commercial",
+    ),
+    "venhancer": Layout(
+        "toolkit.zoo.importing_venhancer:import_venhancer",
+        "folder with config.json and model.safetensors, or venhancer_paper.pt / venhancer_v2.pt of Vchitect/VEnhancer",
+        "none stated; base CC BY-NC-ND 4.0 (non-commercial)",
     ),
 }
 
