@@ -203,7 +203,9 @@ def _locate(source: Path) -> tuple[Path | None, Path]:
         beside = source.parent / "config.json"
         return beside if beside.exists() else None, source
     if not source.is_dir():
-        raise UserError(f"{source}: not found (expected a folder with config.json and model.safetensors, or a .pt file)")
+        raise UserError(
+            f"{source}: not found (expected a folder with config.json and model.safetensors, or a .pt file)"
+        )
     pickled = sorted(source.glob("*.pt"))
     only = pickled[0] if len(pickled) == 1 and not (source / "model.safetensors").exists() else None
     return source / "config.json", only or source / "model.safetensors"
