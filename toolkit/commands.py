@@ -32,5 +32,11 @@ COMMANDS = {
             "Train an interactive world model (iVideoGPT), roll it out, plan in it, measure.",
             "ivideogpt",
         ),
+        Command(
+            "enhance-video",
+            "toolkit.venhancer",
+            "Enlarge a video in space and time: VEnhancer, or no network.",
+            "enhance",
+        ),
     ]
 }

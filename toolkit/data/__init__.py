@@ -49,8 +49,8 @@ __all__ = [
     "check_text",
     "fetch",
     "load",
-    "load_text",
     "load_episodes",
+    "load_text",
     "rows",
     "stand_in",
 ]

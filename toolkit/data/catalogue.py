@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.data import fetching
+from toolkit.data.clips import CLIPS
 from toolkit.schema import Data, EpisodeData, UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -98,6 +99,13 @@ CATALOGUE: dict[str, Entry] = {
     "kuka": Entry("episodes", "pybullet Kuka, recorded, 4 actions", "zlib", f"{_EPISODES}:load_recorded"),
     "episodes_folder": Entry(
         "episodes", "any folder of npz episodes", _OWN, f"{_EPISODES}:load_episode_folder", needs_path=True
+    ),
+    **{
+        name: Entry("clips", clip.size, clip.licence, "toolkit.data.clips:refuse_as_images", clip.download)
+        for name, clip in CLIPS.items()
+    },
+    "clips_folder": Entry(
+        "clips", "any folder of videos", _OWN, "toolkit.data.clips:refuse_as_images", needs_path=True
     ),
 }
 
