@@ -58,7 +58,9 @@ class Evaluation:
         return after, self.memory_z * z + self.memory_x0 * x0
 
 
-def sampling_times(steps: int | str, solver: str, start_step: int = 900, num_train_timesteps: int = 1000) -> list[float]:
+def sampling_times(
+    steps: int | str, solver: str, start_step: int = 900, num_train_timesteps: int = 1000
+) -> list[float]:
     """Times of the evaluations, noisiest first (trailing spacing).
 
     Args:

@@ -2,8 +2,8 @@
 
 x_t = alpha_t x_0 + sigma_t eps with alpha_t^2 + sigma_t^2 = 1, and v = alpha_t eps - sigma_t x_0 (Salimans & Ho 2022).
 The cosine in log-SNR and its shift by 2 ln(1 / scale) are Hoogeboom et al. 2023's ("simple diffusion"); the shift goes
-from ``scale_min`` at the clean end to ``scale_max`` at the noisy one, and the sigmas are then stretched so that the last
-is exactly 1 (Lin et al. 2024).
+from ``scale_min`` at the clean end to ``scale_max`` at the noisy one, and the sigmas are then stretched so that the
+last is exactly 1 (Lin et al. 2024).
 """
 
 from __future__ import annotations

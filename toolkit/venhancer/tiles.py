@@ -7,6 +7,7 @@ every step: seams do not add up in one place, without a tile more than the arith
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def spans(length: int, tile: int, overlap: float, seed: int | None = None) -> li
     starts = [round(index * (length - tile) / (num - 1)) for index in range(num)]
     weights = np.ones((num, tile))
     rng = np.random.default_rng(seed)
-    for index, (here, after) in enumerate(zip(starts, starts[1:], strict=False)):
+    for index, (here, after) in enumerate(itertools.pairwise(starts)):
         shared = here + tile - after
         width = max(1, min(shared, math.floor(tile * overlap) or 1))
         slack = shared - width
@@ -74,9 +75,7 @@ def _fade(length: int, place: int, width: int) -> np.ndarray:
     return 0.5 - 0.5 * np.cos(math.pi * np.clip(position, 0, 1))
 
 
-def grid(
-    size: tuple[int, int], tile: tuple[int, int], overlap: float, seed: int | None = None
-) -> list[Tile]:
+def grid(size: tuple[int, int], tile: tuple[int, int], overlap: float, seed: int | None = None) -> list[Tile]:
     """Tiles of a latent of ``size`` (rows, columns), row by row."""
     down, across = (
         spans(length, one, overlap, None if seed is None else derive(seed, axis) % 2**32)

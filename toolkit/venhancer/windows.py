@@ -1,9 +1,9 @@
 """Windows in time: where they lie, how neighbours are blended, and in which order (step, window) pairs can run.
 
-The released sampler denoises every window at every step and blends the predicted x_0 on one global latent, all windows
-of a step before the next step. The result is the same when a window goes on as soon as its neighbours allow: window j
-at step s + 1 needs windows j - 1, j, j + 1 at step s only. Run along these diagonals, a clip of any length keeps no more
-than (steps + 1) windows in flight, and its first frames are final long before its last are read.
+The released sampler denoises every window at every step and blends the predicted x_0 on one global latent, all
+windows of a step before the next step. The result is the same when a window goes on as soon as its neighbours allow:
+window j at step s + 1 needs windows j - 1, j, j + 1 at step s only. Run along these diagonals, a clip of any length
+keeps no more than (steps + 1) windows in flight, and its first frames are final long before its last are read.
 """
 
 from __future__ import annotations

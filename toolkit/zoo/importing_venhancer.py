@@ -20,7 +20,7 @@ from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, re
 
 NOTICE = (
     "VEnhancer's repository states no licence for code or weights, and its base MS-Vid2Vid-XL is for non-commercial "
-    "use without derivatives (CC BY-NC-ND 4.0): use imported weights for research of your own, do not redistribute them."
+    "use without derivatives (CC BY-NC-ND 4.0): use imported weights for your own research, do not redistribute them."
 )
 # The released networks (both versions), and what else a config may say about how they were run.
 RELEASE = {
@@ -203,7 +203,9 @@ def _locate(source: Path) -> tuple[Path | None, Path]:
         beside = source.parent / "config.json"
         return beside if beside.exists() else None, source
     if not source.is_dir():
-        raise UserError(f"{source}: not found (expected a folder with config.json and model.safetensors, or a .pt file)")
+        raise UserError(
+            f"{source}: not found (expected a folder with config.json and model.safetensors, or a .pt file)"
+        )
     pickled = sorted(source.glob("*.pt"))
     only = pickled[0] if len(pickled) == 1 and not (source / "model.safetensors").exists() else None
     return source / "config.json", only or source / "model.safetensors"
