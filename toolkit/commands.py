@@ -24,5 +24,11 @@ COMMANDS = {
     command.name: command
     for command in [
         Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure.", "disco"),
+        Command(
+            "enhance-video",
+            "toolkit.venhancer",
+            "Enlarge a video in space and time: VEnhancer, or no network.",
+            "enhance",
+        ),
     ]
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.data import fetching
+from toolkit.data.clips import CLIPS
 from toolkit.schema import Data, UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ CATALOGUE: dict[str, Entry] = {
         needs_path=True,
         num_classes=1000,
         size_px=128,
+    ),
+    **{
+        name: Entry("clips", clip.size, clip.licence, "toolkit.data.clips:refuse_as_images", clip.download)
+        for name, clip in CLIPS.items()
+    },
+    "clips_folder": Entry(
+        "clips", "any folder of videos", _OWN, "toolkit.data.clips:refuse_as_images", needs_path=True
     ),
 }
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.clips import CLIP_DOWNLOADS
 from toolkit.data.fetching import CONNECT_TIMEOUT_S, Download, SourceFailed, from_apt, from_npm, from_pip
 
 
@@ -95,4 +96,5 @@ DOWNLOADS: dict[str, Download] = {
         origin="sprites of the game Crossfire, by its development team",
         sources=[("apt", from_apt("crossfire-client-images", "/usr/share/games/crossfire-client"))],
     ),
+    **CLIP_DOWNLOADS,
 }
