@@ -61,17 +61,17 @@ class VideoIndex:
             return index / self.rate
         return (self.pts[index] - self.pts[0]) * self.time_base
 
-    def position(self, time_s: Fraction) -> tuple[int, float]:
-        """``(i, a)``: ``time_s`` lies the fraction a in [0, 1) of the way from frame i to the next; ends hold."""
+    def position(self, time_s: Fraction) -> tuple[int, Fraction]:
+        """``(i, a)``: ``time_s`` lies the fraction a in [0, 1) of the way from frame i to the next; the ends hold."""
         last = self.num_frames - 1
         if self.is_constant:
             place = max(Fraction(0), min(time_s * self.rate, Fraction(last)))
-            return int(place), float(place - int(place))
+            return int(place), place - int(place)
         tick = time_s / self.time_base + self.pts[0]
         index = max(0, bisect.bisect_right(self.pts, tick) - 1)
         if index >= last or tick <= self.pts[0]:
-            return min(index, last), 0.0
-        return index, float((tick - self.pts[index]) / (self.pts[index + 1] - self.pts[index]))
+            return min(index, last), Fraction(0)
+        return index, (tick - self.pts[index]) / (self.pts[index + 1] - self.pts[index])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; fractions as text."""

@@ -54,6 +54,8 @@ def source_colorspace(frame: av.VideoFrame) -> int:
 def from_rgb(pixels: np.ndarray, pix_fmt: str) -> av.VideoFrame:
     """A frame in ``pix_fmt``, BT.709 and video range, of uint8 RGB [height, width, 3]."""
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    if pix_fmt == "rgb24":
+        return frame
     return frame.reformat(
         format=pix_fmt,
         dst_colorspace=Colorspace.ITU709,

@@ -22,8 +22,8 @@ from toolkit.data.video_pixels import from_rgb
 from toolkit.schema import JobError, UserError
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-ENCODERS = {"h264": "libx264", "hevc": "libx265"}
-MOST_SIDE_PX = {"h264": 16384, "hevc": 16384}
+ENCODERS = {"h264": "libx264", "hevc": "libx265", "rgb": "libx264rgb"}  # rgb: lossless
+MOST_SIDE_PX = {"h264": 16384, "hevc": 16384, "rgb": 16384}
 THREADS = 2  # fixed: the encoders' output depends on it, and a resumed job must write the same bytes
 KEY_FRAME_EVERY = 250
 MOST_REORDERING = 16  # frames; both encoders' presets stay below
@@ -31,7 +31,10 @@ MOST_REORDERING = 16  # frames; both encoders' presets stay below
 
 @dataclass(frozen=True)
 class Encoding:
-    """How frames become a video. ``aspect``: width of a pixel over its height; ``pix_fmt``: yuv420p or yuv444p."""
+    """How frames become a video. ``aspect``: width of a pixel over its height.
+
+    ``codec``: h264 or hevc with ``pix_fmt`` yuv420p or yuv444p; or rgb with rgb24, which is exact.
+    """
 
     width: int
     height: int
@@ -81,7 +84,8 @@ def _encoded(frames: Iterable[np.ndarray], stream: Any, encoding: Encoding) -> I
 
 
 def _add_stream(container: Any, encoding: Encoding) -> Any:
-    options = {"crf": str(encoding.crf), "preset": encoding.speed, "g": str(KEY_FRAME_EVERY)}
+    crf = 0 if encoding.codec == "rgb" else encoding.crf
+    options = {"crf": str(crf), "preset": encoding.speed, "g": str(KEY_FRAME_EVERY)}
     if encoding.codec == "hevc":
         options["x265-params"] = f"log-level=none:open-gop=0:pools=none:frame-threads={THREADS}"
     else:
@@ -91,7 +95,8 @@ def _add_stream(container: Any, encoding: Encoding) -> Any:
     context.width, context.height, context.pix_fmt = encoding.width, encoding.height, encoding.pix_fmt
     context.time_base = 1 / encoding.rate
     context.sample_aspect_ratio = encoding.aspect
-    context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1  # BT.709, video range
+    if encoding.codec != "rgb":  # BT.709, video range
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
     if encoding.codec == "hevc":
         context.codec_tag = "hvc1"  # the tag that Apple's players take
     return stream

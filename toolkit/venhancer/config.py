@@ -68,15 +68,14 @@ class Encode:
 class Classic:
     """``backend=classic``: motion-compensated interpolation and Lanczos up-scaling, no network.
 
-    flow_scale: the flow is estimated at 1/flow_scale of the input's size. levels, iterations, window_px: of the
-    pyramidal Lucas-Kanade estimator. blend: plain linear blending of neighbouring frames instead.
+    flow_level: 0 estimates the motion at the input's size, 1 at half of it, for a quarter of the time. levels,
+    iterations, window_px: of the pyramidal Lucas-Kanade estimator.
     """
 
-    flow_scale: int = number(1, least=1, most=4)
+    flow_level: int = number(1, least=0, most=3)
     levels: int = number(6, least=1, most=10)
     iterations: int = number(3, least=1, most=20)
-    window_px: int = number(9, least=3, most=31)
-    blend: bool = False
+    window_px: int = number(7, least=3, most=31)
 
 
 @dataclass
@@ -174,6 +173,7 @@ class EnhanceVideo(Job):
     scale: any real number; or the size itself, width and height (one of them keeps the aspect ratio). None of them:
     the size before ``degrade``, 2 where there is none. fps: ``24``, ``29.97`` (meaning 30000/1001), ``24000/1001``; or
     frame_factor; neither: the rate before ``degrade``, that is the input's where there is none.
+    model: ``small`` (shipped), a folder, or a hub id; vae, text_encoder: for a model that has none of its own.
     noise_level: of the latent noise augmentation, 0 (faithful) to 300 (free); None takes fidelity's.
     scale_condition: the value that the network is told as s; None tells it the true one.
     """
@@ -195,12 +195,13 @@ class EnhanceVideo(Job):
     fps: str | None = None
     frame_factor: int | None = number(None, least=1, most=MOST_FRAME_FACTOR)
     scene_cuts: bool = True
-    cut_threshold: float = number(0.35, above=0, most=1)
+    cut_threshold: float = number(0.2, above=0, most=1)
     backend: str = choice("generative", "generative", "classic", "bicubic")
     classic: Classic = field(default_factory=Classic)
 
-    model: str | None = None
-    weights: str | None = None
+    model: str = "small"
+    vae: str | None = None
+    text_encoder: str | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
     fidelity: str = choice("balanced", *FIDELITY_NOISE_LEVELS)
@@ -215,6 +216,7 @@ class EnhanceVideo(Job):
     encode: Encode = field(default_factory=Encode)
     part_frames: int = number(48, least=1)
     side_by_side_s: float = number(10.0, least=0)
+    measure_frames: int = number(150, least=2)
     baselines: list[str] = field(default_factory=lambda: ["bicubic", "classic"])
 
     network: VideoUNet = field(default_factory=VideoUNet)
@@ -255,8 +257,6 @@ class EnhanceVideo(Job):
         for name in self.baselines:
             if name not in ("bicubic", "classic"):
                 raise UserError(f"baselines={name}: choose among bicubic, classic")
-        if self.weights is not None and self.model is None:
-            raise UserError(f"weights={self.weights}: names a file of model=..., which is not given")
 
 
 def parse_fps(text: str) -> Fraction:
