@@ -68,10 +68,12 @@ class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
         self.controlnet_mid_block = zeroed(nn.Conv2d(block_out_channels[-1], block_out_channels[-1], 1))
 
     @classmethod
-    def from_unet(cls, unet: VideoUNet, load_weights_from_unet: bool = True) -> VideoControlNetModel:
+    def from_unet(
+        cls, unet: VideoUNet, load_weights_from_unet: bool = True, conditioning: str = "video_aware"
+    ) -> VideoControlNetModel:
         """A control network for ``unet`` that starts as a copy of its encoder and middle, and as a no-op."""
         config = {key: unet.config[key] for key in ENCODER_KEYS}
-        control = cls(**config, conditioning_channels=unet.config["in_channels"])
+        control = cls(**config, conditioning_channels=unet.config["in_channels"], conditioning=conditioning)
         nn.Module.to(control, unet.device, unet.dtype)  # ModelMixin.to warns of every dtype
         if load_weights_from_unet:
             state, ours = unet.state_dict(), control.state_dict()
