@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toolkit.stacking import cpu_blocks
+
 MOST_LOGITS = 2**22  # held at a time, 16 MiB in float32: they stay in a CPU's cache
 
 
@@ -19,8 +21,11 @@ class LanguageModelLoss(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean loss, a float32 scalar, of predicting ``targets`` (B,T) from ``ids`` (B,T), both int64."""
-        hidden = self.network.model(input_ids=ids, use_cache=False).last_hidden_state
-        return head_loss(hidden.flatten(0, 1), self.network.lm_head.weight, targets.flatten())
+        if cpu_blocks.usable(self.network, ids):
+            hidden = cpu_blocks.hidden_states(self.network, ids)
+        else:
+            hidden = self.network.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        return head_loss(hidden, self.network.lm_head.weight, targets.flatten())
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
