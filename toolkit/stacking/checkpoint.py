@@ -161,6 +161,8 @@ def _unquantised(config: Any) -> Any:
 def _checked(architecture: Architecture, config: Any, infos: Mapping[str, Info], where: str) -> dict[str, Info]:
     """The infos in the network's order, exactly those its config asks for; a tied head stored twice is left out."""
     shapes = architecture.shapes(config)
+    if any(name.startswith("llm.") for name in infos):
+        raise UserError(f"{where}: the transformer of a world model; give the folder that holds its tokenizer too")
     extra = [name for name in infos if name not in shapes and not (architecture.tied(config) and "lm_head." in name)]
     missing = [name for name in shapes if name not in infos]
     for what, names in (("missing", missing), ("unknown", extra)):

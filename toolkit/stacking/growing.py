@@ -122,7 +122,7 @@ def growth_tables(report: dict[str, Any]) -> dict[str, Table]:
     names |= {"flops_total": "FLOPs per token, 6 x all parameters"}
     names |= {"flops_non_embedding": "FLOPs per token, 6 x without embedding and head"}
     names |= {"flops_matmul": "FLOPs per token, matrix products and attention"}
-    rows: list[list[Any]] = [[text, source[key], target[key]] for key, text in names.items() if key in target]
+    rows: list[list[Any]] = [[text, source[key], target[key]] for key, text in names.items()]
     function = report.get("function", {})
     if "target_perplexity" in function:
         rows.append(["perplexity", function["source_perplexity"], function["target_perplexity"]])
@@ -182,10 +182,16 @@ def dry_run(config: GrowLLM) -> None:
         Console().print(advice_table(advise(config.params, config.tokens)).to_rich())
         return
     assert config.source is not None
-    found = find_network(config.source, config.part)
-    if is_zoo_network(found):
-        raise UserError(f"source={config.source}: --dry-run is for language-model checkpoints")
-    source = open_checkpoint(found)
+    source = _open(find_network(config.source, config.part))
     grown = grow(source.architecture, source.config, source.tensors, config.growth(), config.seed)
     for table in growth_tables(describe(source, grown, config.growth())).values():
         Console().print(table.to_rich())
+
+
+def _open(source: str) -> Checkpoint:
+    if not is_zoo_network(source):
+        return open_checkpoint(source)
+    from toolkit.stacking.networks import as_checkpoint, growing_part
+    from toolkit.zoo import load
+
+    return as_checkpoint(source, growing_part(load(source)))

@@ -24,6 +24,7 @@ from toolkit.stacking.writing import MAX_SHARD_BYTES, refuse_used, whole_or_noth
 
 REPORT_FILE = "growth.json"
 _MEASURED_ON = {"text": "text", "random ids": "random token ids, not on text: the source has no tokenizer"}
+_UNPACKED = "the source's values were unpacked to float32 as a whole, which took memory for that model"
 _CARRIED_BYTES = 64_000_000  # allowance for tokenizer and config files
 
 
@@ -93,26 +94,22 @@ def describe(source: Checkpoint, grown: Grown, growth: Growth) -> dict[str, Any]
         "dtypes": sorted({str(info.dtype).removeprefix("torch.") for info in grown.tensors.infos.values()}),
         "tied": source.architecture.tied(grown.config),
         "cost": {"source": before.as_dict(), "target": after.as_dict()},
-        "notes": growth_notes(source, growth, grown),
+        "notes": [*([_UNPACKED] if source.folder is None else []), *operator_notes(growth, grown)],
     }
 
 
-def growth_notes(source: Checkpoint, growth: Growth, grown: Grown) -> list[str]:
-    """What a reader of the report should know about this source and operator."""
-    notes = []
-    if source.folder is None:
-        notes.append("the source's values were unpacked to float32 as a whole, which took memory for that model")
+def operator_notes(growth: Growth, grown: Grown) -> list[str]:
+    """What a reader of the report should know about this operator."""
     if growth.operator == "random":
-        notes.append("G_random keeps the function while its masks are at 0; a stored model has them at 1")
+        return ["G_random keeps the function while its masks are at 0; a stored model has them at 1"]
     if growth.operator == "learn" and grown.growth_map is not None:
         losses = grown.growth_map.losses
+        if losses:
+            course = f"loss {losses[0]:.3f} -> {losses[-1]:.3f}"
+            return [f"G_learn's matrices were trained for {len(losses)} steps, {course}"]
         start = "the identity on top of noise" if growth.direction == "width" else "G_stack's copies"
-        notes.append(
-            f"G_learn's matrices were trained for {len(losses)} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f}"
-            if losses
-            else f"G_learn's matrices were not trained: they are {start}"
-        )
-    return notes
+        return [f"G_learn's matrices were not trained: they are {start}"]
+    return []
 
 
 def _reset_peak() -> float:
