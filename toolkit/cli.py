@@ -173,8 +173,8 @@ def zoo_list() -> None:
 
     columns = ("name", "parameters", "gflops", "note")
     _print_rows("networks", [{key: row[key] for key in columns} for row in zoo.list_networks()])
-    columns = ("name", "parameters", "note")
-    _print_rows("published world models", [{key: row[key] for key in columns} for row in zoo.list_published()])
+    published = [{key: row[key] for key in ("name", "parameters", "note")} for row in zoo.list_published()]
+    _print_rows("published world models", published)
     _print_rows("layouts of official weights (toolkit zoo import)", zoo.list_layouts())
 
 

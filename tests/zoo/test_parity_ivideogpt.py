@@ -1,9 +1,9 @@
 """Our tokenizer, transformer and world model give the release's answers on the same weights.
 
-The expected tensors were computed with the official code (thuml/iVideoGPT) in float32: 2 clips of 5 frames, 2 of context,
-64x64, action width 4, and greedy roll-outs under the given and under negated actions. Tokens, labels and greedy tokens
-are equal. Largest errors measured on a CPU, 1 thread: loss and context's commitment loss 0, dynamics' commitment loss
-3e-8, logits 2e-6; images 2e-3, which is half a float16 step, their storage (values reach 4.7).
+The expected tensors were computed with the official code (thuml/iVideoGPT) in float32: 2 clips of 5 frames, 2 of
+context, 64x64, action width 4, and greedy roll-outs under the given and under negated actions. Tokens, labels and
+greedy tokens are equal. Largest errors measured on a CPU, 1 thread: loss and context's commitment loss 0, dynamics'
+commitment loss 3e-8, logits 2e-6; images 2e-3, which is half a float16 step, their storage (values reach 4.7).
 """
 
 from __future__ import annotations

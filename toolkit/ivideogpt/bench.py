@@ -3,7 +3,7 @@
 Contenders, all with the same random weights, shapes, threads and dtype (float32):
   ours       WorldModel: a cache that lasts, the context encoded once
   official   the networks and the generation of thuml/iVideoGPT, from a checkout that the user names (checkout=PATH)
-  full       our transformer over N tokens for every frame, as if each were a context frame: what the compressive tokens save
+  full       our transformer over N tokens for every frame, as if each were a context frame: what is saved
 Tasks:
   rollout    context images and actions in, images out, frame after frame (official: as its inference script does)
   generate   the transformer's part of it alone: prompt tokens and actions in, tokens out
@@ -89,7 +89,12 @@ def build_world(options: Options) -> Any:
     widths = {"block_out_channels": (32, 32, 64), "latent_channels": 8, "layers_per_block": 1} if tiny else {}
     codes = {"num_vq_embeddings": 64, "num_dyn_embeddings": 64} if tiny else {}
     tokenizer = CompressiveVQModel(context_length=options.context_length, **widths, **codes)
-    sizes = dict.fromkeys(("hidden_size", "intermediate_size"), 64) | {"num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     config = llama_config(tokenizer.layout, action_dim=ACTION_DIM, **(sizes if tiny else {}))
     transformer = VideoTransformer(config)
     torch.nn.init.normal_(transformer.action_linear.weight, std=0.02)
@@ -144,8 +149,8 @@ def _ours(options: Options) -> Contender:
     def generate() -> None:
         past = world.dynamics.look(codes, num_future)
         seeds = torch.arange(options.batch_size, device=frames.device)
-        for number in range(num_future):
-            past, _, _ = world.dynamics.frame(past, taken[:, number], SAMPLED, seeds, number)
+        for t in range(num_future):
+            past, _, _ = world.dynamics.frame(past, taken[:, t], SAMPLED, seeds, t)
 
     def rollout() -> None:
         transformer.eval()

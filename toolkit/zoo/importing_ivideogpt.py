@@ -1,7 +1,8 @@
 """iVideoGPT's release (thuml/iVideoGPT) into ours.
 
-Our folders are the release's plus a ``config.json``, so importing is checking: every tensor used once, every shape as the
-configs say, action width and reward head read from the tensors; then the pair is bound together and written in float32.
+Our folders are the release's plus a ``config.json``, so importing is checking: every tensor used once, every shape as
+the configs say, action width and reward head read from the tensors; then the pair is bound together and written in
+float32.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def import_ivideogpt(source: str | Path, dest: str | Path) -> str:
         The notice about the licence of the weights.
 
     Raises:
-        UserError: a file is missing or damaged, a key is unknown, tensors are missing, extra or of a wrong shape, the two
-            do not fit together, or dest is in use. Nothing is written then.
+        UserError: a file is missing or damaged, a key is unknown, tensors are missing, extra or of a wrong shape, the
+            two do not fit together, or dest is in use. Nothing is written then.
     """
     refuse_existing(Path(dest))
     world = read_world_model(Path(source))

@@ -5,11 +5,13 @@ Neither action width nor reward head stands in the release's configs: both are r
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig
@@ -92,7 +94,7 @@ def read_transformer(folder: Path) -> VideoTransformer:
     try:
         with torch.device("meta"):
             network = VideoTransformer(_llama_config(config, weights))
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
         raise UserError(f"{path}: no transformer can be built from it: {' '.join(str(error).split())}") from None
     network.llm.model.rotary_emb = type(network.llm.model.rotary_emb)(network.config)  # its table is no weight
     _fill(network, weights, weights_path)
@@ -113,8 +115,7 @@ def write_transformer(network: VideoTransformer, folder: Path) -> None:
 
 
 def _tokenizer_keys() -> set[str]:
-    with torch.device("meta"):
-        return {key for key in CompressiveVQModel(block_out_channels=(32, 32, 32)).config if not key.startswith("_")}
+    return set(inspect.signature(CompressiveVQModel.__init__).parameters) - {"self"}
 
 
 def _llama_config(config: dict[str, Any], weights: dict[str, Tensor]) -> LlamaConfig:

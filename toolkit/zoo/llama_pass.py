@@ -1,8 +1,8 @@
 """One pass of a Llama decoder over new positions, with or without a cache of those before.
 
-The weights live in transformers' ``LlamaForCausalLM``; this is its arithmetic without its generation machinery, the same
-code for training, scoring and step-by-step generation. Shapes: B rows, L new positions, P positions before them, W width,
-H heads, G key-value heads, d numbers a head.
+The weights live in transformers' ``LlamaForCausalLM``; this is its arithmetic without its generation machinery, the
+same code for training, scoring and step-by-step generation. Shapes: B rows, L new positions, P positions before them, W
+width, H heads, G key-value heads, d numbers a head.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class KeyValueCache:
     """Keys and values of all positions so far; a cheap handle that many states may share.
 
     Appending writes into the shared memory only where nobody has written yet; a handle that is no longer the newest
-    copies what it holds first. So a handle never sees another's positions, and stepping one state forward copies nothing.
+    copies what it holds first. So a handle never sees another's positions, and stepping forward copies nothing.
     """
 
     def __init__(self, buffer: _Buffer, length: int = 0):
@@ -28,7 +28,7 @@ class KeyValueCache:
 
     @classmethod
     def empty(cls, llm: Any, num_rows: int, capacity: int) -> KeyValueCache:
-        """A cache for ``num_rows`` sequences with room for ``capacity`` positions (it grows when that is not enough)."""
+        """A cache for ``num_rows`` sequences with room for ``capacity`` positions (it grows by itself)."""
         config, weight = llm.config, llm.lm_head.weight
         shape = (config.num_hidden_layers, 2, num_rows, config.num_key_value_heads, capacity, head_size(config))
         return cls(_Buffer(torch.empty(shape, dtype=weight.dtype, device=weight.device), 0))

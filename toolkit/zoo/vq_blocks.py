@@ -1,4 +1,4 @@
-"""The convolutional halves of iVideoGPT's tokenizer (section 3.1, appendix A.1): plain and conditional encoder, decoder.
+"""The convolutional halves of iVideoGPT's tokenizer (section 3.1): plain and conditional encoder, decoder.
 
 Blocks are diffusers' own; module names are those of the release, so that its tensors fit by name. Shapes: B clips, T0
 context frames, F future frames, C channels, s x s the size of a feature map.
@@ -7,7 +7,7 @@ context frames, F future frames, C channels, s x s the size of a feature map.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block, get_up_block
@@ -142,7 +142,7 @@ class ConditionalEncoder(Encoder):
         widths = plain["widths"]
         sizes = [image_size >> min(level + 1, len(widths) - 1) for level in range(len(widths))]
         self.attended = [level for level, size in enumerate(sizes) if size <= max_attention_size]
-        self.cross_att_blocks = nn.ModuleList(
+        self.cross_att_blocks: Any = nn.ModuleList(
             CrossAttention(widths[i], sizes[i], num_frames, attention_groups(widths[i], plain["num_groups"]))
             for i in self.attended
         )
@@ -163,7 +163,7 @@ class ConditionalEncoder(Encoder):
 
 
 class Decoder(nn.Module):
-    """Latents (B,in_channels,h,w) -> images (B,out_channels,H,W), doubled by every block but the last; no activation."""
+    """Latents (B,in_channels,h,w) -> images (B,out_channels,H,W), doubled by all blocks but the last; no activation."""
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class ConditionalDecoder(Decoder):
         sizes = [latent_size] + [latent_size << min(level + 1, len(falling) - 1) for level in range(len(falling))]
         channels = [falling[0], *falling]
         self.attended = [0] + [i for i in range(1, len(sizes)) if sizes[i] <= max_attention_size]
-        self.cross_att_blocks = nn.ModuleList(
+        self.cross_att_blocks: Any = nn.ModuleList(
             CrossAttention(channels[i], sizes[i], num_frames, attention_groups(channels[i], plain["num_groups"]))
             for i in self.attended
         )

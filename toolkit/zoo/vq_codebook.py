@@ -1,7 +1,7 @@
 """Vector quantisation (van den Oord et al. 2017) as iVideoGPT's tokenizer uses it, and what keeps a codebook alive.
 
-The release trains its codebooks by gradient alone. On small data that collapses, so a codebook can also start from data,
-follow the latents by exponential moving averages, and restart its dead codes. None of it changes what is stored.
+The release trains its codebooks by gradient alone. On small data that collapses, so a codebook can also start from
+data, follow the latents by exponential moving averages, and restart its dead codes. None of it changes what is stored.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, latents: Tensor, generator: torch.Generator | None = None, spread: float = 0.01) -> None:
-        """Start every code at a latent (M,D) drawn at random, moved by ``spread`` standard deviations where M is small."""
+        """Start every code at a random latent of (M,D), with a jitter of ``spread`` deviations where M is small."""
         self.embedding.weight.copy_(_draw(latents, len(self.embedding.weight), generator, spread))
 
 

@@ -230,6 +230,7 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
         """
         if not 1 <= context_length <= self.config.context_length:
             raise ValueError(f"context_length={context_length}: can be cut to 1 .. {self.config.context_length} only")
+        part: Any
         for part in (self.cond_encoder, self.cond_decoder):
             for block in part.cross_att_blocks:
                 block.keep_last_frames(context_length, int(len(block.q_pos_emb) ** 0.5))
@@ -242,6 +243,7 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
 
     def start_diagonal(self, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
         """Start cross-attention on the diagonal; see ``CrossAttention.start_diagonal`` (not in the paper)."""
+        part: Any
         for part in (self.cond_encoder, self.cond_decoder):
             for block in part.cross_att_blocks:
                 block.start_diagonal(scale, generator)

@@ -20,7 +20,7 @@ from toolkit.zoo.world_sampling import Draw, Sampling, draw
 
 
 class Past(NamedTuple):
-    """cache: of all tokens so far but ``pending`` int64 (B,), the last one, which has not gone through yet (or None)."""
+    """cache: of all tokens so far but ``pending`` int64 (B,), the last one, which has yet to go through (or None)."""
 
     cache: KeyValueCache
     pending: Tensor | None

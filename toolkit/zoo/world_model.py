@@ -191,7 +191,7 @@ class WorldModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> WorldModel:
-        """Read such a folder, or one of the release (without ``config.json``). Raises UserError naming what is wrong."""
+        """Such a folder, or one of the release (without ``config.json``). Raises UserError naming what is wrong."""
         from toolkit.zoo.ivideogpt_files import read_world_model
 
         return read_world_model(Path(source))

@@ -21,8 +21,8 @@ from toolkit.schema import UserError
 class Sampling:
     """temperature divides the logits (0: the most likely token); top_k keeps the most likely ones (None: all).
 
-    whole_vocabulary: also ids that are no dynamics codes may be drawn inside a frame, as the release lets them; they are
-    moved to the nearest dynamics code when the frame is decoded.
+    whole_vocabulary: also ids that are no dynamics codes may be drawn inside a frame, as the release lets them; they
+    are moved to the nearest dynamics code when the frame is decoded.
     """
 
     temperature: float = 1.0

@@ -17,8 +17,8 @@ class State:
     """A batch of imagined worlds; never changed, ``WorldModel.step`` makes a new one that shares its memory.
 
     past: what the transformer has read. context: what decoding looks at. recent u8 (B,T0,H,W,3): the frames that a new
-    context would hold. seeds int64 (B,). frame: number of the next future frame since ``begin``. used: future frames since the
-    context was last encoded.
+    context would hold. seeds int64 (B,). frame: number of the next future frame since ``begin``. used: future
+    frames since the context was last encoded.
     """
 
     past: Past
@@ -137,8 +137,8 @@ class Scores:
 class WorldSpec:
     """What a world model takes and gives.
 
-    resolution H = W in pixels; T0, N, n as in ``TokenLayout``; action_dim 0 for action-free; max_future: frames from one
-    context; goal_conditioned: the first context frame is the goal.
+    resolution H = W in pixels; T0, N, n as in ``TokenLayout``; action_dim 0 for action-free; max_future: frames from
+    one context; goal_conditioned: the first context frame is the goal.
     """
 
     resolution: int
