@@ -13,10 +13,10 @@ from toolkit.configs import compose
 from toolkit.paths import conf_dir, presets
 from toolkit.schema import UserError
 
-REAL = ["train-disco", "grow-llm"]  # the toy room of the tests registers a command too
+REAL = ["train-disco", "grow-llm", "train-ivideogpt"]  # the toy room of the tests registers a command too
 PRESETS = [(command, name) for command in REAL for name in presets(command)]
 
-GROUPS = {"train-disco": ("data", "network"), "grow-llm": ("data",)}
+GROUPS = {"train-disco": ("data", "network"), "grow-llm": ("data",), "train-ivideogpt": ()}
 
 OPTIONS = [
     (command, group, path.stem)

@@ -37,7 +37,9 @@ from toolkit.zoo.vq_tokenizer import CompressiveVQModel
 def main(config: TrainIVideoGPT, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
     if "tokenizer" in config.stages() and config.tokenizer_optim.num_steps:
-        make_distance(config.tokenizer_loss.perceptual, config.tokenizer_loss.perceptual_path)  # refused before the data
+        make_distance(
+            config.tokenizer_loss.perceptual, config.tokenizer_loss.perceptual_path
+        )  # refused before the data
     clips = load_clips(config)
     accelerator = make_accelerator(config, run.record.get("job_number", 0))
     run.record["device"] = str(accelerator.device)

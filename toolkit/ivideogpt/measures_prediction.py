@@ -16,7 +16,7 @@ def measure_prediction(setting: Setting) -> dict[str, Any]:
     """PSNR and SSIM of imagined frames, by horizon, against copying the last frame and against other clips' actions.
 
     ``predicted`` averages the predicted frames alone; ``all_frames`` adds the reconstructed context, as the release's
-    evaluation does. With several samples a clip, ``best`` takes the best of them for each clip, as the paper's tables do.
+    evaluation does. With several samples a clip, ``best`` takes each clip's best one, as the paper's tables do.
     """
     num_context, clip = setting.num_context, setting.test
     context, future = clip.frames[:, :num_context], clip.frames[:, num_context:]

@@ -57,7 +57,7 @@ class Setting:
         return list(range(start, start + num))
 
     def imagine(self, context: Tensor, actions: Tensor | None, num_frames: int, name: str) -> Any:
-        """``imagine`` of this model for any number of clips; frames float [B, K, 3, H, W] in [0, 1], rewards or None."""
+        """``imagine`` of this model, any number of clips: frames float [B, K, 3, H, W] in [0, 1], rewards or None."""
         size, seeds = self.config.measure.batch_size, self.seeds(len(context), name)
         parts = []
         for start in range(0, len(context), size):
