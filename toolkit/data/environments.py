@@ -39,9 +39,9 @@ class ImageEnv(Protocol):
 
 @dataclass(frozen=True)
 class Recorded:
-    """An environment by name: ``make(size_px)`` builds it, ``policy`` acts while it is recorded."""
+    """An environment by name: ``make(size_px, **options)`` builds it, ``policy`` acts while it is recorded."""
 
-    make: Callable[[int], ImageEnv]
+    make: Callable[..., ImageEnv]
     policy: Policy
     licence: str
     note: str
@@ -53,8 +53,8 @@ class PushSpriteEnv(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012 - gymnasium's own form
     render_mode = "rgb_array"
 
-    def __init__(self, size_px: int = 32, texture: float = 0.5, num_distractors: int = 1):
-        self.sim = PushSprite(size_px, texture, num_distractors)
+    def __init__(self, size_px: int = 32, **options: Any):
+        self.sim = PushSprite(size_px, **options)
         self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = gymnasium.spaces.Box(0, 255, (size_px, size_px, 3), np.uint8)
 

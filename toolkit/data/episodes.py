@@ -135,7 +135,7 @@ def _arrays(path: Path, image_key: str) -> dict[str, NDArray[Any]]:
         raise UserError(
             f"{path}: truncated or no npz file of plain arrays ({why}); record or convert it anew"
         ) from None
-    except AttributeError:  # np.load gives a bare array for a .npy file under another name
+    except TypeError:  # np.load gives a bare array for a .npy file under another name
         raise UserError(f"{path}: a single array, not an npz file with '{image_key}'") from None
 
 

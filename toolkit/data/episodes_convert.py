@@ -116,11 +116,8 @@ def _oxe(root: Path, options: Options) -> Episodes:
 def _oxe_episode(path: Path, example: dict[str, Any], options: Options) -> Episode:
     key = f"steps/observation/{options.image_key or 'image'}"
     if key not in example:
-        cameras = [
-            name.split("/")[-1]
-            for name in example
-            if name.startswith("steps/observation/") and "image" in name or "rgb" in name
-        ]
+        seen = [name.split("/")[-1] for name in example if name.startswith("steps/observation/")]
+        cameras = [name for name in seen if "image" in name or "rgb" in name]
         raise UserError(f"{path}: no '{key}'; choose --image-key among {', '.join(cameras) or 'its observations'}")
     image = np.stack([_decode(path, data) for data in example[key]])
     values = example.get("steps/action")
@@ -173,11 +170,12 @@ def _plain(value: Any) -> Any:
 
 
 def _robonet_frames(path: Path, group: Any, facts: dict[str, Any]) -> NDArray[np.uint8]:
+    frames: NDArray[np.uint8]
     encoding = str(facts.get("img_encoding"))
     if encoding == "mp4":
         import av
 
-        with av.open(io.BytesIO(group["frames"][:].tobytes())) as video:
+        with av.open(io.BytesIO(group["frames"][:].tobytes()), "r") as video:
             frames = np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
     elif encoding == "jpg":
         names = sorted((name for name in group if name.startswith("frame")), key=lambda name: int(name[5:]))

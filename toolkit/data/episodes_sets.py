@@ -6,10 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from toolkit.data import fetching
+from toolkit.data.environments import ImageEnv, find
 from toolkit.data.episodes import Episode, EpisodeSet, EpisodeSpec, memory_set, read_folder
 from toolkit.data.push_sprite import PushSprite
 from toolkit.data.push_sprite import record as record_push
@@ -34,7 +36,14 @@ class EpisodeDataset:
     licence: str
     source: str
     env: str | None = None
+    env_options: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def make_env(self) -> ImageEnv:
+        """The simulator that the episodes came from, with frames of their size. Raises UserError where there is none."""
+        if self.env is None:
+            raise UserError(f"data.name={self.name}: {self.source} came from no simulator that is here")
+        return find(self.env).make(self.train.size_px[0], **self.env_options)
 
     @property
     def action_dim(self) -> int:
@@ -48,13 +57,16 @@ def load_push_sprite(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Episo
     num_frames = max(config.num_frames, spec.least_frames)
     sizes = {"train": config.num_train or SIMULATED_TRAIN, "valid": config.num_valid, "test": config.num_valid}
 
+    names = ("texture", "num_distractors", "random_goal", "agent_shape")
+    options = {name: getattr(config, name) for name in names}
+
     def make(split: str) -> EpisodeSet:
         start = derive(seed if split == "train" else 0, "push_sprite", split) % 2**40
-        sim = PushSprite(size_px, config.texture, config.num_distractors)
-        return _push_episodes(sim, range(start, start + sizes[split]), num_frames)
+        return _push_episodes(PushSprite(size_px, **options), range(start, start + sizes[split]), num_frames)
 
     sets = {split: make(split) for split in sizes}
-    return EpisodeDataset("push_sprite", **sets, licence="generated", source="push-sprite simulator", env="push_sprite")
+    parts = (sets["train"], sets["valid"], sets["test"])
+    return EpisodeDataset("push_sprite", *parts, "generated", "push-sprite simulator", "push_sprite", options)
 
 
 def _push_episodes(sim: PushSprite, seeds: Sequence[int], num_frames: int) -> EpisodeSet:
@@ -87,7 +99,7 @@ def load_recorded(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeD
     )
     sets = {name: read_folder(part, spec)[0] for name, part in (("train", train), ("valid", valid), ("test", test))}
     licence = str((read_manifest(folder) or {}).get("licence"))
-    return EpisodeDataset(config.name, **sets, licence=licence, source=str(folder), env=config.name)
+    return EpisodeDataset(config.name, sets["train"], sets["valid"], sets["test"], licence, str(folder), config.name)
 
 
 def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDataset:
@@ -110,7 +122,9 @@ def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Ep
     facts = read_manifest(root) or {}
     return EpisodeDataset(
         config.name,
-        **sets,
+        sets["train"],
+        sets["valid"],
+        sets["test"],
         licence="the owner's of the folder",
         source=str(root),
         env=facts.get("env"),

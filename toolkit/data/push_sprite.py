@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,14 +42,29 @@ class PushSprite:
 
     Args:
         size_px: edge of the frames.
-        texture: contrast of the background, 0 (plain) to 1.
+        texture: contrast within the background, 0 (plain) to 1; its colour differs from world to world.
         num_distractors: still grey shapes in the background.
+        random_goal: the goal is somewhere else in every world, not in the middle.
+        agent_shape: what moves is drawn as a disc, square or diamond (it pushes as a disc).
     """
 
     action_dim = 2
 
-    def __init__(self, size_px: int = 32, texture: float = 0.5, num_distractors: int = 1):
-        self.size_px, self.texture, self.num_distractors = size_px, texture, num_distractors
+    def __init__(
+        self,
+        size_px: int = 32,
+        texture: float = 0.0,
+        num_distractors: int = 1,
+        random_goal: bool = False,
+        agent_shape: str = "disc",
+    ):
+        self.size_px, self.texture, self.num_distractors, self.random_goal = (
+            size_px,
+            texture,
+            num_distractors,
+            random_goal,
+        )
+        self.draw_agent = {"disc": self._disc, "square": self._square, "diamond": self._diamond}[agent_shape]
         centers = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
         self.grid = np.stack(np.meshgrid(centers, centers, indexing="xy"), -1)  # [S, S, 2] of (x, y)
         self.world: World
@@ -79,7 +95,7 @@ class PushSprite:
 
     def place(self, agent: Array, block: Array) -> NDArray[np.uint8]:
         """Move disc and block, each [N, 2], where they are wanted; frames."""
-        self.world.agent, self.world.block = np.float32(agent), np.float32(block)
+        self.world.agent, self.world.block = np.asarray(agent, np.float32), np.asarray(block, np.float32)
         return self.render()
 
     # -- physics ---------------------------------------------------------------------------------------------------
@@ -110,7 +126,7 @@ class PushSprite:
     def render(self) -> NDArray[np.uint8]:
         """Frames uint8 [N, S, S, 3] of the worlds as they are."""
         picture = self._paint(self.world.still, self._square(self.world.block, BLOCK_HALF), BLOCK_COLOR)
-        picture = self._paint(picture, self._disc(self.world.agent, AGENT_RADIUS), AGENT_COLOR)
+        picture = self._paint(picture, self.draw_agent(self.world.agent, AGENT_RADIUS), AGENT_COLOR)
         return (picture * 255 + 0.5).astype(np.uint8)
 
     def _paint(self, picture: Array, distance: Array, color: Array) -> Array:
@@ -121,31 +137,33 @@ class PushSprite:
     def _disc(self, center: Array, radius: float) -> Array:
         return np.linalg.norm(self.grid - center[:, None, None], axis=-1) - radius
 
+    def _diamond(self, center: Array, radius: float) -> Array:
+        return (np.abs(self.grid - center[:, None, None]).sum(-1) - 1.2 * radius) / np.sqrt(2)
+
     def _square(self, center: Array, half: float) -> Array:
         return np.abs(self.grid - center[:, None, None]).max(-1) - half
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Array, Array, Array, Array]:
+    def _draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
         """Positions of disc, block and goal, and the still picture, of one world."""
         margin = 0.5 - max(AGENT_RADIUS, BLOCK_HALF)
         block = 0.5 + rng.uniform(-margin, margin, 2) * 0.8  # rarely at a wall, where it could not be pushed away
         agent = block
         while np.abs(agent - block).max() < AGENT_RADIUS + BLOCK_HALF:
             agent = 0.5 + rng.uniform(-margin, margin, 2)
-        goal = 0.5 + rng.uniform(-margin, margin, 2) * 0.8
+        goal = 0.5 + rng.uniform(-margin, margin, 2) * (0.8 if self.random_goal else 0)
         still = self._background(rng)
         for _ in range(self.num_distractors):
             center = rng.uniform(0.1, 0.9, (1, 2)).astype(np.float32)
             shape = self._disc if rng.random() < 0.5 else self._square
             gray = np.float32(rng.choice([0.15, 0.85])) * np.ones(3, np.float32)
             still = self._paint(still, shape(center, rng.uniform(0.05, 0.09))[0], gray)
-        ring = np.abs(self._disc(np.float32(goal)[None], GOAL_RADIUS)[0]) - GOAL_WIDTH / 2
+        ring = np.abs(self._disc(np.asarray(goal, np.float32)[None], GOAL_RADIUS)[0]) - GOAL_WIDTH / 2
         return agent, block, goal, self._paint(still, ring, GOAL_COLOR)
 
     def _background(self, rng: np.random.Generator) -> Array:
-        """A smooth pale field: 3x3 random colours, linearly interpolated."""
-        colors = (
-            0.5 + self.texture * rng.uniform(-0.3, 0.3, (3, 3, 1)) + self.texture * rng.uniform(-0.1, 0.1, (3, 3, 3))
-        )
+        """A pale colour of this world's own; ``texture`` lets it vary smoothly (3x3 colours, linearly interpolated)."""
+        plain = 0.5 + rng.uniform(-0.3, 0.3) + rng.uniform(-0.08, 0.08, 3)
+        colors = np.clip(plain + self.texture * rng.uniform(-0.3, 0.3, (3, 3, 1)), 0.1, 0.9)
         places = self.grid[0, :, 0] * 2
         low = np.minimum(places.astype(int), 1)
         part = (places - low)[:, None, None]
@@ -193,8 +211,7 @@ def record(sim: PushSprite, seeds: Sequence[int], num_frames: int) -> Recording:
         rewards.append(reward)
         frames.append(frame)
         positions.append(sim.positions())
-    stacked = (np.stack(parts, 1) for parts in (frames[:-1], actions, rewards, positions[:-1]))
-    return Recording(*stacked)
+    return Recording(np.stack(frames[:-1], 1), np.stack(actions, 1), np.stack(rewards, 1), np.stack(positions[:-1], 1))
 
 
 def replay(sim: PushSprite, seeds: Sequence[int], actions: Array) -> Recording:

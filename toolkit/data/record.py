@@ -76,7 +76,7 @@ def record(plan: Plan, dest: str | Path) -> tuple[int, list[str]]:
 
 
 def run_episode(env: ImageEnv, recorded: Recorded, plan: Plan, number: int) -> Episode:
-    """One episode, a pure function of (seed, number); it goes on after the environment's own end where that comes early."""
+    """One episode, a pure function of (seed, number); shorter where the environment ends it."""
     rng = np.random.default_rng(derive(plan.seed, "record", number))
     frame, info = env.reset(seed=int(rng.integers(2**31)))
     space = env.action_space
@@ -93,7 +93,7 @@ def run_episode(env: ImageEnv, recorded: Recorded, plan: Plan, number: int) -> E
         rewards.append(reward)
         if terminated:
             break
-    return Episode(np.stack(frames), np.stack(actions), np.float32(rewards))
+    return Episode(np.stack(frames), np.stack(actions), np.array(rewards, np.float32))
 
 
 def _start(recorded: Recorded, plan: Plan) -> ImageEnv:

@@ -39,8 +39,10 @@ def build_tokenizer(config: TrainIVideoGPT, resolution: int) -> CompressiveVQMod
         )
     except ValueError as error:
         raise UserError(f"tokenizer: {error}") from None
+    if keys.start_from_plain:
+        network.start_conditional_from_plain()
     if keys.start_diagonal:
-        network.start_diagonal(generator(config.seed, "diagonal"))
+        network.start_diagonal(keys.start_diagonal, generator(config.seed, "diagonal"))
     return network
 
 
@@ -79,9 +81,16 @@ def check_length(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, num_posi
 def start_tokenizer(config: TrainIVideoGPT, clips: Clips) -> CompressiveVQModel:
     """The tokenizer that training starts from: fresh, or that of ``init``. Raises UserError where it does not fit."""
     seed_all(config.seed, "tokenizer", "init")
-    if config.init is None:
-        return build_tokenizer(config, clips.resolution)
-    tokenizer = load_world(config.init, "init").tokenizer.requires_grad_(True)
+    tokenizer = build_tokenizer(config, clips.resolution) if config.init is None else _init_tokenizer(config, clips)
+    for part in (tokenizer.cond_encoder, tokenizer.cond_decoder):
+        for block in part.cross_att_blocks:
+            block.att.dropout = block.resid_dropout.p = config.tokenizer.dropout
+    return tokenizer
+
+
+def _init_tokenizer(config: TrainIVideoGPT, clips: Clips) -> CompressiveVQModel:
+    assert config.init is not None
+    tokenizer: CompressiveVQModel = zoo.load(config.init, "tokenizer").requires_grad_(True)
     if tokenizer.config.resolution != clips.resolution:
         raise UserError(
             f"init={config.init}: its frames have {tokenizer.config.resolution} pixels, the data's {clips.resolution}; "
@@ -102,7 +111,7 @@ def start_transformer(
     An action-free one of ``init`` gets a zero-initialised projection. Raises UserError where it does not fit.
     """
     seed_all(config.seed, "transformer", "init")
-    if config.init is None:
+    if config.init is None or _has_tokenizer_only(config.init):
         return build_transformer(config, tokenizer, clips.action_dim), False
     network = load_world(config.init, "init").transformer.requires_grad_(True)
     check_length(config, tokenizer, network.config.max_position_embeddings)
@@ -117,6 +126,12 @@ def start_transformer(
     if network.action_dim:
         raise UserError(f"reward_head={config.reward_head}: init={config.init} has reward_head={network.has_reward}")
     return network.with_actions(wanted, config.reward_head) if wanted else network, False
+
+
+def _has_tokenizer_only(source: str) -> bool:
+    """A run of stage=tokenizer: its transformer is still to come."""
+    places = (Path(source), Path(source) / "model")
+    return any((place / "tokenizer").is_dir() and not (place / "transformer").is_dir() for place in places)
 
 
 def load_world(source: str | Path, key: str) -> WorldModel:

@@ -45,12 +45,12 @@ def load_clips(config: TrainIVideoGPT) -> Clips:
     span = (num_frames - 1) * config.data.frame_step + 1
     spec = EpisodeSpec(config.data.size_px, span, config.data.image_key, config.action_conditioned, config.reward_head)
     dataset = data.load_episodes(config.data, config.seed, spec)
-    sources = [
+    train, valid, test = (
         ClipSource(split, num_frames, config.data.frame_step, config.data.augment and split is dataset.train)
         for split in (dataset.train, dataset.valid, dataset.test)
-    ]
+    )
     statistics = action_statistics(dataset.train, config.data.frame_step) if config.action_conditioned else {}
-    return Clips(dataset, *sources, statistics=statistics)
+    return Clips(dataset, train, valid, test, statistics)
 
 
 def window_frames(config: TrainIVideoGPT) -> int:
@@ -61,8 +61,8 @@ def window_frames(config: TrainIVideoGPT) -> int:
 def arrange(clip: Clip, config: TrainIVideoGPT) -> Clip:
     """The clip as the model sees it; goal-conditioned ones start with the goal, their last frame.
 
-    ``release_training``: goal, o_1 .. o_T (the goal comes again at the end); ``paper``: goal, o_1 .. o_{T-1}. The goal's
-    own action row is zero and unused.
+    ``release_training``: goal, o_1 .. o_T (the goal comes again at the end); ``paper``: goal, o_1 .. o_{T-1}. The
+    goal's own action row is zero and unused.
     """
     if not config.goal_conditioned:
         return clip

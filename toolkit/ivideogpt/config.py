@@ -1,4 +1,4 @@
-"""The config of ``toolkit train-ivideogpt``. Defaults of the networks are the release's 64x64 sizes (tables 2 and 3)."""
+"""The config of ``toolkit train-ivideogpt``. Network defaults are the release's 64x64 sizes (tables 2 and 3)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ class Tokenizer:
     num_dyn_embeddings: int = number(8192, least=2)
     patch_size: int = number(4, least=1)
     max_att_resolution: int = number(16, least=1)
-    start_diagonal: bool = False  # cross-attention begins by looking at its own place (ours; the release: at random)
+    dropout: float = number(0.1, least=0, below=1)  # of the cross-attention, in training
+    start_diagonal: float = number(
+        0.0, least=0
+    )  # how sharply cross-attention begins at its own place (ours); 0: random
+    start_from_plain: bool = False  # the conditional pair begins as a copy of the context pair (256x256, appendix A.1)
 
     def check(self) -> None:
         """Groups divide the channels; four heads divide them too."""
@@ -52,6 +56,7 @@ class TokenizerLoss:
 
     reconstruction: str = choice("l1", "l1", "l2")
     motion_weight: float = number(0.0, least=0)  # extra weight of pixels that differ from the last context frame (ours)
+    contrast_weight: float = number(0.0, least=0)  # extra weight of pixels that differ from their frame's median (ours)
     perceptual: str = choice("none", "none", "lpips", "gradients")
     perceptual_weight: float = number(1.0, least=0)
     perceptual_path: str | None = None
@@ -152,13 +157,13 @@ class Plan:
 
     num_episodes: int = number(0, least=0)  # 0: no planning
     planners: list[str] = field(default_factory=lambda: ["cem", "shooting", "random"])
-    objective: str = choice("reward", "reward", "goal_image")
+    objective: str = choice("goal_image", "goal_image", "reward")
     horizon: int = number(7, least=1)
     num_candidates: int = number(64, least=2)
     num_elites: int = number(8, least=1)
     num_iterations: int = number(3, least=1)
     replan_every: int = number(3, least=1)
-    num_steps: int = number(12, least=1)
+    num_steps: int = number(9, least=1)
     action_std: float = number(0.7, above=0)
 
     def check(self) -> None:

@@ -1,7 +1,7 @@
 """The world model as a gymnasium environment: one imagined world, or many in one batched call per step.
 
-Observations are uint8 frames [H, W, 3]; actions are in the data's own units. ``reset(seed=s)`` and the same actions give
-the same bytes, alone or in a batch. An episode is truncated after ``horizon`` frames.
+Observations are uint8 frames [H, W, 3]; actions are in the data's own units. ``reset(seed=s)`` and the same actions
+give the same bytes, alone or in a batch. An episode is truncated after ``horizon`` frames.
 """
 
 from __future__ import annotations
@@ -32,11 +32,18 @@ def spaces_of(world: WorldModel) -> tuple[spaces.Box, spaces.Box]:
     spec = world.spec
     if not spec.action_dim:
         raise UserError("the world model is action-free: an environment needs one that takes actions")
-    low, high = (world.config[f"action_{name}"] for name in ("low", "high"))
-    if low is None or high is None:
-        low, high = [-1.0] * spec.action_dim, [1.0] * spec.action_dim
+    low, high = action_range(world)
     observation = spaces.Box(0, 255, (spec.resolution, spec.resolution, 3), np.uint8)
-    return observation, spaces.Box(np.float32(low), np.float32(high), dtype=np.float32)
+    return observation, spaces.Box(low, high, dtype=np.float32)
+
+
+def action_range(world: WorldModel) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lowest and highest value of every number of an action, [A]; -1 and 1 where the model does not say."""
+    found = []
+    for name, otherwise in (("action_low", -1.0), ("action_high", 1.0)):
+        value: Any = world.config[name]
+        found.append(np.asarray(value if value is not None else [otherwise] * world.spec.action_dim, np.float32))
+    return found[0], found[1]
 
 
 class _Worlds:
@@ -85,7 +92,8 @@ class WorldModelEnv(gymnasium.Env):
 
     Args:
         world: the model.
-        starts: uint8 [M, T0, H, W, 3], contexts that ``reset`` draws from; ``options={"context": k or frames}`` chooses.
+        starts: uint8 [M, T0, H, W, 3], contexts that ``reset`` draws from; ``options={"context": k or frames}``
+            chooses.
         horizon: frames of an episode; None: as many as the positions hold.
         sampling: None, "greedy" or a ``Sampling``.
         termination: ends an episode by the newest frame and reward.

@@ -41,6 +41,7 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
     dataset = clips.dataset
     run.record["data"] = {
         "env": dataset.env,
+        "env_options": dataset.env_options,
         "source": dataset.source,
         "licence": dataset.licence,
         "left_out": dataset.problems,

@@ -31,11 +31,12 @@ class TokenizerObjective(nn.Module):
         Context and future are averaged separately, so one context frame weighs as much as all future frames.
         """
         found = self.tokenizer(context, future, quantize)
+        keys = self.config
+        moving = emphasis(future, context[:, -1:], keys.motion_weight)
+        salient = [emphasis(frames, median(frames), keys.contrast_weight) for frames in (future, context)]
         terms = {
-            "reconstruction": self._difference(
-                found.sample, future, motion(context, future, self.config.motion_weight)
-            ),
-            "context_reconstruction": self._difference(found.ref_sample, context, None),
+            "reconstruction": self._difference(found.sample, future, 1 + torch.maximum(moving, salient[0])),
+            "context_reconstruction": self._difference(found.ref_sample, context, 1 + salient[1]),
         }
         if quantize:
             terms |= {"codebook": found.commit_loss + found.dyn_commit_loss}
@@ -46,20 +47,26 @@ class TokenizerObjective(nn.Module):
             loss = loss + self.config.perceptual_weight * (terms["perceptual"] + terms["context_perceptual"])
         return {"loss": loss, **terms}, found
 
-    def _difference(self, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+    def _difference(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         error = (x - y).abs() if self.config.reconstruction == "l1" else (x - y).square()
-        return error.mean() if weight is None else (weight * error).mean()
+        return (weight * error).mean()
 
     def _perceptual(self, x: Tensor, y: Tensor) -> Tensor:
         assert self.perceptual is not None
         return self.perceptual(x.flatten(0, 1), y.flatten(0, 1)).mean()
 
 
-def motion(context: Tensor, future: Tensor, weight: float) -> Tensor | None:
-    """1 + weight x (largest channel difference to the last context frame), (B,F,1,H,W): small movers count (ours)."""
-    if not weight:
-        return None
-    return 1 + weight * (future - context[:, -1:]).abs().amax(2, keepdim=True)
+def emphasis(frames: Tensor, reference: Tensor, weight: float) -> Tensor:
+    """weight x the largest channel difference to ``reference``, (B,T,1,H,W) or, where it is 0, a scalar (ours).
+
+    A plain L1 loss leaves small things out: what it would gain by them is less than what they cost at first.
+    """
+    return weight * (frames - reference).abs().amax(2, keepdim=True) if weight else frames.new_zeros(())
+
+
+def median(frames: Tensor) -> Tensor:
+    """The median colour of each frame, (B,T,3,1,1): its background, where there is one."""
+    return frames.flatten(-2).median(-1).values[..., None, None]
 
 
 def generator_loss(discriminator: Any, found: Reconstruction, terms: dict[str, Tensor], tokenizer: Any) -> Tensor:

@@ -30,15 +30,17 @@ def measure_actions(setting: Setting) -> dict[str, Any]:
     if not setting.config.action_conditioned or env not in TRACKED:
         return {}
     names, sequences = _directions(setting)
-    truth = play_true(env, setting.clips.resolution, _starts(setting, len(sequences)), sequences, setting.num_context)
+    truth = play_true(
+        setting.clips.dataset.make_env(), _starts(setting, len(sequences)), sequences, setting.num_context
+    )
     made, _ = setting.imagine(truth.context, truth.actions, truth.actions.shape[1], "actions")
     found: dict[str, Any] = {"psnr.imagined": float(psnr(made, truth.frames).mean())}
     found["psnr.copy_last"] = float(psnr(truth.context[:, -1:].expand_as(made), truth.frames).mean())
     for thing, color in TRACKED[env].items():
-        moves = [displacement(frames, truth.context[:, -1], color) for frames in (made, truth.frames)]
-        found |= _agreement(thing, *moves, setting.clips.resolution)
+        moved, really = (displacement(frames, truth.context[:, -1], color) for frames in (made, truth.frames))
+        found |= _agreement(thing, moved, really, setting.clips.resolution)
         if thing == "agent":
-            _table(setting, names, *moves)
+            _table(setting, names, moved, really)
     _picture(setting, names, made, truth)
     return found
 
@@ -115,11 +117,11 @@ def measure_reward(setting: Setting) -> dict[str, Any]:
     for start in range(0, len(clip), size):
         rows = slice(start, start + size)
         given = actions[rows] if actions is not None and setting.config.action_conditioned else None
-        read.append(
-            setting.world.score(clip.frames[rows, :num_context], clip.frames[rows, num_context:], given).rewards.cpu()
-        )
+        scores = setting.world.score(clip.frames[rows, :num_context], clip.frames[rows, num_context:], given)
+        assert scores.rewards is not None
+        read.append(scores.rewards.cpu())
     error = (torch.cat(read) - true).square().mean()
-    found = {"r2": float(1 - error / true.var(correction=0).clamp_min(1e-12))}
+    found: dict[str, Any] = {"r2": float(1 - error / true.var(correction=0).clamp_min(1e-12))}
     if setting.clips.dataset.env and setting.config.action_conditioned:
         found["rank"] = _rank(setting)
     return found
@@ -135,10 +137,8 @@ def _rank(setting: Setting) -> float:
     sequences = np.clip(
         held + rng.normal(0, 0.2, (REWARD_STARTS, per_start, num_frames, len(low))) * (high - low), low, high
     )
-    env = setting.clips.dataset.env
-    assert env is not None
     starts = _starts(setting, 2 * REWARD_STARTS)[REWARD_STARTS:]
-    truth = play_true(env, setting.clips.resolution, starts, sequences.astype(np.float32), setting.num_context)
+    truth = play_true(setting.clips.dataset.make_env(), starts, sequences.astype(np.float32), setting.num_context)
     _, rewards = setting.imagine(truth.context, truth.actions, num_frames, "reward")
     assert rewards is not None
     made, true = rewards.sum(1), truth.rewards.sum(1)

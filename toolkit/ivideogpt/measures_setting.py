@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.data.environments import find
+from toolkit.data.environments import ImageEnv
 from toolkit.data.episodes_clips import Clip
 from toolkit.ivideogpt.clips import Clips, arrange
 from toolkit.ivideogpt.config import TrainIVideoGPT
@@ -64,8 +64,8 @@ class Setting:
             stop = start + size
             rows = None if actions is None else actions[start:stop]
             parts.append(imagine(self.world, context[start:stop], rows, num_frames, seeds[start:stop], self.sampling))
-        rewards = None if parts[0][1] is None else torch.cat([part[1] for part in parts])
-        return torch.cat([part[0] for part in parts]), rewards
+        rewards = [reward for _, reward in parts if reward is not None]
+        return torch.cat([frames for frames, _ in parts]), torch.cat(rewards) if rewards else None
 
 
 def sampling_of(config: TrainIVideoGPT) -> Sampling | str:
@@ -122,28 +122,31 @@ class Counterfactual:
     start: Tensor
 
 
-def play_true(
-    env_name: str, size_px: int, starts: Sequence[int], sequences: np.ndarray, num_context: int
-) -> Counterfactual:
+def play_true(env: ImageEnv, starts: Sequence[int], sequences: np.ndarray, num_context: int) -> Counterfactual:
     """Run action sequences [S, M, K, A] in the environment: M from each of the S starts (seeds).
 
     With several context frames the environment first stands still for as many steps less one.
     """
-    env = find(env_name).make(size_px)
     rows: dict[str, list[Any]] = {"context": [], "frames": [], "rewards": [], "start": []}
     still = np.zeros(sequences.shape[-1], np.float32)
     for index, seed in enumerate(starts):
         for actions in sequences[index]:
             frame, _ = env.reset(seed=int(seed))
-            context = [frame] + [env.step(still)[0] for _ in range(num_context - 1)]
+            rows["context"].append(np.stack([frame] + [env.step(still)[0] for _ in range(num_context - 1)]))
             seen = [env.step(action)[:2] for action in actions]
-            rows["context"].append(np.stack(context))
             rows["frames"].append(np.stack([one for one, _ in seen]))
             rows["rewards"].append([float(reward) for _, reward in seen])
             rows["start"].append(index)
     env.close()
-    context, frames = (
-        torch.from_numpy(np.stack(rows[name])).permute(0, 1, 4, 2, 3).float() / 255 for name in ("context", "frames")
+    return Counterfactual(
+        _images(rows["context"]),
+        torch.from_numpy(sequences.reshape(-1, *sequences.shape[2:]).astype(np.float32)),
+        _images(rows["frames"]),
+        torch.tensor(rows["rewards"]),
+        torch.tensor(rows["start"]),
     )
-    flat = torch.from_numpy(sequences.reshape(-1, *sequences.shape[2:]).astype(np.float32))
-    return Counterfactual(context, flat, frames, torch.tensor(rows["rewards"]), torch.tensor(rows["start"]))
+
+
+def _images(clips: list[np.ndarray]) -> Tensor:
+    """uint8 clips [T, H, W, 3] -> float [B, T, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).float() / 255

@@ -168,7 +168,8 @@ def _motion(setting: Setting, made: dict[str, Tensor], future: Tensor, context: 
 @contextmanager
 def _without_cross_attention(tokenizer: CompressiveVQModel) -> Iterator[None]:
     """Inside, the conditional decoder's attention to the context adds nothing."""
-    layers = [block.att.out_proj for block in tokenizer.cond_decoder.cross_att_blocks]
+    blocks: Any = tokenizer.cond_decoder.cross_att_blocks
+    layers = [block.att.out_proj for block in blocks]
     kept = [(layer.weight.detach().clone(), layer.bias.detach().clone()) for layer in layers]
     with torch.no_grad():
         for layer in layers:

@@ -7,6 +7,7 @@ LPIPS is never called so.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class LPIPS(nn.Module):
     """LPIPS with VGG16. ``weights`` holds ``features.<i>.weight``/``bias`` of VGG16 and ``lin<k>`` [1, C, 1, 1] heads."""
 
     name = "LPIPS (VGG16)"
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, weights: dict[str, Tensor]):
         super().__init__()
@@ -124,11 +127,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    damaged = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, struct.error)  # of old files
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, torch.serialization.pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (SafetensorError, torch.serialization.pickle.UnpicklingError, *damaged) as error:
         raise UserError(f"{path}: cannot be read as weights ({' '.join(str(error).split())[:120]})") from None
 
 

@@ -15,26 +15,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toolkit.data.environments import ImageEnv, find
+from toolkit.data.environments import ImageEnv
 from toolkit.ivideogpt.clips import Clips
 from toolkit.ivideogpt.config import Plan, TrainIVideoGPT
+from toolkit.ivideogpt.env import action_range
 from toolkit.ivideogpt.measures import write_headline
 from toolkit.ivideogpt.measures_setting import sampling_of
 from toolkit.runs import progress
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive
 from toolkit.runs.table import Cell, Table
-from toolkit.schema import UserError
 from toolkit.zoo.world_model import WorldModel
 from toolkit.zoo.world_sampling import Sampling
 
 Actions = NDArray[np.float32]  # [M, K, A]
+COVERED = 0.75  # share of the squared distance to a goal image that must be covered for success
 Score = Callable[[Actions], NDArray[np.float64]]  # of candidates: higher is better
 
 
 @dataclass(frozen=True)
 class Episode:
-    """How one episode of control ended. ``progress``: the last reward less the first (or how much nearer the goal)."""
+    """How one episode of control ended.
+
+    ``progress``: the last reward less the first; for goal images the share of the distance that was covered.
+    """
 
     success: bool
     progress: float
@@ -55,13 +59,8 @@ def plan(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -> N
 
     Raises UserError when the data comes from no simulator that is here.
     """
-    settings, env_name = config.plan, clips.dataset.env
-    if env_name is None:
-        raise UserError(f"plan.num_episodes: data.name={config.data.name} has no simulator here to plan for")
-    env = find(env_name).make(clips.resolution)
-    task = Task(
-        env, np.float32(world.config["action_low"]), np.float32(world.config["action_high"]), config.context_length
-    )
+    settings, env = config.plan, clips.dataset.make_env()
+    task = Task(env, *action_range(world), config.context_length)
     rows: list[list[Cell]] = []
     for name in settings.planners:
         progress.say(f"plan: {name}, {settings.num_episodes} episodes")
@@ -84,7 +83,8 @@ def control(world: WorldModel, task: Task, config: TrainIVideoGPT, planner: str,
     goal = goal_image(task, start, settings) if settings.objective == "goal_image" else None
     if goal is not None:
         frame, info = task.env.reset(seed=start)
-    seen, taken = [frame] * task.num_context, []
+    first, seen = frame, [frame] * task.num_context
+    taken: list[Any] = []
     rewards: list[float] = []
     success = False
     while len(taken) < settings.num_steps:
@@ -94,32 +94,26 @@ def control(world: WorldModel, task: Task, config: TrainIVideoGPT, planner: str,
             frame, reward, _, _, info = task.env.step(action)
             seen, rewards = [*seen[1:], frame], [*rewards, float(reward)]
             taken.append(action)
-            success = success or _reached(info, frame, goal)
+            success = success or bool(info.get("is_success", False))
     if goal is None:
         return Episode(success, rewards[-1] - rewards[0])
-    return Episode(success, -_distance(frame, goal))
+    covered = 1 - _distance(frame, goal) / max(_distance(first, goal), 1e-9)
+    return Episode(covered >= COVERED, covered)
 
 
 def goal_image(task: Task, start: int, settings: Plan) -> NDArray[np.uint8]:
-    """What is seen after ``num_steps`` actions of a hidden, held random direction: a goal that can be reached."""
+    """What is seen after ``horizon`` steps in a hidden random direction: a goal that can be reached."""
     rng = np.random.default_rng(derive(start, "goal"))
     direction = rng.uniform(task.low, task.high)
     task.env.reset(seed=start)
     for _ in range(settings.horizon):
-        frame = task.env.step(np.float32(direction))[0]
+        frame = task.env.step(direction.astype(np.float32))[0]
     return frame
 
 
 def _distance(frame: NDArray[np.uint8], goal: NDArray[np.uint8]) -> float:
     """Mean squared error of frames in [0, 1]."""
     return float(np.square((frame.astype(np.float64) - goal) / 255).mean())
-
-
-GOAL_DISTANCE = 0.01  # squared error below which a goal image counts as reached
-
-
-def _reached(info: dict[str, Any], frame: NDArray[np.uint8], goal: NDArray[np.uint8] | None) -> bool:
-    return bool(info.get("is_success", False)) if goal is None else _distance(frame, goal) < GOAL_DISTANCE
 
 
 def search(score: Score | None, task: Task, settings: Plan, rng: np.random.Generator, planner: str) -> Actions:
@@ -170,7 +164,7 @@ def _scorer(
             assert preds.rewards is not None
             return preds.rewards.sum(1).double().cpu().numpy()
         gap = (preds.frames.double() - torch.from_numpy(goal).to(preds.frames.device)) / 255
-        return -gap.square().mean((2, 3, 4)).min(1).values.cpu().numpy()
+        return -gap.square().mean((1, 2, 3, 4)).cpu().numpy()
 
     return score
 
@@ -186,7 +180,7 @@ def _true_scores(
             task.env.step(action)
         steps = [task.env.step(action)[:2] for action in sequence]
         values = [reward if goal is None else -_distance(frame, goal) for frame, reward in steps]
-        found.append(sum(values) if goal is None else max(values))
+        found.append(sum(values))
     task.env.reset(seed=start)
     for action in taken:
         task.env.step(action)

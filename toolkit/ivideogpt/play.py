@@ -40,13 +40,10 @@ KEYS = {  # by environment: which action the right and down arrows raise
 class Game:
     """One imagined world that a page drives, and the true one beside it where there is a simulator."""
 
-    def __init__(self, world: WorldModel, env_name: str | None, starts: NDArray[np.uint8] | None):
-        self.world, self.env_name, self.starts = world, env_name, starts
-        self.env: ImageEnv | None = None
-        if starts is None:
-            assert env_name is not None
-            self.env = find(env_name).make(world.spec.resolution)
+    def __init__(self, world: WorldModel, env_name: str | None, env: ImageEnv | None, starts: NDArray[np.uint8] | None):
+        self.world, self.env_name, self.env, self.starts = world, env_name, env, starts
         self.state: State
+        self.t = 0
         self.lock = threading.Lock()
 
     def info(self) -> dict[str, Any]:
@@ -76,15 +73,16 @@ class Game:
             frame, _ = self.env.reset(seed=start)
             still = np.zeros(self.world.spec.action_dim, np.float32)
             context = np.stack([frame] + [self.env.step(still)[0] for _ in range(self.world.spec.T0 - 1)])
-        self.state = self.world.begin(context[None], [seed])
+        self.state, self.t = self.world.begin(context[None], [seed]), 0
         return {"t": 0, "frame": _png(context[-1]), "truth": _png(context[-1]) if self.env else None}
 
     def step(self, action: list[float]) -> dict[str, Any]:
         """One frame further."""
         row = np.asarray(action, np.float32)
         self.state, pred = self.world.step(self.state, row[None], on_overflow="recontext")
+        self.t += 1
         return {
-            "t": self.state.frame,
+            "t": self.t,
             "frame": _png(pred.frame[0].cpu().numpy()),
             "truth": _png(self.env.step(row)[0]) if self.env else None,
             "reward": None if pred.reward is None else float(pred.reward[0]),
@@ -138,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _trusted(self) -> bool:
         """Refuse other hosts' names (DNS rebinding) and other pages' requests."""
-        port = self.server.server_address[1]
+        port = self.server.server_port  # type: ignore[attr-defined]
         own = {f"{name}:{port}" for name in (HOST, "localhost")}
         origin = self.headers.get("Origin")
         if self.headers.get("Host") in own and (origin is None or origin.removeprefix("http://") in own):
@@ -171,21 +169,22 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     world = load_world(folder, "play").to(device)
     if not world.spec.action_dim:
         raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
-    env_name = _env_of(Path(folder))
+    env_name, options = _simulator(Path(folder))
     if episodes is not None:
-        return Game(world, env_name, _starts(Path(episodes), world))
+        return Game(world, env_name, None, _starts(Path(episodes), world))
     if env_name not in NAMED:
         raise UserError(
             f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
         )
-    return Game(world, env_name, None)
+    return Game(world, env_name, find(env_name).make(world.spec.resolution, **options), None)
 
 
-def _env_of(folder: Path) -> str | None:
+def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """Name and options of the environment that a run's data came from."""
     if folder == SHIPPED:
-        return "push_sprite"
-    record = read_record(folder)
-    return None if record is None else record.get("data", {}).get("env")
+        return "push_sprite", {}
+    data = (read_record(folder) or {}).get("data", {})
+    return data.get("env"), data.get("env_options", {})
 
 
 def _starts(folder: Path, world: WorldModel) -> NDArray[np.uint8]:
@@ -210,7 +209,7 @@ def make_server(game: Game, port: int) -> ThreadingHTTPServer:
 def main(source: str | Path | None, episodes: str | Path | None, port: int, device: str) -> int:
     """Serve until Ctrl-C; returns the exit code."""
     server = make_server(make_game(source, episodes, device), port)
-    print(f"drive the imagined world at http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends)", flush=True)
+    print(f"drive the imagined world at http://{HOST}:{server.server_port}/ (Ctrl-C ends)", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

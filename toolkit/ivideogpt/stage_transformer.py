@@ -48,6 +48,9 @@ class TokenClips:
 class TransformerObjective(nn.Module):
     """A transformer and its loss in one module, so that it can be trained on several processes."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         transformer: VideoTransformer,

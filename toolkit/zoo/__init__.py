@@ -1,12 +1,9 @@
 """Networks that several rooms use: build by name, load, import official weights. Importing this loads no torch."""
 
+from toolkit.zoo.catalogue import CLASSES, LAYOUTS, NAMED, Entry, Layout
+from toolkit.zoo.loading import load
+from toolkit.zoo.published import PUBLISHED
 from toolkit.zoo.registry import (
-    CLASSES,
-    LAYOUTS,
-    NAMED,
-    PUBLISHED,
-    Entry,
-    Layout,
     build_on_meta,
     count_flops,
     count_parameters,
@@ -14,7 +11,6 @@ from toolkit.zoo.registry import (
     list_layouts,
     list_networks,
     list_published,
-    load,
     show_network,
 )
 

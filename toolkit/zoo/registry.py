@@ -1,183 +1,18 @@
-"""The zoo's catalogue: classes, named networks at the papers' sizes, layouts of official weights, and loading.
-
-Nothing heavy is imported until a network is built, so that the command line can read the catalogue quickly. A new paper
-adds its classes to CLASSES, its networks to NAMED and its official weights to LAYOUTS.
-"""
+"""What the command line asks of the zoo: list and show networks, count them, import official weights."""
 
 from __future__ import annotations
 
-import importlib
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.schema import UserError, did_you_mean
-from toolkit.zoo.published import PUBLISHED, hub_id
+from toolkit.zoo.catalogue import LAYOUTS, NAMED, resolve
+from toolkit.zoo.loading import load
+from toolkit.zoo.published import PUBLISHED
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
-
-_FETCHED = ("config.json", "*.safetensors")  # of each network: never a pickle
-
-Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
-
-# class name, as in the "_class_name" of a config.json -> module
-CLASSES = {
-    "ADMUNet": "toolkit.zoo.unet",
-    "SongUNet": "toolkit.zoo.unet",
-    "UViT": "toolkit.zoo.uvit",
-    "MLPDenoiser": "toolkit.zoo.mlp",
-    "ToyScoreDenoiser": "toolkit.zoo.mlp",
-    "MLPEncoder": "toolkit.zoo.encoders",
-    "ViTEncoder": "toolkit.zoo.encoders",
-    "AutoregressivePrior": "toolkit.zoo.prior",
-    "MarginalPrior": "toolkit.zoo.prior",
-    "UniformPrior": "toolkit.zoo.prior",
-    "LatentDiffusionPrior": "toolkit.zoo.prior",
-    "CompressiveVQModel": "toolkit.zoo.vq_tokenizer",
-    "WorldModel": "toolkit.zoo.world_model",
-}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A network by name: ``target`` is "module:callable", ``config`` its arguments.
-
-    inputs: argument name -> (dtype, shape) of one forward at batch 1, for counting FLOPs; or the "module:callable" that
-    gives the arguments, where they are not tensors alone.
-    """
-
-    target: str
-    config: Mapping[str, Any]
-    inputs: Shapes | str
-    paper: str
-    note: str
-
-    def build(self) -> nn.Module:
-        """The network with random weights, on torch's default device (``with torch.device("meta")`` costs nothing)."""
-        return _resolve(self.target)(**self.config)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Official weights that can be imported: ``target`` is "module:function", called as (source, dest) -> notice."""
-
-    target: str
-    source: str
-    licence: str
-
-
-def _image_inputs(size: int, channels: int = 3, num_classes: int = 0) -> Shapes:
-    inputs: dict[str, tuple[str, tuple[int, ...]]] = {"x": ("float32", (1, channels, size, size))}
-    inputs["sigma"] = ("float32", (1,))
-    return inputs | ({"class_labels": ("float32", (1, num_classes))} if num_classes else {})
-
-
-_KARRAS = "Karras et al. 2022 (EDM)"
-_DISCO = "Xu et al. 2024 (DisCo-Diff)"
-_NCSNPP = {
-    "embedding_type": "fourier",
-    "channel_mult_noise": 2,
-    "encoder_type": "residual",
-    "resample_filter": (1, 3, 3, 1),
-}
-_LATENTS = {"num_latents": 10, "codebook_size": 100, "latent_width": 192, "latent_layers": 6}
-_ADM = "toolkit.zoo.unet:ADMUNet"
-_SONG = "toolkit.zoo.unet:SongUNet"
-_VIT = "toolkit.zoo.encoders:ViTEncoder"
-_IVIDEOGPT = "Wu et al. 2024 (iVideoGPT)"
-_VQ = "toolkit.zoo.vq_tokenizer:CompressiveVQModel"
-_VIDEO = "toolkit.zoo.video_transformer:build_video_transformer"
-_VQ_256 = {
-    "down_block_types": ("DownEncoderBlock2D",) * 5,
-    "up_block_types": ("UpDecoderBlock2D",) * 5,
-    "block_out_channels": (128, 256, 256, 512, 768),
-    "resolution": 256,
-    "max_att_resolution": 32,
-}
-_MEDIUM = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-
-
-def _clip_inputs(size: int, num_context: int = 2) -> Shapes:
-    return {
-        "context": ("float32", (1, num_context, 3, size, size)),
-        "future": ("float32", (1, 16 - num_context, 3, size, size)),
-    }
-
-
-NAMED: dict[str, Entry] = {
-    "edm_adm_imagenet64": Entry(
-        _ADM, {"num_classes": 1000}, _image_inputs(64, num_classes=1000), _KARRAS, "ImageNet-64, class-conditional"
-    ),
-    "edm_ddpmpp_cifar10": Entry(_SONG, {"dropout": 0.13}, _image_inputs(32), _KARRAS, "CIFAR-10, DDPM++"),
-    "edm_ncsnpp_cifar10": Entry(_SONG, {"dropout": 0.13, **_NCSNPP}, _image_inputs(32), _KARRAS, "CIFAR-10, NCSN++"),
-    "disco_imagenet64": Entry(
-        _ADM,
-        {"num_classes": 1000, **_LATENTS},
-        _image_inputs(64, num_classes=1000),
-        _DISCO,
-        "ADM with cross-attention to 10 latents of 100 codes",
-    ),
-    "disco_imagenet64_grouped": Entry(
-        _ADM,
-        {"num_classes": 1000, **_LATENTS, "num_latents": 30, "latent_groups": 3},
-        _image_inputs(64, num_classes=1000),
-        _DISCO,
-        "three groups of 10 latents, one per resolution of the up path",
-    ),
-    "disco_imagenet128": Entry(
-        "toolkit.zoo.uvit:UViT",
-        {"num_classes": 1000, **_LATENTS},
-        _image_inputs(128, num_classes=1000),
-        _DISCO,
-        "U-ViT with cross-attention to 10 latents of 100 codes",
-    ),
-    "disco_encoder_imagenet64": Entry(
-        _VIT, {"image_size": 64, "patch_size": 8}, {"y": ("float32", (1, 3, 64, 64))}, _DISCO, "ViT-B encoder of z"
-    ),
-    "disco_encoder_imagenet128": Entry(
-        _VIT, {"image_size": 128, "patch_size": 16}, {"y": ("float32", (1, 3, 128, 128))}, _DISCO, "ViT-B encoder of z"
-    ),
-    "disco_prior_imagenet": Entry(
-        "toolkit.zoo.prior:AutoregressivePrior",
-        {"num_classes": 1000},
-        {"codes": ("int64", (1, 10)), "class_labels": ("int64", (1,))},
-        _DISCO,
-        "autoregressive prior of z given the class",
-    ),
-    "ivideogpt_tokenizer_64": Entry(
-        _VQ, {}, _clip_inputs(64), _IVIDEOGPT, "64x64, 2 context frames; flops of 16 frames"
-    ),
-    "ivideogpt_tokenizer_64_context1": Entry(
-        _VQ, {"context_length": 1}, _clip_inputs(64, 1), _IVIDEOGPT, "64x64, 1 context frame; flops of 16 frames"
-    ),
-    "ivideogpt_tokenizer_256": Entry(
-        _VQ, _VQ_256, _clip_inputs(256), _IVIDEOGPT, "256x256, 2 context frames; flops of 16 frames"
-    ),
-    "ivideogpt_transformer_small": Entry(
-        _VIDEO, {}, f"{_VIDEO}_inputs", _IVIDEOGPT, "12 layers; flops of 16 frames, 751 tokens"
-    ),
-    "ivideogpt_transformer_medium": Entry(
-        _VIDEO, _MEDIUM, f"{_VIDEO}_inputs", _IVIDEOGPT, "24 layers; flops of 16 frames, 751 tokens"
-    ),
-}
-
-LAYOUTS: dict[str, Layout] = {
-    "edm": Layout(
-        "toolkit.zoo.importing_edm:import_edm",
-        "folder with config.json and model.safetensors of NVlabs/edm (ADM, DDPM++, NCSN++)",
-        "CC BY-NC-SA 4.0, non-commercial",
-    ),
-    "ivideogpt": Layout(
-        "toolkit.zoo.importing_ivideogpt:import_ivideogpt",
-        "folder with tokenizer/ and transformer/ of thuml/iVideoGPT",
-        "MIT",
-    ),
-}
 
 
 def list_networks() -> list[dict[str, Any]]:
@@ -201,7 +36,7 @@ def _published_parts(name: str) -> dict[str, Any]:
     one, actions = PUBLISHED[name], {"action_dim": PUBLISHED[name].action_dim or None}
     entry = NAMED[one.transformer]
     with torch.device("meta"):
-        transformer = _resolve(entry.target)(**entry.config, **actions)
+        transformer = resolve(entry.target)(**entry.config, **actions)
     return {"tokenizer": build_on_meta(one.tokenizer), "transformer": transformer}
 
 
@@ -246,7 +81,7 @@ def import_weights(layout: str, source: str | Path, dest: str | Path) -> str:
     """
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout}: {did_you_mean(layout, LAYOUTS)}choose one of {', '.join(LAYOUTS)}")
-    return _resolve(LAYOUTS[layout].target)(source, dest)
+    return resolve(LAYOUTS[layout].target)(source, dest)
 
 
 def build_on_meta(name: str) -> Any:
@@ -271,154 +106,12 @@ def count_flops(network: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     return counter.get_total_flops()
 
 
-def load(source: str | Path, part: str | None = None, device: str | torch.device = "cpu") -> Any:
-    """A network with its weights, in eval mode.
-
-    Args:
-        source: run folder (the network is ``model/<part>`` in it), folder of ``save_pretrained``, hub id, or the name
-            of a published world model.
-        part: such as "encoder" or "prior", for folders that hold several networks. Unless given: the world model where
-            there is one, else "denoiser".
-        device: where to put it.
-
-    Raises:
-        UserError: nothing there, the hub cannot be reached, an unknown class, or weights that do not fit the config.
-    """
-    folder, name = Path(source), hub_id(str(source))
-    if folder.exists():
-        network = _load_folder(_locate(folder, part))
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        network = _load_hub(name, part)
-    else:
-        raise UserError(f"{source}: not found (expected a run, a folder with config.json, or a hub id)")
-    return network.to(device).eval()
-
-
-def _locate(folder: Path, part: str | None) -> Path:
-    """The folder with the config.json of ``part``."""
-    for place in (folder, folder / "model"):
-        if part is None and ((place / "config.json").is_file() or is_world_model(place)):
-            return place
-    part = part or "denoiser"
-    for place in (folder / "model" / part, folder / part):
-        if (place / "config.json").is_file():
-            return place
-    parts = sorted(path.parent.name for path in [*folder.glob("*/config.json"), *folder.glob("model/*/config.json")])
-    raise UserError(f"{folder}: no network '{part}' there (found: {', '.join(parts) or 'none'})")
-
-
-def is_world_model(folder: Path) -> bool:
-    """Whether tokenizer and transformer of iVideoGPT lie there."""
-    return all((folder / part / "config.json").is_file() for part in ("tokenizer", "transformer"))
-
-
-def _load_folder(folder: Path) -> Any:
-    if is_world_model(folder):
-        return _find_class("WorldModel").from_pretrained(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        network_class = _find_class(config["_class_name"])
-    except (ValueError, KeyError, TypeError) as error:
-        reason = str(error) if isinstance(error, UserError) else "not the config of a network"
-        raise UserError(f"{folder / 'config.json'}: {reason}") from None
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder}: no *.safetensors file beside config.json")
-    return _load_strictly(network_class, str(folder))
-
-
-def _load_hub(name: str, part: str | None) -> Any:
-    from toolkit.zoo.denoiser import Denoiser
-
-    reachable = _hub_answers()
-    world = None if part else _fetch_world_model(name, not reachable)
-    if world:
-        return _load_folder(world)
-    where: dict[str, Any] = {"local_files_only": not reachable} | ({"subfolder": part} if part else {})
-    try:
-        config: Any = Denoiser.load_config(name, **where)
-    except OSError as error:
-        why = str(error).strip().splitlines()[0] if reachable else "no connection, and not in its cache"
-        raise UserError(f"{name}: no such folder, and not to be had from the hub: {why}") from None
-    return _load_strictly(_find_class(config.get("_class_name", "")), name, **where)
-
-
-def _fetch_world_model(name: str, offline: bool) -> Path | None:
-    """The local copy of a world model on the hub, None where ``name`` is something else."""
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        for part in ("tokenizer", "transformer"):
-            hf_hub_download(name, f"{part}/config.json", local_files_only=offline)
-        patterns = ["config.json", *(f"{part}/{what}" for part in ("tokenizer", "transformer") for what in _FETCHED)]
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=offline))
-    except (HfHubHTTPError, LocalEntryNotFoundError):  # no such repository or file; ``_load_hub`` says what it tried
-        return None
-
-
-def _hub_answers() -> bool:
-    """False where the hub is switched off or, after 3 s, not reached (its own client retries for half a minute)."""
-    import socket
-    import urllib.request
-    from urllib.parse import urlsplit
-
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    if urllib.request.getproxies().get("https"):
-        return True
-    url = urlsplit(constants.ENDPOINT)
-    try:
-        socket.create_connection((url.hostname or "", url.port or 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
-
-
-def _load_strictly(network_class: Any, source: str, **where: Any) -> Any:
-    """``from_pretrained`` without pickles, and without the tensors it would leave random or ignore."""
-    from safetensors import SafetensorError
-
-    try:
-        network, info = network_class.from_pretrained(source, use_safetensors=True, output_loading_info=True, **where)
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{source}: cannot be loaded: {' '.join(str(error).split())}") from error
-    for what in ("missing_keys", "unexpected_keys"):
-        if info[what]:
-            raise UserError(f"{source}: {what.replace('_', ' ')} in the weights: {', '.join(sorted(info[what])[:8])}")
-    return network
-
-
-def _find_class(name: str) -> Any:
-    """Ours by CLASSES, then any imported ModelMixin (a paper's own network), then diffusers'."""
-    import diffusers
-
-    if name in CLASSES:
-        return getattr(importlib.import_module(CLASSES[name]), name)
-    pending = [diffusers.ModelMixin]
-    while pending:
-        known = pending.pop()
-        if known.__name__ == name:
-            return known
-        pending += known.__subclasses__()
-    found = getattr(diffusers, name, None) if name else None
-    if not isinstance(found, type) or not issubclass(found, diffusers.ModelMixin):
-        raise UserError(f"unknown network class '{name}': {did_you_mean(name, CLASSES)}known: {', '.join(CLASSES)}")
-    return found
-
-
-def _resolve(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def _summary(name: str) -> dict[str, Any]:
     import torch
 
     entry, network = NAMED[name], build_on_meta(name)
     if isinstance(entry.inputs, str):
-        inputs = _resolve(entry.inputs)()
+        inputs = resolve(entry.inputs)()
     else:
         inputs = {
             key: torch.zeros(shape, dtype=getattr(torch, dtype), device="meta")

@@ -242,12 +242,12 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
         self.cond_encoder.load_state_dict(self.encoder.state_dict(), strict=False)
         self.cond_decoder.load_state_dict(self.decoder.state_dict(), strict=False)
 
-    def start_diagonal(self, generator: torch.Generator | None = None) -> None:
+    def start_diagonal(self, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
         """Start cross-attention on the diagonal; see ``CrossAttention.start_diagonal`` (not in the paper)."""
         part: Any
         for part in (self.cond_encoder, self.cond_decoder):
             for block in part.cross_att_blocks:
-                block.start_diagonal(generator=generator)
+                block.start_diagonal(scale, generator)
 
     def _encode_context(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Latents (B,T0,N,D) and the encoder's maps (B,T0,C,s,s)."""
