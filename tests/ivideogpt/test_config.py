@@ -16,7 +16,6 @@ BAD = {
     "tokenizer_optim.num_future=8": "tokenizer_optim.num_future=8: must be at most num_frames - context_length = 7",
     "tokenizer_optim.num_steps=0": "tokenizer_optim.num_steps=0: keeps the tokenizer of init, and no init",
     "transformer_optim.betas=[0.9]": "transformer_optim.betas=[0.9]: must be two numbers",
-    "tokenizer_loss.perceptual=lpips": "tokenizer_loss.perceptual_path: LPIPS needs its weights",
     "tokenizer_loss.perceptual=lpip": "did you mean 'lpips'",
     "goal_conditioned=true": "goal_conditioned=true: context_length must be 2 or more",
     "measure.names=[prediktion]": "measure.names=prediktion: did you mean 'prediction'",

@@ -67,14 +67,6 @@ class TokenizerLoss:
     gan_depth: int = number(4, least=1)
     gan_hidden: int = number(512, least=8)
 
-    def check(self) -> None:
-        """LPIPS has weights, which do not come with the toolkit."""
-        if self.perceptual == "lpips" and not self.perceptual_path:
-            raise UserError(
-                "tokenizer_loss.perceptual_path: LPIPS needs its weights, a folder with vgg16 and the linear heads "
-                "(docs/ivideogpt.md); offline use tokenizer_loss.perceptual=gradients or none"
-            )
-
 
 @dataclass
 class TokenizerOptim:

@@ -22,6 +22,7 @@ from toolkit.ivideogpt.build import (
 from toolkit.ivideogpt.clips import Clips, load_clips
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.ivideogpt.imagination import roll_out
+from toolkit.ivideogpt.perceptual import make_distance
 from toolkit.ivideogpt.planning import plan
 from toolkit.ivideogpt.stage_tokenizer import train_tokenizer
 from toolkit.ivideogpt.stage_transformer import train_transformer
@@ -35,6 +36,8 @@ from toolkit.zoo.vq_tokenizer import CompressiveVQModel
 
 def main(config: TrainIVideoGPT, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
+    if "tokenizer" in config.stages() and config.tokenizer_optim.num_steps:
+        make_distance(config.tokenizer_loss.perceptual, config.tokenizer_loss.perceptual_path)  # refused before the data
     clips = load_clips(config)
     accelerator = make_accelerator(config, run.record.get("job_number", 0))
     run.record["device"] = str(accelerator.device)

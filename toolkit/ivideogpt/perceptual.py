@@ -99,7 +99,12 @@ def load_lpips(source: str | Path) -> LPIPS:
 
 
 def make_distance(kind: str, path: str | None) -> Any:
-    """The distance that ``tokenizer_loss.perceptual`` names; None for none."""
+    """The distance that ``tokenizer_loss.perceptual`` names; None for none. Raises UserError as ``load_lpips``."""
+    if kind == "lpips" and path is None:
+        raise UserError(
+            "tokenizer_loss.perceptual_path: LPIPS needs its weights, a folder with VGG16's features and the linear heads; "
+            "without them use tokenizer_loss.perceptual=gradients or none"
+        )
     if kind == "lpips":
         assert path is not None
         return load_lpips(path)
