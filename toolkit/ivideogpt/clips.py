@@ -53,9 +53,13 @@ def load_clips(config: TrainIVideoGPT) -> Clips:
     return Clips(dataset, train, valid, test, statistics)
 
 
-def window_frames(config: TrainIVideoGPT) -> int:
-    """Frames of an episode that one clip takes: a goal-conditioned clip repeats or moves its last one (D8)."""
-    return config.num_frames - (config.goal_conditioned and config.goal_order == "release_training")
+def window_frames(config: TrainIVideoGPT, num_future: int | None = None) -> int:
+    """Frames of an episode that one clip takes: a goal-conditioned clip repeats or moves its last one (D8).
+
+    ``num_future``: frames after the context, where these are not as many as in training.
+    """
+    num_frames = config.num_frames if num_future is None else config.context_length + num_future
+    return num_frames - (config.goal_conditioned and config.goal_order == "release_training")
 
 
 def arrange(clip: Clip, config: TrainIVideoGPT) -> Clip:

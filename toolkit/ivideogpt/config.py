@@ -136,6 +136,7 @@ class Rollout:
 
     num_clips: int = number(8, least=1)
     num_frames: int | None = number(None, least=1)  # imagined; None: as many as a training clip has
+    on_overflow: str = choice("raise", "raise", "recontext")  # beyond the positions: refuse, or renew the context
     sampling: str = choice("sample", "sample", "greedy")
     temperature: float = number(1.0, above=0)
     top_k: int | None = number(100, least=1)

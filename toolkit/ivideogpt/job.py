@@ -14,6 +14,7 @@ from toolkit.ivideogpt import measures
 from toolkit.ivideogpt.build import (
     build_tokenizer,
     build_transformer,
+    check_length,
     join,
     start_tokenizer,
     start_transformer,
@@ -21,7 +22,7 @@ from toolkit.ivideogpt.build import (
 )
 from toolkit.ivideogpt.clips import Clips, load_clips
 from toolkit.ivideogpt.config import TrainIVideoGPT
-from toolkit.ivideogpt.imagination import roll_out
+from toolkit.ivideogpt.imagination import check_horizon, roll_out
 from toolkit.ivideogpt.perceptual import make_distance
 from toolkit.ivideogpt.planning import plan
 from toolkit.ivideogpt.stage_tokenizer import train_tokenizer
@@ -77,6 +78,9 @@ def _objective(metrics: dict[str, float]) -> float | None:
 
 def _train_tokenizer(run: Run, config: TrainIVideoGPT, clips: Clips, accelerator: Accelerator) -> None:
     tokenizer = start_tokenizer(config, clips)
+    if config.init is None:  # before the long work; a model that is given is checked with its own positions
+        check_length(config, tokenizer, config.transformer.max_position_embeddings)
+        check_horizon(config, tokenizer, config.transformer.max_position_embeddings)
     _note_parameters(run, tokenizer=tokenizer)
     if config.tokenizer_optim.num_steps:
         tokenizer = train_tokenizer(tokenizer, run, config, clips, accelerator)

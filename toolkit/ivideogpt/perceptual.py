@@ -41,7 +41,7 @@ class GradientDistance(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """LPIPS with VGG16. ``weights``: ``features.<i>.weight``/``bias`` of VGG16 and the heads ``lin<k>`` [1, C, 1, 1]."""
+    """LPIPS with VGG16. ``weights``: ``features.<i>.weight``/``bias`` of VGG16 and heads ``lin<k>`` [1, C, 1, 1]."""
 
     name = "LPIPS (VGG16)"
     shift: Tensor
