@@ -42,9 +42,20 @@ def measure_prediction(setting: Setting) -> dict[str, Any]:
         found["psnr.other_actions"] = float(other.mean())
         found |= _difference(scores[0] - other)
         lines["imagined with other actions"] = other.mean(0)
+    found["cross_entropy"] = cross_entropy(setting, context, future, actions)
     found |= {f"psnr.step_{k + 1}": float(value) for k, value in enumerate(lines["imagined"])}
     _report(setting, lines)
     return found
+
+
+def cross_entropy(setting: Setting, context: Tensor, future: Tensor, actions: Tensor | None) -> float:
+    """Of true future frames, in nats per dynamics token (slots are not among them), teacher forced."""
+    size, total = setting.config.measure.batch_size, 0.0
+    for start in range(0, len(context), size):
+        rows = slice(start, start + size)
+        given = None if actions is None else actions[rows]
+        total += float(setting.world.score(context[rows], future[rows], given).logprobs.double().sum())
+    return -total / (len(context) * future.shape[1] * setting.world.tokenizer.layout.tokens_per_frame)
 
 
 def _context_psnr(setting: Setting, context: Tensor) -> Tensor:
