@@ -77,16 +77,28 @@ def _prepare(config: EnhanceVideo, run: Run, task: Task) -> Work:
 
 def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> None:
     """All clips are read and checked before work on the first one begins."""
-    works = [_prepare(_trained(config, run), run, task) for task in tasks if not _is_done(run, task)]
+    config = _trained(config, run)
+    todo = [task for task in tasks if not _is_done(run, task)]
+    is_new = not (run.dir / "work").exists()
+    try:
+        works = [_prepare(config, run, task) for task in todo]
+        notes = [
+            line for work in works for line in (*work.notes, work.summary(), *_network_notes(work, config, device))
+        ]
+    except UserError:
+        if is_new:
+            shutil.rmtree(run.dir / "work", ignore_errors=True)
+        raise
+    for line in notes:
+        progress.say(line)
     for work in works:
-        for line in [*work.notes, work.summary()]:
-            progress.say(line)
-        if config.backend == "generative":
-            enhancer = load_enhancer(work, _trained(config, run), device)
-            for line in check_network_memory(work, config, enhancer, _free_bytes(device)):
-                progress.say(line)
-    for work in works:
-        _enhance_clip(_trained(config, run), run, work, device)
+        _enhance_clip(config, run, work, device)
+
+
+def _network_notes(work: Work, config: EnhanceVideo, device: Any) -> list[str]:
+    if config.backend != "generative":
+        return []
+    return check_network_memory(work, config, load_enhancer(work, config, device), _free_bytes(device))
 
 
 def _trained(config: EnhanceVideo, run: Run) -> EnhanceVideo:
