@@ -80,19 +80,38 @@ class Classic:
 
 @dataclass
 class VideoUNet:
-    """The base video UNet and its ControlNet; the defaults are the release's (1.41 + 0.63 billion parameters)."""
+    """The network that ``stage=train`` builds; the defaults are the release's (1.41 + 0.63 billion parameters).
+
+    codec: "vae", an autoencoder of diffusers (``vae``: folder or hub id), or "unshuffle", which makes each block of
+    codec_factor x codec_factor pixels one latent. attention_levels: levels that attend, from the finest on (the middle
+    always does). entry_heads: of the temporal transformer after the first convolution. asymmetric: the release's odd
+    padding. conditioning: where noise level and scale are told: to the key frames (the paper's video-aware
+    conditioning), to all frames alike ("shared"), or not at all ("none").
+    diffuses: "latents", or "residuals": residual_scale times what they differ by from those of the filled-in input.
+    resize, blend: how key frames are resized, and whether frames between them are blends or copies.
+    tile_rows, tile_columns: of a tile, in latents.
+    """
 
     codec: str = choice("vae", "vae", "unshuffle")
     codec_factor: int = number(8, least=1)
+    vae: str | None = None
+    text_encoder: str | None = None
     block_out_channels: list[int] = number([320, 640, 1280, 1280], least=4)
-    attention_levels: int = number(3, least=0)  # from the finest level on
+    attention_levels: int = number(3, least=0)
     layers_per_block: int = number(2, least=1)
-    cross_attention_dim: int = number(1024, least=4)
+    cross_attention_dim: int = number(1024, least=1)
     attention_head_dim: int = number(64, least=1)
+    entry_heads: int = number(8, least=1)
     norm_num_groups: int = number(32, least=1)
-    downsample_padding: list[int] = number([2, 1], least=0)
-    crop_upsample: bool = True
+    asymmetric: bool = True
+    dropout: float = number(0.1, least=0, below=1)
     conditioning: str = choice("video_aware", "video_aware", "shared", "none")
+    diffuses: str = choice("latents", "latents", "residuals")
+    residual_scale: float = number(1.0, above=0)
+    resize: str = choice("bilinear", "bilinear", "bicubic")
+    blend: bool = False
+    tile_rows: int = number(90, least=4)
+    tile_columns: int = number(160, least=4)
 
 
 @dataclass
@@ -104,6 +123,7 @@ class Clips:
     num_frames: int = number(32, least=2)
     crop_px: int = number(128, least=16)
     rate_fps: float | None = number(24.0, above=0)
+    num_crops: int = number(2000, least=1)  # decoded once, kept in the cache
 
 
 @dataclass
@@ -119,15 +139,22 @@ class Augment:
 
 @dataclass
 class Optim:
-    """AdamW on the control branch, the base frozen (section 4.1); the EMA is ours."""
+    """AdamW on the control branch, the base frozen (section 4.1); the EMA and the decay are ours.
 
+    base: folder or hub id of the base (a VideoUNet, or a UNet3DConditionModel such as ModelScope's text-to-video);
+    without it a base of its own is trained first, base_num_steps long. joint: both are trained together.
+    """
+
+    base: str | None = None
+    joint: bool = False
     num_steps: int = number(2000, least=1, extends="train")
-    base_num_steps: int = number(2000, least=0)  # of a base that is trained first, where none is given
+    base_num_steps: int = number(2000, least=0)
     batch_size: int = number(8, least=1)
     lr: float = number(1e-4, above=0)
     betas: list[float] = number([0.9, 0.999], least=0, below=1)
     weight_decay: float = number(0.01, least=0)
     warmup_steps: int = number(0, least=0)
+    decay: str = choice("none", "none", "cosine")
     grad_clip: float = number(1.0, above=0)
     ema_half_life_steps: float = number(500.0, above=0)
 

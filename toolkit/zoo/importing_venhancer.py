@@ -20,7 +20,7 @@ from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, re
 
 NOTICE = (
     "VEnhancer's repository states no licence for code or weights, and its base MS-Vid2Vid-XL is for non-commercial "
-    "use without derivatives (CC BY-NC-ND 4.0): use imported weights for research of your own, do not redistribute them."
+    "use without derivatives (CC BY-NC-ND 4.0): use imported weights for your own research, do not redistribute them."
 )
 # The released networks (both versions), and what else a config may say about how they were run.
 RELEASE = {

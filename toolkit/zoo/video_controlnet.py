@@ -20,12 +20,16 @@ from torch import Tensor, nn
 from toolkit.zoo import video_layers as layers
 from toolkit.zoo.video_unet import ENCODER_KEYS, ENCODER_PARTS, VideoEncoder, VideoUNet
 
+CONDITIONING = ("video_aware", "shared", "none")
+
 
 class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
     """Residuals for the base's skip connections and middle, given the key frames.
 
     Args: those of ``VideoUNet`` that shape its encoder, and
         conditioning_channels: of the key frames' latents.
+        conditioning: where noise level and scale are told: "video_aware", to the key frames only (the paper's);
+            "shared", to all frames alike; "none", not at all (both for comparison).
     """
 
     config_name = "config.json"  # type: ignore[assignment]
@@ -45,7 +49,10 @@ class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
         norm_num_groups: int = 32,
         asymmetric: bool = False,
         dropout: float = 0.1,
+        conditioning: str = "video_aware",
     ) -> None:
+        if conditioning not in CONDITIONING:
+            raise ValueError(f"conditioning={conditioning}: must be one of {', '.join(CONDITIONING)}")
         super().__init__()
         base = VideoUNet(**{key: value for key, value in locals().items() if key in ENCODER_KEYS})
         for part in ENCODER_PARTS:
@@ -61,10 +68,12 @@ class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
         self.controlnet_mid_block = zeroed(nn.Conv2d(block_out_channels[-1], block_out_channels[-1], 1))
 
     @classmethod
-    def from_unet(cls, unet: VideoUNet, load_weights_from_unet: bool = True) -> VideoControlNetModel:
+    def from_unet(
+        cls, unet: VideoUNet, load_weights_from_unet: bool = True, conditioning: str = "video_aware"
+    ) -> VideoControlNetModel:
         """A control network for ``unet`` that starts as a copy of its encoder and middle, and as a no-op."""
         config = {key: unet.config[key] for key in ENCODER_KEYS}
-        control = cls(**config, conditioning_channels=unet.config["in_channels"])
+        control = cls(**config, conditioning_channels=unet.config["in_channels"], conditioning=conditioning)
         nn.Module.to(control, unet.device, unet.dtype)  # ModelMixin.to warns of every dtype
         if load_weights_from_unet:
             state, ours = unet.state_dict(), control.state_dict()
@@ -115,12 +124,16 @@ class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
     def embed_conditions(
         self, timestep: Tensor | float, noise_level: Tensor | float, scale: Tensor | float, key_frame_index: Tensor
     ) -> Tensor:
-        """[B, F, D]: the time for every frame, noise level and scale added for key frames."""
+        """[B, F or 1, D]: the time for every frame, noise level and scale added for key frames."""
         batch = len(key_frame_index)
         time = self.embed_time(timestep, batch)
+        if self.config["conditioning"] == "none":
+            return time
         known = self.noise_proj(self.embed_time(noise_level, batch))
         factor = torch.as_tensor(scale, device=self.device).reshape(-1).expand(batch)
         known = known + self.scale_embedding(self.time_proj(factor).to(self.dtype))[:, None]
+        if self.config["conditioning"] == "shared":
+            return time + known
         return time + known * (key_frame_index >= 0)[:, :, None]
 
 

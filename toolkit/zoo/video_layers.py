@@ -29,14 +29,36 @@ def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
     return y.permute(0, 2, 3, 1).contiguous().unflatten(0, x.shape[:2])
 
 
-def norm_frames(norm: nn.Module, x: Tensor) -> Tensor:
+def norm_frames(norm: Any, x: Tensor) -> Tensor:
     """Group normalisation with statistics of each frame."""
-    return norm(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous().unflatten(0, x.shape[:2])
+    return _group_norm(norm, x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-def norm_clip(norm: nn.Module, x: Tensor) -> Tensor:
+def norm_clip(norm: Any, x: Tensor) -> Tensor:
     """Group normalisation with statistics of all frames together."""
-    return norm(x.flatten(1, 2).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous().unflatten(1, x.shape[1:3])
+    return _group_norm(norm, x.flatten(1, 2)).unflatten(1, x.shape[1:3])
+
+
+def _group_norm(norm: Any, x: Tensor) -> Tensor:
+    """A ``GroupNorm`` on [B, H, W, C].
+
+    torch's own kernel adds up a whole image in sequence, which costs a float32 clip two digits, and copies it on CUDA;
+    sums here are pairwise. With gradients its fused backward pass counts for more.
+    """
+    if torch.is_grad_enabled():
+        return norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+    groups, count = norm.num_groups, x[0].numel() // norm.num_groups
+    exact = torch.float32 if x.device.type == "mps" else torch.float64  # of a few numbers only
+    wide = x if x.dtype == torch.float64 else x.float()
+    mean, square = (
+        part.sum(dim=(1, 2)).to(exact).unflatten(-1, (groups, -1)).sum(-1, keepdim=True) / count
+        for part in (wide, wide * wide)
+    )
+    rate = (square - mean.square() + norm.eps).rsqrt()  # B G 1
+    weight = norm.weight.to(exact).view(groups, -1)
+    factor, shift = (rate * weight).flatten(1), norm.bias.to(exact) - (mean * rate * weight).flatten(1)
+    factor, shift = (part.to(x.dtype)[:, None, None] for part in (factor, shift))
+    return torch.addcmul(shift, x, factor)
 
 
 def resnet(block: Any, x: Tensor, temb: Tensor) -> Tensor:

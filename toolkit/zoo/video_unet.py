@@ -178,6 +178,23 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
         nn.init.zeros_(self.conv_out.weight)
         self._finish(asymmetric, dropout)
 
+    @classmethod
+    def from_diffusers(cls, unet: UNet3DConditionModel) -> VideoUNet:
+        """The same network and weights, such as those of ModelScope's text-to-video, run in our layout."""
+        config = unet.config
+        network = cls(
+            in_channels=config["in_channels"],
+            out_channels=config["out_channels"],
+            block_out_channels=config["block_out_channels"],
+            attention_levels=[name == _ATTENTION[0] for name in config["down_block_types"]],
+            layers_per_block=config["layers_per_block"],
+            cross_attention_dim=config["cross_attention_dim"],
+            attention_head_dim=config["attention_head_dim"],
+            norm_num_groups=config["norm_num_groups"],
+        )
+        network.load_state_dict(unet.state_dict())
+        return nn.Module.to(network, unet.device, unet.dtype)
+
     def forward(  # type: ignore[override]
         self,
         sample: Tensor,
