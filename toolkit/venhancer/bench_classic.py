@@ -57,7 +57,8 @@ def ffmpeg_frames(
     filters = f"minterpolate=fps={timeline.rate}:{settings}:scd=none,scale={width}:{height}:flags=lanczos,format=rgb24"
     graph = Graph()
     index = reader.index
-    source = graph.add_buffer(width=index.width, height=index.height, format="yuv420p", time_base=1 / index.rate)
+    pixels = av.VideoFormat("yuv420p")
+    source = graph.add_buffer(width=index.width, height=index.height, format=pixels, time_base=1 / index.rate)
     last = source
     for part in filters.split(","):
         name, _, arguments = part.partition("=")
@@ -84,4 +85,5 @@ def _pull(graph: Graph) -> Iterator[np.ndarray]:
             frame = graph.pull()
         except (av.BlockingIOError, av.EOFError):
             return
+        assert isinstance(frame, av.VideoFrame)
         yield frame.to_ndarray(format="rgb24")

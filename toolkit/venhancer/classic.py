@@ -173,7 +173,8 @@ def up_to_size(frames: Iterator[np.ndarray], width: int, height: int, kernel: st
 
 def to_tensor(pixels: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
     """uint8 RGB [h, w, 3] as float (1, 3, h, w) in [0, 255]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None].float()
+    writable = np.require(pixels, requirements=["C", "W"])  # a copy only where it must be
+    return torch.from_numpy(writable).to(device).permute(2, 0, 1)[None].float()
 
 
 def to_pixels(x: Tensor) -> np.ndarray:
