@@ -13,15 +13,17 @@ from toolkit.configs import compose
 from toolkit.paths import conf_dir, presets
 from toolkit.schema import UserError
 
-REAL = ["train-disco"]  # the toy room of the tests registers a command too
+REAL = ["train-disco", "grow-llm"]  # the toy room of the tests registers a command too
 PRESETS = [(command, name) for command in REAL for name in presets(command)]
 
+GROUPS = {"train-disco": ("data", "network"), "grow-llm": ("data",)}
 
 OPTIONS = [
     (command, group, path.stem)
     for command in REAL
-    for group in ("data", "network")
+    for group in GROUPS[command]
     for path in sorted((conf_dir() / group).glob("*.yaml"))
+    if group != "data" or path.stem.startswith("text_") == (command == "grow-llm")
 ]
 
 
