@@ -182,10 +182,9 @@ def test_noise_does_not_depend_on_windows_or_tiles(tmp_path):
     for number, changes in enumerate(({}, {"window_frames": 5}, {"tile_height": 32, "tile_width": 48})):
         settings = replace(SETTINGS, steps=1, **changes)
         list(Enhancer(pipeline, settings).enhance(ArraySource(video), tmp_path / str(number)))
-        layout = plan_layout(pipeline, settings, ArraySource(video))
-        starts.append(
-            Flight(tmp_path / str(number), layout.geometry, "unread", resume=False).latents[0].read([14, 15, 16])
-        )
+        geometry = plan_layout(pipeline, settings, ArraySource(video)).geometry
+        flight = Flight(tmp_path / str(number), geometry, "unread", resume=False)
+        starts.append(flight.latents[0].read([14, 15, 16]))
     assert torch.equal(starts[0], starts[1]) and torch.equal(starts[0], starts[2])
 
 

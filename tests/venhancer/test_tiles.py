@@ -45,6 +45,6 @@ def test_fades_are_smooth():
 
 
 def test_one_tile_is_the_whole():
-    assert tiles.grid((45, 100), (90, 160), 0.25) == [
-        tiles.Tile(tiles.Span(0, (1.0,) * 45), tiles.Span(0, (1.0,) * 100))
-    ]
+    (tile,) = tiles.grid((45, 100), (90, 160), 0.25)
+    assert (tile.rows.start, tile.columns.start) == (0, 0)
+    assert torch.equal(tile.weight(), torch.ones(45, 100, dtype=torch.float64))
