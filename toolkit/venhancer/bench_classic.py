@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -17,41 +17,52 @@ from toolkit.venhancer.backends import ClassicBackend
 from toolkit.venhancer.config import Classic
 from toolkit.venhancer.timeline import Timeline, make_timeline
 
-CLIP, NUM_FRAMES, SCALE, FACTOR = "bikes", 12, 2.0, 2
+SCALE, FACTOR = 2.0, 2
 MINTERPOLATE = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1"  # the settings that its manual recommends
+Scene = tuple[VideoReader, Timeline, int, int]
 
 
-def makers() -> Makers:
-    """Contenders: ours (motion compensation), plain blending, and FFmpeg's minterpolate; each makes the same frames."""
+def makers(clip: str, num_frames: int) -> Makers:
+    """Ours (motion compensation), plain blending, and FFmpeg's minterpolate and blend, on the same frames."""
+
+    def ours(blend: bool) -> Contender:
+        reader, timeline, width, height = scene(clip, num_frames)
+        backend = ClassicBackend(reader, width, height, Classic(), "cpu", blend=blend)
+        return Contender({"enhance": lambda: _count(f for shot in timeline.shots for f in backend.frames(shot, 0))})
+
+    def ffmpeg(settings: str) -> Contender:
+        prepared = scene(clip, num_frames)
+        return Contender({"enhance": lambda: _count(ffmpeg_frames(*prepared, settings))})
+
     return {
-        "ours": lambda: Contender({"enhance": _ours(blend=False)}),
-        "blend": lambda: Contender({"enhance": _ours(blend=True)}),
-        "ffmpeg": lambda: Contender({"enhance": lambda: float(sum(1 for _ in ffmpeg_frames(*_scene())))}),
-        "ffmpeg_blend": lambda: Contender(
-            {"enhance": lambda: float(sum(1 for _ in ffmpeg_frames(*_scene(), settings="mi_mode=blend")))}
-        ),
+        "ours": lambda: ours(blend=False),
+        "blend": lambda: ours(blend=True),
+        "ffmpeg": lambda: ffmpeg(MINTERPOLATE),
+        "ffmpeg_blend": lambda: ffmpeg("mi_mode=blend"),
     }
 
 
-def _scene() -> tuple[VideoReader, Timeline, int, int]:
-    """One shot of a real clip, its timeline and the output's size."""
-    index = index_video(clip_path(CLIP), duration_s=NUM_FRAMES / 25)
+def note(clip: str, num_frames: int) -> str:
+    """What was done, under the table."""
+    reader, _, width, height = scene(clip, num_frames)
+    return (
+        f"{clip}: {num_frames} frames of {reader.width}x{reader.height} to {width}x{height} at {FACTOR} times the rate"
+    )
+
+
+def scene(clip: str, num_frames: int) -> Scene:
+    """The first frames of a clip, their timeline, and the output's size."""
+    index = index_video(clip_path(clip), duration_s=num_frames / float(index_video(clip_path(clip), duration_s=1).rate))
     timeline = make_timeline(index, index.rate * FACTOR)
     return VideoReader(index), timeline, round(index.width * SCALE), round(index.height * SCALE)
 
 
-def _ours(blend: bool) -> Callable[[], float]:
-    reader, timeline, width, height = _scene()
-
-    def run() -> float:
-        backend = ClassicBackend(reader, width, height, Classic(), "cpu", blend=blend)
-        return float(sum(1 for shot in timeline.shots for _ in backend.frames(shot, 0)))
-
-    return run
+def _count(frames: Iterator[np.ndarray]) -> float:
+    return float(sum(1 for _ in frames))
 
 
 def ffmpeg_frames(
-    reader: VideoReader, timeline: Timeline, width: int, height: int, settings: str = MINTERPOLATE
+    reader: VideoReader, timeline: Timeline, width: int, height: int, settings: str
 ) -> Iterator[np.ndarray]:
     """The same clip through FFmpeg's filters as uint8 RGB; where there is no next frame it makes none."""
     filters = f"minterpolate=fps={timeline.rate}:{settings}:scd=none,scale={width}:{height}:flags=lanczos,format=rgb24"
