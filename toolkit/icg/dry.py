@@ -82,7 +82,7 @@ def _given(model: str) -> Rows:
 def _on_meta(folder: Path) -> Any:
     import json
 
-    from toolkit.zoo.registry import find_class
+    from toolkit.zoo.loading import find_class
 
     config = json.loads((folder / "config.json").read_text())
     with torch.device("meta"):

@@ -22,7 +22,7 @@ from toolkit.icg.source import Request, Source, counted_rows
 from toolkit.icg.timestep import find_time_embeddings
 from toolkit.runs.seeds import derive
 from toolkit.schema import UserError
-from toolkit.zoo.registry import hub_answers
+from toolkit.zoo.loading import hub_answers
 
 BANK_ROWS = 64
 
