@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from toolkit.data.catalogue import CATALOGUE, Entry, Row, check, fetch, load, rows, stand_in
+from toolkit.data.catalogue import CATALOGUE, Entry, Row, check, fetch, load, load_episodes, rows, stand_in
 
 if TYPE_CHECKING:
     from toolkit.data.sets import Dataset, MemorySplit, Split
@@ -49,6 +49,7 @@ __all__ = [
     "check_text",
     "fetch",
     "load",
+    "load_episodes",
     "load_text",
     "rows",
     "stand_in",

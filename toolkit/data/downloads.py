@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data import text_packages as text
+from toolkit.data.clips import CLIP_DOWNLOADS
 from toolkit.data.fetching import CONNECT_TIMEOUT_S, Download, SourceFailed, from_apt, from_npm, from_pip
 
 
@@ -146,4 +147,5 @@ DOWNLOADS: dict[str, Download] = {
         origin="Perl 5.36's documentation",
         sources=[("apt", text.as_jsonl(from_apt("perl-doc", "/usr/share/perl/5.36.0/pod"), perl=text.perl_pods))],
     ),
+    **CLIP_DOWNLOADS,
 }

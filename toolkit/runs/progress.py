@@ -30,12 +30,12 @@ def say(message: str) -> None:
 
 
 class Bar:
-    """Shows how far a stage is."""
+    """Shows how far a stage is; ``unit`` is what it counts."""
 
-    def __init__(self, stage: str, step: int, total: int, rich_progress: Progress | None):
-        self.stage, self.total, self.first = stage, total, step
+    def __init__(self, stage: str, step: int, total: int, rich_progress: Progress | None, unit: str = "step"):
+        self.stage, self.total, self.first, self.step = stage, total, step, step
         self.start = self.shown = time.monotonic()
-        self.text = ""
+        self.text, self.unit = "", unit
         self.progress = rich_progress
         self.task = TaskID(0)
         if rich_progress:
@@ -49,18 +49,28 @@ class Bar:
 
     def advance(self, step: int) -> None:
         """Show that ``step`` steps are done."""
+        self.step = step
         if self.progress:
             self.progress.update(self.task, completed=step, text=self.text)
         elif time.monotonic() - self.shown > PLAIN_EVERY_S or step == self.total:
             self.shown = time.monotonic()
-            say(f"{self.stage}: step {step}/{self.total}  {self.text}")
+            say(f"{self.stage}: {self.unit} {step}/{self.total}  {self.text}")
+
+    def tell(self, text: str) -> None:
+        """Show ``text``, where work within one step takes long."""
+        self.text = text
+        if self.progress:
+            self.progress.update(self.task, text=text)
+        elif time.monotonic() - self.shown > PLAIN_EVERY_S:
+            self.shown = time.monotonic()
+            say(f"{self.stage}: {self.unit} {self.step}/{self.total}  {text}")
 
 
 @contextlib.contextmanager
-def bar(stage: str, step: int, total: int) -> Iterator[Bar]:
+def bar(stage: str, step: int, total: int, unit: str = "step") -> Iterator[Bar]:
     """A progress bar for the steps of one stage."""
     if not sys.stderr.isatty() or rank() != 0:
-        yield Bar(stage, step, total, None)
+        yield Bar(stage, step, total, None, unit)
         return
     columns = (  # on a narrow terminal only the bar shrinks
         TextColumn("{task.description}"),
@@ -70,4 +80,4 @@ def bar(stage: str, step: int, total: int) -> Iterator[Bar]:
         TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns, console=console(), refresh_per_second=4) as progress:
-        yield Bar(stage, step, total, progress)
+        yield Bar(stage, step, total, progress, unit)

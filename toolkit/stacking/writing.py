@@ -42,7 +42,7 @@ def whole_or_nothing(out: Path, needed_bytes: int) -> Iterator[Path]:
             if free < needed_bytes:
                 raise JobError(f"out={out}: needs {needed_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left")
             yield aside
-            for path in [*aside.iterdir(), aside]:
+            for path in [*aside.rglob("*"), aside]:
                 _flush(path)
             os.replace(aside, out.absolute())
             _flush(aside.parent)
@@ -67,7 +67,7 @@ def _held(aside: Path, out: Path) -> Iterator[None]:
         raise UserError(f"out={out}: another process is writing it") from None
     try:
         for path in aside.iterdir():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
     finally:
         os.close(descriptor)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-TEXT = ["data=text_brown", "evaluation.text_kb=10"]
+TEXT = ["data=text_brown", "evaluation.text_kb=5"]
 ARMS = {
     "stack x2": ["operator=stack", "factor=2"],
     "stack x4": ["operator=stack", "factor=4"],
@@ -128,7 +128,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 INTRODUCTION = """SmolLM2-135M-Instruct (30 layers, tied embedding, grouped-query attention) as its 4-bit GGUF file,
 which transformers turns back into float32, grown by `toolkit grow-llm` without any training afterwards. Function and
-logits are compared on the built-in paragraph, perplexity per token on 10 kB of held-out Brown corpus. One measurement
+logits are compared on the built-in paragraph, perplexity per token on 5 kB of held-out Brown corpus. One measurement
 each: nothing here is random. Made by [measure.py](measure.py), whose first lines say how; all numbers are in
 [results.json](results.json)."""
 

@@ -1,0 +1,52 @@
+"""Colour fixes: a diffusion model drifts in colour and contrast; the up-scaled input knows both. Absent upstream.
+
+``wavelet`` takes the low frequencies of the input and leaves the model its details; ``adain`` takes mean and contrast
+of every channel. For in-between frames the input is its neighbours' blend.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from toolkit.venhancer.classic import to_pixels, to_tensor
+
+LEVELS = 5
+
+
+def fix_colour(pixels: np.ndarray, guide: np.ndarray, kind: str) -> np.ndarray:
+    """``pixels`` in the colours of ``guide``; both uint8 RGB [h, w, 3]. ``kind``: none, wavelet or adain."""
+    if kind == "none":
+        return pixels
+    if pixels.shape != guide.shape:
+        raise ValueError(f"shapes {pixels.shape} and {guide.shape} differ")
+    fixed = {"wavelet": wavelet, "adain": adain}[kind](to_tensor(pixels), to_tensor(guide))
+    return to_pixels(fixed)
+
+
+@torch.no_grad()
+def wavelet(x: Tensor, guide: Tensor) -> Tensor:
+    """High bands of ``x`` (n, 3, h, w), low band of ``guide``."""
+    return x + low_pass(guide - x, LEVELS)
+
+
+@torch.no_grad()
+def adain(x: Tensor, guide: Tensor) -> Tensor:
+    """``x`` with the mean and standard deviation of every channel of ``guide``."""
+    mean, deviation = x.mean((2, 3), keepdim=True), x.std((2, 3), keepdim=True)
+    return (x - mean) / (deviation + 1e-5) * guide.std((2, 3), keepdim=True) + guide.mean((2, 3), keepdim=True)
+
+
+def low_pass(x: Tensor, levels: int) -> Tensor:
+    """``x`` (n, c, h, w) without its ``levels`` finest wavelet bands: an a trous cascade of [1 2 1] / 4."""
+    kernel = x.new_tensor([1.0, 2.0, 1.0]) / 4
+    channels = x.shape[1]
+    for level in range(levels):
+        step = 2**level
+        across = kernel.view(1, 1, 1, 3).expand(channels, 1, 1, 3)
+        padded = F.pad(x, (step, step, step, step), mode="replicate")
+        x = F.conv2d(padded, across, dilation=(1, step), groups=channels)
+        x = F.conv2d(x, across.transpose(2, 3), dilation=(step, 1), groups=channels)
+    return x

@@ -1,0 +1,311 @@
+"""The config of ``toolkit enhance-video``. Defaults are the paper's and its release's where they state them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from toolkit.schema import Job, UserError, choice, cosmetic, number
+
+STAGES = {
+    "enhance": ["enhance", "measure"],
+    "train": ["train", "evaluate"],
+    "all": ["train", "evaluate", "enhance", "measure"],
+}
+FIDELITY_NOISE_LEVELS = {"faithful": 50, "balanced": 150, "creative": 250}
+MOST_FRAME_FACTOR = 8  # the factors that the paper trains, in time and in space
+MOST_SCALE = 8.0
+LEAST_SIDE_PX = 16
+
+
+@dataclass
+class Degrade:
+    """Make a low-quality input out of a good clip, which then is the reference of the measures.
+
+    scale: antialiased bicubic down-scaling. frame_step: every how manieth frame is kept. blur_px: standard deviation
+    of a Gaussian before the down-scaling. noise: standard deviation of white noise, in grey levels of 255. crf: h264
+    compression. The paper's own degradation has scale and frame_step only (section 3.3).
+    """
+
+    scale: float = number(1.0, least=1, most=MOST_SCALE)
+    frame_step: int = number(1, least=1, most=MOST_FRAME_FACTOR)
+    blur_px: float = number(0.0, least=0)
+    noise: float = number(0.0, least=0)
+    crf: int | None = number(None, least=0, most=51)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is degraded."""
+        return self != Degrade()
+
+
+@dataclass
+class Demo:
+    """What is done without an ``input``: a part of a real clip is degraded, enhanced, and held against itself."""
+
+    clip: str = "bikes"
+    start_s: float = number(0.0, least=0)
+    duration_s: float = number(1.5, above=0)
+    degrade: Degrade = field(default_factory=lambda: Degrade(scale=4.0, frame_step=2))
+
+
+@dataclass
+class Encode:
+    """How the result is written.
+
+    pix_fmt: ``auto`` is yuv420p, which every player shows, at the even size next to an odd one; yuv444p keeps odd
+    sizes. crf: constant rate factor, 0 (lossless up to the colour conversion) to 51; the release uses 17.
+    """
+
+    codec: str = choice("h264", "h264", "hevc")
+    crf: int = number(17, least=0, most=51)
+    speed: str = choice("medium", "ultrafast", "veryfast", "fast", "medium", "slow", "veryslow")
+    pix_fmt: str = choice("auto", "auto", "yuv420p", "yuv444p")
+    audio: bool = True
+
+
+@dataclass
+class Classic:
+    """``backend=classic``: motion-compensated interpolation and Lanczos up-scaling, no network.
+
+    flow_level: 0 estimates the motion at the input's size, 1 at half of it, for a quarter of the time; None takes the
+    coarsest that keeps 120 rows or columns. levels, iterations, window_px: of the pyramidal Lucas-Kanade estimator.
+    """
+
+    flow_level: int | None = number(None, least=0, most=3)
+    levels: int = number(6, least=1, most=10)
+    iterations: int = number(3, least=1, most=20)
+    window_px: int = number(7, least=3, most=31)
+
+
+@dataclass
+class VideoUNet:
+    """The network that ``stage=train`` builds; the defaults are the release's (1.41 + 0.63 billion parameters).
+
+    codec: "vae", an autoencoder of diffusers (``vae``: folder or hub id), or "unshuffle", which makes each block of
+    codec_factor x codec_factor pixels one latent. attention_levels: levels that attend, from the finest on (the middle
+    always does). entry_heads: of the temporal transformer after the first convolution. asymmetric: the release's odd
+    padding. conditioning: where noise level and scale are told: to the key frames (the paper's video-aware
+    conditioning), to all frames alike ("shared"), or not at all ("none").
+    diffuses: "latents", or "residuals": residual_scale times what they differ by from those of the filled-in input.
+    resize, blend: how key frames are resized, and whether frames between them are blends or copies.
+    tile_rows, tile_columns: of a tile, in latents.
+    """
+
+    codec: str = choice("vae", "vae", "unshuffle")
+    codec_factor: int = number(8, least=1)
+    vae: str | None = None
+    text_encoder: str | None = None
+    block_out_channels: list[int] = number([320, 640, 1280, 1280], least=4)
+    attention_levels: int = number(3, least=0)
+    layers_per_block: int = number(2, least=1)
+    cross_attention_dim: int = number(1024, least=1)
+    attention_head_dim: int = number(64, least=1)
+    entry_heads: int = number(8, least=1)
+    norm_num_groups: int = number(32, least=1)
+    asymmetric: bool = True
+    dropout: float = number(0.1, least=0, below=1)
+    conditioning: str = choice("video_aware", "video_aware", "shared", "none")
+    diffuses: str = choice("latents", "latents", "residuals")
+    residual_scale: float = number(1.0, above=0)
+    resize: str = choice("bilinear", "bilinear", "bicubic")
+    blend: bool = False
+    tile_rows: int = number(90, least=4)
+    tile_columns: int = number(160, least=4)
+
+
+@dataclass
+class Clips:
+    """The clips to train on: a name of ``toolkit data list``, or ``clips_folder`` with a path.
+
+    num_frames, crop_px: of a training clip. num_crops: decoded once, kept in the cache. held_out: clips (names) that
+    ``evaluate`` measures the loss on.
+    """
+
+    name: str = "bbb"
+    path: str | None = None
+    num_frames: int = number(32, least=2)
+    crop_px: int = number(128, least=16)
+    rate_fps: float | None = number(24.0, above=0)
+    num_crops: int = number(2000, least=1)
+    held_out: list[str] = field(default_factory=lambda: ["bikes", "vtest", "citycc0", "cube"])
+    held_out_crops: int = number(64, least=2)
+
+
+@dataclass
+class Augment:
+    """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip."""
+
+    max_frame_factor: int = number(MOST_FRAME_FACTOR, least=1, most=MOST_FRAME_FACTOR)
+    max_scale: float = number(MOST_SCALE, least=1, most=MOST_SCALE)
+    scale_weighting: str = choice("proportional", "proportional", "uniform")
+    max_noise_level: int = number(300, least=0, most=999)
+    text_dropout: float = number(0.1, least=0, most=1)
+
+
+@dataclass
+class Optim:
+    """AdamW on the control branch, the base frozen (section 4.1); the EMA and the decay are ours.
+
+    base: folder or hub id of the base (a VideoUNet, or a UNet3DConditionModel such as ModelScope's text-to-video);
+    without it a base of its own is trained first, base_num_steps long. joint: both are trained together.
+    """
+
+    base: str | None = None
+    joint: bool = False
+    num_steps: int = number(2000, least=1, extends="train")
+    base_num_steps: int = number(2000, least=0)
+    batch_size: int = number(8, least=1)
+    lr: float = number(1e-4, above=0)
+    betas: list[float] = number([0.9, 0.999], least=0, below=1)
+    weight_decay: float = number(0.01, least=0)
+    warmup_steps: int = number(0, least=0)
+    decay: str = choice("none", "none", "cosine")
+    grad_clip: float = number(1.0, above=0)
+    ema_half_life_steps: float = number(500.0, above=0)
+
+
+@dataclass
+class Sampling:
+    """One guided denoising of the whole latent clip (sections 3.4 and 4.1 and the release's sampler).
+
+    mode: ``fast`` is the release's list of 14 evaluations, ``normal`` takes num_steps. strength: the share of the
+    schedule that is denoised; 0.9 starts at t = 899 of 1000.
+    """
+
+    solver: str = choice("dpmpp_2m_sde", "dpmpp_2m_sde", "heun", "ddim")
+    mode: str = choice("fast", "fast", "normal")
+    num_steps: int = number(50, least=1, most=1000)
+    strength: float = number(0.9, above=0, most=1)
+    guidance_scale: float = number(7.5, least=0)
+    guidance_rescale: float = number(0.2, least=0, most=1)
+
+
+@dataclass
+class Windows:
+    """Windows in time on key frames, tiles in space, x0 blended where they overlap (the release: 32 frames, 1/2).
+
+    Tiles are in pixels of the output; None denoises whole frames.
+    """
+
+    num_frames: int = number(32, least=2)
+    overlap: float = number(0.5, least=0, below=1)
+    tile_height_px: int | None = number(None, least=16)
+    tile_width_px: int | None = number(None, least=16)
+    tile_overlap: float = number(0.25, least=0, below=1)
+    shift_tiles: bool = True
+
+
+@dataclass
+class EnhanceVideo(Job):
+    """``toolkit enhance-video``.
+
+    input: a video file, a folder of them, or a clip's name of ``toolkit data list``; without it, ``demo``. output: the
+    file to write (a folder where the input is one); without it the run's ``samples/``. reference: the clip as it
+    should look, for the measures. start_s, duration_s: the part of the input to take.
+    scale: any real number; or the size itself, width and height (one of them keeps the aspect ratio). None of them:
+    the size before ``degrade``, 2 where there is none. fps: ``24``, ``29.97`` (meaning 30000/1001), ``24000/1001``; or
+    frame_factor; neither: the rate before ``degrade``, that is the input's where there is none.
+    model: ``small`` (shipped), a folder, or a hub id; vae, text_encoder: for a model that has none of its own.
+    noise_level: of the latent noise augmentation, 0 (faithful) to 300 (free); None takes fidelity's.
+    scale_condition: the value that the network is told as s; None tells it the true one.
+    """
+
+    command: str = "enhance-video"
+    stage: str = choice("enhance", *STAGES, computes=False)
+    input: str | None = None
+    output: str | None = None
+    overwrite: bool = cosmetic(False)
+    reference: str | None = None
+    start_s: float = number(0.0, least=0)
+    duration_s: float | None = number(None, above=0)
+    degrade: Degrade = field(default_factory=Degrade)
+    demo: Demo = field(default_factory=Demo)
+
+    scale: float | None = number(None, least=1, most=MOST_SCALE)
+    width: int | None = number(None, least=LEAST_SIDE_PX)
+    height: int | None = number(None, least=LEAST_SIDE_PX)
+    fps: str | None = None
+    frame_factor: int | None = number(None, least=1, most=MOST_FRAME_FACTOR)
+    scene_cuts: bool = True
+    cut_threshold: float = number(0.2, above=0, most=1)
+    backend: str = choice("generative", "generative", "classic", "bicubic")
+    classic: Classic = field(default_factory=Classic)
+
+    model: str = "small"
+    vae: str | None = None
+    text_encoder: str | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    fidelity: str = choice("balanced", *FIDELITY_NOISE_LEVELS)
+    noise_level: int | None = number(None, least=0, most=300)
+    scale_condition: float | None = number(None, least=1, most=MOST_SCALE)
+    conditioning_scale: float = number(1.0, least=0)
+    color_fix: str = choice("wavelet", "none", "wavelet", "adain")
+    sampling: Sampling = field(default_factory=Sampling)
+    windows: Windows = field(default_factory=Windows)
+    cpu_offload: bool = cosmetic(False)
+
+    encode: Encode = field(default_factory=Encode)
+    part_frames: int = number(48, least=1)
+    side_by_side_s: float = number(10.0, least=0)
+    measure_frames: int = number(150, least=2)
+    baselines: list[str] = field(default_factory=lambda: ["bicubic", "classic"])
+
+    network: VideoUNet = field(default_factory=VideoUNet)
+    data: Clips = field(default_factory=Clips)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+
+    def stages(self) -> list[str]:
+        """What ``stage`` stands for."""
+        return STAGES[self.stage]
+
+    @property
+    def noise(self) -> int:
+        """The noise level in force."""
+        return FIDELITY_NOISE_LEVELS[self.fidelity] if self.noise_level is None else self.noise_level
+
+    def resolved(self) -> EnhanceVideo:
+        """With ``demo`` in the place of the input where none is given."""
+        if self.input is not None:
+            return self
+        degrade = self.degrade if self.degrade.active else self.demo.degrade
+        start_s = self.start_s or self.demo.start_s
+        duration_s = self.duration_s or self.demo.duration_s
+        return replace(self, input=self.demo.clip, start_s=start_s, duration_s=duration_s, degrade=degrade)
+
+    def check(self) -> None:
+        """What must fit together across keys. Raises UserError."""
+        if self.fps is not None:
+            parse_fps(self.fps)
+            if self.frame_factor is not None:
+                raise UserError(f"fps={self.fps}, frame_factor={self.frame_factor}: give one of them")
+        if self.scale is not None and (self.width or self.height):
+            raise UserError(f"scale={self.scale}, width, height: give the scale or the size (the other one null)")
+        if self.input is None and self.reference is not None:
+            raise UserError(f"reference={self.reference}: belongs to input=..., which is not given")
+        if self.reference is not None and self.degrade.active:
+            raise UserError(f"reference={self.reference}: with degrade the input itself is the reference")
+        for name in self.baselines:
+            if name not in ("bicubic", "classic"):
+                raise UserError(f"baselines={name}: choose among bicubic, classic")
+
+
+def parse_fps(text: str) -> Fraction:
+    """Frames per second as a fraction; 23.976, 29.97, 59.94 and their like mean N x 1000/1001.
+
+    Raises UserError naming the key.
+    """
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"fps={text}: must be a number or a fraction, as in 24, 29.97 or 30000/1001") from None
+    if not 0 < value <= 1000:
+        raise UserError(f"fps={text}: must be greater than 0 and at most 1000")
+    ntsc = Fraction(round(value) * 1000, 1001)
+    is_rounded_ntsc = value.denominator > 1 and "/" not in text and abs(ntsc - value) < Fraction(1, 200)
+    return ntsc if is_rounded_ntsc else value
+
+
+SCHEMAS = {(None, "enhance_video_schema"): EnhanceVideo}

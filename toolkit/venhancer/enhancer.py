@@ -1,0 +1,254 @@
+"""The generative backend behind ``toolkit enhance-video``: one shot of a video in, finished frames out, in order.
+
+The caller (job.py) owns files, sound, frame rates and cuts; this side owns networks, latents, windows and tiles.
+Memory is flat in clip length and frame size: what is in flight lies in ``work_dir``, which is also what a killed
+job resumes from.
+
+    enhancer = Enhancer.load(settings, device="cpu")
+    plan = enhancer.plan(source)                       # sizes, counts, memory and disk; computes nothing
+    for chunk in enhancer.enhance(source, work_dir):   # Chunk(start, frames): frames start, start + 1, ... are final
+        store(chunk)                                   # asking for the next chunk says that this one is stored
+
+Called again on the same ``work_dir`` (same source and settings), it goes on after the last finished window and first
+repeats the chunk that was not yet acknowledged, if any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.runs.seeds import derive
+from toolkit.schema import JobError
+from toolkit.venhancer import tiles
+from toolkit.venhancer.conditioning import key_frame_index
+from toolkit.venhancer.flight import Flight
+from toolkit.venhancer.layout import Layout, plan_layout, summarise
+from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_pipeline
+from toolkit.venhancer.samplers import Evaluation, guide
+from toolkit.venhancer.settings import Chunk, EnhanceSettings, FrameSource, Plan, Progress
+from toolkit.venhancer.transcode import Transcoder
+from toolkit.venhancer.windows import schedule_pairs
+
+__all__ = ["Chunk", "EnhanceSettings", "Enhancer", "FrameSource", "Plan", "Progress"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Enhancer:
+    """A pipeline with settings; see the module's docstring.
+
+    Raises:
+        UserError: a setting out of range.
+    """
+
+    def __init__(self, pipeline: VideoEnhancePipeline, settings: EnhanceSettings) -> None:
+        settings.check()
+        self.pipeline, self.settings = pipeline, settings
+
+    @classmethod
+    def load(cls, settings: EnhanceSettings, device: str | torch.device = "cpu") -> Enhancer:
+        """The pipeline that ``settings`` name, on ``device``, in their precision.
+
+        Raises UserError: nothing there, or a part missing.
+        """
+        settings.check()
+        pipeline = load_pipeline(settings.model, settings.vae, settings.text_encoder)
+        pipeline.place(_DTYPES[settings.precision], torch.device(device), settings.offload)
+        return cls(pipeline, settings)
+
+    def plan(self, source: FrameSource) -> Plan:
+        """What it will do and take. Raises UserError for settings that do not fit the model or the source."""
+        return summarise(self.pipeline, self.settings, plan_layout(self.pipeline, self.settings, source))
+
+    def enhance(
+        self, source: FrameSource, work_dir: Path, progress: Callable[[Progress], None] | None = None
+    ) -> Iterator[Chunk]:
+        """Finished frames, in order; see the module's docstring.
+
+        Args:
+            source: one shot. work_dir: an empty folder, or one that a killed enhancement left.
+            progress: called after every window of every step.
+
+        Raises:
+            UserError: settings that do not fit, or a work_dir of another enhancement.
+            JobError: the source ends early, or latents stop being finite.
+        """
+        layout = plan_layout(self.pipeline, self.settings, source)
+        flight = Flight(Path(work_dir), layout.geometry, self._fingerprint(source))
+        yield from _Run(self.pipeline, self.settings, layout, flight, source).chunks(progress)
+
+    def _fingerprint(self, source: FrameSource) -> str:
+        """Changes with whatever changes the result: settings, weights, the source's shape."""
+        sums = [float(one.flatten()[:16].double().sum()) for one in self.pipeline.denoiser.state_dict().values()]
+        shape = [source.num_frames, source.height, source.width]
+        text = json.dumps([self.settings.computing(), shape, sums], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Run:
+    """One enhancement in progress."""
+
+    def __init__(
+        self,
+        pipeline: VideoEnhancePipeline,
+        settings: EnhanceSettings,
+        layout: Layout,
+        flight: Flight,
+        source: FrameSource,
+    ) -> None:
+        self.pipeline, self.settings, self.layout, self.flight = pipeline, settings, layout, flight
+        self.source, self.device = source, pipeline.compute_device
+        self.schedule = pipeline.scheduler
+        size = (settings.height, settings.width)
+        residual_scale = pipeline.config["residual_scale"] if pipeline.config["diffuses"] == "residuals" else None
+        self.transcoder = Transcoder(
+            pipeline.codec, flight, pipeline.fill, size, layout.tile, residual_scale, self.device
+        )
+        self.text = pipeline.encode_prompt(settings.prompt, settings.negative_prompt, layout.guided)
+        self._reader: Iterator[Any] | None = None
+
+    @torch.no_grad()
+    def chunks(self, progress: Callable[[Progress], None] | None) -> Iterator[Chunk]:
+        layout, flight = self.layout, self.flight
+        pairs = list(schedule_pairs(len(layout.evaluations), len(layout.windows)))
+        yield from self._deliver(self._final(pairs[: flight.done]))
+        for number, (step, window) in enumerate(pairs):
+            if number < flight.done:
+                continue
+            if step == 0:
+                self._begin(window)
+            self._denoise(step, window)
+            flight.settle(layout.windows, window, step, layout.evaluations[step], self._step_noise(step))
+            flight.done = number + 1
+            flight.save()
+            if progress is not None:
+                progress(Progress(flight.done, len(pairs), step, window))
+            if step == len(layout.evaluations) - 1:
+                yield from self._deliver(self._final(pairs[: flight.done]))
+
+    # -- into latents
+
+    def _begin(self, window: int) -> None:
+        """Read and encode the frames that come in with a window: hints of key frames, start latents of all."""
+        k = self.settings.frame_factor
+        start, end = self.layout.windows.spans[window]
+        first = self.layout.windows.spans[window - 1][1] if window else start
+        for key in range(self.flight.keys_read, (end - 1) // k + 1):
+            self.flight.keep_key_frame(key, self._next_frame(key))
+        for frame in range(first, end):
+            for rows in self.flight.bands():
+                if frame % k == 0:
+                    self.flight.hints.write([frame // k], self._hint(frame // k, rows), rows)
+                self.flight.latents[0].write([frame], self._start(frame, rows), rows)
+        self.flight.keys_read = (end - 1) // k + 1
+
+    def _next_frame(self, key: int) -> Any:
+        if self._reader is None:
+            self._reader = iter(self.source.frames(key))
+        try:
+            return next(self._reader)
+        except StopIteration:
+            raise JobError(f"source: ended after {key} of {self.source.num_frames} frames") from None
+
+    def _hint(self, key: int, rows: tuple[int, int]) -> Tensor:
+        """Latents of a key frame, noised to ``noise_level`` (section 3.3); level 0 leaves them as they are."""
+        latents = self.transcoder.key_latents(key, rows, self._all_columns)
+        level = self.settings.noise_level
+        if not level:
+            return latents
+        return self.schedule.add_noise(latents, self._noise("hint", key, rows), level - 1)
+
+    def _start(self, frame: int, rows: tuple[int, int]) -> Tensor:
+        """The filled-in frame at the first step: SDEdit's start (Meng et al. 2022), as the released code does it."""
+        alpha, sigma = self.schedule.at(float(self.settings.start_step - 1))
+        noise = sigma * self._noise("start", frame, rows)
+        if self.transcoder.residual_scale is not None:  # the fill's own residual is zero
+            return noise
+        return alpha * self.transcoder.fill_latents(frame, rows, self._all_columns) + noise
+
+    def _step_noise(self, step: int) -> Callable[[int, tuple[int, int]], Tensor]:
+        return lambda frame, rows: self._noise(f"step{step}", frame, rows)
+
+    def _noise(self, purpose: str, frame: int, rows: tuple[int, int]) -> Tensor:
+        return self.flight.noise(self.settings.seed, purpose, frame, rows)
+
+    @property
+    def _all_columns(self) -> tuple[int, int]:
+        return 0, self.layout.geometry.columns
+
+    # -- one window of one step
+
+    def _denoise(self, step: int, window: int) -> None:
+        """x0 of a window, tile by tile, blended into ``flight.window``."""
+        start, end = self.layout.windows.spans[window]
+        evaluation, frames = self.layout.evaluations[step], range(start, end)
+        seed = derive(self.settings.seed, "tiles", step) if self.settings.shift_tiles else None
+        grid = self.layout.grid(self.settings.tile_overlap, seed)
+        if len(grid) > 1:
+            self.flight.window.clear(frames)
+        for tile in grid:
+            x0 = self._denoise_tile(step, evaluation, frames, tile)
+            if not torch.isfinite(x0).all():
+                raise JobError(f"step {step}, window {window}: the latents are not finite; try precision=fp32")
+            weighted = x0 * tile.weight().float()
+            self.flight.window.write(frames, weighted, _rows(tile), _columns(tile), add=len(grid) > 1)
+
+    def _denoise_tile(self, step: int, evaluation: Evaluation, frames: range, tile: tiles.Tile) -> Tensor:
+        """x0 [F, C, rows, columns] of one tile, guided where there is a text."""
+        k, place = self.settings.frame_factor, (_rows(tile), _columns(tile))
+        keys = range(frames.start // k, (frames.stop - 1) // k + 1)
+        z = self.flight.latents[step % 2].read(frames, *place)
+        v = self._velocity(z, self.flight.hints.read(keys, *place), evaluation.step, frames)
+        return evaluation.clean(z, v)
+
+    def _velocity(self, z: Tensor, hints: Tensor, step: int, frames: range) -> Tensor:
+        denoiser = self.pipeline.denoiser
+        x, hint = (part.transpose(0, 1)[None].to(self.device, denoiser.dtype) for part in (z, hints))
+        v = denoiser(
+            x,
+            step,
+            self.text,
+            hint=hint,
+            t_hint=max(self.settings.noise_level - 1, 0),
+            up_scale=self.layout.scale,
+            key_frame_index=key_frame_index(frames.start, frames.stop, self.settings.frame_factor).to(self.device),
+            conditioning_scale=self.settings.conditioning_scale,
+        ).float()
+        if self.layout.guided:
+            v = guide(v[:1], v[1:], self.settings.guidance_scale, self.settings.guidance_rescale)
+        return v[0].transpose(0, 1).cpu()
+
+    # -- out of latents
+
+    def _final(self, done: list[tuple[int, int]]) -> int:
+        """Frames, from the first, whose latents are finished."""
+        last = len(self.layout.evaluations) - 1
+        finished = [window for step, window in done if step == last]
+        return self.layout.windows.settled(finished[-1])[1] if finished else 0
+
+    def _deliver(self, final: int) -> Iterator[Chunk]:
+        """Decode and hand out what can be, a chunk at a time; a chunk counts when the next one is asked for."""
+        whole, flight = self.layout.num_frames, self.flight
+        ready = final if final == whole else max(0, final - self.pipeline.codec.context)
+        latents = flight.latents[len(self.layout.evaluations) % 2]
+        size = max(1, self.settings.chunk_mib * 2**20 // (3 * self.settings.height * self.settings.width))
+        while flight.delivered < ready:
+            frames = range(flight.delivered, min(flight.delivered + size, ready))
+            yield Chunk(frames.start, self.transcoder.decode(frames, whole, latents))
+            flight.delivered = frames.stop
+            flight.save()
+
+
+def _rows(tile: tiles.Tile) -> tuple[int, int]:
+    return tile.rows.start, tile.rows.stop
+
+
+def _columns(tile: tiles.Tile) -> tuple[int, int]:
+    return tile.columns.start, tile.columns.stop

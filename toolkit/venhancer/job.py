@@ -1,0 +1,264 @@
+"""``toolkit enhance-video``: edge -> prepare every clip -> enhance in parts -> join -> measure -> report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+
+from toolkit.data.video import VideoReader
+from toolkit.data.video_write import Sound, join_parts
+from toolkit.runs import progress
+from toolkit.runs.device import make_accelerator
+from toolkit.runs.distributed import barrier, rank
+from toolkit.runs.record import Run
+from toolkit.runs.table import Table
+from toolkit.schema import UserError
+from toolkit.venhancer.backends import KeyFrames
+from toolkit.venhancer.clip import finish, write_parts
+from toolkit.venhancer.config import EnhanceVideo
+from toolkit.venhancer.inputs import Task, available_bytes, check_free, find_tasks, rate_text
+from toolkit.venhancer.measures import score_video, scores_table
+from toolkit.venhancer.side_by_side import frames_of, held_frames, write_sheet, write_side_by_side
+from toolkit.venhancer.work import Network, Work, make_backend, prepare
+
+OURS = "ours"
+
+
+def main(config: EnhanceVideo, run: Run) -> float | None:
+    """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
+    config = config.resolved()
+    accelerator = make_accelerator(config, run.record.get("job_number", 0))
+    run.record["device"] = str(accelerator.device)
+    tasks = _open_tasks(config, run) if "enhance" in config.stages() else []
+    for name in config.stages():
+        if run.stage_done(name):
+            continue
+        with run.stage(name):
+            if name in ("train", "evaluate"):
+                _training(name, config, run, accelerator)
+            elif rank() == 0:
+                {"enhance": _enhance, "measure": _measure}[name](config, run, tasks, accelerator.device)
+            barrier()
+    if rank() == 0:
+        _show(run, config)
+    quality = run.record["metrics"].get(f"{OURS}.psnr")
+    return None if quality is None else -quality
+
+
+def _training(name: str, config: EnhanceVideo, run: Run, accelerator: Any) -> None:
+    from toolkit.venhancer import training
+
+    {"train": training.train, "evaluate": training.evaluate}[name](config, run, accelerator)
+
+
+def _open_tasks(config: EnhanceVideo, run: Run) -> list[Task]:
+    """The clips; those that are not finished must have a free name to go to. Raises UserError."""
+    tasks = find_tasks(config, run.dir / "samples")
+    for task in tasks:
+        if not _is_done(run, task):
+            check_free(task, config)
+    return tasks
+
+
+def _is_done(run: Run, task: Task) -> bool:
+    return run.record.get("clips", {}).get(task.name, {}).get("status") == "done"
+
+
+def _prepare(config: EnhanceVideo, run: Run, task: Task) -> Work:
+    return prepare(task, config, run.dir / "work" / task.name)
+
+
+# -- enhance ---------------------------------------------------------------------------------------------------------
+
+
+def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> None:
+    """All clips are read and checked before work on the first one begins."""
+    config = _trained(config, run)
+    network = Network(config, device) if config.backend == "generative" else None
+    todo = [task for task in tasks if not _is_done(run, task)]
+    is_new = not (run.dir / "work").exists()
+    try:
+        works = [_prepare(config, run, task) for task in todo]
+        notes = [line for work in works for line in (*work.notes, work.summary(), *_check(work, network, device))]
+    except UserError:
+        if is_new:
+            shutil.rmtree(run.dir / "work", ignore_errors=True)
+        raise
+    for line in notes:
+        progress.say(line)
+    for work in works:
+        _enhance_clip(config, run, work, device, network)
+
+
+def _check(work: Work, network: Network | None, device: Any) -> list[str]:
+    return network.check_memory(work, _free_bytes(device)) if network else []
+
+
+def _trained(config: EnhanceVideo, run: Run) -> EnhanceVideo:
+    """With the model that this run trained, where it did."""
+    return replace(config, model=str(run.dir / "model")) if "train" in config.stages() else config
+
+
+def _free_bytes(device: Any) -> int:
+    if getattr(device, "type", device) == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    return available_bytes()
+
+
+def _enhance_clip(config: EnhanceVideo, run: Run, work: Work, device: Any, network: Network | None) -> None:
+    started = time.perf_counter()
+    entry = run.record.setdefault("clips", {}).setdefault(work.task.name, {"wall_time_s": 0.0})
+    timeline, task = work.timeline, work.task
+    with progress.bar(task.name, 0, timeline.num_frames, "frame") as bar:
+        backend = make_backend(config.backend, work, config, device, network, bar)
+        parts = write_parts(backend, timeline, work.encoding, config.part_frames, work.folder / "parts", bar)
+    for line in finish(parts, task.output, work.encoding, _sound(config, work), config.overwrite, _token(run)):
+        progress.say(f"{task.name}: {line}")
+    shutil.rmtree(work.folder / "network", ignore_errors=True)
+    seconds = min(config.side_by_side_s, float(timeline.num_frames / timeline.rate))
+    if seconds:
+        _side_by_side(run, work, max(1, int(seconds * timeline.rate)))
+    entry.update(
+        status="done",
+        output=str(task.output),
+        frames=timeline.num_frames,
+        rate=str(timeline.rate),
+        size=list(work.size),
+        wall_time_s=round(entry["wall_time_s"] + time.perf_counter() - started, 3),
+    )
+    run.save()
+
+
+def _sound(config: EnhanceVideo, work: Work) -> Sound | None:
+    """The sound of the input; a degraded clip's is the original's."""
+    index = work.reference if config.degrade.active and work.reference else work.index
+    is_whole = config.start_s == 0 and config.duration_s is None
+    return Sound(index, is_whole) if config.encode.audio and index.audio else None
+
+
+def _token(run: Run) -> str:
+    """Marks this run's unfinished files, the same after a restart."""
+    import hashlib
+
+    return hashlib.sha256(str(run.dir.resolve()).encode()).hexdigest()[:8]
+
+
+def _side_by_side(run: Run, work: Work, num_frames: int) -> None:
+    name = work.task.name
+    panels = {"input": held_frames(work.index, work.timeline), "result": frames_of(work.task.output)}
+    if work.reference and work.reference.rate == work.timeline.rate:
+        panels["reference"] = held_frames(work.reference, work.timeline)
+    clip = run.path("samples", f"{name}_side_by_side.mp4")
+    write_side_by_side(clip, panels, work.size, work.encoding, num_frames)
+    write_sheet(run.path("samples", f"{name}_frames.png"), clip, num_frames)
+
+
+# -- measure ---------------------------------------------------------------------------------------------------------
+
+
+def _measure(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> None:
+    """Scores of every clip with a reference, beside its baselines made and encoded in the same way."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for task in tasks:
+        work = _prepare(config, run, task)
+        if work.reference is None:
+            continue
+        files = {OURS: task.output} | {name: _baseline(name, config, run, work, device) for name in config.baselines}
+        last_key_s = work.index.time(work.index.num_frames - 1)
+        with progress.bar(f"measure {task.name}", 0, len(files), "method") as bar:
+            scores = {}
+            for number, (name, path) in enumerate(files.items()):
+                scores[name] = score_video(path, work.timeline, work.reference, last_key_s, config.measure_frames)
+                bar.advance(number + 1)
+        found[task.name] = scores
+        scores_table(task.name, scores).save(run.path("tables", f"{task.name}.json"))
+    shutil.rmtree(run.dir / "work", ignore_errors=True)
+    if found:
+        _record(run, found)
+
+
+def _baseline(name: str, config: EnhanceVideo, run: Run, work: Work, device: Any) -> Path:
+    """The clip as ``bicubic`` or ``classic`` makes it, encoded as ours."""
+    path = run.path("baselines", f"{work.task.name}_{name}.mp4")
+    if not path.exists():
+        folder = work.folder / name
+        with progress.bar(f"{work.task.name} {name}", 0, work.timeline.num_frames, "frame") as bar:
+            backend = make_backend(name, work, config, device)
+            parts = write_parts(backend, work.timeline, work.encoding, config.part_frames, folder, bar)
+        join_parts(parts, path, work.encoding, overwrite=True, token=_token(run))
+    return path
+
+
+def _record(run: Run, found: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Means over clips in the record and the headline; every clip's own scores too where there are several."""
+    methods = next(iter(found.values()))
+    means = {
+        method: {key: sum(clip[method][key] for clip in found.values()) / len(found) for key in scores}
+        for method, scores in methods.items()
+    }
+    run.add_metrics("", means)
+    if len(found) > 1:
+        run.add_metrics("clips", found)
+    title = next(iter(found)) if len(found) == 1 else f"means over {len(found)} clips"
+    scores_table(title, means).save(run.path("tables", "headline.json"))
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def _show(run: Run, config: EnhanceVideo) -> None:
+    """On the terminal: the table, and where things are."""
+    console = Console()
+    headline = run.dir / "tables" / "headline.json"
+    if headline.exists():
+        console.print(Table.load(headline).to_rich())
+    lines = []
+    for entry in run.record.get("clips", {}).values():
+        width, height = entry["size"]
+        rate = rate_text(_fraction(entry["rate"]))
+        lines.append(f"{entry['output']}  {width}x{height}, {entry['frames']} frames at {rate} fps")
+    lines += [f"run     {run.dir}", f"report  {run.dir / 'report.html'}"]
+    console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
+
+
+def _fraction(text: str) -> Any:
+    from fractions import Fraction
+
+    return Fraction(text)
+
+
+def dry_run(config: EnhanceVideo) -> None:
+    """What would become of every clip, and what the network would cost; writes nothing."""
+    import tempfile
+
+    config = config.resolved()
+    network = Network(config, "cpu")
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="toolkit-") as scratch:
+        for task in find_tasks(config, Path("samples")):
+            work = prepare(task, config, Path(scratch) / task.name)
+            rows.append([task.name, work.summary().partition(": ")[2], ""])
+            if config.backend == "generative":
+                rows += _network_rows(work, network)
+    if not rows:
+        raise UserError(f"input={config.input}: nothing to do")
+    Console().print(Table("dry run", ["clip", "what", "size"], rows, "nothing was run").to_rich())
+
+
+def _network_rows(work: Work, network: Network) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for shot in work.timeline.shots:
+        plan = network.enhancer(work).plan(KeyFrames(VideoReader(work.index), shot))
+        rows.append(["", f"shot at frame {shot.first}: {len(plan.windows)} windows, {plan.tiles} tiles", ""])
+        rows.append(["", "network evaluations", plan.forwards])
+        rows.append(["", "memory at its peak, MiB", round(plan.peak_bytes / 2**20)])
+        rows.append(["", "disk while it works, MiB", round(plan.disk_bytes / 2**20)])
+    return rows

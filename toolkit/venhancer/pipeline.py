@@ -1,0 +1,266 @@
+"""``VideoEnhancePipeline``: networks, codec, schedule and text encoder as one diffusers pipeline.
+
+``save_pretrained`` / ``from_pretrained`` / ``push_to_hub`` as in any pipeline; the frames themselves go through
+enhancer.py, which a call of the pipeline uses with everything in memory's reach (a temporary folder).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from toolkit import zoo
+from toolkit.schema import UserError
+from toolkit.venhancer.codec import PixelUnshuffleCodec, as_codec
+from toolkit.venhancer.conditioning import Fill
+from toolkit.venhancer.schedule import VideoNoiseSchedule
+from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
+
+SMALL = Path(__file__).parent / "weights"
+NULL_TEXT = "this model has a fixed null text embedding: prompt and negative_prompt are ignored"
+_OURS = {"PixelUnshuffleCodec": PixelUnshuffleCodec}
+_VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderKLTemporalDecoder": AutoencoderKLTemporalDecoder}
+
+
+@dataclass
+class VideoEnhanceOutput(BaseOutput):
+    """``frames``: uint8 [F, H, W, 3]."""
+
+    frames: np.ndarray
+
+
+class VideoEnhancePipeline(DiffusionPipeline):
+    """Everything that an enhancement needs.
+
+    Args:
+        denoiser: base and control network. vae: PixelUnshuffleCodec, or an autoencoder of diffusers.
+        scheduler: the noise schedule.
+        text_encoder, tokenizer: CLIP ViT-H of OpenCLIP as transformers has it; None: a fixed null text embedding,
+            one token of zeros.
+        diffuses: "latents" (as published), or "residuals": latents minus those of the filled-in input, times
+            ``residual_scale``, so that a network that predicts nothing gives the plain resize.
+        resize: of the input to the target, "bilinear" (as published) or "bicubic".
+        blend: fill in-between frames by blending key frames; False repeats the one before (as published).
+        tile_rows, tile_columns: of a spatial tile, in latents. max_frames: longest window in frames.
+    """
+
+    model_cpu_offload_seq = "text_encoder->denoiser->vae"
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
+
+    def __init__(
+        self,
+        denoiser: ControlledVideoUNet,
+        vae: Any,
+        scheduler: VideoNoiseSchedule,
+        text_encoder: Any = None,
+        tokenizer: Any = None,
+        diffuses: str = "latents",
+        residual_scale: float = 1.0,
+        resize: str = "bilinear",
+        blend: bool = False,
+        tile_rows: int = 90,
+        tile_columns: int = 160,
+        max_frames: int = 32,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            denoiser=denoiser, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
+        )
+        self.register_to_config(
+            diffuses=diffuses,
+            residual_scale=residual_scale,
+            resize=resize,
+            blend=blend,
+            tile_rows=tile_rows,
+            tile_columns=tile_columns,
+            max_frames=max_frames,
+        )
+        self.codec = as_codec(vae)
+        if self.codec.channels != denoiser.unet.config["in_channels"]:
+            raise UserError(
+                f"vae: {self.codec.channels} latent channels, the network takes {denoiser.unet.config['in_channels']}"
+            )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> VideoEnhancePipeline:
+        """As any pipeline's; our own classes are loaded strictly, without pickles. "small" is the shipped model."""
+        source = SMALL if str(pretrained_model_name_or_path) == "small" else pretrained_model_name_or_path
+        index = Path(source) / "model_index.json"
+        if Path(source).exists() and not index.exists():
+            raise UserError(f"{source}: no pipeline there (model_index.json is missing)")
+        if index.exists():
+            parts = json.loads(index.read_text())
+            kwargs.setdefault("denoiser", zoo.load(Path(source), part="denoiser"))
+            kwargs.setdefault("scheduler", VideoNoiseSchedule.from_pretrained(source, subfolder="scheduler"))
+            if parts["vae"][1] in _OURS:
+                kwargs.setdefault("vae", _OURS[parts["vae"][1]].from_pretrained(source, subfolder="vae"))
+        return super().from_pretrained(source, **kwargs)
+
+    @classmethod
+    def from_parts(cls, denoiser: str, vae: str | None, text_encoder: str | None) -> VideoEnhancePipeline:
+        """A pipeline for imported official weights: the VAE and CLIP-H come by folder or hub id.
+
+        Raises UserError naming the setting that is missing or cannot be loaded.
+        """
+        network = zoo.load(denoiser)
+        if not isinstance(network, ControlledVideoUNet):
+            raise UserError(f"model={denoiser}: a {type(network).__name__}, expected a ControlledVideoUNet")
+        if not vae or not text_encoder:
+            missing = "vae" if not vae else "text_encoder"
+            raise UserError(
+                f"{missing}: needed beside model={denoiser}: "
+                + ("a folder or hub id of an SD or SVD autoencoder" if not vae else "one of CLIP ViT-H (SD 2.1's)")
+            )
+        encoder, tokenizer = load_text_encoder(text_encoder)
+        return cls(network, load_vae(vae), VideoNoiseSchedule(), encoder, tokenizer)
+
+    def place(self, dtype: torch.dtype, device: torch.device, offload: bool) -> None:
+        """Move everything to ``device`` in ``dtype``; ``offload`` keeps there only the part at work."""
+        for part in (self.denoiser, self.vae, self.text_encoder):
+            if part is not None and not isinstance(part, PixelUnshuffleCodec):  # which is exact in float32
+                torch.nn.Module.to(part.eval(), dtype=dtype)
+        if offload and device.type != "cpu":
+            self.enable_model_cpu_offload(device=device)
+        else:
+            self.to(device)
+
+    @property
+    def compute_device(self) -> torch.device:
+        return torch.device(self._execution_device)
+
+    @property
+    def has_text(self) -> bool:
+        return self.text_encoder is not None
+
+    @property
+    def fill(self) -> Fill:
+        return Fill(self.config["resize"], self.config["blend"])
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str, negative_prompt: str, guided: bool) -> Tensor:
+        """Text tokens [1, L, D], or [2, L, D] with the negative prompt's second when ``guided``."""
+        if not self.has_text:
+            width = self.denoiser.unet.config["cross_attention_dim"]
+            return torch.zeros(1, 1, width, device=self._execution_device, dtype=self.denoiser.dtype)
+        texts = [prompt, negative_prompt] if guided else [prompt]
+        tokens = self.tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        output = self.text_encoder(tokens.input_ids.to(self._execution_device), output_hidden_states=True)
+        return penultimate(self.text_encoder, output).to(self.denoiser.dtype)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        video: np.ndarray,
+        scale: float = 4.0,
+        frame_factor: int = 1,
+        callback_on_step_end: Callable[[Any], None] | None = None,
+        **settings: Any,
+    ) -> VideoEnhanceOutput:
+        """Enhance one shot that fits into memory.
+
+        Args:
+            video: uint8 [N, h, w, 3].
+            scale: of the output's sides. frame_factor: k; the output has (N - 1) k + 1 frames.
+            callback_on_step_end: called with ``enhancer.Progress`` after every window of every step.
+            settings: fields of ``enhancer.EnhanceSettings``, such as noise_level, steps, seed.
+        """
+        from toolkit.venhancer.enhancer import Enhancer, EnhanceSettings
+
+        height, width = (round(scale * side) for side in video.shape[1:3])
+        asked = {"height": height, "width": width, "frame_factor": frame_factor} | settings
+        enhancer = Enhancer(self, EnhanceSettings(**asked))
+        with tempfile.TemporaryDirectory() as folder:
+            chunks = enhancer.enhance(ArraySource(video), Path(folder), progress=callback_on_step_end)
+            return VideoEnhanceOutput(frames=np.concatenate([chunk.frames for chunk in chunks]))
+
+
+def load_pipeline(model: str, vae: str | None = None, text_encoder: str | None = None) -> VideoEnhancePipeline:
+    """A saved pipeline ("small": the shipped one), a training run's, or an imported network with the parts it lacks.
+
+    Raises UserError: nothing there, or a part missing.
+    """
+    folder = Path(model) / "model" if (Path(model) / "model" / "model_index.json").exists() else Path(model)
+    if model == "small" or (folder / "model_index.json").exists():
+        return VideoEnhancePipeline.from_pretrained("small" if model == "small" else folder)
+    if folder.exists() or vae or text_encoder:
+        return VideoEnhancePipeline.from_parts(model, vae, text_encoder)
+    return _load("model", model, lambda: VideoEnhancePipeline.from_pretrained(model))
+
+
+class ArraySource:
+    """Frames in memory, uint8 [N, h, w, 3], as enhancer.py reads them."""
+
+    def __init__(self, video: np.ndarray) -> None:
+        self.video = video
+        self.num_frames, self.height, self.width = video.shape[:3]
+
+    def frames(self, start: int) -> Iterator[np.ndarray]:
+        yield from self.video[start:]
+
+
+def penultimate(encoder: Any, output: Any) -> Tensor:
+    """What Stable Diffusion 2 conditions on: the last layer but one of ViT-H's 24, with the final norm.
+
+    SD 2.1's own text encoder has only 23 layers and gives it as its last.
+    """
+    if encoder.config.num_hidden_layers == 24:
+        return encoder.text_model.final_layer_norm(output.hidden_states[-2])
+    return output.last_hidden_state
+
+
+def load_vae(source: str) -> Any:
+    """An autoencoder by folder or hub id, directly there or in "vae". Raises UserError."""
+    config, where = _find_config(source, "vae", "vae")
+    kind = _VAES.get(config.get("_class_name", ""))
+    if kind is None:
+        raise UserError(f"vae={source}: {config.get('_class_name')} there, expected one of {', '.join(_VAES)}")
+    return _load("vae", source, lambda: kind.from_pretrained(source, use_safetensors=True, **where))
+
+
+def load_text_encoder(source: str) -> tuple[Any, Any]:
+    """(CLIPTextModel, CLIPTokenizer) by folder or hub id, directly there or in "text_encoder" and "tokenizer"."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    _, where = _find_config(source, "text_encoder", "text_encoder")
+    encoder = _load(
+        "text_encoder", source, lambda: CLIPTextModel.from_pretrained(source, use_safetensors=True, **where)
+    )
+    inside = {"subfolder": "tokenizer"} if where else {}
+    return encoder, _load("text_encoder", source, lambda: CLIPTokenizer.from_pretrained(source, **inside))
+
+
+def _find_config(source: str, part: str, key: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The config of ``part`` and where it lies: {} or {"subfolder": part}."""
+    if not Path(source).exists():
+        from diffusers import ConfigMixin
+
+        loaded: Any = _load(key, source, lambda: ConfigMixin.load_config(source, subfolder=part))
+        return loaded, {"subfolder": part}
+    for where in ({}, {"subfolder": part}):
+        file = Path(source, *where.values(), "config.json")
+        if file.exists():
+            return json.loads(file.read_text()), where
+    raise UserError(f"{key}={source}: no config.json there, nor in {part}/")
+
+
+def _load(key: str, source: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{key}={source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None

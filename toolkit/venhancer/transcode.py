@@ -1,0 +1,106 @@
+"""Streaming encode and decode: key frames into latents, latents into pictures, a tile and a few frames at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.venhancer import tiles
+from toolkit.venhancer.codec import Codec
+from toolkit.venhancer.conditioning import Fill, resize_region
+from toolkit.venhancer.flight import Flight
+from toolkit.venhancer.store import FrameStore
+
+DECODE_OVERLAP = 1 / 6  # of a tile, where a codec's tiles depend on what surrounds them; the released decoder's
+
+
+class Transcoder:
+    """Between the source's frames (in ``flight``) and latents, and from latents to finished frames.
+
+    Args:
+        size: (height, width) of the output in pixels. tile: rows and columns of a tile in latents.
+        residual_scale: what the latents are of: None, the frames; a number, this times their difference to the fill.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        flight: Flight,
+        fill: Fill,
+        size: tuple[int, int],
+        tile: tuple[int, int],
+        residual_scale: float | None,
+        device: torch.device,
+    ) -> None:
+        self.codec, self.flight, self.fill, self.size = codec, flight, fill, size
+        self.tile, self.residual_scale, self.device = tile, residual_scale, device
+        self.overlap = DECODE_OVERLAP if codec.margin else 0.0
+        self.canvas = flight.canvas(codec.group, codec.factor)
+
+    def key_latents(self, key: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """Latents [1, C, rows, columns] of an up-scaled key frame."""
+        return self._encode([(key, 1.0)], rows, columns)
+
+    def fill_latents(self, frame: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """Latents of an output frame as the key frames around it fill it in."""
+        return self._encode(self.fill.parts(frame, self.flight.geometry.frame_factor), rows, columns)
+
+    def _encode(self, parts: list[tuple[int, float]], rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """Encode with a margin around, and cut it off."""
+        g, margin, factor = self.flight.geometry, self.codec.margin, self.codec.factor
+        wide = [
+            (max(0, start - margin), min(limit, stop + margin))
+            for (start, stop), limit in zip((rows, columns), (g.rows, g.columns), strict=True)
+        ]
+        pixels: list[tuple[int, int]] = [(start * factor, stop * factor) for start, stop in wide]
+        picture = sum(
+            weight * resize_region(self.flight.key_frame(key), self.size, pixels[0], pixels[1], self.fill.mode)
+            for key, weight in parts
+        )
+        assert torch.is_tensor(picture)
+        latents = self.codec.encode(picture[None].to(self.device)).float().cpu()
+        top, left = rows[0] - wide[0][0], columns[0] - wide[1][0]
+        return latents[:, :, top : top + rows[1] - rows[0], left : left + columns[1] - columns[0]]
+
+    def decode(self, frames: range, num_frames: int, latents: FrameStore) -> np.ndarray:
+        """Finished frames uint8 [F, height, width, 3]; those around them must be in ``latents``."""
+        context = self.codec.context
+        step = max(1, self.codec.group - 2 * context)
+        done = [
+            self._decode_group(range(start, min(start + step, frames.stop)), num_frames, latents)
+            for start in range(frames.start, frames.stop, step)
+        ]
+        return np.concatenate(done)
+
+    def _decode_group(self, frames: range, num_frames: int, latents: FrameStore) -> np.ndarray:
+        context = self.codec.context
+        shown = range(max(0, frames.start - context), min(num_frames, frames.stop + context))
+        slots = range(len(shown))
+        if self.overlap:
+            self.canvas.clear(slots)
+        g, factor = self.flight.geometry, self.codec.factor
+        for tile in tiles.grid((g.rows, g.columns), self.tile, self.overlap):
+            rows, columns = (tile.rows.start, tile.rows.stop), (tile.columns.start, tile.columns.stop)
+            z = latents.read(shown, rows, columns)
+            if self.residual_scale is not None:
+                base = torch.cat([self.fill_latents(frame, rows, columns) for frame in shown])
+                z = z / self.residual_scale + base
+            picture = self.codec.decode(z.to(self.device)).float().cpu()
+            weight = tile.weight().float().repeat_interleave(factor, 0).repeat_interleave(factor, 1)
+            down, across = ((start * factor, stop * factor) for start, stop in (rows, columns))
+            blended = picture * weight if self.overlap else picture
+            self.canvas.write(slots, blended, down, across, add=bool(self.overlap))
+        kept = range(frames.start - shown.start, frames.stop - shown.start)
+        return np.stack([self._finish(slot) for slot in kept])
+
+    def _finish(self, slot: int) -> np.ndarray:
+        """uint8 [height, width, 3] of one frame on the canvas, padding cut off."""
+        height, width = self.size
+        frame = np.empty((height, width, 3), np.uint8)
+        band = 16 * self.codec.factor
+        for start in range(0, height, band):
+            stop = min(start + band, height)
+            picture = self.canvas.read([slot], (start, stop), (0, width))[0]
+            frame[start:stop] = ((picture + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        return frame
