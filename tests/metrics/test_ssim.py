@@ -16,7 +16,7 @@ def test_equal_images_have_one_and_a_shift_of_a_constant_has_the_luminance_term(
 
 
 def test_it_equals_scikit_images():
-    metrics = pytest.importorskip("skimage.metrics", reason="scikit-image comes with gym-pusht (extra robots)")
+    metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
     rng = np.random.default_rng(0)
     x = rng.random((20, 24, 3))
     y = np.clip(x + 0.1 * rng.normal(size=x.shape), 0, 1)
