@@ -98,6 +98,7 @@ def build_world(options: Options) -> Any:
     config = llama_config(tokenizer.layout, action_dim=ACTION_DIM, **(sizes if tiny else {}))
     transformer = VideoTransformer(config)
     torch.nn.init.normal_(transformer.action_linear.weight, std=0.02)
+    tokenizer.to(memory_format=torch.channels_last)  # as one that is loaded
     return WorldModel(tokenizer, transformer).to(options.device)
 
 

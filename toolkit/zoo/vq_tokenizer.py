@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -215,6 +216,13 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
         codes = codes.clamp(0, self.config.num_dyn_embeddings - 1)
         with _evaluating(self):
             return self._decode_frames(self.dynamics_quantize.embedding(codes), context.memory)
+
+    def save_pretrained(self, folder: str | Path, **more: Any) -> None:
+        """A ``tokenizer/`` folder of the release's layout."""
+        from toolkit.zoo.ivideogpt_files import TOKENIZER_WEIGHTS, write_tensors
+
+        self.save_config(folder)
+        write_tensors(self, Path(folder) / TOKENIZER_WEIGHTS)
 
     def fingerprint(self) -> str:
         """SHA-256 over names and weights: a transformer remembers which tokenizer's ids it speaks."""
