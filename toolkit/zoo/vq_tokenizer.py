@@ -18,8 +18,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from toolkit.zoo.video_tokens import TokenLayout
 from toolkit.zoo.linear import linear
+from toolkit.zoo.video_tokens import TokenLayout
 from toolkit.zoo.vq_blocks import ConditionalDecoder, ConditionalEncoder, Decoder, Encoder, KeyValue
 from toolkit.zoo.vq_codebook import VectorQuantizer
 
