@@ -52,6 +52,6 @@ def test_stages_of_a_trained_model_train_nothing():
 
 def test_planning_is_a_stage_only_where_it_is_asked_for():
     assert "plan" not in compose(COMMAND, ["plan.num_episodes=0"]).stages()
-    with pytest.raises(UserError, match="stage=plan: plan.num_episodes=0 plans nothing"):
+    with pytest.raises(UserError, match=r"stage=plan: plan\.num_episodes=0 plans nothing"):
         compose(COMMAND, ["stage=plan", "plan.num_episodes=0"])
     assert compose(COMMAND, ["stage=transformer"]).stages() == ["tokenizer", "transformer"]

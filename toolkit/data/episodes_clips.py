@@ -49,9 +49,9 @@ class Clip:
 class ClipSource:
     """Windows of ``num_frames`` frames, ``frame_step`` apart, of the episodes of one split.
 
-    With a frame step k > 1 the k actions between two frames are concatenated (nothing is lost), rewards summed. The data
-    sets of a mixture are drawn by their weights, and their own frame steps multiply. Raises UserError when no episode is
-    long enough.
+    With a frame step k > 1 the k actions between two frames are concatenated (nothing is lost), rewards summed. The
+    data sets of a mixture are drawn by their weights, and their own frame steps multiply. Raises UserError when no
+    episode is long enough.
     """
 
     def __init__(self, episodes: EpisodeSet, num_frames: int, frame_step: int = 1, augmented: bool = False):

@@ -41,7 +41,7 @@ class EpisodeDataset:
     problems: list[str] = field(default_factory=list)
 
     def make_env(self) -> ImageEnv:
-        """The simulator that the episodes came from, with frames of their size. Raises UserError where there is none."""
+        """The simulator of the episodes, with frames of their size. Raises UserError where there is none."""
         if self.env is None:
             raise UserError(f"data.name={self.name}: {self.source} came from no simulator that is here")
         return find(self.env).make(self.train.size_px[0], **self.env_options)

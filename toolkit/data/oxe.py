@@ -57,7 +57,7 @@ MIXTURE: dict[str, tuple[float, int]] = _LARGE | {name: (0.5, step) for name, st
 
 
 def load_oxe(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDataset:
-    """The data sets of the mixture that ``data.path`` has; those that are missing are named, their weight is shared out.
+    """The data sets of the mixture that ``data.path`` has; what is missing is named, and its weight shared out.
 
     One per cent of each is held out. Actions differ from set to set, so clips have none. Raises UserError where none
     of the mixture is there, or what a folder's reader refuses.
@@ -79,11 +79,11 @@ def load_oxe(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDatase
         span = (spec.least_frames - 1) * MIXTURE[name][1] + 1
         own = replace(config, path=str(root / name), valid_fraction=0.01, num_train=None)
         parts[name] = load_episode_folder(own, seed, replace(spec, least_frames=span))
-    splits = [
+    train, valid, test = (
         _mix({name: getattr(part, split) for name, part in parts.items()}) for split in ("train", "valid", "test")
-    ]
+    )
     problems = [line for part in parts.values() for line in part.problems]
-    return EpisodeDataset("oxe", *splits, "each data set's own", str(root), problems=problems)
+    return EpisodeDataset("oxe", train, valid, test, "each data set's own", str(root), problems=problems)
 
 
 def _mix(sets: dict[str, EpisodeSet]) -> EpisodeSet:

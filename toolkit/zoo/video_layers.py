@@ -82,7 +82,7 @@ def temporal_conv(layer: Any, x: Tensor) -> Tensor:
     return x + h
 
 
-def _conv_over_frames(conv: nn.Module, x: Tensor) -> Tensor:
+def _conv_over_frames(conv: Any, x: Tensor) -> Tensor:
     """A 3x1x1 convolution as three products with shifted frames (what a GEMM does best)."""
     before, here, after = conv.weight[..., 0, 0].unbind(-1)
     y = functional.linear(x, here, conv.bias)
