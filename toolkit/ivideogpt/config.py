@@ -67,6 +67,14 @@ class TokenizerLoss:
     gan_depth: int = number(4, least=1)
     gan_hidden: int = number(512, least=8)
 
+    def check(self) -> None:
+        """The discriminator's width can be halved at every level."""
+        if self.gan_hidden % 2 ** (self.gan_depth - 1):
+            raise UserError(
+                f"tokenizer_loss.gan_hidden={self.gan_hidden}: must be a multiple of {2 ** (self.gan_depth - 1)} "
+                f"for tokenizer_loss.gan_depth={self.gan_depth}"
+            )
+
 
 @dataclass
 class TokenizerOptim:
