@@ -73,7 +73,7 @@ class UpsampledConv(nn.Module):
 
 
 def split_kernel(weight: Tensor) -> list[list[Tensor]]:
-    """(C',C,3,3) -> four (C',C,2,2): an upper place sees the pixel above once, itself twice, a lower one the reverse."""
+    """(C',C,3,3) -> four (C',C,2,2): an upper place sees the pixel above once, itself twice; a lower one, below."""
 
     def halves(taps: Tensor, dim: int) -> list[Tensor]:
         one, two, three = taps.unbind(dim)
