@@ -108,6 +108,8 @@ def prepare(options: BenchOptions) -> None:
     """Threads and allocator, for every contender alike: our jobs tune glibc's, which helps their peers too."""
     import torch
 
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: no CUDA device here")
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.allocator == "tuned":

@@ -54,6 +54,9 @@ def read_world_model(folder: Path) -> WorldModel:
     """Both networks and, where there is one, the ``config.json`` beside them. Raises UserError naming the file."""
     if not folder.is_dir():
         raise UserError(f"{folder}: not found (expected a folder with tokenizer/ and transformer/)")
+    for part in ("tokenizer", "transformer"):
+        if not (folder / part).is_dir():
+            raise UserError(f"{folder}: no {part}/ there (expected a folder with tokenizer/ and transformer/)")
     tokenizer = read_tokenizer(folder / "tokenizer")
     transformer = read_transformer(folder / "transformer")
     path = folder / "config.json"
