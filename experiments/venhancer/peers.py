@@ -31,6 +31,7 @@ from toolkit.data.video_write import write_part
 from toolkit.runs.files import write_json
 from toolkit.runs.record import machine, package_versions
 from toolkit.venhancer.backends import KeyFrames
+from toolkit.venhancer.bench_classic import ffmpeg_frames
 from toolkit.venhancer.classic import blended_frames, motion_frames, resize, to_pixels, to_tensor
 from toolkit.venhancer.config import Classic
 from toolkit.venhancer.inputs import find_tasks
@@ -147,6 +148,13 @@ def methods(folder: Path, work: Work) -> dict[str, Callable[[Shot], Iterator[np.
     return found
 
 
+def ffmpeg(work: Work) -> Iterator[np.ndarray]:
+    """FFmpeg's minterpolate and Lanczos; the frames it leaves out at the ends are held."""
+    made = dict(ffmpeg_frames(VideoReader(work.index), work.timeline, *work.size))
+    for number in range(work.timeline.num_frames):
+        yield made[min(made, key=lambda have: abs(have - number))]
+
+
 def compare(folder: Path, clip: str, model: str, scratch: Path) -> dict[str, dict[str, float]]:
     """Scores of every method on one clip, with the seconds of CPU it took per output frame."""
     start_s, duration_s = CLIPS[clip]
@@ -154,6 +162,7 @@ def compare(folder: Path, clip: str, model: str, scratch: Path) -> dict[str, dic
     config = compose(COMMANDS["enhance-video"], words).resolved()
     work = prepare(find_tasks(config, scratch)[0], config, scratch / clip)
     found = methods(folder, work)
+    found["FFmpeg minterpolate + Lanczos"] = lambda shot: ffmpeg(work)
     found["ours, classic"] = lambda shot: make_backend("classic", work, config, "cpu").frames(shot, 0)
     if model != "none":
         network = Network(config, "cpu")

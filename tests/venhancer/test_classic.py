@@ -80,6 +80,15 @@ def test_frames_between_follow_the_motion_and_beat_blending():
     assert psnr(made[inner], clip[inner]) > psnr(blended[inner], clip[inner]) + 8
 
 
+@pytest.mark.parametrize("share", [Fraction(1, 8), Fraction(1, 3), Fraction(7, 8)])
+def test_any_share_of_the_way_is_met(share):
+    fine = moving(17, 128, 96, step=0.25)
+    keys = Memory(fine[[0, 16]])
+    made = next(motion_frames(keys, [share], 0, Classic()))[8:-8, 8:-8]
+    errors = [psnr(made, frame[8:-8, 8:-8]) for frame in fine]
+    assert abs(int(np.argmax(errors)) - float(16 * share)) <= 1 and max(errors) > 30
+
+
 def test_frames_from_any_position_on_are_the_same():
     clip = moving(5, 64, 48, step=2.0)
     wanted = [Fraction(n, 3) for n in range(13)]

@@ -61,25 +61,35 @@ def estimate_flow(
 def _refine(flow: Tensor, a: Tensor, b: Tensor, iterations: int, radius: int) -> Tensor:
     """One level: (H + s) d = s mean(d) - gradient x residual over windows, by Jacobi's iteration.
 
-    With T = (H + s)^-1 H and c = (H + s)^-1 gradient x residual, a step is mean - T (mean - start) - c.
+    With M = (H + s)^-1, T = M H and c = M gradient x residual, a step is mean - T (mean - start) - c. All matrices are
+    symmetric: they are kept as (diagonal, off-diagonal), and ``flip`` swaps the two components of a vector.
     """
     gradient = _gradient(a)
-    ix, iy = gradient.split(1, 1)
-    xx, xy, yy = box_mean(torch.cat([ix * ix, ix * iy, iy * iy], 1), radius).split(1, 1)
-    determinant = (xx + SMOOTHNESS) * (yy + SMOOTHNESS) - xy * xy
-    m11, m12, m22 = (yy + SMOOTHNESS) / determinant, -xy / determinant, (xx + SMOOTHNESS) / determinant
-    t11, t12, t21, t22 = m11 * xx + m12 * xy, m11 * xy + m12 * yy, m12 * xx + m22 * xy, m12 * xy + m22 * yy
+    squares = box_mean(gradient * gradient, radius)
+    mixed = box_mean(gradient[:, :1] * gradient[:, 1:], radius)
+    shifted = squares + SMOOTHNESS
+    determinant = shifted[:, :1] * shifted[:, 1:] - mixed * mixed
+    m_diagonal, m_off = shifted.flip(1) / determinant, -mixed / determinant
+    t_diagonal = m_diagonal * squares + m_off * mixed
+    t_off = m_diagonal[:, :1] * mixed + m_off * squares[:, 1:]
     for _ in range(iterations):
         residual = (warp(b, flow) - a).clamp_(-MOST_RESIDUAL, MOST_RESIDUAL)
-        bx, by = box_mean(gradient * residual, radius).split(1, 1)
-        c = torch.cat([m11 * bx + m12 * by, m12 * bx + m22 * by], 1)
+        pull = box_mean(gradient * residual, radius)
+        c = torch.addcmul(m_diagonal * pull, m_off, pull.flip(1))
         start = flow
         for _ in range(INNER_ITERATIONS):
-            mean = box_mean(flow, 1)
-            u, v = (mean - start).split(1, 1)
-            flow = mean - c - torch.cat([t11 * u + t12 * v, t21 * u + t22 * v], 1)
+            mean = _mean3(flow)
+            away = mean - start
+            flow = (mean - c).addcmul_(t_diagonal, away, value=-1).addcmul_(t_off, away.flip(1), value=-1)
         flow = start + (flow - start).clamp_(-MOST_STEP_PX, MOST_STEP_PX)
     return median(flow)
+
+
+def _mean3(x: Tensor) -> Tensor:
+    """Mean over 3x3 neighbours."""
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    rows = (padded[..., :-2, :] + padded[..., 1:-1, :]).add_(padded[..., 2:, :])
+    return (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).mul_(1 / 9)
 
 
 def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
