@@ -40,7 +40,7 @@ def test_the_flow_of_a_moving_texture_is_its_motion(step):
     a, b = greys(2, 160, 128, step).split(1)
     flow = estimate_flow(a, b)[..., 28:-28, 28:-28]  # what leaves the picture has no match
     error = (flow - torch.tensor(step, dtype=torch.float32).view(1, 2, 1, 1)).square().sum(1).sqrt()
-    assert error.median() < 0.1 and (error < 0.5).float().mean() > 0.95
+    assert error.median() < 0.25 and (error < 0.5).float().mean() > 0.95
     assert estimate_flow(a, b, finest_level=1).shape == (1, 2, 128, 160)
 
 

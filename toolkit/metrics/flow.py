@@ -1,8 +1,9 @@
 """Optical flow without a network: dense pyramidal Lucas-Kanade with a smoothness term, and warping by it.
 
-Coarse to fine; at every level the brightness constancy is linearised around the flow so far and solved together with
-the smoothness of the flow (Lucas and Kanade 1981 combined with Horn and Schunck 1981 as in Bruhn et al. 2005), then a
-median removes outliers. Everything is element-wise work on tensors, so it runs on any device.
+At the coarsest level every shift within a few pixels is tried. Then coarse to fine: at every level the brightness
+constancy is linearised around the flow so far and solved together with the smoothness of the flow (Lucas and Kanade
+1981 combined with Horn and Schunck 1981 as in Bruhn et al. 2005), then a median removes outliers. Everything is
+element-wise work on tensors, so it runs on any device.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ SMOOTHNESS = 300.0  # in squared grey levels: where the structure tensor is smal
 INNER_ITERATIONS = 4
 MOST_RESIDUAL = 40.0  # grey levels; larger ones are occlusions, not motion
 MOST_STEP_PX = 2.0
-LEAST_SIDE_PX = 16
+LEAST_SIDE_PX = 32  # of the coarsest level
+SEARCH_PX, SEARCH_RADIUS = 3, 2  # shifts tried there, and the neighbourhood that must agree on one
+SHIFT_COST = 0.5  # grey levels per pixel: of equal matches the nearer one
 _GREY = (0.299, 0.587, 0.114)
 
 
@@ -52,10 +55,22 @@ def estimate_flow(
     while len(pyramid) < levels and min(pyramid[-1][0].shape[-2:]) >= 2 * LEAST_SIDE_PX:
         pyramid.append((halve(pyramid[-1][0]), halve(pyramid[-1][1])))
     last = min(finest_level, len(pyramid) - 1)
-    flow = x.new_zeros(len(x), 2, *pyramid[-1][0].shape[-2:])
+    flow = _search(*pyramid[-1])
     for a, b in reversed(pyramid[last:]):
         flow = _refine(resize_flow(flow, *a.shape[-2:]), a, b, iterations, window_px // 2)
     return resize_flow(flow, *x.shape[-2:]) if full_size else flow
+
+
+def _search(a: Tensor, b: Tensor) -> Tensor:
+    """The whole-pixel shift (n, 2, h, w) of ``b`` that fits ``a`` best around every pixel."""
+    side = 2 * SEARCH_PX + 1
+    padded = F.pad(b, (SEARCH_PX, SEARCH_PX, SEARCH_PX, SEARCH_PX), mode="replicate")
+    shifted = F.unfold(padded, side).view(len(a), side**2, *a.shape[-2:])
+    shifts = torch.arange(-SEARCH_PX, SEARCH_PX + 1, device=a.device, dtype=a.dtype)
+    down, across = (axis.flatten() for axis in torch.meshgrid(shifts, shifts, indexing="ij"))
+    length = (down.square() + across.square()).sqrt().view(1, -1, 1, 1)
+    best = (box_mean((shifted - a).abs(), SEARCH_RADIUS) + SHIFT_COST * length).argmin(1)
+    return median(torch.stack([across[best], down[best]], 1))
 
 
 def _refine(flow: Tensor, a: Tensor, b: Tensor, iterations: int, radius: int) -> Tensor:

@@ -67,7 +67,7 @@ def _count(frames: Iterator[Any]) -> float:
 def ffmpeg_frames(
     reader: VideoReader, timeline: Timeline, width: int, height: int, settings: str = MINTERPOLATE
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(output frame's number, uint8 RGB) of the same clip through FFmpeg's filters; at the ends it leaves frames out."""
+    """(output frame's number, uint8 RGB) of the clip through FFmpeg's filters; at the ends it leaves frames out."""
     filters = f"minterpolate=fps={timeline.rate}:{settings}:scd=none,scale={width}:{height}:flags=lanczos,format=rgb24"
     index = reader.index
     graph: Graph | None = None
