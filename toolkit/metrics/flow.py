@@ -19,8 +19,9 @@ INNER_ITERATIONS = 4
 MOST_RESIDUAL = 40.0  # grey levels; larger ones are occlusions, not motion
 MOST_STEP_PX = 2.0
 LEAST_SIDE_PX = 32  # of the coarsest level
-SEARCH_PX, SEARCH_RADIUS = 3, 2  # shifts tried there, and the neighbourhood that must agree on one
+SEARCH_PX, SEARCH_RADIUS = 3, 3  # shifts tried there, and the neighbourhood that must agree on one
 SHIFT_COST = 0.5  # grey levels per pixel: of equal matches the nearer one
+SEARCH_SOFTNESS = 1.0  # grey levels by which a worse match counts e times less
 _GREY = (0.299, 0.587, 0.114)
 
 
@@ -62,15 +63,15 @@ def estimate_flow(
 
 
 def _search(a: Tensor, b: Tensor) -> Tensor:
-    """The whole-pixel shift (n, 2, h, w) of ``b`` that fits ``a`` best around every pixel."""
+    """The shift (n, 2, h, w) of ``b`` that fits ``a`` best around every pixel, as a mean weighted by the fit."""
     side = 2 * SEARCH_PX + 1
     padded = F.pad(b, (SEARCH_PX, SEARCH_PX, SEARCH_PX, SEARCH_PX), mode="replicate")
     shifted = F.unfold(padded, side).view(len(a), side**2, *a.shape[-2:])
-    shifts = torch.arange(-SEARCH_PX, SEARCH_PX + 1, device=a.device, dtype=a.dtype)
-    down, across = (axis.flatten() for axis in torch.meshgrid(shifts, shifts, indexing="ij"))
-    length = (down.square() + across.square()).sqrt().view(1, -1, 1, 1)
-    best = (box_mean((shifted - a).abs(), SEARCH_RADIUS) + SHIFT_COST * length).argmin(1)
-    return median(torch.stack([across[best], down[best]], 1))
+    steps = torch.arange(-SEARCH_PX, SEARCH_PX + 1, device=a.device, dtype=a.dtype)
+    down, across = (axis.reshape(1, -1, 1, 1) for axis in torch.meshgrid(steps, steps, indexing="ij"))
+    cost = box_mean((shifted - a).abs(), SEARCH_RADIUS) + SHIFT_COST * (down.square() + across.square()).sqrt()
+    weight = torch.softmax(-cost / SEARCH_SOFTNESS, 1)
+    return torch.cat([(weight * across).sum(1, keepdim=True), (weight * down).sum(1, keepdim=True)], 1)
 
 
 def _refine(flow: Tensor, a: Tensor, b: Tensor, iterations: int, radius: int) -> Tensor:
