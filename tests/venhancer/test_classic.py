@@ -45,8 +45,8 @@ def test_the_flow_of_a_moving_texture_is_its_motion(step):
 
 
 def test_the_flow_of_equal_frames_is_nothing():
-    a = greys(1, 64, 48, (0, 0))
-    assert estimate_flow(a, a).abs().max() < 0.05
+    a = greys(1, 160, 128, (0, 0))
+    assert estimate_flow(a, a).abs().max() < 0.01
 
 
 def test_flow_refuses_what_it_cannot_compare():
