@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from toolkit import data
-from toolkit.data.episodes import Episode, EpisodeSpec, read_episode, read_folder, resize, write_episode
+from toolkit.data.episodes import Episode, EpisodeSpec, read_episode, resize, write_episode
+from toolkit.data.episodes_folder import read_folder
 from toolkit.schema import EpisodeData, UserError
 
 
@@ -103,10 +104,28 @@ def test_episodes_of_a_folder_must_be_alike_unless_bad_ones_are_left_out(tmp_pat
 
 
 def test_large_folders_are_read_again_when_a_clip_asks(tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit.data.episodes.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("toolkit.data.episodes_folder.IN_MEMORY_BYTES", 0)
     files = [write_episode(tmp_path / f"{i}.npz", episode(seed=i)) for i in range(2)]
     found, _ = read_folder(files, EpisodeSpec())
     assert (found.read(1).image == episode(seed=1).image).all()
+
+
+def test_of_very_large_folders_only_headers_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.data.episodes_folder.READ_WHOLLY_BYTES", 0)
+    files = [write_episode(tmp_path / f"{i}.npz", episode(seed=i)) for i in range(2)]
+    found, _ = read_folder(files, EpisodeSpec(size_px=4))
+    assert found.lengths == [6, 6] and found.size_px == (4, 4) and found.action_dim == 2
+    assert found.read(0).image.shape == (6, 4, 4, 3)
+    bad = {"big": episode(size=10), "wide": episode(action_dim=3), "short": episode(num_frames=2)}
+    files += [write_episode(tmp_path / f"{name}.npz", one) for name, one in bad.items()]
+    (tmp_path / "cut.npz").write_bytes(files[0].read_bytes()[:100])
+    _, problems = read_folder([*files, tmp_path / "cut.npz"], EpisodeSpec(least_frames=4), skip_bad=True)
+    assert [line.split(": ")[0].rsplit("/", 1)[1] for line in problems] == [
+        "big.npz",
+        "wide.npz",
+        "short.npz",
+        "cut.npz",
+    ]
 
 
 def test_resize_crops_the_centre():

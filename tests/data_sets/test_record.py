@@ -1,5 +1,7 @@
 """Recording: a pure function of seed and number, resumable, and a crashing environment loses its own episode only."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ def test_episodes_are_whole_and_alike_whenever_they_are_recorded(tmp_path):
 class Crashing(environments.PushSpriteEnv):
     """Fails in the worlds whose number is in ``bad``."""
 
-    bad: set[int] = set()
+    bad: ClassVar[set[int]] = set()
     started = 0
 
     def reset(self, **keys):

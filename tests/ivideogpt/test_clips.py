@@ -33,6 +33,13 @@ def test_the_tokenizer_sees_the_first_frames_and_a_sorted_choice_of_the_rest():
     assert seen == set(range(2, 8))
 
 
+def test_the_baseline_sees_a_black_context_and_the_same_future():
+    config = tiny.config(context_length=2, num_frames=5, blind_context=True)
+    assert order(arrange(clip(), config).frames) == [0, 0, 2, 3, 4]
+    context, future = tokenizer_frames(clip(), config, 0, 3)
+    assert order(context) == [0, 0] and min(order(future)) >= 2
+
+
 def test_for_goals_the_tokenizer_sees_any_frames_in_any_order():
     config = tiny.config(context_length=2, num_frames=8, goal_conditioned=True)
     firsts = {order(tokenizer_frames(clip(8), config, 0, step)[0])[0] for step in range(60)}

@@ -67,7 +67,7 @@ def test_starts_are_chosen_by_options_or_brought_along():
     assert info["start"] == 2 and (frame == contexts[2, -1]).all()
     frame, info = env.reset(seed=0, options={"context": contexts[1]})
     assert info["start"] == -1 and (frame == contexts[1, -1]).all()
-    with pytest.raises(UserError, match="starts 0..2"):
+    with pytest.raises(UserError, match=r"starts 0\.\.2"):
         env.reset(options={"context": 3})
     with pytest.raises(UserError, match="uint8 frames of shape"):
         env.reset(options={"context": contexts[1] / 255.0})

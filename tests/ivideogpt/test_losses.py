@@ -13,7 +13,7 @@ from toolkit.ivideogpt.losses import (
     generator_loss,
     median,
 )
-from toolkit.ivideogpt.perceptual import LPIPS, GradientDistance, _expected_shapes, load_lpips
+from toolkit.ivideogpt.perceptual import LPIPS, GradientDistance, _expected_shapes, load_lpips, make_distance
 from toolkit.schema import UserError
 
 CONTEXT, FUTURE = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 2, 3, 16, 16)
@@ -141,5 +141,7 @@ def test_lpips_files_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "all.pth").write_bytes(b"junk")
     with pytest.raises(UserError, match=r"all\.pth: cannot be read as weights"):
         load_lpips(tmp_path)
+    with pytest.raises(UserError, match="LPIPS needs its weights"):
+        make_distance("lpips", None)
     with pytest.raises(UserError, match="no such folder, nor to be had from the hub"):
         load_lpips("nobody/nothing")

@@ -110,7 +110,8 @@ window.addEventListener("load", async () => {
   }
   const report = document.createElement("pre");
   report.id = "report";
-  report.textContent = "FRAMES " + new Set(frames).size + " T " + document.body.dataset.t + " SLIDERS " + document.querySelectorAll("input").length;
+  const sliders = document.querySelectorAll("input").length;
+  report.textContent = "FRAMES " + new Set(frames).size + " T " + document.body.dataset.t + " SLIDERS " + sliders;
   document.body.append(report);
 });
 </script>

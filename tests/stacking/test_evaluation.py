@@ -50,7 +50,8 @@ def test_three_routes_give_identical_numbers(source, no_network, tmp_path):
     names.append(own_task(tmp_path, "leaves", [{"page": "the river"}, {"page": "a bridge in the winter"}]))
     with harness.quiet():
         routes = [harness.in_memory(scorer), harness.from_source(str(source), scorer), harness.ScoredLM(scorer)]
-    memory, folder, own = (harness.run_tasks(route, names, DATA) for route in routes)
+    with harness.loaded(names, DATA) as tasks:
+        memory, folder, own = (harness.run_tasks(route, tasks) for route in routes)
     assert memory == folder == own
     assert list(memory) == [*BENCHMARKS, "meaning", "last_word", "leaves"]
     for name, one in BENCHMARKS.items():
@@ -69,13 +70,14 @@ def test_few_shots_and_a_limit(source, no_network):
     from toolkit.stacking.loading import load_model
 
     scorer = Scorer(*load_model(str(source)))
-    names = ["arc_easy"]
-    zero = harness.run_tasks(harness.ScoredLM(scorer), names, DATA, limit=3)["arc_easy"]
+    with harness.loaded(["arc_easy"], DATA) as tasks:
+        zero = harness.run_tasks(harness.ScoredLM(scorer), tasks, limit=3)["arc_easy"]
     assert zero.num_rows == 3
     assert zero.standard_error("acc") == pytest.approx((zero.metrics["acc"] * (1 - zero.metrics["acc"]) / 2) ** 0.5)
     seen = []
     scorer.pair = lambda context, continuation: seen.append(context) or Scorer.pair(scorer, context, continuation)
-    harness.run_tasks(harness.ScoredLM(scorer), names, DATA, num_fewshot=2, limit=1)
+    with harness.loaded(["arc_easy"], DATA, num_fewshot=2) as tasks:
+        harness.run_tasks(harness.ScoredLM(scorer), tasks, limit=1)
     assert all(context.count("Question:") == 3 for context in seen)
 
 
@@ -114,13 +116,14 @@ def test_perplexity_needs_no_extra(source, tmp_path, monkeypatch):
     assert launch("grow-llm", [*words[:-1], "evaluation.tasks=[piqa]", "hydra.run.dir=other"]) == 2
 
 
-def test_without_an_export_the_hub_is_asked(source, no_network):
-    from toolkit.stacking import harness
-    from toolkit.stacking.loading import load_model
-
-    scorer = Scorer(*load_model(str(source)))
-    with pytest.raises(UserError, match=r"not to be had from the hub .*evaluation.task_data=FOLDER"):
-        harness.run_tasks(harness.ScoredLM(scorer), ["piqa"])
+def test_without_an_export_the_hub_is_asked_before_the_model_is_loaded(no_network, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("the river")
+    words = ["stage=evaluate", "source=nowhere", "text=text.txt", "evaluation.tasks=[piqa]"]
+    assert launch("grow-llm", words) == 2
+    said = capfd.readouterr().err.strip()
+    assert said.startswith("toolkit: error: evaluation.tasks: a data set is not to be had from the hub")
+    assert said.endswith("give local exports with evaluation.task_data=FOLDER")
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ CATALOGUE: dict[str, Entry] = {
     "episodes_folder": Entry(
         "episodes", "any folder of npz episodes", _OWN, f"{_EPISODES}:load_episode_folder", needs_path=True
     ),
+    "oxe": Entry("episodes", "35 Open X-Embodiment sets", _OWN, "toolkit.data.oxe:load_oxe", needs_path=True),
     **{
         name: Entry("clips", clip.size, clip.licence, "toolkit.data.clips:refuse_as_images", clip.download)
         for name, clip in CLIPS.items()

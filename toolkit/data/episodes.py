@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from PIL import Image
 from toolkit.runs.files import write_atomic
 from toolkit.schema import UserError
 
-IN_MEMORY_BYTES = 4 * 2**30
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError)
 
 
@@ -50,7 +49,10 @@ class EpisodeSpec:
 
 @dataclass(frozen=True)
 class EpisodeSet:
-    """The episodes of one split; those of a large folder are read when they are asked for."""
+    """The episodes of one split; those of a large folder are read when they are asked for.
+
+    ``groups``: the data sets of a mixture, each (first episode, one past the last, weight, frame step).
+    """
 
     lengths: list[int]
     read: Callable[[int], Episode]
@@ -58,21 +60,13 @@ class EpisodeSet:
     size_px: tuple[int, int]
     action_dim: int = 0
     has_reward: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
+    groups: tuple[tuple[int, int, float, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def subset(self, indices: Sequence[int]) -> EpisodeSet:
-        """The episodes ``indices``, in that order."""
-        chosen = list(indices)
-        lengths, sources = [self.lengths[i] for i in chosen], [self.sources[i] for i in chosen]
-        return EpisodeSet(
-            lengths, lambda i: self.read(chosen[i]), sources, self.size_px, self.action_dim, self.has_reward, self.facts
-        )
 
-
-def memory_set(episodes: list[Episode], sources: list[str], **facts: Any) -> EpisodeSet:
+def memory_set(episodes: list[Episode], sources: list[str]) -> EpisodeSet:
     """Episodes that are in memory already; ``sources`` name them in messages."""
     first = episodes[0]
     return EpisodeSet(
@@ -82,7 +76,6 @@ def memory_set(episodes: list[Episode], sources: list[str], **facts: Any) -> Epi
         (first.image.shape[1], first.image.shape[2]),
         0 if first.action is None else first.action.shape[1],
         first.reward is not None,
-        facts,
     )
 
 
@@ -188,64 +181,3 @@ def resize(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(square)
     method = Image.Resampling.BOX if edge % size_px == 0 else Image.Resampling.BICUBIC
     return np.stack([np.asarray(Image.fromarray(one).resize((size_px, size_px), method)) for one in square])
-
-
-# -- a folder --------------------------------------------------------------------------------------------------------
-
-
-def read_folder(files: Sequence[Path], spec: EpisodeSpec, skip_bad: bool = False) -> tuple[EpisodeSet, list[str]]:
-    """Every file of a split, read to its end once, and one line for each that was left out.
-
-    What exceeds IN_MEMORY_BYTES is read again when a clip asks for it. Without ``skip_bad`` the first bad file raises
-    UserError; so does a folder in which none is left.
-    """
-    kept: list[tuple[Path, Episode | None, int]] = []
-    problems: list[str] = []
-    first: Episode | None = None
-    used = 0
-    for path in files:
-        try:
-            episode = read_episode(path, spec)
-            _same_kind(path, episode, first, files[0])
-        except UserError as error:
-            if not skip_bad:
-                raise UserError(f"{error} (data.skip_bad=true leaves such files out)") from None
-            problems.append(str(error))
-            continue
-        first = first or episode
-        used += episode.image.nbytes
-        kept.append((path, episode if used <= IN_MEMORY_BYTES else None, len(episode)))
-    if first is None:
-        raise UserError(problems[0] if problems else "no episodes")
-    return _folder_set(kept, spec, first), problems
-
-
-def _folder_set(kept: list[tuple[Path, Episode | None, int]], spec: EpisodeSpec, first: Episode) -> EpisodeSet:
-    def read(index: int) -> Episode:
-        path, episode, _ = kept[index]
-        return episode or read_episode(path, spec)
-
-    return EpisodeSet(
-        [length for _, _, length in kept],
-        read,
-        [str(path) for path, _, _ in kept],
-        (first.image.shape[1], first.image.shape[2]),
-        0 if first.action is None else first.action.shape[1],
-        first.reward is not None,
-    )
-
-
-def _same_kind(path: Path, episode: Episode, first: Episode | None, first_path: Path) -> None:
-    if first is None:
-        return
-    if episode.image.shape[1:] != first.image.shape[1:]:
-        sizes = [f"{one.image.shape[1]}x{one.image.shape[2]}" for one in (episode, first)]
-        raise UserError(
-            f"{path}: frames are {sizes[0]}, those of {first_path} {sizes[1]}; set data.size_px to resize all"
-        )
-    for name in ("action", "reward"):
-        mine, other = getattr(episode, name), getattr(first, name)
-        if (mine is None) != (other is None):
-            raise UserError(f"{path}: {'no ' if mine is None else ''}{name} in it, unlike {first_path}")
-        if mine is not None and mine.shape[1:] != other.shape[1:]:
-            raise UserError(f"{path}: actions of {mine.shape[1]} numbers, those of {first_path} have {other.shape[1]}")

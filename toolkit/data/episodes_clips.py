@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,18 +49,27 @@ class Clip:
 class ClipSource:
     """Windows of ``num_frames`` frames, ``frame_step`` apart, of the episodes of one split.
 
-    With ``frame_step`` k > 1 the k actions between two frames are concatenated (nothing is lost), rewards summed.
-    Raises UserError when no episode is long enough.
+    With a frame step k > 1 the k actions between two frames are concatenated (nothing is lost), rewards summed. The
+    data sets of a mixture are drawn by their weights, and their own frame steps multiply. Raises UserError when no
+    episode is long enough.
     """
 
     def __init__(self, episodes: EpisodeSet, num_frames: int, frame_step: int = 1, augmented: bool = False):
         self.episodes, self.num_frames, self.frame_step, self.augmented = episodes, num_frames, frame_step, augmented
-        self.span = (num_frames - 1) * frame_step + 1
-        self.counts = np.maximum(np.array(episodes.lengths) - self.span + 1, 0)
+        groups = episodes.groups or ((0, len(episodes), 1.0, 1),)
+        self.steps = np.concatenate([np.full(stop - start, step) for start, stop, _, step in groups]) * frame_step
+        self.counts = np.maximum(np.array(episodes.lengths) - (num_frames - 1) * self.steps, 0)
         if not self.counts.sum():
             longest = max(episodes.lengths, default=0)
-            raise UserError(f"no episode has {self.span} frames (the longest has {longest}); shorten the clips")
+            least = (num_frames - 1) * int(self.steps.min(initial=frame_step)) + 1
+            raise UserError(f"no episode has {least} frames (the longest has {longest}); shorten the clips")
         self.ends = np.cumsum(self.counts)
+        inside = [
+            (int(self.ends[start] - self.counts[start]), int(self.ends[stop - 1])) for start, stop, _, _ in groups
+        ]
+        self.spans = [span for span in inside if span[0] < span[1]]
+        weights = np.array([group[2] for group, span in zip(groups, inside, strict=True) if span[0] < span[1]])
+        self.weights = weights / weights.sum()
 
     @property
     def action_dim(self) -> int:
@@ -67,10 +77,10 @@ class ClipSource:
         return self.episodes.action_dim * self.frame_step
 
     def sample(self, num: int, seed: int, *names: str | int) -> Clip:
-        """``num`` clips, every window equally likely, drawn for (seed, *names)."""
+        """``num`` clips, every window (of a data set) equally likely, drawn for (seed, *names)."""
         rng = np.random.default_rng(derive(seed, "clips", *names))
-        windows = [self._window(int(place)) for place in rng.integers(0, self.ends[-1], num)]
-        clip = self._stack(windows)
+        chosen = [self.spans[index] for index in rng.choice(len(self.spans), num, p=self.weights)]
+        clip = self._stack([self._window(int(rng.integers(*span))) for span in chosen])
         if not self.augmented:
             return clip
         frames = augment(clip.frames, generator(seed, "augment", *names))
@@ -89,13 +99,16 @@ class ClipSource:
     def _stack(self, windows: list[tuple[int, int]]) -> Clip:
         cut = [self._cut(index, start) for index, start in windows]
         frames = torch.from_numpy(np.stack([image for image, _, _ in cut])).permute(0, 1, 4, 2, 3).float().div_(255)
-        actions = None if cut[0][1] is None else torch.from_numpy(np.stack([one[1] for one in cut]))  # type: ignore[misc]
-        rewards = None if cut[0][2] is None else torch.from_numpy(np.stack([one[2] for one in cut]))  # type: ignore[misc]
+        actions, rewards = (
+            None if any(one[part] is None for one in cut) else torch.from_numpy(np.stack([one[part] for one in cut]))
+            for part in (1, 2)
+        )
         return Clip(frames.contiguous(), actions, rewards)
 
-    def _cut(self, index: int, start: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        episode, step = self.episodes.read(index), self.frame_step
-        image = episode.image[start : start + self.span : step]
+    def _cut(self, index: int, start: int) -> tuple[Any, Any, Any]:
+        """Frames [T, H, W, 3], action rows [T, A] and rewards [T] of one window."""
+        episode, step = self.episodes.read(index), int(self.steps[index])
+        image = episode.image[start : start + (self.num_frames - 1) * step + 1 : step]
         stop = start + self.num_frames * step  # the last row leads out of the clip, and may be short of rows
         action, reward = (
             None if rows is None else _grouped(rows[start:stop], self.num_frames, step)

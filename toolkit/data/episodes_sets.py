@@ -12,7 +12,8 @@ import numpy as np
 
 from toolkit.data import fetching
 from toolkit.data.environments import ImageEnv, find
-from toolkit.data.episodes import Episode, EpisodeSet, EpisodeSpec, memory_set, read_folder
+from toolkit.data.episodes import Episode, EpisodeSet, EpisodeSpec, memory_set
+from toolkit.data.episodes_folder import read_folder
 from toolkit.data.push_sprite import PushSprite
 from toolkit.data.push_sprite import record as record_push
 from toolkit.data.record import Plan, read_manifest, record
@@ -40,7 +41,7 @@ class EpisodeDataset:
     problems: list[str] = field(default_factory=list)
 
     def make_env(self) -> ImageEnv:
-        """The simulator that the episodes came from, with frames of their size. Raises UserError where there is none."""
+        """The simulator of the episodes, with frames of their size. Raises UserError where there is none."""
         if self.env is None:
             raise UserError(f"data.name={self.name}: {self.source} came from no simulator that is here")
         return find(self.env).make(self.train.size_px[0], **self.env_options)
@@ -74,7 +75,7 @@ def _push_episodes(sim: PushSprite, seeds: Sequence[int], num_frames: int) -> Ep
     for start in range(0, len(seeds), 256):  # of bounded memory
         made = record_push(sim, seeds[start : start + 256], num_frames)
         episodes += [Episode(*rows) for rows in zip(made.frames, made.actions, made.rewards, strict=True)]
-    return memory_set(episodes, [f"push_sprite world {seed}" for seed in seeds], seeds=list(seeds))
+    return memory_set(episodes, [f"push_sprite world {seed}" for seed in seeds])
 
 
 def load_recorded(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDataset:

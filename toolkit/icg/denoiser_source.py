@@ -15,12 +15,13 @@ from toolkit import zoo
 from toolkit.icg.asked import read_labels
 from toolkit.icg.autoguidance import WeakModelDenoiser
 from toolkit.icg.combined import CombinedGuidance
-from toolkit.icg.config import ICG, AutoGuidance, Guidance, NoGuidance, SampleICG
+from toolkit.icg.config import ICG, TSG, AutoGuidance, Guidance, NoGuidance, SampleICG
 from toolkit.icg.denoisers import GuidedDenoiser
 from toolkit.icg.guiders import IndependentConditionGuidance
 from toolkit.icg.methods import make_guider
 from toolkit.icg.small import read_training
 from toolkit.icg.source import Request, Source
+from toolkit.icg.timestep import find_time_embeddings
 from toolkit.runs.record import read_record
 from toolkit.runs.seeds import generator
 from toolkit.schema import UserError
@@ -77,6 +78,9 @@ class DenoiserSource(Source):
                 raise UserError(
                     f"guidance.fields={name}: the model in {self.name} has {' and '.join(self.conditions) or 'none'}"
                 )
+        tsg = guidance if isinstance(guidance, TSG) else getattr(guidance, "tsg", None)
+        if tsg is not None:
+            find_time_embeddings(self.denoiser, tsg.time_embedding_modules, tsg.max_layers)
         if isinstance(guidance, AutoGuidance) and self.weak is None:
             if guidance.weak is None:
                 raise UserError("guidance.weak: autoguidance needs a worse version of the model, guidance.weak=RUN")

@@ -111,7 +111,7 @@ def start_transformer(
     An action-free one of ``init`` gets a zero-initialised projection. Raises UserError where it does not fit.
     """
     seed_all(config.seed, "transformer", "init")
-    if config.init is None or _has_tokenizer_only(config.init):
+    if config.init is None or config.init_parts == "tokenizer" or _has_tokenizer_only(config.init):
         return build_transformer(config, tokenizer, clips.action_dim), False
     network = load_world(config.init, "init").transformer.requires_grad_(True)
     check_length(config, tokenizer, network.config.max_position_embeddings)

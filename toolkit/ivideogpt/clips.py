@@ -53,9 +53,13 @@ def load_clips(config: TrainIVideoGPT) -> Clips:
     return Clips(dataset, train, valid, test, statistics)
 
 
-def window_frames(config: TrainIVideoGPT) -> int:
-    """Frames of an episode that one clip takes: a goal-conditioned clip repeats or moves its last one (D8)."""
-    return config.num_frames - (config.goal_conditioned and config.goal_order == "release_training")
+def window_frames(config: TrainIVideoGPT, num_future: int | None = None) -> int:
+    """Frames of an episode that one clip takes: a goal-conditioned clip repeats or moves its last one (D8).
+
+    ``num_future``: frames after the context, where these are not as many as in training.
+    """
+    num_frames = config.num_frames if num_future is None else config.context_length + num_future
+    return num_frames - (config.goal_conditioned and config.goal_order == "release_training")
 
 
 def arrange(clip: Clip, config: TrainIVideoGPT) -> Clip:
@@ -64,6 +68,8 @@ def arrange(clip: Clip, config: TrainIVideoGPT) -> Clip:
     ``release_training``: goal, o_1 .. o_T (the goal comes again at the end); ``paper``: goal, o_1 .. o_{T-1}. The
     goal's own action row is zero and unused.
     """
+    if config.blind_context:
+        return Clip(_blinded(clip.frames, config), clip.actions, clip.rewards)
     if not config.goal_conditioned:
         return clip
     stop = clip.frames.shape[1] - (config.goal_order == "paper")
@@ -91,7 +97,14 @@ def tokenizer_frames(clip: Clip, config: TrainIVideoGPT, seed: int, step: int) -
         chosen = _take(clip.frames, order)
         return chosen[:, :num_context], chosen[:, num_context:]
     later = scores[:, num_context:].argsort(1)[:, :num_future].sort(1).values + num_context
-    return clip.frames[:, :num_context], _take(clip.frames, later)
+    frames = _blinded(clip.frames, config) if config.blind_context else clip.frames
+    return frames[:, :num_context], _take(frames, later)
+
+
+def _blinded(frames: Tensor, config: TrainIVideoGPT) -> Tensor:
+    """Clips whose context frames are black."""
+    num_context = config.context_length
+    return torch.cat([torch.zeros_like(frames[:, :num_context]), frames[:, num_context:]], 1)
 
 
 def _take(frames: Tensor, index: Tensor) -> Tensor:

@@ -67,14 +67,6 @@ class TokenizerLoss:
     gan_depth: int = number(4, least=1)
     gan_hidden: int = number(512, least=8)
 
-    def check(self) -> None:
-        """LPIPS has weights, which do not come with the toolkit."""
-        if self.perceptual == "lpips" and not self.perceptual_path:
-            raise UserError(
-                "tokenizer_loss.perceptual_path: LPIPS needs its weights, a folder with vgg16 and the linear heads "
-                "(docs/ivideogpt.md); offline use tokenizer_loss.perceptual=gradients or none"
-            )
-
 
 @dataclass
 class TokenizerOptim:
@@ -144,6 +136,7 @@ class Rollout:
 
     num_clips: int = number(8, least=1)
     num_frames: int | None = number(None, least=1)  # imagined; None: as many as a training clip has
+    on_overflow: str = choice("raise", "raise", "recontext")  # beyond the positions: refuse, or renew the context
     sampling: str = choice("sample", "sample", "greedy")
     temperature: float = number(1.0, above=0)
     top_k: int | None = number(100, least=1)
@@ -159,12 +152,13 @@ class Plan:
     planners: list[str] = field(default_factory=lambda: ["cem", "shooting", "random"])
     objective: str = choice("goal_image", "goal_image", "reward")
     horizon: int = number(7, least=1)
-    num_candidates: int = number(64, least=2)
+    num_candidates: int = number(32, least=2)
     num_elites: int = number(8, least=1)
     num_iterations: int = number(3, least=1)
     replan_every: int = number(3, least=1)
     num_steps: int = number(9, least=1)
     action_std: float = number(0.7, above=0)
+    num_rounds: int = number(20, least=1)  # of mbpo, and of sac without imagination: real episodes to learn from
 
     def check(self) -> None:
         """Known planners; fewer elites than candidates; an action is executed before the plan ends."""
@@ -177,7 +171,7 @@ class Plan:
             raise UserError(f"plan.replan_every={self.replan_every}: must be at most plan.horizon={self.horizon}")
 
 
-PLANNERS = ["cem", "shooting", "random", "oracle"]
+PLANNERS = ["cem", "shooting", "random", "oracle", "mbpo", "sac"]
 
 
 @dataclass
@@ -205,12 +199,14 @@ class TrainIVideoGPT(Job):
     stage: str = choice("all", "all", *STAGES, computes=False)
     model: str | None = None  # a trained world model: only rolled out, planned with, measured
     init: str | None = None  # a world model that training starts from; its networks replace those below
+    init_parts: str = choice("both", "both", "tokenizer")  # tokenizer: the transformer starts afresh all the same
     context_length: int = number(1, least=1)  # T0
     num_frames: int = number(16, least=2)  # T, of a clip
     action_conditioned: bool = True
     goal_conditioned: bool = False  # the clip's last frame is put first in the context
     goal_order: str = choice("release_training", "release_training", "paper")  # which frames follow the goal
     reward_head: bool = False
+    blind_context: bool = False  # the context is black: what n tokens a frame are worth alone (a baseline)
     data: EpisodeData = field(default_factory=EpisodeData)
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     codebook: Codebook = field(default_factory=Codebook)
@@ -235,6 +231,8 @@ class TrainIVideoGPT(Job):
         """What must fit together across groups."""
         if self.num_frames <= self.context_length:
             raise UserError(f"num_frames={self.num_frames}: must be more than context_length={self.context_length}")
+        if self.goal_conditioned and self.blind_context:
+            raise UserError("blind_context=true: leaves nothing of a goal; use goal_conditioned=false")
         if self.goal_conditioned and self.context_length < 2:
             raise UserError("goal_conditioned=true: context_length must be 2 or more, the goal and what is seen")
         if self.model and self.stage in ("tokenizer", "transformer"):
@@ -245,8 +243,11 @@ class TrainIVideoGPT(Job):
             raise UserError("stage=plan: plan.num_episodes=0 plans nothing; give the number of episodes")
         if self.plan.num_episodes and not self.action_conditioned:
             raise UserError("plan.num_episodes: planning needs action_conditioned=true")
-        if self.plan.num_episodes and self.plan.objective == "reward" and not self.reward_head and not self.model:
+        if self.plan.num_episodes and self.plan.objective == "reward" and not self.reward_head:
             raise UserError("plan.objective=reward: needs reward_head=true; or plan.objective=goal_image")
+        learners = [name for name in self.plan.planners if name in ("mbpo", "sac")]
+        if self.plan.num_episodes and learners and self.plan.objective != "reward":
+            raise UserError(f"plan.planners={learners[0]}: learns from rewards; use plan.objective=reward")
         if self.tokenizer_optim.num_future >= self.num_frames:
             raise UserError(
                 f"tokenizer_optim.num_future={self.tokenizer_optim.num_future}: must be at most num_frames - "

@@ -6,13 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.data.episodes_clips import Clip
-from toolkit.ivideogpt.clips import Clips, arrange
+from toolkit.data.episodes_clips import Clip, ClipSource
+from toolkit.ivideogpt.clips import Clips, arrange, window_frames
 from toolkit.ivideogpt.config import TrainIVideoGPT
+from toolkit.ivideogpt.env import action_range
 from toolkit.ivideogpt.measures_setting import future_actions, imagine, sampling_of
 from toolkit.ivideogpt.video import Frames, film_strip, save_gif, save_mp4, save_png, side_by_side
 from toolkit.runs.record import Run
 from toolkit.schema import UserError
+from toolkit.zoo.vq_tokenizer import CompressiveVQModel
 from toolkit.zoo.world_model import WorldModel
 
 
@@ -20,9 +22,15 @@ def roll_out(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) 
     """Imagine held-out clips and write ``samples/rollout.mp4``, ``.gif`` and one still strip per clip.
 
     The actions' own future stands beside those of the opposite actions and of standing still, from the same noise.
-    Raises UserError when more frames are asked for than the positions or the recorded actions hold.
+    Raises UserError when more frames are asked for than the positions hold, unless ``rollout.on_overflow=recontext``
+    goes on from imagined frames (recorded), or than any episode has.
     """
-    clip = arrange(clips.test.fixed(config.rollout.num_clips), config)
+    num_frames = imagined_frames(config)
+    check_horizon(config, world.tokenizer, world.transformer.config.max_position_embeddings)
+    source = ClipSource(clips.dataset.test, window_frames(config, num_frames), config.data.frame_step)
+    clip = arrange(source.fixed(config.rollout.num_clips), config)
+    renewed = max(0, num_frames - 1) // world.spec.max_future
+    run.record["rollout"] = {"frames": num_frames, "context_renewed": renewed}
     rows = imagined_rows(world, clip, config)
     video = side_by_side(rows, config.rollout.scale)
     save_mp4(run.path("samples", "rollout.mp4"), video, config.rollout.rate_fps)
@@ -32,41 +40,50 @@ def roll_out(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) 
         save_png(run.path("samples", f"clip_{index}.png"), strip)
 
 
+def imagined_frames(config: TrainIVideoGPT) -> int:
+    """Frames of a roll-out after its context."""
+    return config.rollout.num_frames or config.num_frames - config.context_length
+
+
+def check_horizon(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, num_positions: int) -> None:
+    """A roll-out fits the positions, or may renew its context. Raises UserError."""
+    most = tokenizer.layout.max_future(num_positions)
+    if config.rollout.on_overflow == "raise" and imagined_frames(config) > most:
+        raise UserError(
+            f"rollout.num_frames={config.rollout.num_frames}: the transformer's positions hold {most}; "
+            "rollout.on_overflow=recontext goes on from imagined frames"
+        )
+
+
 def imagined_rows(world: WorldModel, clip: Clip, config: TrainIVideoGPT) -> dict[str, Frames]:
-    """``{label: frames [B, T, H, W, 3]}``; every row starts with the context, reconstructed where it is decoded."""
+    """``{label: frames [B, T, H, W, 3]}``; every row starts with the true context frames."""
     num_context = config.context_length
-    num_frames = config.rollout.num_frames or clip.frames.shape[1] - num_context
-    _check(world, clip, config, num_frames)
-    context = clip.frames[:, :num_context]
-    seeds, how = range(len(clip)), sampling_of(config)
+    context, num_frames = clip.frames[:, :num_context], clip.frames.shape[1] - num_context
+    seeds, how = list(range(len(clip))), sampling_of(config)
     rows = {"truth": clip.frames, "reconstruction": _reconstructed(world, clip.frames)}
     actions = future_actions(clip, num_context, num_frames) if config.action_conditioned else None
     shown = {"imagined": actions}
     if actions is not None:
-        low, high = (torch.tensor(world.config[f"action_{name}"]) for name in ("low", "high"))
+        low, high = (torch.from_numpy(bound) for bound in action_range(world))
         shown["imagined, opposite actions"] = low + high - actions
         shown["imagined, at rest"] = torch.clamp(torch.zeros_like(actions), low, high)
     for label, chosen in shown.items():
-        frames, _ = imagine(world, context, chosen, num_frames, list(seeds), how)
+        frames, _ = imagine(world, context, chosen, num_frames, seeds, how, config.rollout.on_overflow)
         rows[label] = torch.cat([context, frames], 1)
     return {label: to_bytes(frames) for label, frames in rows.items()}
 
 
-def _check(world: WorldModel, clip: Clip, config: TrainIVideoGPT, num_frames: int) -> None:
-    spec = world.spec
-    if num_frames > spec.max_future:
-        raise UserError(f"rollout.num_frames={num_frames}: the transformer's positions hold {spec.max_future}")
-    if clip.actions is not None and config.action_conditioned:
-        there = clip.actions.shape[1] - config.context_length + 1
-        if num_frames > there:
-            raise UserError(
-                f"rollout.num_frames={num_frames}: clips have actions for {there}; raise num_frames of the clips"
-            )
-
-
 def _reconstructed(world: WorldModel, frames: Tensor) -> Tensor:
+    """Every frame through the tokenizer, given the clip's own context."""
     tokenizer = world.tokenizer
-    made = [tokenizer.detokenize(tokenizer.tokenize(part.to(tokenizer.device))).cpu() for part in frames.split(16)]
+    num_context = tokenizer.config.context_length
+    made = []
+    for part in frames.split(16):
+        seen, later = (one.to(tokenizer.device) for one in (part[:, :num_context], part[:, num_context:]))
+        encoded = tokenizer.encode_context(seen)
+        decoded = tokenizer.decode_context(encoded.codes)
+        future = tokenizer.decode_frames(tokenizer.encode_frames(later, encoded), decoded)
+        made.append(torch.cat([decoded.frames, future], 1).cpu())
     return torch.cat(made)
 
 

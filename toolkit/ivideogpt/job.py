@@ -14,6 +14,7 @@ from toolkit.ivideogpt import measures
 from toolkit.ivideogpt.build import (
     build_tokenizer,
     build_transformer,
+    check_length,
     join,
     start_tokenizer,
     start_transformer,
@@ -21,7 +22,8 @@ from toolkit.ivideogpt.build import (
 )
 from toolkit.ivideogpt.clips import Clips, load_clips
 from toolkit.ivideogpt.config import TrainIVideoGPT
-from toolkit.ivideogpt.imagination import roll_out
+from toolkit.ivideogpt.imagination import check_horizon, roll_out
+from toolkit.ivideogpt.perceptual import make_distance
 from toolkit.ivideogpt.planning import plan
 from toolkit.ivideogpt.stage_tokenizer import train_tokenizer
 from toolkit.ivideogpt.stage_transformer import train_transformer
@@ -35,6 +37,10 @@ from toolkit.zoo.vq_tokenizer import CompressiveVQModel
 
 def main(config: TrainIVideoGPT, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
+    if "tokenizer" in config.stages() and config.tokenizer_optim.num_steps:
+        make_distance(
+            config.tokenizer_loss.perceptual, config.tokenizer_loss.perceptual_path
+        )  # refused before the data
     clips = load_clips(config)
     accelerator = make_accelerator(config, run.record.get("job_number", 0))
     run.record["device"] = str(accelerator.device)
@@ -72,6 +78,9 @@ def _objective(metrics: dict[str, float]) -> float | None:
 
 def _train_tokenizer(run: Run, config: TrainIVideoGPT, clips: Clips, accelerator: Accelerator) -> None:
     tokenizer = start_tokenizer(config, clips)
+    if config.init is None:  # before the long work; a model that is given is checked with its own positions
+        check_length(config, tokenizer, config.transformer.max_position_embeddings)
+        check_horizon(config, tokenizer, config.transformer.max_position_embeddings)
     _note_parameters(run, tokenizer=tokenizer)
     if config.tokenizer_optim.num_steps:
         tokenizer = train_tokenizer(tokenizer, run, config, clips, accelerator)

@@ -70,8 +70,9 @@ def median(frames: Tensor) -> Tensor:
 
 
 def generator_loss(discriminator: Any, found: Reconstruction, terms: dict[str, Tensor], tokenizer: Any) -> Tensor:
-    """lambda x (-mean D), lambda = |grad of the perceptual (else reconstruction) term| / |grad of this one|, both at the
-    last convolution of the conditional decoder, at most 1e4 (taming-transformers' balance).
+    """lambda x (-mean D), lambda = |grad of the perceptual (else reconstruction) term| / |grad of this one|.
+
+    Both at the last convolution of the conditional decoder; lambda is at most 1e4 (taming-transformers' balance).
     """
     adversarial = -discriminator(fakes(found)).mean()
     last = tokenizer.cond_decoder.conv_out.weight

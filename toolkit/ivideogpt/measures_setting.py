@@ -57,7 +57,7 @@ class Setting:
         return list(range(start, start + num))
 
     def imagine(self, context: Tensor, actions: Tensor | None, num_frames: int, name: str) -> Any:
-        """``imagine`` of this model for any number of clips; frames float [B, K, 3, H, W] in [0, 1], rewards or None."""
+        """``imagine`` of this model, any number of clips: frames float [B, K, 3, H, W] in [0, 1], rewards or None."""
         size, seeds = self.config.measure.batch_size, self.seeds(len(context), name)
         parts = []
         for start in range(0, len(context), size):
@@ -81,13 +81,14 @@ def imagine(
     num_frames: int,
     seeds: Sequence[int],
     sampling: Sampling | str | None,
+    on_overflow: str = "raise",
 ) -> tuple[Tensor, Tensor | None]:
     """Roll out from context (B,T0,3,H,W): frames (B,K,3,H,W) in [0, 1] and rewards (B,K) or None, on the CPU.
 
     ``actions`` (B,K,A): row k leads to frame k; None for an action-free model.
     """
     state = world.begin(context, list(seeds), frames=num_frames)
-    preds = world.rollout(state, actions, sampling, num_frames=num_frames)
+    preds = world.rollout(state, actions, sampling, on_overflow, num_frames=num_frames)
     frames = preds.frames.permute(0, 1, 4, 2, 3).float().div(255)
     return frames.cpu(), None if preds.rewards is None else preds.rewards.cpu()
 

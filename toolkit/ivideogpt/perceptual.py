@@ -41,7 +41,7 @@ class GradientDistance(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """LPIPS with VGG16. ``weights`` holds ``features.<i>.weight``/``bias`` of VGG16 and ``lin<k>`` [1, C, 1, 1] heads."""
+    """LPIPS with VGG16. ``weights``: ``features.<i>.weight``/``bias`` of VGG16 and heads ``lin<k>`` [1, C, 1, 1]."""
 
     name = "LPIPS (VGG16)"
     shift: Tensor
@@ -80,7 +80,7 @@ class LPIPS(nn.Module):
 
 
 def load_lpips(source: str | Path) -> LPIPS:
-    """LPIPS from a folder or a hub id that holds ``vgg16*`` (torchvision's features) and ``vgg*``/``lpips*`` (the heads).
+    """LPIPS from a folder or a hub id with VGG16's features (torchvision's file) and the heads (the lpips package's).
 
     Files are .safetensors, .pth or .pt, read without unpickling. Raises UserError naming what is missing or misshapen.
     """
@@ -99,7 +99,12 @@ def load_lpips(source: str | Path) -> LPIPS:
 
 
 def make_distance(kind: str, path: str | None) -> Any:
-    """The distance that ``tokenizer_loss.perceptual`` names; None for none."""
+    """The distance that ``tokenizer_loss.perceptual`` names; None for none. Raises UserError as ``load_lpips``."""
+    if kind == "lpips" and path is None:
+        raise UserError(
+            "tokenizer_loss.perceptual_path: LPIPS needs its weights, a folder with VGG16's features and the linear "
+            "heads; without them use tokenizer_loss.perceptual=gradients or none"
+        )
     if kind == "lpips":
         assert path is not None
         return load_lpips(path)

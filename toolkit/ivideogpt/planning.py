@@ -19,6 +19,7 @@ from toolkit.data.environments import ImageEnv
 from toolkit.ivideogpt.clips import Clips
 from toolkit.ivideogpt.config import Plan, TrainIVideoGPT
 from toolkit.ivideogpt.env import action_range
+from toolkit.ivideogpt.mbpo import Agent, Settings, learn
 from toolkit.ivideogpt.measures import write_headline
 from toolkit.ivideogpt.measures_setting import sampling_of
 from toolkit.runs import progress
@@ -64,7 +65,8 @@ def plan(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -> N
     rows: list[list[Cell]] = []
     for name in settings.planners:
         progress.say(f"plan: {name}, {settings.num_episodes} episodes")
-        ends = [control(world, task, config, name, index) for index in range(settings.num_episodes)]
+        agent = _learner(world, clips, config, name)
+        ends = [control(world, task, config, name, index, agent) for index in range(settings.num_episodes)]
         found = {"success": np.mean([end.success for end in ends]), "progress": np.mean([end.progress for end in ends])}
         run.add_metrics("plan", {f"{key}.{name}": value for key, value in found.items()})
         rows.append([name, float(found["success"]), float(found["progress"])])
@@ -74,8 +76,18 @@ def plan(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -> N
     write_headline(run)
 
 
-def control(world: WorldModel, task: Task, config: TrainIVideoGPT, planner: str, index: int) -> Episode:
-    """One episode: look, plan, carry out the first actions, look again."""
+def _learner(world: WorldModel, clips: Clips, config: TrainIVideoGPT, planner: str) -> Agent | None:
+    """The agent that ``mbpo`` learns in reality and imagination, or ``sac`` in reality alone."""
+    if planner not in ("mbpo", "sac"):
+        return None
+    sizes = Settings(config.plan.num_rounds, config.plan.num_steps, horizon=config.plan.horizon, seed=config.seed)
+    return learn(world, clips.dataset.make_env(), sizes, imagine=planner == "mbpo")[0]
+
+
+def control(
+    world: WorldModel, task: Task, config: TrainIVideoGPT, planner: str, index: int, agent: Agent | None = None
+) -> Episode:
+    """One episode: look, plan, carry out the first actions, look again; or act as ``agent`` has learned to."""
     settings = config.plan
     rng = np.random.default_rng(derive(config.seed, "plan", planner, index))
     start = derive(0, "plan", "start", index) % 2**30
@@ -88,8 +100,12 @@ def control(world: WorldModel, task: Task, config: TrainIVideoGPT, planner: str,
     rewards: list[float] = []
     success = False
     while len(taken) < settings.num_steps:
-        score = _scorer(world, task, config, planner, start, taken, seen, goal)
-        sequence = search(score, task, settings, rng, planner)
+        if agent is None:
+            score = _scorer(world, task, config, planner, start, taken, seen, goal)
+            sequence = search(score, task, settings, rng, planner)
+        else:
+            chosen = agent.act(seen[-1][None], explore=False)
+            sequence = (task.low + task.high) / 2 + (task.high - task.low) / 2 * chosen
         for action in sequence[: min(settings.replan_every, settings.num_steps - len(taken))]:
             frame, reward, _, _, info = task.env.step(action)
             seen, rewards = [*seen[1:], frame], [*rewards, float(reward)]

@@ -65,7 +65,7 @@ class TransformerObjective(nn.Module):
         self.register_buffer("std", torch.from_numpy(statistics.get("std", np.ones(width, np.float32))))
 
     def forward(self, batch: TokenClips) -> dict[str, Tensor]:
-        """Loss terms; "loss" is their weighted sum. Cross-entropy is per token; "frame_1" is that of the first frame."""
+        """Loss terms; "loss" is their weighted sum. Cross-entropy is per token; "frame_1": of the first frame."""
         actions = None
         if self.config.action_conditioned:
             assert batch.actions is not None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from toolkit.data.video_write import Encoding, write_part
 from toolkit.runs.files import write_atomic
 
 Frames = NDArray[np.uint8]  # [B, T, H, W, 3]
@@ -60,18 +62,9 @@ def _sheet(rows: Mapping[str, NDArray[np.uint8]], scale: int) -> NDArray[np.uint
     return np.asarray(sheet)
 
 
-def save_mp4(path: str | Path, frames: Frames, rate_fps: float) -> Path:
+def save_mp4(path: Path, frames: Frames, rate_fps: float) -> None:
     """Write [T, H, W, 3] as H.264 in mp4 (yuv420p: every player), whole or not at all."""
-    import av
-
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=round(rate_fps), options={"crf": "16"})
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    return write_atomic(path, buffer.getvalue())
+    write_part(path, frames, Encoding(frames.shape[2], frames.shape[1], Fraction(rate_fps).limit_denominator(1000)))
 
 
 def save_gif(path: str | Path, frames: Frames, rate_fps: float) -> Path:

@@ -37,7 +37,9 @@ def _grow(config: GrowLLM, run: Run) -> None:
     for name, table in growth_tables(report).items():
         table.save(run.path("tables", f"{name}.json"))
     measured = {key: value for key, value in report.get("function", {}).items() if isinstance(value, float)}
-    run.add_metrics("grow", measured | {"connection_rate": report["connection_rate"]})
+    told = {key: report[key] for key in ("connection_rate", "growth_factor")}
+    told["parameters"] = report["cost"]["target"]["parameters"]
+    run.add_metrics("grow", measured | told)
 
 
 def _grow_into(config: GrowLLM, out: Path, run_id: str) -> dict[str, Any]:

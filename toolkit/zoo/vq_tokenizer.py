@@ -18,6 +18,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from toolkit.zoo.video_tokens import TokenLayout
+from toolkit.zoo.linear import linear
 from toolkit.zoo.vq_blocks import ConditionalDecoder, ConditionalEncoder, Decoder, Encoder, KeyValue
 from toolkit.zoo.vq_codebook import VectorQuantizer
 
@@ -259,7 +260,7 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
         latents, p = self.cond_encoder(frames.flatten(0, 1), memory), self.config.patch_size
         patches = latents.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (B*F,C,h/p,p,w/p,p)
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # rows, columns, channels
-        return self.quant_linear(patches).unflatten(0, frames.shape[:2])
+        return linear(patches, self.quant_linear.weight, self.quant_linear.bias).unflatten(0, frames.shape[:2])
 
     def _decode_context(self, latents: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Latents (B,T0,N,D) -> frames (B,T0,3,H,W) and the decoder's maps (B,T0,C,s,s)."""
@@ -270,7 +271,8 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
     def _decode_frames(self, latents: Tensor, memory: list[KeyValue]) -> Tensor:
         """Latents (B,F,n,D) -> frames (B,F,3,H,W)."""
         p = self.config.patch_size
-        patches = self.post_quant_linear(latents.flatten(0, 1)).unflatten(2, (p, p, -1))
+        weight, bias = self.post_quant_linear.weight, self.post_quant_linear.bias
+        patches = linear(latents.flatten(0, 1), weight, bias).unflatten(2, (p, p, -1))
         patches = patches.unflatten(1, (self.latent_size // p, -1))  # (B*F,h/p,w/p,p,p,C)
         maps = patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         return self.cond_decoder(maps, memory).unflatten(0, latents.shape[:2])
