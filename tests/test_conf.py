@@ -13,15 +13,23 @@ from toolkit.configs import compose
 from toolkit.paths import conf_dir, presets
 from toolkit.schema import UserError
 
-REAL = ["train-disco"]  # the toy room of the tests registers a command too
+REAL = [name for name in COMMANDS if name != "train-toy"]  # which only tests register
 PRESETS = [(command, name) for command in REAL for name in presets(command)]
 
+GROUPS = {
+    "train-disco": ("data", "network"),
+    "sample-icg": ("data", "network", "guidance"),
+    "grow-llm": ("data",),
+    "train-ivideogpt": (),
+    "enhance-video": (),
+}
 
 OPTIONS = [
     (command, group, path.stem)
     for command in REAL
-    for group in ("data", "network")
+    for group in GROUPS[command]
     for path in sorted((conf_dir() / group).glob("*.yaml"))
+    if group != "data" or path.stem.startswith("text_") == (command == "grow-llm")
 ]
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.commands import COMMANDS, Command
-from toolkit.schema import UserError
+from toolkit.schema import JobError, UserError
 
 app = typer.Typer(
     help="Papers on image and video generation, each behind one command.",
@@ -150,6 +150,22 @@ def bench(
     raise typer.Exit(run_bench(paper, options or []))
 
 
+@app.command()
+def play(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="A run of train-ivideogpt or a world model; a small trained one if none is given."),
+    ] = None,
+    episodes: Annotated[Path | None, typer.Option(help="Folder of npz episodes to start from.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 8321,
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cpu or cuda.")] = "cpu",
+) -> None:
+    """Drive an imagined world frame by frame on a local page."""
+    from toolkit.launch import run_play
+
+    raise typer.Exit(run_play(source, episodes, port, device))
+
+
 @zoo_app.command("list")
 def zoo_list() -> None:
     """List the named networks."""
@@ -157,6 +173,8 @@ def zoo_list() -> None:
 
     columns = ("name", "parameters", "gflops", "note")
     _print_rows("networks", [{key: row[key] for key in columns} for row in zoo.list_networks()])
+    published = [{key: row[key] for key in ("name", "parameters", "note")} for row in zoo.list_published()]
+    _print_rows("published world models", published)
     _print_rows("layouts of official weights (toolkit zoo import)", zoo.list_layouts())
 
 
@@ -166,9 +184,9 @@ def zoo_show(name: str) -> None:
     from toolkit import zoo
 
     shown = zoo.show_network(name)
-    for part in ("parts", "config"):
-        _print_rows(part, [{"key": key, "value": value} for key, value in shown.pop(part).items()])
-    _print_rows(name, [shown])
+    tables = {part: shown.pop(part) for part in ("parts", "config")} | {name: shown}
+    for title, rows in tables.items():
+        _print_rows(title, [{"key": key, "value": value} for key, value in rows.items()])
 
 
 @zoo_app.command("import")
@@ -203,6 +221,45 @@ def data_fetch(
     typer.echo(f"{fetched.name}: {fetched.path} ({fetched.source}); from {fetched.origin}; licence {fetched.licence}")
 
 
+@data_app.command("record")
+def data_record(
+    env: Annotated[str, typer.Argument(help="push_sprite, pusht, kuka, or a gymnasium id that renders.")],
+    destination: Annotated[Path, typer.Argument(help="Folder for the npz episodes.")],
+    num_episodes: Annotated[int, typer.Option(help="How many; those that are there already count.")] = 100,
+    num_frames: Annotated[int, typer.Option(help="Frames of an episode.")] = 30,
+    size_px: Annotated[int, typer.Option(help="Edge of the square frames.")] = 64,
+    seed: Annotated[int, typer.Option(help="Episode i is drawn for (seed, i).")] = 0,
+) -> None:
+    """Record episodes of an environment; goes on where an earlier call stopped."""
+    from toolkit.data.record import Plan, record
+
+    there, problems = record(Plan(env, num_episodes, num_frames, size_px, seed), destination)
+    typer.echo(f"{there} episodes in {destination}")
+    _report_left_out(problems)
+
+
+@data_app.command("convert")
+def data_convert(
+    layout: Annotated[str, typer.Argument(help="bair, robonet or oxe: how the data set is published.")],
+    source: Annotated[Path, typer.Argument(help="Its folder.")],
+    destination: Annotated[Path, typer.Argument(help="Folder for the npz episodes.")],
+    image_key: Annotated[str | None, typer.Option(help="The camera, where there are several.")] = None,
+    size_px: Annotated[int | None, typer.Option(help="Crop to a square and resize.")] = None,
+    most: Annotated[int | None, typer.Option(help="Stop after so many episodes.")] = None,
+) -> None:
+    """Turn robot data sets as published into npz episodes."""
+    from toolkit.data.episodes_convert import Options, convert
+
+    there, problems = convert(layout, source, destination, Options(image_key, size_px, most))
+    typer.echo(f"{there} episodes in {destination}")
+    _report_left_out(problems)
+
+
+def _report_left_out(problems: list[str]) -> None:
+    if problems:
+        raise JobError(f"{len(problems)} could not be had, the first: {problems[0]}")
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print version and environment.")] = False,
@@ -232,9 +289,9 @@ def main() -> None:
     run: Callable[[], None] = app
     try:
         run()
-    except UserError as error:
+    except (UserError, JobError) as error:
         print(f"toolkit: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
 
 
 if __name__ == "__main__":

@@ -24,6 +24,14 @@ COMMANDS = {
     command.name: command
     for command in [
         Command("train-disco", "toolkit.disco", "Train DisCo-Diff and its baseline, sample, measure.", "disco"),
+        Command("sample-icg", "toolkit.icg", "Sample with training-free guidance (ICG, TSG), and compare.", "icg"),
+        Command("grow-llm", "toolkit.stacking", "Grow a language model, or pre-train, grow and compare.", "grow"),
+        Command(
+            "train-ivideogpt",
+            "toolkit.ivideogpt",
+            "Train an interactive world model (iVideoGPT), roll it out, plan in it, measure.",
+            "ivideogpt",
+        ),
         Command(
             "enhance-video",
             "toolkit.venhancer",

@@ -273,6 +273,11 @@ def run_bench(paper: str, options: list[str]) -> int:
     return importlib.import_module(f"{rooms[paper]}.bench").main(options)
 
 
+def run_play(source: Path | None, episodes: Path | None, port: int, device: str) -> int:
+    """Serve the page that drives a world model. Raises UserError where there is none."""
+    return importlib.import_module("toolkit.ivideogpt.play").main(source, episodes, port, device)
+
+
 def environment_report() -> str:
     """Version, Python, packages and devices, for bug reports."""
     from toolkit.runs.record import package_versions

@@ -97,3 +97,15 @@ def make_tokenizer(vocabulary=VOCABULARY):
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
     )
+
+
+def make_bpe(vocabulary=320):
+    """A byte-level BPE of as many entries, trained on a line that says nothing."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer()
+    text = "the river and the mill and the bridge over the river where the water falls in the winter"
+    bpe.train_from_iterator([text], vocabulary, min_frequency=1, special_tokens=["<pad>", "<bos>", "<eos>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )

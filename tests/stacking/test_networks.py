@@ -42,14 +42,14 @@ def test_stack_copies_blocks_and_saves_as_any_network(prior, tmp_path):
 
 
 def test_a_saved_network_grows_into_a_folder(prior, tmp_path):
-    prior.save_pretrained(tmp_path / "model" / "prior")
+    prior.save_pretrained(tmp_path / "prior")
     growth = Growth(operator="zero", factor=2)
-    report = grow_saved_network(str(tmp_path), tmp_path / "out", growth, part="prior")
+    report = grow_saved_network(str(tmp_path / "prior"), tmp_path / "out", growth)
     assert report["function"]["verdict"] == "exact"
     assert report["source_layers"] == [0, 0, 1, 1]
     assert load(tmp_path / "out").config.depth == 4
     with pytest.raises(UserError, match="not an empty folder"):
-        grow_saved_network(str(tmp_path), tmp_path / "out", growth, part="prior")
+        grow_saved_network(str(tmp_path / "prior"), tmp_path / "out", growth)
 
 
 def test_silent_copies_change_nothing(prior):

@@ -16,7 +16,16 @@ from toolkit.launch import launch
 HERE = Path(__file__).parent
 REPO = HERE.parent.parent
 _processes = multiprocessing.get_context("forkserver")  # torch is imported once, and each start is a fork of that
-_processes.set_forkserver_preload(["torch", "accelerate", "hydra", "safetensors.torch", "tests.toyroom.job"])
+_processes.set_forkserver_preload(
+    [
+        "torch",
+        "accelerate",
+        "hydra",
+        "safetensors.torch",
+        "tests.toyroom.job",
+        "transformers.models.llama.modeling_llama",
+    ]
+)
 
 
 def make_conf(folder: Path) -> Path:

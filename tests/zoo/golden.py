@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+IVIDEOGPT_WEIGHTS = {"tokenizer": "diffusion_pytorch_model.safetensors", "transformer": "model.safetensors"}
 
 
 def golden_weights(folder: Path) -> dict[str, Tensor]:
@@ -40,3 +41,14 @@ def write_source(case: str, folder: Path, **changes: Tensor | None) -> Path:
 def golden_expected(case: str) -> dict[str, Tensor]:
     """Inputs and outputs of the official network."""
     return load_file(GOLDEN / case / "expected.safetensors")
+
+
+def write_ivideogpt(folder: Path, case: str = "ivideogpt", **changes: dict[str, Tensor | None]) -> Path:
+    """A folder in the release's layout with golden weights; ``changes``: part -> tensors to replace (None removes)."""
+    for part, name in IVIDEOGPT_WEIGHTS.items():
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text((GOLDEN / case / part / "config.json").read_text())
+        weights: dict[str, Tensor | None] = {**golden_weights(GOLDEN / case / part), **changes.get(part, {})}
+        kept = {name: one for name, one in weights.items() if one is not None}
+        save_file(kept, folder / part / name)
+    return folder

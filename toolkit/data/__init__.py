@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from toolkit.data.catalogue import CATALOGUE, Entry, Row, check, fetch, load, rows, stand_in
+from toolkit.data.catalogue import CATALOGUE, Entry, Row, check, fetch, load, load_episodes, rows, stand_in
 
 if TYPE_CHECKING:
     from toolkit.data.sets import Dataset, MemorySplit, Split
     from toolkit.data.stream import batches
+    from toolkit.data.text import Corpus, check_text, load_text
     from toolkit.data.toys import GaussianMixture
 
 _HOMES = {
@@ -22,6 +23,9 @@ _HOMES = {
     "MemorySplit": "toolkit.data.sets",
     "Split": "toolkit.data.sets",
     "GaussianMixture": "toolkit.data.toys",
+    "Corpus": "toolkit.data.text",
+    "check_text": "toolkit.data.text",
+    "load_text": "toolkit.data.text",
 }
 
 
@@ -33,6 +37,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "CATALOGUE",
+    "Corpus",
     "Dataset",
     "Entry",
     "GaussianMixture",
@@ -41,8 +46,11 @@ __all__ = [
     "Split",
     "batches",
     "check",
+    "check_text",
     "fetch",
     "load",
+    "load_episodes",
+    "load_text",
     "rows",
     "stand_in",
 ]

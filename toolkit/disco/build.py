@@ -12,13 +12,12 @@ from torch import nn
 from toolkit import zoo
 from toolkit.data.sets import Dataset
 from toolkit.disco.baselines import build_baseline_encoder
-from toolkit.disco.config import ADM, MLP, Network, Song, ToyScore, TrainDisco, UViT
+from toolkit.disco.config import MLP, Network, ToyScore, TrainDisco
 from toolkit.schema import UserError
+from toolkit.zoo.build import build_network, image_shape
 from toolkit.zoo.denoiser import Denoiser
 from toolkit.zoo.encoders import LatentEncoder, MLPEncoder, ViTEncoder
-from toolkit.zoo.mlp import MLPDenoiser, ToyScoreDenoiser
 from toolkit.zoo.prior import AutoregressivePrior, LatentDiffusionPrior, MarginalPrior, UniformPrior
-from toolkit.zoo.unet import ADMUNet, SongUNet
 
 
 def latent_shape(config: TrainDisco, num_labels: int) -> tuple[int, int]:
@@ -77,7 +76,7 @@ def build_encoder(config: TrainDisco, dataset: Dataset) -> LatentEncoder | None:
             dataset.shape, latents.num_latents, size, encoder.width, encoder.depth, dataset.sigma_data
         )
     else:
-        channels, height, _ = _image_shape(dataset, "latents.encoder.kind=vit")
+        channels, height, _ = image_shape(dataset.shape, "latents.encoder.kind=vit")
         if height % encoder.patch_size:
             raise UserError(f"latents.encoder.patch_size={encoder.patch_size}: must divide the image size {height}")
         network = ViTEncoder(
@@ -136,57 +135,8 @@ def _latent_options(config: TrainDisco, dataset: Dataset) -> dict[str, Any]:
 
 
 def _from_network(network: Network, config: TrainDisco, dataset: Dataset, latents: dict[str, Any]) -> Denoiser:
-    common: dict[str, Any] = {
-        "sigma_data": config.loss.sigma_data or dataset.sigma_data,
-        "num_classes": dataset.num_classes,
-    }
-    if isinstance(network, (MLP, ToyScore)):
-        return _build_mlp(network, dataset, common, latents)
-    channels, height, _ = _image_shape(dataset, f"network.family={network.family}")
-    common |= {"image_size": height, "in_channels": channels, "dropout": network.dropout} | latents  # type: ignore[attr-defined]
-    if isinstance(network, UViT):
-        from toolkit.zoo.uvit import UViT as UViTDenoiser
-
-        return UViTDenoiser(
-            model_channels=network.width,
-            channel_mult=network.width_multipliers,
-            num_blocks=network.num_blocks,
-            depth=network.depth,
-            **common,
-        )
-    assert isinstance(network, (ADM, Song))
-    common |= {
-        "model_channels": network.width,
-        "channel_mult": network.width_multipliers,
-        "num_blocks": network.num_blocks,
-        "attn_resolutions": network.attention_resolutions,
-    }
-    if isinstance(network, ADM):
-        return ADMUNet(channels_per_head=network.channels_per_head, **common)
-    if network.variant == "ncsnpp":
-        common |= {"embedding_type": "fourier", "channel_mult_noise": 2, "encoder_type": "residual"}
-        common |= {"resample_filter": [1, 3, 3, 1]}
-    return SongUNet(**common)
-
-
-def _build_mlp(
-    network: MLP | ToyScore, dataset: Dataset, common: dict[str, Any], latents: dict[str, Any]
-) -> MLPDenoiser | ToyScoreDenoiser:
-    common |= {"sample_shape": list(dataset.shape), "width": network.width, "depth": network.depth}
-    if isinstance(network, ToyScore):
-        return ToyScoreDenoiser(component_std=network.component_std, **common, **_known(ToyScoreDenoiser, latents))
-    return MLPDenoiser(layer_norm=network.layer_norm, **common, **_known(MLPDenoiser, latents))
-
-
-def _known(family: type[Denoiser], latents: dict[str, Any]) -> dict[str, Any]:
-    return {key: latents[key] for key in family.latent_keys if key in latents}
-
-
-def _image_shape(dataset: Dataset, asked_by: str) -> tuple[int, int, int]:
-    if len(dataset.shape) != 3 or dataset.shape[1] != dataset.shape[2]:
-        raise UserError(f"{asked_by}: needs square images, but data.name={dataset.name} has shape {dataset.shape}")
-    channels, height, width = dataset.shape
-    return channels, height, width
+    sigma_data = config.loss.sigma_data or dataset.sigma_data
+    return build_network(network, dataset.shape, sigma_data, dataset.num_classes, latents)
 
 
 def memory_bytes(*networks: nn.Module | None) -> int:

@@ -49,6 +49,12 @@ def encode_prompts(pipe: Any, prompts: Sequence[str]) -> dict[str, Tensor]:
     return {"prompt_embeds": returned[prompt]} | ({} if pooled is None else {"pooled_prompt_embeds": returned[pooled]})
 
 
+@torch.no_grad()
+def encode_mask(pipe: Any, prompt: str) -> Tensor:
+    """The attention mask (1, L) that Sana gives to the network beside a prompt's embedding."""
+    return pipe.encode_prompt([prompt], do_classifier_free_guidance=False, device=pipe._execution_device)[1]
+
+
 def random_token_bank(pipe: Any, num_rows: int = 64, seed: int = 0) -> dict[str, Tensor]:
     """Embeddings of ``num_rows`` prompts of uniformly random tokens at full length, for ``set_condition_bank``.
 

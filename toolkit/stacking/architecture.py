@@ -88,6 +88,10 @@ class Architecture(ABC):
         """Whether the output head is the embedding itself."""
 
     @abstractmethod
+    def context(self, config: Any) -> int:
+        """The longest sequence it is made for, in tokens."""
+
+    @abstractmethod
     def deepened(self, config: Any, plan: Sequence[Layer]) -> Any:
         """The config with the plan's layers; per-layer settings follow their source layer."""
 

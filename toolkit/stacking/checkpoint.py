@@ -1,29 +1,22 @@
-"""Hugging Face checkpoints: opened without reading their weights, written aside and renamed when whole."""
+"""Hugging Face checkpoints, opened without reading their weights. They are written by writing.py."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from toolkit.schema import JobError, UserError
+from toolkit.schema import UserError
 from toolkit.stacking.architecture import Architecture
 from toolkit.stacking.llama import Llama, check_config
-from toolkit.stacking.safetensors_io import SafetensorsFile, split_into_shards, total_bytes, write_safetensors
+from toolkit.stacking.loading import fetched, load_config, load_model, load_tokenizer
+from toolkit.stacking.safetensors_io import SafetensorsFile
 from toolkit.stacking.tensors import Info, InMemory, Tensors
-
-MAX_SHARD_BYTES = 5_000_000_000
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken")
-CARRIED_FILES = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*")
 
 
 @dataclass
@@ -61,6 +54,31 @@ class Shards(Tensors):
         self._home[name].write(name, file)
 
 
+def find_network(source: str, part: str | None = None) -> str:
+    """Where the network is that ``source`` and ``part`` name: ``model/<part>`` of a run; anything else as it is.
+
+    Raises UserError where a run has no such part, or several and none is named.
+    """
+    folder = Path(source)
+    if part is None and not (folder / "run.json").is_file():
+        return source
+    found = {path.parent.name: str(path.parent) for path in sorted(folder.glob("model/*/config.json"))}
+    if part is None and len(found) == 1:
+        return next(iter(found.values()))
+    if part not in found:
+        what = f"has no network {part}" if part else "has several networks"
+        raise UserError(f"source={source}: {what}; part= is one of {', '.join(found) or 'none: it saved no network'}")
+    return found[part]
+
+
+def is_zoo_network(source: str) -> bool:
+    """Whether ``source`` is the folder of a network of the zoo rather than a transformers checkpoint."""
+    try:
+        return "_class_name" in json.loads((Path(source) / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
 def open_checkpoint(source: str | Path) -> Checkpoint:
     """A checkpoint folder, ``.gguf`` file or hub id.
 
@@ -69,27 +87,26 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     """
     if str(source).endswith(".gguf"):
         return _open_gguf(Path(source))
-    folder = Path(source) if Path(source).exists() else _download(str(source))
+    folder = Path(fetched(str(source)))
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json there (expected a folder of save_pretrained)")
-    config, architecture = _load_config(folder), Llama()
+    config, architecture = _folder_config(folder), Llama()
     tensors = open_weights(folder)
     tensors.infos = _checked(architecture, config, tensors.infos, str(source))
     return Checkpoint(str(source), architecture, config, tensors, folder, load_tokenizer(folder, config.vocab_size))
 
 
-def _load_config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
+def _folder_config(folder: Path) -> Any:
+    """The config of a folder, whose architecture is checked before transformers interprets it."""
     path = folder / "config.json"
     try:
         raw = json.loads(path.read_text())
         check_config(type("Raw", (), raw), str(path))
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+    return load_config(str(folder))
 
 
 def open_weights(folder: Path) -> Tensors:
@@ -126,56 +143,26 @@ def _open_pickled(paths: list[Path]) -> Tensors:
 
 def _open_gguf(path: Path) -> Checkpoint:
     """transformers turns the file's 4- to 16-bit values back into floats, which needs memory for the model."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        network = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except ImportError:
-        raise UserError(f"{path}: reading GGUF needs the gguf package (pip install gguf)") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
-    settings = network.config.to_dict()
-    settings.pop("quantization_config", None)  # the values are floats now
-    config, architecture = type(network.config).from_dict(settings), Llama()
-    check_config(config, str(path))
+    check_config(_unquantised(load_config(str(path))), str(path))
+    network, tokenizer = load_model(str(path))
+    config, architecture = _unquantised(network.config), Llama()
     state = network.state_dict()
     tensors = InMemory({name: state[name] for name in architecture.shapes(config)})
     return Checkpoint(str(path), architecture, config, tensors, None, tokenizer, network.generation_config)
 
 
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    wanted = ["*.json", "*.safetensors", *CARRIED_FILES, "*.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=3))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"source={name}: no such folder, and not to be had from the hub: {reason[:200]}") from None
-
-
-def load_tokenizer(folder: Path, vocab_size: int) -> Any | None:
-    """The folder's tokenizer, None where there is none. Raises UserError where it knows tokens the model does not."""
-    from transformers import AutoTokenizer
-
-    if not any(fnmatch(path.name, pattern) for path in folder.iterdir() for pattern in TOKENIZER_FILES):
-        return None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # each tokenizer library raises its own
-        raise UserError(f"{folder}: its tokenizer cannot be read: {' '.join(str(error).split())[:200]}") from None
-    if len(tokenizer) > vocab_size:
-        raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocab_size}")
-    return tokenizer
+def _unquantised(config: Any) -> Any:
+    """The config without a word about the file's own types: its values are floats by now."""
+    settings = config.to_dict()
+    settings.pop("quantization_config", None)
+    return type(config).from_dict(settings)
 
 
 def _checked(architecture: Architecture, config: Any, infos: Mapping[str, Info], where: str) -> dict[str, Info]:
     """The infos in the network's order, exactly those its config asks for; a tied head stored twice is left out."""
     shapes = architecture.shapes(config)
+    if any(name.startswith("llm.") for name in infos):
+        raise UserError(f"{where}: the transformer of a world model; give the folder that holds its tokenizer too")
     extra = [name for name in infos if name not in shapes and not (architecture.tied(config) and "lm_head." in name)]
     missing = [name for name in shapes if name not in infos]
     for what, names in (("missing", missing), ("unknown", extra)):
@@ -195,71 +182,3 @@ def _check_index(folder: Path, weight_map: Mapping[str, str], stored: Mapping[st
     absent = [name for name in weight_map if name not in stored and not name.endswith("rotary_emb.inv_freq")]
     if absent:
         raise UserError(f"{index}: says that {weight_map[absent[0]]} holds {absent[0]}, which it does not")
-
-
-@contextmanager
-def whole_or_nothing(out: Path, needed_bytes: int) -> Iterator[Path]:
-    """A folder beside ``out`` to write in; it becomes ``out`` at the end, or is removed on any error.
-
-    Raises UserError where ``out`` exists and is not empty, JobError where the disk cannot take it.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out}: exists and is not an empty folder; name another or remove it")
-    aside = out.parent / f".{out.name}.partial"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)  # of a killed earlier attempt
-        aside.mkdir()
-        free = shutil.disk_usage(aside).free
-        if free < needed_bytes:
-            raise JobError(f"out={out}: needs {needed_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left")
-        yield aside
-        for path in [*aside.iterdir(), aside]:
-            _flush(path)
-        os.replace(aside, out)
-    except OSError as error:
-        raise JobError(f"out={out}: writing failed, nothing was kept: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_checkpoint(
-    folder: Path, source: Checkpoint, config: Any, tensors: Tensors, max_shard_bytes: int = MAX_SHARD_BYTES
-) -> int:
-    """Weights, config, tokenizer and generation config in the layout of ``save_pretrained``; returns the shards.
-
-    Memory for one tensor. Raises OSError.
-    """
-    shards = split_into_shards(tensors.infos, max_shard_bytes)
-    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    names = names if len(shards) > 1 else ["model.safetensors"]
-    for file, held in zip(names, shards, strict=True):
-        write_safetensors(folder / file, tensors, held)
-    if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": total_bytes(tensors.infos)},
-            "weight_map": {name: file for file, held in zip(names, shards, strict=True) for name in held},
-        }
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    config.save_pretrained(folder)
-    _carry_along(source, folder)
-    return len(shards)
-
-
-def _carry_along(source: Checkpoint, folder: Path) -> None:
-    if source.folder is None:
-        for part in (source.tokenizer, source.generation_config):
-            if part is not None:
-                part.save_pretrained(folder)
-        return
-    for path in source.folder.iterdir():
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in CARRIED_FILES):
-            shutil.copyfile(path, folder / path.name)

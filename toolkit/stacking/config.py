@@ -1,13 +1,16 @@
-"""The typed config of ``toolkit grow-llm``. Defaults are the paper's: stack all blocks, no noise."""
+"""The typed config of ``toolkit grow-llm``. Defaults are the paper's where it states them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from toolkit.schema import Job, UserError, choice, number
+from toolkit.schema import Job, TextData, UserError, choice, did_you_mean, number
 
 ANY_DIRECTION = ("direct", "zero", "random", "learn")
 DEPTH_ONLY = ("stack", "interleave", "gradual", "solar", "llama_pro", "pattern", "list")
+ARMS = ("grown", "scratch", "continued")
+PAPER_FACTOR = 4  # g, when the testbed is not told another
 
 _OWN_KEYS = {"pattern": "pattern", "list": "layers", "solar": "drop", "llama_pro": "insert"}
 _SIZED_BY_THEMSELVES = ("pattern", "list")
@@ -45,6 +48,13 @@ class Growth:
     scale_eps: bool = True
     noise: float = number(0.0, least=0, most=1)
 
+    def sized(self) -> bool:
+        """Whether the size of the target is given."""
+        own = _OWN_KEYS.get(self.operator)
+        return (own is not None and getattr(self, own) not in (None, [])) or (
+            self.factor or self.num_layers
+        ) is not None
+
     def check(self) -> None:
         """Raises UserError where keys do not belong together or the size is not given."""
         if self.direction == "width" and self.operator in DEPTH_ONLY:
@@ -69,18 +79,179 @@ class Growth:
 
 
 @dataclass
-class GrowLLM(Growth, Job):
-    """``toolkit grow-llm``: ``stage=grow`` grows ``source``, ``stage=advise`` says when and by how much to grow.
+class Network:
+    """A Llama: the base in the testbed, the only network of stage=pretrain. Keys as in transformers' LlamaConfig.
 
-    source: checkpoint folder, hub id, ``.gguf`` file, or a zoo network's folder or run; part: which network of a run.
-    out: the new folder, the run's ``model/grown`` unless given. text: file on which preservation is measured.
-    params, tokens: the target's size and budget, for ``advise``.
+    num_key_value_heads: None for as many as query heads. context: tokens of a training sequence and the longest one the
+    model is configured for.
+    """
+
+    num_hidden_layers: int = number(3, least=1)
+    hidden_size: int = number(64, least=2)
+    intermediate_size: int = number(176, least=1)
+    num_attention_heads: int = number(2, least=1)
+    num_key_value_heads: int | None = number(None, least=1)
+    tie_word_embeddings: bool = False
+    rms_norm_eps: float = number(1e-5, above=0)
+    rope_theta: float = number(10000.0, above=0)
+    context: int = number(64, least=2)
+
+    def check(self) -> None:
+        """Heads divide the width into even sizes, key/value heads divide the heads."""
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
+        if self.hidden_size % (2 * heads):
+            raise UserError(
+                f"network.hidden_size={self.hidden_size}: must be an even multiple of "
+                f"network.num_attention_heads={heads} (rotary embeddings turn pairs of features)"
+            )
+        if heads % kv_heads:
+            raise UserError(f"network.num_key_value_heads={kv_heads}: must divide network.num_attention_heads={heads}")
+
+
+@dataclass
+class Tokens:
+    """Text into token ids.
+
+    tokenizer: folder, hub id or ``.gguf`` file of a tokenizer to use; None trains a byte-level BPE of ``vocab_size``
+    entries on the training part of the corpus. With ``source`` its own tokenizer is used.
+    """
+
+    tokenizer: str | None = None
+    vocab_size: int = number(1024, least=260)
+
+
+@dataclass
+class Budget:
+    """How long each network trains, in tokens (section 4).
+
+    growth_tokens: d, the base's (0 grows an untrained one). tokens: D, the budget of the target trained from scratch,
+    or of stage=pretrain. grown_tokens: of the grown network after growth; None spends scratch's compute, the base's
+    included. continued_tokens: of the base trained on instead; None likewise. accounting: how compute is counted where
+    it must be equal, and in the figures' axis: 6 x all parameters (the paper's figures), 6 x those without embedding
+    and head, or every matrix product.
+    """
+
+    growth_tokens: float = number(600_000, least=0)
+    tokens: float = number(2_000_000, above=0, extends="grown,scratch,continued,pretrain")
+    grown_tokens: float | None = number(None, above=0)
+    continued_tokens: float | None = number(None, above=0)
+    accounting: str = choice("total", "total", "non_embedding", "matmul")
+
+
+@dataclass
+class Optim:
+    """AdamW as in the paper's table 1 and released scripts; learning rates and batch are per preset.
+
+    lr: of the target, grown and from scratch. base_lr: of the base; None is lr. scratch_lrs: the sweep of the scratch
+    run, each to the end of the budget; empty is lr alone. batch_size: sequences per optimiser step;
+    micro_batch_size: per forward pass and process (gradients are accumulated); None is all at once. decay_norms: the
+    released code also decays norm gains. schedule: cosine falls to min_lr_ratio of the rate over schedule_tokens (None:
+    the run's own budget; the paper's horizon is longer than its runs). after_growth: fresh moments and step count
+    (the paper), or the base's moments copied along with their tensors.
+    """
+
+    lr: float = number(2e-3, above=0)
+    base_lr: float | None = number(None, above=0)
+    scratch_lrs: list[float] = number([], above=0)
+    batch_size: int = number(16, least=1)
+    micro_batch_size: int | None = number(None, least=1)
+    warmup_steps: int = number(100, least=0)
+    schedule: str = choice("constant", "constant", "cosine")
+    schedule_tokens: float | None = number(None, above=0)
+    min_lr_ratio: float = number(0.1, least=0, most=1)
+    betas: list[float] = number([0.9, 0.95], least=0, below=1)
+    weight_decay: float = number(0.1, least=0)
+    decay_norms: bool = False
+    grad_clip: float = number(1.0, above=0)
+    after_growth: str = choice("reset", "reset", "tile")
+    mask_steps: int = number(5000, least=1)  # operator=random: optimiser steps until the new parts are fully open
+    sharding: str = choice("none", "none", "fsdp", computes=False)
+
+    def check(self) -> None:
+        """Two betas; a micro-batch divides the batch."""
+        if len(self.betas) != 2:
+            raise UserError(f"optim.betas={self.betas}: must be two numbers, as in [0.9,0.95]")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise UserError(
+                f"optim.micro_batch_size={self.micro_batch_size}: must divide optim.batch_size={self.batch_size}"
+            )
+        if len(set(self.scratch_lrs)) < len(self.scratch_lrs):
+            raise UserError(f"optim.scratch_lrs={self.scratch_lrs}: holds a rate twice")
+
+
+@dataclass
+class Learn:
+    """Training of G_learn's map (appendix A.6; the authors' script): the source is frozen, its mapping learns."""
+
+    num_steps: int = number(100, least=0)
+    warmup_steps: int = number(50, least=0)
+    lr: float = number(7e-5, above=0)
+    min_lr: float = number(7e-6, above=0)
+    batch_size: int = number(1024, least=1)
+
+
+@dataclass
+class Compare:
+    """Where curves are read (eq. 48).
+
+    runs: run folders to compare instead of this run's own arms; several seeds give confidence bands. losses: held-out
+    losses at which the speedup is read, fixed before the runs; empty reads it at scratch's last one. eval_every_steps:
+    optimiser steps between measurements of the held-out loss; 0 spaces them so that every curve gets 50.
+    eval_tokens: held-out tokens it is measured on (the same ones every time).
+    """
+
+    runs: list[str] = field(default_factory=list)
+    losses: list[float] = number([], above=0)
+    eval_every_steps: int = number(0, least=0)
+    eval_tokens: int = number(8192, least=1)
+
+
+@dataclass
+class Evaluation:
+    """stage=evaluate: perplexity on the held-out part of ``data`` (or the file ``text``), and tasks (extra ``eval``).
+
+    text_kb: how much text, in 10^3 bytes. tasks: names of lm-evaluation-harness, ``paper`` for the paper's eight, or
+    ``.jsonl`` files of your own. task_data: folder of local exports, one ``TASK.jsonl`` each; None asks the hub.
+    route: the harness scores the loaded model, loads the checkpoint itself, or asks our own log-likelihoods; all three
+    give the same numbers. limit: rows of each task.
+    """
+
+    text_kb: float = number(100.0, above=0)
+    tasks: list[str] = field(default_factory=list)
+    task_data: str | None = None
+    route: str = choice("memory", "memory", "folder", "own")
+    num_fewshot: int = number(0, least=0)
+    limit: int | None = number(None, least=1)
+    batch_size: int = number(8, least=1)
+
+
+@dataclass
+class GrowLLM(Growth, Job):
+    """``toolkit grow-llm``.
+
+    stage: ``all`` is the testbed (corpus, base, growth, training on, the other arms, comparison). ``corpus`` stops
+    after tokenising; ``pretrain`` trains one network; ``grow`` grows the checkpoint ``source``; ``compare`` reads
+    finished runs; ``evaluate`` measures ``source``; ``advise`` says when and by how much to grow.
+    source: checkpoint folder, hub id, ``.gguf`` file, or a run; in the testbed the base to start from instead of
+    training one, with pretrain the network to train on. part: which network of a run (base, grown, scratch, ...).
+    arms: which networks the testbed trains after the base: the grown one, the target from scratch, the base continued.
+    out: the new folder of stage=grow, the run's ``model/grown`` unless given. text: file on which preservation is
+    measured. params, tokens: the target's size and budget, for ``advise``.
     """
 
     command: str = "grow-llm"
-    stage: str = choice("grow", "grow", "advise", computes=False)
+    stage: str = choice("all", "all", "corpus", "pretrain", "grow", "compare", "evaluate", "advise", computes=False)
     source: str | None = None
     part: str | None = None
+    arms: list[str] = field(default_factory=lambda: list(ARMS))
+    data: TextData = field(default_factory=TextData)
+    tokenize: Tokens = field(default_factory=Tokens)
+    network: Network = field(default_factory=Network)
+    budget: Budget = field(default_factory=Budget)
+    optim: Optim = field(default_factory=Optim)
+    learn: Learn = field(default_factory=Learn)
+    compare: Compare = field(default_factory=Compare)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     out: str | None = None
     text: str | None = None
     measure: bool = True
@@ -89,23 +260,49 @@ class GrowLLM(Growth, Job):
     tokens: float | None = number(None, above=0)
 
     def stages(self) -> list[str]:
-        """The one stage asked for."""
-        return [self.stage]
+        """The testbed's in order, or what the stage asked for needs."""
+        if self.stage == "all":
+            return self._testbed()
+        return {"pretrain": ["corpus", "pretrain", "compare"]}.get(self.stage, [self.stage])
+
+    def _testbed(self) -> list[str]:
+        names = ["corpus"] if self.source else ["corpus", "base"]
+        scratch = [scratch_stage(lr, self.optim) for lr in self.scratch_lrs()]
+        for arm in self.arms:
+            names += {"scratch": scratch, "grown": ["grow", "grown"]}.get(arm, [arm])
+        return [*names, "compare"]
+
+    def scratch_lrs(self) -> list[float]:
+        """Learning rates of the scratch arm; the first one is the stage ``scratch``."""
+        return self.optim.scratch_lrs or [self.optim.lr]
 
     def growth(self) -> Growth:
-        """The operator alone."""
-        return Growth(**{item.name: getattr(self, item.name) for item in fields(Growth)})
+        """The operator alone; in the testbed g = 4 unless a size is given."""
+        growth = Growth(**{item.name: getattr(self, item.name) for item in fields(Growth)})
+        if self.stage == "all" and growth.factor is None and not growth.sized():
+            growth.factor = float(PAPER_FACTOR)
+        return growth
 
     def check(self) -> None:
-        """What the stage needs is given."""
-        needed = {"grow": ("source",), "advise": ("params", "tokens")}[self.stage]
-        for key in needed:
+        """What the stage needs is given, and the arms exist."""
+        for key in _NEEDED.get(self.stage, ()):
             if getattr(self, key) is None:
                 raise UserError(f"{key}: must be given with stage={self.stage}, as in {_EXAMPLES[key]}")
-        if self.stage == "grow":
-            super().check()
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise UserError(f"arms={arm}: {did_you_mean(arm, ARMS)}choose among {', '.join(ARMS)}")
+        if len(set(self.arms)) < len(self.arms):
+            raise UserError(f"arms={self.arms}: names one twice")
+        if self.stage in ("all", "grow"):
+            Growth.check(self.growth())
 
 
+def scratch_stage(lr: float, optim: Optim) -> str:
+    """The stage that trains from scratch at one rate of the sweep: ``scratch``, or ``scratch-0.004``."""
+    return "scratch" if lr == (optim.scratch_lrs or [lr])[0] else f"scratch-{lr:g}"
+
+
+_NEEDED = {"grow": ("source",), "evaluate": ("source",), "advise": ("params", "tokens")}
 _EXAMPLES = {"source": "source=DIR", "params": "params=1.1e9", "tokens": "tokens=100e9"}
 
-SCHEMAS = {(None, "grow_llm_schema"): GrowLLM}
+SCHEMAS: dict[Any, type] = {(None, "grow_llm_schema"): GrowLLM}

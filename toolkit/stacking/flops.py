@@ -43,7 +43,7 @@ class Cost:
 
 def cost(architecture: Architecture, config: Any, context: int | None = None) -> Cost:
     """The cost of the network of ``config``; nothing is allocated. context: tokens, else the config's maximum."""
-    context = context or config.max_position_embeddings
+    context = context or architecture.context(config)
     shapes = architecture.shapes(config)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     kinds = {name: spec.kind for name in shapes if (spec := architecture.spec(name)) is not None}

@@ -1,180 +1,71 @@
-"""``toolkit grow-llm``: grow a checkpoint, or advise when to grow; tables for the terminal and the report."""
+"""``toolkit grow-llm``: which stages run, and what is shown at the end.
+
+Checkpoints grow in growing.py; the testbed (corpus, pre-training, comparison) is testbed.py.
+"""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.panel import Panel
 
-from toolkit.runs import progress
-from toolkit.runs.distributed import barrier, rank
+from toolkit.runs.distributed import rank
 from toolkit.runs.record import Run
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
-from toolkit.stacking.checkpoint import open_checkpoint
+from toolkit.stacking import evaluating, growing
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.growth import grow
-from toolkit.stacking.networks import grow_saved_network, is_zoo_network
-from toolkit.stacking.report import REPORT_FILE, describe, grow_checkpoint
-from toolkit.stacking.timing import Advice, advise
+from toolkit.stacking.planning import plan_table
+
+OBJECTIVES = ("final.grown", "pretrain.loss", "grow.target_perplexity", "evaluate.loss")  # what a sweep minimises
 
 
 def main(config: GrowLLM, run: Run) -> float | None:
-    """Run the stage that ``config.stage`` asks for. Returns the target's perplexity where it was measured."""
+    """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
+    stages = _stages(config, run)
     for name in config.stages():
         if not run.stage_done(name):
             with run.stage(name):
-                if rank() == 0:
-                    {"grow": _grow, "advise": _advise}[name](config, run)
-                barrier()
+                stages[name]()
     if rank() == 0:
         _show(run, config)
-    return run.record["metrics"].get("grow.target_perplexity")
+    metrics = run.record["metrics"]
+    return next((metrics[key] for key in OBJECTIVES if key in metrics), None)
 
 
-def _grow(config: GrowLLM, run: Run) -> None:
-    out = _out(config, run)
-    report = _written_by(run, out) or _grow_into(config, out, _identity(run))
-    for name, table in growth_tables(report).items():
-        table.save(run.path("tables", f"{name}.json"))
-    measured = {key: value for key, value in report.get("function", {}).items() if isinstance(value, float)}
-    run.add_metrics("grow", measured | {"connection_rate": report["connection_rate"]})
+def _stages(config: GrowLLM, run: Run) -> dict[str, Callable[[], None]]:
+    """What each stage of ``config.stages()`` does."""
+    if config.stage == "grow":
+        return {"grow": lambda: growing.grow_source(config, run)}
+    if config.stage == "advise":
+        return {"advise": lambda: growing.advise_user(config, run)}
+    if config.stage == "evaluate":
+        return {"evaluate": lambda: evaluating.evaluate_source(config, run)}
+    from toolkit.stacking import comparing
+    from toolkit.stacking.testbed import Testbed
 
-
-def _grow_into(config: GrowLLM, out: Path, run_id: str) -> dict[str, Any]:
-    assert config.source is not None
-    if is_zoo_network(config.source, config.part):
-        return grow_saved_network(config.source, out, config.growth(), config.seed, config.part, run_id)
-    checkpoint, text = open_checkpoint(config.source), _read_text(config.text)
-    planned = grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, config.growth(), config.seed)
-    with progress.bar("grow", 0, len(planned.tensors.infos)) as bar:
-        written = 0
-
-        def on_tensor() -> None:
-            nonlocal written
-            written += 1
-            bar.advance(written)
-
-        return grow_checkpoint(
-            checkpoint,
-            out,
-            config.growth(),
-            seed=config.seed,
-            text=text,
-            measure=config.measure,
-            max_shard_bytes=int(config.max_shard_gb * 1e9),
-            on_tensor=on_tensor,
-            run_id=run_id,
-        )
-
-
-def _out(config: GrowLLM, run: Run) -> Path:
-    return Path(config.out) if config.out else run.dir / "model" / "grown"
-
-
-def _identity(run: Run) -> str:
-    """The same for every attempt of a run, another for every other run."""
-    return f"{run.dir.name} {run.record['started']}"
-
-
-def _written_by(run: Run, out: Path) -> dict[str, Any] | None:
-    """The report of what an earlier, interrupted attempt of this run had already finished."""
-    path = out / REPORT_FILE
-    report = json.loads(path.read_text()) if path.is_file() else {}
-    return report if report.get("run") == _identity(run) else None
-
-
-def _read_text(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"text={path}: cannot be read: {error}") from None
-    if not text.strip():
-        raise UserError(f"text={path}: is empty")
-    return text
-
-
-def growth_tables(report: dict[str, Any]) -> dict[str, Table]:
-    """A growth report as tables: "headline" (source beside target), and "layers", the source of every layer."""
-    source, target = report["cost"]["source"], report["cost"]["target"]
-    names = {"parameters": "parameters", "non_embedding": "parameters without embedding and head"}
-    names |= {"flops_total": "FLOPs per token, 6 x all parameters"}
-    names |= {"flops_non_embedding": "FLOPs per token, 6 x without embedding and head"}
-    names |= {"flops_matmul": "FLOPs per token, matrix products and attention"}
-    rows: list[list[Any]] = [[text, source[key], target[key]] for key, text in names.items() if key in target]
-    function = report.get("function", {})
-    if "target_perplexity" in function:
-        rows.append(["perplexity", function["source_perplexity"], function["target_perplexity"]])
-    rows.append(["connection rate", None, report["connection_rate"]])
-    if function:
-        rows.append([f"function ({function['measured_on']})", None, function["verdict"]])
-        rows.append(["largest change of a logit", None, function["max_logit_change"]])
-    for key, text in (("grow_time_s", "time, s"), ("peak_memory_mib", "peak memory, MiB")):
-        if key in report:
-            rows.append([text, None, report[key]])
-    growth = report["growth"]
-    title = f"Growth: {growth['operator']} in {growth['direction']}"
-    return {
-        "headline": Table(title, ["", "source", "target"], rows, "; ".join(report.get("notes", []))),
-        "layers": Table("Layers", ["layer", "source layer", "kind"], _layer_rows(report)),
-    }
-
-
-def _layer_rows(report: dict[str, Any]) -> list[list[Any]]:
-    zeroed, new = set(report.get("zeroed_layers", [])), set(report["new_layers"])
-
-    def kind(layer: int, source: int | None) -> str:
-        if source is None:
-            return "new weights"
-        return "silent copy" if layer in zeroed else "copy" if layer in new else "first copy"
-
-    return [[layer, source, kind(layer, source)] for layer, source in enumerate(report["source_layers"])]
-
-
-def _advise(config: GrowLLM, run: Run) -> None:
-    assert config.params is not None and config.tokens is not None
-    advice = advise(config.params, config.tokens)
-    advice_table(advice).save(run.path("tables", "headline.json"))
-    run.add_metrics("advise", {"growth_tokens": advice.growth_tokens, "factor": float(advice.factor)})
-
-
-def advice_table(advice: Advice) -> Table:
-    """What ``stage=advise`` prints."""
-    rows = [
-        ["target, parameters", advice.params],
-        ["target, tokens", advice.tokens],
-        ["growth factor g", advice.factor],
-        ["growth timing d, tokens", advice.growth_tokens],
-        ["base, parameters", advice.base_params],
-        ["base's share of the compute", advice.base_share],
-    ]
-    return Table("When and by how much to grow", ["", "value"], rows, "; ".join(advice.warnings))
+    compare = {"compare": lambda: comparing.compare_run(config, run)}
+    return compare if config.stage == "compare" else Testbed(config, run).stages() | compare
 
 
 def _show(run: Run, config: GrowLLM) -> None:
     console = Console()
-    console.print(Table.load(run.dir / "tables" / "headline.json").to_rich())
-    lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
+    for name in ("arms", "headline") if config.stage == "all" else ("headline",):
+        console.print(Table.load(run.dir / "tables" / f"{name}.json").to_rich())
+    found = {"figures": run.dir / "figures", "weights": run.dir / "model"}
     if config.stage == "grow":
-        lines.append(f"weights  {_out(config, run)}")
+        found["weights"] = growing.out_folder(config, run)
+    lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
+    lines += [f"{name:<8} {path}" for name, path in found.items() if path.exists()]
     console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
 
 
 def dry_run(config: GrowLLM) -> None:
-    """Layers, parameters and FLOPs of the target; reads no weight and writes nothing."""
-    if config.stage == "advise":
-        assert config.params is not None and config.tokens is not None
-        Console().print(advice_table(advise(config.params, config.tokens)).to_rich())
-        return
-    assert config.source is not None
-    if is_zoo_network(config.source, config.part):
-        raise UserError(f"source={config.source}: --dry-run is for language-model checkpoints")
-    source = open_checkpoint(config.source)
-    grown = grow(source.architecture, source.config, source.tensors, config.growth(), config.seed)
-    for table in growth_tables(describe(source, grown, config.growth())).values():
-        Console().print(table.to_rich())
+    """Layers, parameters and FLOPs, built on the meta device; reads no weight and writes nothing."""
+    if config.stage in ("grow", "advise"):
+        growing.dry_run(config)
+    elif config.stage in ("all", "pretrain"):
+        Console().print(plan_table(config).to_rich())
+    else:
+        raise UserError(f"stage={config.stage}: builds nothing that --dry-run could show")

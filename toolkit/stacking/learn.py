@@ -39,7 +39,7 @@ class GrowthMap(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture, self.old, self.new = architecture, old, new
-        self.trained = False
+        self.losses: list[float] = []  # of its training, nats per token; empty while it is as it began
         located = [architecture.locate(name) for name in names]
         source_layers = len({layer for layer, _ in located if layer is not None})
         self.depth = nn.ParameterDict()
@@ -112,8 +112,8 @@ def train_map(
     min_learning_rate: float = 7e-6,
     weight_decay: float = 0.1,
     clip_norm: float = 1.0,
-) -> list[float]:
-    """Train the map on the language-model loss of the target it makes; returns the loss of every step, in nats.
+) -> None:
+    """Train the map on the language-model loss of the target it makes; ``growth_map.losses`` are those of its steps.
 
     config: the target's. batches: token ids int64 (B,T) on the device of the map. Steps and rates are the authors'
     (issue 2 of their repository: 100 steps, linear warm-up over 50, then cosine to a tenth).
@@ -140,8 +140,7 @@ def train_map(
         nn.utils.clip_grad_norm_(growth_map.parameters(), clip_norm)
         optimizer.step()
         losses.append(loss.item())
-    growth_map.trained = True
-    return losses
+    growth_map.losses = losses
 
 
 def _rate(step: int, num_steps: int, warmup_steps: int, largest: float, smallest: float) -> float:

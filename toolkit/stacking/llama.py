@@ -57,6 +57,9 @@ class Llama(Architecture):
     def tied(self, config: Any) -> bool:
         return bool(config.tie_word_embeddings)
 
+    def context(self, config: Any) -> int:
+        return config.max_position_embeddings
+
     def deepened(self, config: Any, plan: Sequence[Layer]) -> Any:
         """Every list in the config with one entry per layer (``layer_types``, ``no_rope_layers``) grows along."""
         old = config.num_hidden_layers

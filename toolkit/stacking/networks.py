@@ -1,31 +1,54 @@
-"""Growing the zoo's own Transformers: DisCo-Diff's autoregressive prior (toolkit.zoo.prior)."""
+"""Growing the zoo's own Transformers: DisCo-Diff's autoregressive prior and iVideoGPT's world model."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from toolkit.runs.files import write_json
 from toolkit.runs.seeds import generator
 from toolkit.schema import UserError
 from toolkit.stacking.architecture import Architecture, Spaces, Spec
-from toolkit.stacking.checkpoint import whole_or_nothing
+from toolkit.stacking.checkpoint import Checkpoint
 from toolkit.stacking.config import Growth
 from toolkit.stacking.growth import Grown, grow
+from toolkit.stacking.llama import Llama
 from toolkit.stacking.patterns import Layer
-from toolkit.stacking.safetensors_io import total_bytes
+from toolkit.stacking.report import describe
 from toolkit.stacking.tensors import InMemory
-from toolkit.zoo import count_parameters, load
-from toolkit.zoo.prior import AutoregressivePrior
+from toolkit.stacking.writing import refuse_used, whole_or_nothing
+from toolkit.zoo import load
+
+PROBES = 16  # random sequences of codes for the prior
+PROBE_TOKENS = 256  # random tokens for the world model
 
 
-class Prior(Architecture):
+class ZooArchitecture(Architecture):
+    """A family of zoo networks: how one is built, and what it is asked before and after."""
+
+    @abstractmethod
+    def config_of(self, network: Any) -> Any:
+        """What ``skeleton`` and ``rebuilt`` take."""
+
+    @abstractmethod
+    def rebuilt(self, network: Any, config: Any) -> Any:
+        """A network of the class of ``network`` with another config, its weights not yet those that count."""
+
+    @abstractmethod
+    def probe(self, network: Any, seed: int) -> tuple[Any, ...]:
+        """Random inputs."""
+
+    @abstractmethod
+    def logits(self, network: Any, probe: tuple[Any, ...]) -> Tensor:
+        """What it says of them."""
+
+
+class Prior(ZooArchitecture):
     """``config`` holds the arguments of AutoregressivePrior; its MLPs are four times as wide as the stream."""
 
     layer_norm = True
@@ -64,6 +87,9 @@ class Prior(Architecture):
     def tied(self, config: Any) -> bool:
         return False
 
+    def context(self, config: Any) -> int:
+        return config["num_latents"]
+
     def deepened(self, config: Any, plan: Sequence[Layer]) -> Any:
         return {**config, "depth": len(plan)}
 
@@ -73,37 +99,82 @@ class Prior(Architecture):
         return {**config, "width": spaces.residual, "num_heads": spaces.heads}
 
     def skeleton(self, config: Any) -> nn.Module:
+        from toolkit.zoo.prior import AutoregressivePrior
+
         with torch.device("meta"):
             return AutoregressivePrior(**config)
 
+    def config_of(self, network: Any) -> Any:
+        return {key: value for key, value in network.config.items() if not key.startswith("_")}
 
-ARCHITECTURES: dict[type[nn.Module], Architecture] = {AutoregressivePrior: Prior()}
+    def rebuilt(self, network: Any, config: Any) -> Any:
+        return type(network)(**config)
+
+    def probe(self, network: Any, seed: int) -> tuple[Any, ...]:
+        draws, config = generator(seed, "probe"), network.config
+        codes = torch.randint(config.codebook_size, (PROBES, config.num_latents), generator=draws)
+        labels = torch.randint(config.num_classes, (PROBES,), generator=draws) if config.num_classes else None
+        return codes, labels
+
+    def logits(self, network: Any, probe: tuple[Any, ...]) -> Tensor:
+        return network(*probe)
 
 
-def grow_saved_network(
-    source: str, out: str | Path, growth: Growth, seed: int = 0, part: str | None = None, run_id: str = ""
-) -> dict[str, Any]:
+class VideoLlama(Llama, ZooArchitecture):
+    """iVideoGPT's transformer: a Llama under ``llm.``, with heads for actions and rewards; ``config`` a LlamaConfig."""
+
+    layer_prefix = "llm.model.layers."
+    final_norm = "llm.model.norm.weight"
+    tensors: ClassVar[Mapping[str, Spec]] = {
+        **{f"llm.{name}": spec for name, spec in Llama.tensors.items()},
+        "action_linear.weight": Spec("embedding", ("residual", "")),  # added to the tokens' embeddings
+        "action_linear.bias": Spec("bias", ("residual",)),
+        "reward_linear.weight": Spec("head", ("", "residual"), reads=1),
+        "reward_linear.bias": Spec("bias", ("",)),
+        "action_recon_linear.weight": Spec("head", ("", "residual"), reads=1),
+        "action_recon_linear.bias": Spec("bias", ("",)),
+    }
+
+    def skeleton(self, config: Any) -> nn.Module:
+        from toolkit.zoo.video_transformer import VideoTransformer
+
+        with torch.device("meta"):
+            return VideoTransformer(config)
+
+    def config_of(self, network: Any) -> Any:
+        return network.config
+
+    def rebuilt(self, network: Any, config: Any) -> Any:
+        return type(network)(config)
+
+    def probe(self, network: Any, seed: int) -> tuple[Any, ...]:
+        """One token sequence (1,L) of any ids as long as the network reads, embedded without actions."""
+        length = min(PROBE_TOKENS, network.config.max_position_embeddings)
+        return (torch.randint(network.config.vocab_size, (1, length), generator=generator(seed, "probe")),)
+
+    def logits(self, network: Any, probe: tuple[Any, ...]) -> Tensor:
+        return network.llm(probe[0], use_cache=False).logits
+
+
+ARCHITECTURES: dict[str, ZooArchitecture] = {"AutoregressivePrior": Prior(), "VideoTransformer": VideoLlama()}
+
+
+def grow_saved_network(source: str, out: str | Path, growth: Growth, seed: int = 0, run_id: str = "") -> dict[str, Any]:
     """Grow a zoo network that ``toolkit.zoo.load`` reads into the new folder ``out``; returns the report.
 
-    Preservation is measured on random codes. Raises UserError as ``load`` and ``grow_network`` do, and where ``out``
-    is not empty; JobError where the disk fails.
+    Of a world model the transformer grows; its tokenizer comes along. Preservation is measured on random codes. Raises
+    UserError as ``load`` and ``grow_network`` do, and where ``out`` is not empty; JobError where the disk fails.
     """
-    network = load(source, part)
-    target, grown = grow_network(network, growth, seed)
-    change, spread = compare(network, target, seed)
+    refuse_used(Path(out))
+    network = load(source)
+    inner = growing_part(network)
+    target, grown = grow_network(inner, growth, seed)
+    change, spread = compare(inner, target, seed)
     verdict = "exact" if change == 0 else "preserved" if change <= 1e-4 * max(1.0, spread) else "not preserved"
-    report = {
-        "source": source,
-        "growth": dataclasses.asdict(growth),
+    before = as_checkpoint(source, inner)
+    report = describe(before, grown, growth) | {
         "seed": seed,
         "run": run_id,
-        "source_layers": grown.sources,
-        "new_layers": [i for i, layer in enumerate(grown.plan) if layer.new],
-        "connection_rate": grown.connection_rate,
-        "cost": {
-            "source": {"parameters": count_parameters(network)},
-            "target": {"parameters": count_parameters(target)},
-        },
         "function": {
             "verdict": verdict,
             "measured_on": "random codes",
@@ -111,30 +182,37 @@ def grow_saved_network(
             "logit_std": spread,
         },
     }
-    with whole_or_nothing(Path(out), total_bytes(grown.tensors.infos)) as folder:
+    if inner is not network:
+        network.transformer = target
+        target = network
+    with whole_or_nothing(Path(out), 2 * sum(tensor.nbytes for tensor in target.state_dict().values())) as folder:
         target.save_pretrained(folder)
         write_json(folder / "growth.json", report)
     return report
 
 
-def is_zoo_network(source: str, part: str | None = None) -> bool:
-    """Whether ``source`` is a network of the zoo (or a run with some) rather than a transformers checkpoint."""
-    folder = Path(source)
-    if part is not None or (folder / "run.json").is_file():
-        return True
-    try:
-        return "_class_name" in json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return False
+def growing_part(network: Any) -> Any:
+    """The Transformer of a world model; of another network the network itself."""
+    return network.transformer if type(network).__name__ == "WorldModel" else network
+
+
+def as_checkpoint(source: str, network: Any) -> Checkpoint:
+    """A zoo network in the form that growth and its report take. Raises UserError where it is none that can grow."""
+    architecture = ARCHITECTURES.get(type(network).__name__)
+    if architecture is None:
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"{type(network).__name__}: not a Transformer that can grow (known: {known})")
+    config, state = architecture.config_of(network), network.state_dict()
+    tensors = InMemory({name: state[name] for name in architecture.shapes(config)})
+    return Checkpoint(source, architecture, config, tensors, Path(source), None)
 
 
 def compare(source: Any, target: Any, seed: int = 0) -> tuple[float, float]:
-    """Largest change of a logit on 16 random code sequences, and the standard deviation of the source's logits."""
-    draws, config = generator(seed, "probe"), source.config
-    codes = torch.randint(config.codebook_size, (16, config.num_latents), generator=draws)
-    labels = torch.randint(config.num_classes, (16,), generator=draws) if config.num_classes else None
+    """Largest change of a logit on random codes, and the standard deviation of the source's logits."""
+    architecture = ARCHITECTURES[type(source).__name__]
+    probe = architecture.probe(source, seed)
     with torch.no_grad():
-        before, after = source(codes, labels), target(codes, labels)
+        before, after = architecture.logits(source, probe), architecture.logits(target, probe)
     return (after - before).abs().max().item(), before.std().item()
 
 
@@ -144,12 +222,10 @@ def grow_network(network: Any, growth: Growth, seed: int = 0) -> tuple[Any, Grow
     Save it with ``save_pretrained`` as any zoo network. Raises UserError for a network that has no Transformer to grow
     or an operator that does not fit it.
     """
-    architecture = ARCHITECTURES.get(type(network))
-    if architecture is None:
-        known = ", ".join(one.__name__ for one in ARCHITECTURES)
-        raise UserError(f"{type(network).__name__}: not a Transformer that can grow (known: {known})")
-    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    grown = grow(architecture, config, InMemory(network.state_dict()), growth, seed)
-    target = type(network)(**grown.config)
-    target.load_state_dict({name: grown.tensors.read(name) for name in grown.tensors.infos}, strict=True)
+    before = as_checkpoint("", network)
+    grown = grow(before.architecture, before.config, before.tensors, growth, seed)
+    target = ARCHITECTURES[type(network).__name__].rebuilt(network, grown.config).to(next(network.parameters()).dtype)
+    weights = {name: grown.tensors.read(name) for name in grown.tensors.infos}
+    missing, unexpected = target.load_state_dict(weights, strict=False)
+    assert not unexpected and set(missing) <= {"llm.lm_head.weight"}, "a tied head is the embedding, all else is read"
     return target.eval(), grown

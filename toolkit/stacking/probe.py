@@ -71,7 +71,7 @@ def probe_ids(source: Checkpoint, text: str | None, seed: int) -> tuple[Tensor, 
     """Token ids (1,T) to compare on, at most MAX_TOKENS, and what they are: "text" or "random ids"."""
     limit = min(MAX_TOKENS, source.config.max_position_embeddings)
     if source.tokenizer is not None:
-        ids = source.tokenizer(text or SAMPLE_TEXT, return_tensors="pt").input_ids[:, :limit]
+        ids = source.tokenizer(text or SAMPLE_TEXT, return_tensors="pt", verbose=False).input_ids[:, :limit]
         if ids.shape[1] > 1:
             return ids, "text"
     draws = generator(seed, "probe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import resource
@@ -11,14 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.runs.files import write_json
-from toolkit.stacking.checkpoint import (
-    MAX_SHARD_BYTES,
-    Checkpoint,
-    open_checkpoint,
-    open_weights,
-    whole_or_nothing,
-    write_checkpoint,
-)
+from toolkit.stacking.checkpoint import Checkpoint, open_checkpoint, open_weights
 from toolkit.stacking.config import Growth
 from toolkit.stacking.flops import cost
 from toolkit.stacking.growth import Grown, grow
@@ -26,9 +20,11 @@ from toolkit.stacking.learn import GrowthMap
 from toolkit.stacking.probe import preservation
 from toolkit.stacking.safetensors_io import total_bytes
 from toolkit.stacking.tensors import Watched
+from toolkit.stacking.writing import MAX_SHARD_BYTES, refuse_used, whole_or_nothing, write_checkpoint
 
 REPORT_FILE = "growth.json"
 _MEASURED_ON = {"text": "text", "random ids": "random token ids, not on text: the source has no tokenizer"}
+_UNPACKED = "the source's values were unpacked to float32 as a whole, which took memory for that model"
 _CARRIED_BYTES = 64_000_000  # allowance for tokenizer and config files
 
 
@@ -51,14 +47,16 @@ def grow_checkpoint(
     ``measure=False`` skips that. growth_map: G_learn's trained matrices. on_tensor: called after each tensor written.
     run_id: kept in the report, to tell whose work ``out`` is.
     Weights stream through: memory is needed for one tensor at a time (and, for measuring, one layer), not for the
-    model. Types of tensors are kept.
+    model; ``growth_memory_mib`` in the report is what growing took above what the process held before,
+    ``peak_memory_mib`` all of it. Types of tensors are kept.
 
     Raises UserError where source, operator or ``out`` do not fit; JobError where the disk fails. Then ``out`` is not
     there.
     """
+    refuse_used(Path(out))  # before a source is fetched or unpacked
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     grown = grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, growth, seed, growth_map)
-    _reset_peak()
+    held = _reset_peak()
     start, num_bytes = time.perf_counter(), total_bytes(grown.tensors.infos)
     with whole_or_nothing(Path(out), num_bytes + _CARRIED_BYTES) as folder:
         watched = Watched(grown.tensors, on_tensor)
@@ -69,7 +67,8 @@ def grow_checkpoint(
             "bytes": num_bytes,
             "shards": shards,
             "grow_time_s": round(time.perf_counter() - start, 3),
-            "peak_memory_mib": _peak_mib(),
+            "peak_memory_mib": (peak := _peak_mib()),
+            "growth_memory_mib": round(peak - held, 1),
         }
         if measure:
             measured = preservation(checkpoint, grown.config, open_weights(folder), text, seed)  # as stored
@@ -95,32 +94,43 @@ def describe(source: Checkpoint, grown: Grown, growth: Growth) -> dict[str, Any]
         "dtypes": sorted({str(info.dtype).removeprefix("torch.") for info in grown.tensors.infos.values()}),
         "tied": source.architecture.tied(grown.config),
         "cost": {"source": before.as_dict(), "target": after.as_dict()},
-        "notes": growth_notes(growth, grown),
+        "notes": [*([_UNPACKED] if source.folder is None else []), *operator_notes(growth, grown)],
     }
 
 
-def growth_notes(growth: Growth, grown: Grown) -> list[str]:
+def operator_notes(growth: Growth, grown: Grown) -> list[str]:
     """What a reader of the report should know about this operator."""
     if growth.operator == "random":
         return ["G_random keeps the function while its masks are at 0; a stored model has them at 1"]
-    if growth.operator == "learn" and grown.growth_map is not None and not grown.growth_map.trained:
+    if growth.operator == "learn" and grown.growth_map is not None:
+        losses = grown.growth_map.losses
+        if losses:
+            course = f"loss {losses[0]:.3f} -> {losses[-1]:.3f}"
+            return [f"G_learn's matrices were trained for {len(losses)} steps, {course}"]
         start = "the identity on top of noise" if growth.direction == "width" else "G_stack's copies"
         return [f"G_learn's matrices were not trained: they are {start}"]
     return []
 
 
-def _reset_peak() -> None:
-    """Start the kernel's high-water mark of resident memory anew (Linux; elsewhere it covers the whole process)."""
-    try:
+def _reset_peak() -> float:
+    """Start the kernel's high-water mark of resident memory anew (Linux; elsewhere it covers the whole process).
+
+    Returns the MiB held now.
+    """
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
+    return _status_mib("VmRSS")
 
 
 def _peak_mib() -> float:
+    return _status_mib("VmHWM")
+
+
+def _status_mib(field: str) -> float:
+    """Resident memory now (VmRSS) or at its highest (VmHWM); elsewhere than on Linux the highest for both."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024, 1)
+        return round(next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024, 1)
     except (OSError, StopIteration):
         scale = 1024**2 if platform.system() == "Darwin" else 1024
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from toolkit.schema import UserError
 
+ROUNDING = 1e-9  # of a budget that is divided and multiplied again
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -50,6 +52,18 @@ class Curve:
         before, after = self.losses[end - 1], self.losses[end]
         share = (before - loss) / (before - after)
         return math.exp((1 - share) * math.log(self.flops[end - 1]) + share * math.log(self.flops[end]))
+
+    def loss_at(self, flops: float) -> float:
+        """The loss at ``flops``, linear in log FLOPs between points. Raises UserError outside of the curve."""
+        first, last = self.flops[0], self.flops[-1]
+        if not first * (1 - ROUNDING) <= flops <= last * (1 + ROUNDING):
+            raise UserError(f"flops={flops:.3g}: outside of the curve, which goes from {first:.3g} to {last:.3g}")
+        end = next((i for i, value in enumerate(self.flops) if value >= flops), len(self.flops) - 1)
+        if end == 0:
+            return self.losses[0]
+        low, high = self.flops[end - 1], self.flops[end]
+        share = min(1.0, math.log(flops / low) / math.log(high / low))
+        return (1 - share) * self.losses[end - 1] + share * self.losses[end]
 
 
 def speedup(scratch: Curve, grown: Curve, loss: float) -> float:

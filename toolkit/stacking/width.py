@@ -6,6 +6,7 @@ as they are, and every query head keeps its place in its key/value group.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -38,13 +39,24 @@ def wider_spaces(spaces: Spaces, factor: float, intermediate_size: int | None = 
     return Spaces(residual, heads, kv_heads, spaces.head_size, mlp)
 
 
-def copies(old: Spaces, new: Spaces, space: str) -> Tensor:
-    """Source feature of every target feature: the whole old part again and again, in each of q, k and v alone."""
-    if space != "qkv":
-        return torch.arange(new.size(space)) % old.size(space)
-    starts = [0, old.size("query"), old.size("query") + old.size("key")]
-    parts = [copies(old, new, part) + start for part, start in zip(("query", "key", "value"), starts, strict=True)]
-    return torch.cat(parts)
+def segments(old: Spaces, new: Spaces, space: str) -> list[tuple[int, int]]:
+    """(old, new) number of features of every part of a space that grows by itself: q, k and v, or all of it."""
+    parts = ("query", "key", "value") if space == "qkv" else (space,)
+    return [(old.size(part), new.size(part)) for part in parts]
+
+
+def copies(parts: list[tuple[int, int]]) -> Tensor:
+    """Source feature of every target feature: each part's old features again and again."""
+    starts = itertools.accumulate((old for old, _ in parts), initial=0)
+    return torch.cat([torch.arange(new) % old + start for (old, new), start in zip(parts, starts, strict=False)])
+
+
+def pieces(tensor: Tensor, axis: int, parts: list[tuple[int, int]]) -> list[Tensor]:
+    """Views whose concatenation along ``axis`` is ``tensor`` with its features in the order of ``copies``."""
+    found: list[Tensor] = []
+    for (old, new), part in zip(parts, tensor.split([old for old, _ in parts], axis), strict=True):
+        found += [part] * (new // old) + ([part.narrow(axis, 0, new % old)] if new % old else [])
+    return found
 
 
 def column_weights(index: Tensor, split: float) -> Tensor:
@@ -99,38 +111,49 @@ class Wider(Tensors):
         tensor, spec, info = self.source.read(name), self.architecture.spec(name), self.infos[name]
         assert spec is not None
         if self.operator == "direct":
-            grown = self._direct(name, precise(tensor), spec)
-        else:
-            grown = self._appended(name, precise(tensor), spec)
-        return grown.to(info.dtype)
+            return self._direct(name, tensor, spec)
+        return self._appended(name, precise(tensor), spec).to(info.dtype)
 
     def _direct(self, name: str, tensor: Tensor, spec: Spec) -> Tensor:
-        """Rows copied, columns copied and weighed, gains copied (appendix A.3)."""
-        for axis, space in enumerate(spec.axes):
-            if space:
-                index = copies(self.old, self.new, space)
-                tensor = tensor.index_select(axis, index)
-                if axis == spec.reads:
-                    shape = [-1 if i == axis else 1 for i in range(tensor.dim())]
-                    tensor *= column_weights(index, self.split).to(tensor.dtype).view(shape)
+        """Columns copied and weighed, rows and gains copied (appendix A.3).
+
+        A tied final norm is divided by the number of copies instead of the heads' columns being weighed.
+        """
         if self.tied and name == self.architecture.final_norm:
-            index = copies(self.old, self.new, "residual")
-            tensor = tensor / torch.bincount(index)[index]
+            tensor = (precise(tensor) / self._counts("residual")).to(tensor.dtype)
+        if spec.reads is not None and not (self.tied and spec.kind == "head"):
+            tensor = self._weighed(tensor, spec.reads, segments(self.old, self.new, spec.axes[spec.reads]))
+        for axis, space in enumerate(spec.axes):
+            if space and tensor.shape[axis] != self.new.size(space):
+                tensor = torch.cat(pieces(tensor, axis, segments(self.old, self.new, space)), axis)
         return tensor
+
+    def _weighed(self, tensor: Tensor, axis: int, parts: list[tuple[int, int]]) -> Tensor:
+        """The copies along the axis that is read, each with its weights, in the type of ``tensor``."""
+        weights = column_weights(copies(parts), self.split).to(precise(tensor).dtype)
+        views = pieces(precise(tensor), axis, parts)
+        shape = [-1 if i == axis else 1 for i in range(tensor.dim())]
+        shares = weights.split([view.shape[axis] for view in views])
+        return torch.cat([(v * w.view(shape)).to(tensor.dtype) for v, w in zip(views, shares, strict=True)], axis)
+
+    def _counts(self, space: str) -> Tensor:
+        """How often each source feature of a space is copied."""
+        return torch.bincount(copies(segments(self.old, self.new, space)))
 
     def _appended(self, name: str, tensor: Tensor, spec: Spec) -> Tensor:
         """[[W, A], [B, C]] with A, C drawn anew, and B zero (zero, appendix A.4) or drawn as well (random, A.5)."""
-        grown = draw(spec, name, self.infos[name], self.num_layers, self.seed).to(tensor.dtype)
-        old_part = tuple(slice(size) for size in tensor.shape)
+        info = self.infos[name]
+        if self.operator == "zero" and spec.kind == "embedding":
+            grown = torch.zeros(info.shape, dtype=tensor.dtype)
+        else:
+            grown = draw(spec, name, info, self.num_layers, self.seed).to(tensor.dtype)
         if self.operator == "zero":
             if spec.kind == "gain" and spec.axes == ("residual",):
                 tensor = tensor * math.sqrt(self.old.residual / self.new.residual)
-            elif spec.kind == "embedding":
-                grown.zero_()
             elif spec.kind == "linear":
                 grown[:, : tensor.shape[1]] = 0
             tensor = tensor * self._head_norm_factor(name, spec)
-        grown[old_part] = tensor
+        grown[tuple(slice(size) for size in tensor.shape)] = tensor
         return grown
 
     def _head_norm_factor(self, name: str, spec: Spec) -> float:

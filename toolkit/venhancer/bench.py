@@ -4,6 +4,8 @@ Contenders of the step, same weights, same shapes, same threads:
   ours      one pass for both texts, tokens in one layout, skips added in place (ControlledVideoUNet)
   one_by_one  the same network, a pass per text, for what sharing them brings
   official  the official network code, from a checkout of Vchitect/VEnhancer that the user names (official=PATH)
+
+``what=classic`` times the backend without a network instead (see bench_classic.py).
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.runs.bench import BenchOptions, Contender, Makers, parse_options, run_bench
-from toolkit.schema import UserError, number
+from toolkit.schema import UserError, choice, number
 
 NETWORK = "video_to_video/modules/unet_v2v.py"
 
 
 @dataclass
 class Options(BenchOptions):
-    """key=value options of the benchmark; sizes in latents."""
+    """key=value options of the benchmark; sizes in latents. clip, clip_frames: what ``what=classic`` enhances."""
 
+    what: str = choice("step", "step", "classic")
+    clip: str = "bikes"
+    clip_frames: int = number(12, least=3)
     num_rounds: int = number(5, least=1)
     dim: int = number(64, least=32)
     head_dim: int = number(64, least=8)
@@ -43,6 +48,11 @@ class Options(BenchOptions):
 def main(words: list[str]) -> int:
     """Time every contender and print the table; ``out=FILE`` also writes it as JSON. Returns the exit code."""
     options = parse_options(Options, words)
+    if options.what == "classic":
+        from toolkit.venhancer import bench_classic
+
+        makers = bench_classic.makers(options.clip, options.clip_frames)
+        return run_bench("enhance", options, makers, "frames", bench_classic.note(options.clip, options.clip_frames))
     shape = f"{options.frames} frames of {options.rows}x{options.columns} latents, width {options.dim}, two texts"
     return run_bench("enhance", options, contenders(options), "steps", shape)
 

@@ -68,11 +68,11 @@ class Encode:
 class Classic:
     """``backend=classic``: motion-compensated interpolation and Lanczos up-scaling, no network.
 
-    flow_level: 0 estimates the motion at the input's size, 1 at half of it, for a quarter of the time. levels,
-    iterations, window_px: of the pyramidal Lucas-Kanade estimator.
+    flow_level: 0 estimates the motion at the input's size, 1 at half of it, for a quarter of the time; None takes the
+    coarsest that keeps 120 rows or columns. levels, iterations, window_px: of the pyramidal Lucas-Kanade estimator.
     """
 
-    flow_level: int = number(1, least=0, most=3)
+    flow_level: int | None = number(None, least=0, most=3)
     levels: int = number(6, least=1, most=10)
     iterations: int = number(3, least=1, most=20)
     window_px: int = number(7, least=3, most=31)

@@ -1,18 +1,16 @@
 """Networks that several rooms use: build by name, load, import official weights. Importing this loads no torch."""
 
+from toolkit.zoo.catalogue import CLASSES, LAYOUTS, NAMED, Entry, Layout
+from toolkit.zoo.loading import load
+from toolkit.zoo.published import PUBLISHED
 from toolkit.zoo.registry import (
-    CLASSES,
-    LAYOUTS,
-    NAMED,
-    Entry,
-    Layout,
     build_on_meta,
     count_flops,
     count_parameters,
     import_weights,
     list_layouts,
     list_networks,
-    load,
+    list_published,
     show_network,
 )
 
@@ -20,6 +18,7 @@ __all__ = [
     "CLASSES",
     "LAYOUTS",
     "NAMED",
+    "PUBLISHED",
     "Entry",
     "Layout",
     "build_on_meta",
@@ -28,6 +27,7 @@ __all__ = [
     "import_weights",
     "list_layouts",
     "list_networks",
+    "list_published",
     "load",
     "show_network",
 ]

@@ -1,0 +1,78 @@
+"""Which frames a step sees, goal-conditioned order, action statistics, learning rates."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ivideogpt import tiny
+from toolkit.data.episodes import Episode, memory_set
+from toolkit.data.episodes_clips import Clip
+from toolkit.ivideogpt.clips import action_statistics, arrange, learning_rate_factor, tokenizer_frames, window_frames
+
+
+def clip(num_frames=5):
+    t = torch.arange(num_frames, dtype=torch.float32)
+    frames = t.view(1, -1, 1, 1, 1).expand(2, -1, 3, 2, 2)
+    return Clip(frames, (10 * t).view(1, -1, 1).expand(2, -1, 1), t.expand(2, -1))
+
+
+def order(frames):
+    return frames[0, :, 0, 0, 0].int().tolist()
+
+
+def test_the_tokenizer_sees_the_first_frames_and_a_sorted_choice_of_the_rest():
+    config = tiny.config(context_length=2, num_frames=8)
+    config.tokenizer_optim.num_future = 3
+    seen = set()
+    for step in range(60):
+        context, future = tokenizer_frames(clip(8), config, 0, step)
+        assert order(context) == [0, 1] and order(future) == sorted(set(order(future))) and min(order(future)) >= 2
+        seen.update(order(future))
+        again = tokenizer_frames(clip(8), config, 0, step)[1]
+        assert torch.equal(future, again)
+    assert seen == set(range(2, 8))
+
+
+def test_the_baseline_sees_a_black_context_and_the_same_future():
+    config = tiny.config(context_length=2, num_frames=5, blind_context=True)
+    assert order(arrange(clip(), config).frames) == [0, 0, 2, 3, 4]
+    context, future = tokenizer_frames(clip(), config, 0, 3)
+    assert order(context) == [0, 0] and min(order(future)) >= 2
+
+
+def test_for_goals_the_tokenizer_sees_any_frames_in_any_order():
+    config = tiny.config(context_length=2, num_frames=8, goal_conditioned=True)
+    firsts = {order(tokenizer_frames(clip(8), config, 0, step)[0])[0] for step in range(60)}
+    assert firsts == set(range(8))
+
+
+@pytest.mark.parametrize(
+    ("goal_order", "frames"), [("release_training", [4, 0, 1, 2, 3, 4]), ("paper", [4, 0, 1, 2, 3])]
+)
+def test_the_goal_comes_first(goal_order, frames):
+    config = tiny.config(context_length=2, num_frames=len(frames), goal_conditioned=True, goal_order=goal_order)
+    assert window_frames(config) == 5
+    made = arrange(clip(), config)
+    assert order(made.frames) == frames
+    assert made.actions[0, :, 0].tolist() == [0, *[10.0 * t for t in frames[1:]]]  # a row still leaves with its frame
+    assert made.rewards[0].tolist() == [0, *frames[1:]]
+    plain = tiny.config()
+    assert arrange(clip(), plain) is not None and order(arrange(clip(), plain).frames) == [0, 1, 2, 3, 4]
+
+
+def test_action_statistics_are_those_of_all_rows_and_a_constant_column_is_left_alone():
+    rng = np.random.default_rng(0)
+    rows = [np.concatenate([rng.normal(3, 2, (50, 1)), np.ones((50, 1))], 1).astype(np.float32) for _ in range(4)]
+    episodes = memory_set([Episode(np.zeros((50, 2, 2, 3), np.uint8), one) for one in rows], ["x"] * 4)
+    found = action_statistics(episodes, 2)
+    every = np.concatenate(rows)
+    assert np.allclose(found["mean"], np.tile(every.mean(0), 2)) and np.allclose(found["std"][0], every[:, 0].std())
+    assert (
+        found["std"][1] == 1 and (found["low"][:2] == every.min(0)).all() and (found["high"][2:] == every.max(0)).all()
+    )
+
+
+def test_learning_rates_warm_up_and_fall():
+    assert [learning_rate_factor(step, 100, "constant", 4) for step in (0, 1, 3, 50, 99)] == [0.25, 0.5, 1, 1, 1]
+    cosine = [learning_rate_factor(step, 100, "cosine", 0) for step in (0, 50, 100)]
+    assert np.allclose(cosine, [1, 0.5, 0])

@@ -1,0 +1,57 @@
+"""What train-ivideogpt refuses before any work, in one line that names the key."""
+
+import pytest
+
+from toolkit.commands import COMMANDS
+from toolkit.configs import compose
+from toolkit.schema import UserError
+
+COMMAND = COMMANDS["train-ivideogpt"]
+
+BAD = {
+    "context_length=8": "num_frames=8: must be more than context_length=8",
+    "tokenizer.norm_num_groups=5": "tokenizer.norm_num_groups=5: must divide every one of",
+    "transformer.num_attention_heads=3": "transformer.num_attention_heads=3: must divide",
+    "transformer.num_key_value_heads=3": "transformer.num_key_value_heads=3: must divide",
+    "tokenizer_optim.num_future=8": "tokenizer_optim.num_future=8: must be at most num_frames - context_length = 7",
+    "tokenizer_optim.num_steps=0": "tokenizer_optim.num_steps=0: keeps the tokenizer of init, and no init",
+    "transformer_optim.betas=[0.9]": "transformer_optim.betas=[0.9]: must be two numbers",
+    "tokenizer_loss.perceptual=lpip": "did you mean 'lpips'",
+    "goal_conditioned=true": "goal_conditioned=true: context_length must be 2 or more",
+    "measure.names=[prediktion]": "measure.names=prediktion: did you mean 'prediction'",
+    "plan.planners=[cem,cme]": "plan.planners=cme: did you mean 'cem'",
+    "plan.num_elites=1000": "plan.num_elites=1000: must be at most plan.num_candidates",
+    "plan.replan_every=100": "plan.replan_every=100: must be at most plan.horizon",
+    "action_conditioned=false": "plan.num_episodes: planning needs action_conditioned=true",
+    "rollout.temperature=-1": "rollout.temperature=-1.0: must be greater than 0",
+    "data.frame_step=0": "data.frame_step=0: must be at least 1",
+    "data.size_px=4": "data.size_px=4: must be at least 8",
+    "codebook.kind=emma": "did you mean 'ema'",
+    "tokenizer.width=3": "tokenizer.width: no such key",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_values_are_one_line(override):
+    with pytest.raises(UserError) as caught:
+        compose(COMMAND, ["plan.num_episodes=3", override])
+    assert BAD[override] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_planning_by_reward_needs_the_head():
+    with pytest.raises(UserError, match=r"plan\.objective=reward: needs reward_head=true"):
+        compose(COMMAND, ["plan.num_episodes=3", "plan.objective=reward", "reward_head=false"])
+
+
+def test_stages_of_a_trained_model_train_nothing():
+    config = compose(COMMAND, ["model=runs/x", "plan.num_episodes=2"])
+    assert config.stages() == ["rollout", "plan", "measure"]
+    with pytest.raises(UserError, match="model=runs/x: it is trained"):
+        compose(COMMAND, ["model=runs/x", "stage=transformer"])
+
+
+def test_planning_is_a_stage_only_where_it_is_asked_for():
+    assert "plan" not in compose(COMMAND, ["plan.num_episodes=0"]).stages()
+    with pytest.raises(UserError, match=r"stage=plan: plan\.num_episodes=0 plans nothing"):
+        compose(COMMAND, ["stage=plan", "plan.num_episodes=0"])
+    assert compose(COMMAND, ["stage=transformer"]).stages() == ["tokenizer", "transformer"]

@@ -1,0 +1,100 @@
+"""What is compared: one column per method, scale and model, all from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from toolkit.icg.config import CFG, Guidance, NoGuidance, SampleICG
+from toolkit.icg.source import Source
+
+LABELS = {
+    "none": "none",
+    "cfg": "CFG",
+    "icg": "ICG",
+    "tsg": "TSG",
+    "icg_tsg": "ICG + TSG",
+    "cfg_tsg": "CFG + TSG",
+    "pag": "PAG",
+    "sag": "SAG",
+    "autoguidance": "autoguidance",
+    "none_dropping": "none",
+    "null": "untrained null",
+}
+GIVEN, PLAIN, DROPPING = "given", "plain", "dropping"
+MODELS = {GIVEN: "", PLAIN: "", DROPPING: "drop"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way to sample: ``name`` is the method (or a control), ``shown`` whether it is in the grid and the table."""
+
+    name: str
+    guidance: Guidance
+    scale: float
+    model: str
+    source: Source
+    shown: bool
+
+    @property
+    def key(self) -> str:
+        """The prefix of its metrics: ``icg.w_1p5``, ``none``."""
+        return self.name if self.guidance.method == "none" else f"{self.name}.{scale_key(self.scale)}"
+
+    @property
+    def label(self) -> str:
+        """For people: method, scale, and which of two models."""
+        scale = "" if self.guidance.method == "none" else f" {self.scale:g}"
+        return f"{LABELS[self.name]}{scale}" + (f" ({MODELS[self.model]})" if MODELS[self.model] else "")
+
+
+def scale_key(scale: float) -> str:
+    """1.5 as a part of a metric's name: ``w_1p5``."""
+    return f"w_{scale:g}".replace(".", "p")
+
+
+def columns(config: SampleICG, sources: Mapping[str, Source], measured: bool) -> list[Column]:
+    """Every column of the run, those without guidance first, each key once; the curve's only where it is ``measured``.
+
+    Raises UserError where a model cannot do what is asked.
+    """
+    found: dict[str, Column] = {}
+    for column in _all(config, sources, measured):
+        if column.key not in found or column.shown:
+            found[column.key] = column
+    for column in found.values():
+        column.source.refuse(column.guidance)
+    return list(found.values())
+
+
+def _all(config: SampleICG, sources: Mapping[str, Source], measured: bool) -> Iterator[Column]:
+    methods = config.methods()
+    for guidance in methods:
+        model = _model_for(guidance, sources)
+        if guidance.method == "none":
+            yield Column("none", guidance, 1.0, model, sources[model], True)
+            if DROPPING in sources:
+                yield Column("none_dropping", NoGuidance(), 1.0, DROPPING, sources[DROPPING], True)
+        else:
+            yield from _over_scales(config, guidance.method, guidance, model, sources, measured)
+    if config.measure.untrained_null:
+        plain = PLAIN if PLAIN in sources else GIVEN
+        control = next((one for one in methods if one.method == "cfg"), CFG(scale=config.guidance.scale))
+        yield from _over_scales(config, "null", control, plain, sources, measured)
+
+
+def _over_scales(
+    config: SampleICG, name: str, guidance: Guidance, model: str, sources: Mapping[str, Source], measured: bool
+) -> Iterator[Column]:
+    """The scales asked for, and those of the curve; 1 is no guidance, which is there already."""
+    for scale in guidance.scales:
+        yield Column(name, guidance, float(scale), model, sources[model], True)
+    for scale in config.curve if measured else []:
+        if scale not in guidance.scales and scale != 1:
+            yield Column(name, guidance, float(scale), model, sources[model], False)
+
+
+def _model_for(guidance: Guidance, sources: Mapping[str, Source]) -> str:
+    if GIVEN in sources:
+        return GIVEN
+    return DROPPING if guidance.method in ("cfg", "cfg_tsg") else PLAIN

@@ -1,0 +1,109 @@
+"""What ``sample-icg`` draws from: a model of ours or a diffusers pipeline, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.icg.config import Guidance
+from toolkit.runs.seeds import derive, generator
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which samples: numbers ``start`` to ``stop`` of sampling seed ``repeat``; each has random numbers of its own."""
+
+    seed: int
+    repeat: int
+    start: int
+    stop: int
+
+    @property
+    def numbers(self) -> range:
+        """The samples, by number."""
+        return range(self.start, self.stop)
+
+    def generators(self, purpose: str) -> list[torch.Generator]:
+        """One CPU generator per sample, the same alone and in any batch."""
+        return [generator(self.seed, "sample", purpose, self.repeat, number) for number in self.numbers]
+
+    def seeds(self, purpose: str) -> list[int]:
+        """One seed per sample."""
+        return [derive(self.seed, "sample", purpose, self.repeat, number) for number in self.numbers]
+
+    def one_seed(self, purpose: str) -> int:
+        """A seed of the whole batch, for what cannot be drawn per sample."""
+        return derive(self.seed, "sample", purpose, self.repeat, self.start)
+
+
+class Source:
+    """A trained model, ready to be sampled with any guidance it supports.
+
+    name: where it came from. shape: (C, H, W) of its images, or None before the first. num_classes: K, 0 without
+    classes. labels, prompts: the conditions, taken in turn; None where the model has no such thing.
+    """
+
+    name = ""
+    shape: tuple[int, ...] | None = None
+    num_classes = 0
+    labels: list[int] | None = None
+    prompts: list[str] | None = None
+    class_names: tuple[str, ...] = ()
+
+    def refuse(self, guidance: Guidance) -> None:
+        """Raises UserError, one line, where the model cannot be guided so."""
+        raise NotImplementedError
+
+    def warning(self, guidance: Guidance) -> str:
+        """What a reader of the results must know; empty for nothing."""
+        return ""
+
+    def prepare(self, guidance: Guidance) -> None:
+        """What must be made once before ``draw`` (banks of conditions); may be called again."""
+
+    def warm_up(self) -> None:
+        """The first calls of a network are slower than the rest; called before anything is timed."""
+
+    def extra_metrics(self) -> dict[str, float]:
+        """Numbers of the model itself, for the record."""
+        return {}
+
+    def draw(self, guidance: Guidance, scale: float, request: Request) -> tuple[Tensor, float]:
+        """Images float32 (n, C, H, W) in [-1, 1] on the CPU, and network calls per image."""
+        raise NotImplementedError
+
+    def label_of(self, number: int) -> int | None:
+        """The class of sample ``number``."""
+        return None if self.labels is None else self.labels[number % len(self.labels)]
+
+    def caption_of(self, number: int) -> str:
+        """What sample ``number`` should show, for the grid."""
+        if self.prompts is not None:
+            return self.prompts[number % len(self.prompts)]
+        label = self.label_of(number)
+        if label is None:
+            return ""
+        return self.class_names[label] if label < len(self.class_names) else str(label)
+
+
+@contextmanager
+def counted_rows(network: nn.Module) -> Iterator[Any]:
+    """Counts the samples that pass through a network: ``counter.rows``, with batches of several calls as they are."""
+
+    class Counter:
+        rows = 0
+
+    def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = args[0] if args else next(iter(kwargs.values()))
+        Counter.rows += len(first)
+
+    handle = network.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield Counter
+    finally:
+        handle.remove()

@@ -1,0 +1,129 @@
+"""The clips of one run: which data, how long, which frames a training step sees, and in which order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit import data
+from toolkit.data.episodes import EpisodeSet, EpisodeSpec
+from toolkit.data.episodes_clips import Clip, ClipSource
+from toolkit.data.episodes_sets import EpisodeDataset
+from toolkit.ivideogpt.config import TrainIVideoGPT
+from toolkit.runs.seeds import generator
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A data set and its windows: random ones of ``train``, fixed ones of ``valid`` and ``test``."""
+
+    dataset: EpisodeDataset
+    train: ClipSource
+    valid: ClipSource
+    test: ClipSource
+    statistics: dict[str, np.ndarray]  # mean, std, low and high of the action rows; empty without actions
+
+    @property
+    def resolution(self) -> int:
+        """Edge of the frames in pixels."""
+        return self.dataset.train.size_px[0]
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers of an action row."""
+        return self.train.action_dim
+
+
+def load_clips(config: TrainIVideoGPT) -> Clips:
+    """Read or make the episodes of ``config.data``. Raises UserError naming the key or file at fault."""
+    num_frames = window_frames(config)
+    span = (num_frames - 1) * config.data.frame_step + 1
+    spec = EpisodeSpec(config.data.size_px, span, config.data.image_key, config.action_conditioned, config.reward_head)
+    dataset = data.load_episodes(config.data, config.seed, spec)
+    train, valid, test = (
+        ClipSource(split, num_frames, config.data.frame_step, config.data.augment and split is dataset.train)
+        for split in (dataset.train, dataset.valid, dataset.test)
+    )
+    statistics = action_statistics(dataset.train, config.data.frame_step) if config.action_conditioned else {}
+    return Clips(dataset, train, valid, test, statistics)
+
+
+def window_frames(config: TrainIVideoGPT, num_future: int | None = None) -> int:
+    """Frames of an episode that one clip takes: a goal-conditioned clip repeats or moves its last one (D8).
+
+    ``num_future``: frames after the context, where these are not as many as in training.
+    """
+    num_frames = config.num_frames if num_future is None else config.context_length + num_future
+    return num_frames - (config.goal_conditioned and config.goal_order == "release_training")
+
+
+def arrange(clip: Clip, config: TrainIVideoGPT) -> Clip:
+    """The clip as the model sees it; goal-conditioned ones start with the goal, their last frame.
+
+    ``release_training``: goal, o_1 .. o_T (the goal comes again at the end); ``paper``: goal, o_1 .. o_{T-1}. The
+    goal's own action row is zero and unused.
+    """
+    if config.blind_context:
+        return Clip(_blinded(clip.frames, config), clip.actions, clip.rewards)
+    if not config.goal_conditioned:
+        return clip
+    stop = clip.frames.shape[1] - (config.goal_order == "paper")
+
+    def first(rows: Tensor | None, start: Tensor | None) -> Tensor | None:
+        return None if rows is None or start is None else torch.cat([start, rows[:, :stop]], 1)
+
+    actions, rewards = (
+        None if rows is None else torch.zeros_like(rows[:, :1]) for rows in (clip.actions, clip.rewards)
+    )
+    frames = torch.cat([clip.frames[:, -1:], clip.frames[:, :stop]], 1)
+    return Clip(frames, first(clip.actions, actions), first(clip.rewards, rewards))
+
+
+def tokenizer_frames(clip: Clip, config: TrainIVideoGPT, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Context (B,T0,3,H,W) and some future frames (B,k,3,H,W) of clips, drawn for (seed, step).
+
+    A random sorted subset of the frames after the context; for goal conditioning any frames in any order.
+    """
+    num_context, num_future = config.context_length, config.tokenizer_optim.num_future
+    rng = generator(seed, "tokenizer", "frames", step)
+    scores = torch.rand(clip.frames.shape[:2], generator=rng)
+    if config.goal_conditioned:
+        order = scores.argsort(1)[:, : num_context + num_future]
+        chosen = _take(clip.frames, order)
+        return chosen[:, :num_context], chosen[:, num_context:]
+    later = scores[:, num_context:].argsort(1)[:, :num_future].sort(1).values + num_context
+    frames = _blinded(clip.frames, config) if config.blind_context else clip.frames
+    return frames[:, :num_context], _take(frames, later)
+
+
+def _blinded(frames: Tensor, config: TrainIVideoGPT) -> Tensor:
+    """Clips whose context frames are black."""
+    num_context = config.context_length
+    return torch.cat([torch.zeros_like(frames[:, :num_context]), frames[:, num_context:]], 1)
+
+
+def _take(frames: Tensor, index: Tensor) -> Tensor:
+    return frames[torch.arange(len(frames))[:, None], index]
+
+
+def action_statistics(episodes: EpisodeSet, frame_step: int) -> dict[str, np.ndarray]:
+    """mean, std, low and high of the action rows of at most 2,000 episodes; a constant column has std 1."""
+    chosen = np.linspace(0, len(episodes) - 1, min(len(episodes), 2000)).round().astype(int)
+    read: list[Any] = [episodes.read(int(index)).action for index in chosen]
+    rows = np.concatenate(read).astype(np.float64)
+    std = rows.std(0)
+    found = {"mean": rows.mean(0), "std": np.where(std < 1e-6, 1.0, std), "low": rows.min(0), "high": rows.max(0)}
+    return {name: np.tile(value, frame_step).astype(np.float32) for name, value in found.items()}
+
+
+def learning_rate_factor(step: int, num_steps: int, schedule: str, warmup_steps: int) -> float:
+    """Linear warm-up, then constant or a cosine to zero."""
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    if schedule == "constant":
+        return warm
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, num_steps))))

@@ -1,0 +1,147 @@
+"""``toolkit train-ivideogpt``: edge -> tokenizer -> transformer -> roll-out -> plan -> measure, top to bottom."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.panel import Panel
+
+from toolkit.ivideogpt import measures
+from toolkit.ivideogpt.build import (
+    build_tokenizer,
+    build_transformer,
+    check_length,
+    join,
+    start_tokenizer,
+    start_transformer,
+    trained_world,
+)
+from toolkit.ivideogpt.clips import Clips, load_clips
+from toolkit.ivideogpt.config import TrainIVideoGPT
+from toolkit.ivideogpt.imagination import check_horizon, roll_out
+from toolkit.ivideogpt.perceptual import make_distance
+from toolkit.ivideogpt.planning import plan
+from toolkit.ivideogpt.stage_tokenizer import train_tokenizer
+from toolkit.ivideogpt.stage_transformer import train_transformer
+from toolkit.runs.device import make_accelerator
+from toolkit.runs.distributed import barrier, rank
+from toolkit.runs.record import Run
+from toolkit.runs.table import Table
+from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.vq_tokenizer import CompressiveVQModel
+
+
+def main(config: TrainIVideoGPT, run: Run) -> float | None:
+    """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
+    if "tokenizer" in config.stages() and config.tokenizer_optim.num_steps:
+        make_distance(
+            config.tokenizer_loss.perceptual, config.tokenizer_loss.perceptual_path
+        )  # refused before the data
+    clips = load_clips(config)
+    accelerator = make_accelerator(config, run.record.get("job_number", 0))
+    run.record["device"] = str(accelerator.device)
+    dataset = clips.dataset
+    run.record["data"] = {
+        "env": dataset.env,
+        "env_options": dataset.env_options,
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "left_out": dataset.problems,
+    }
+    stages = {
+        "tokenizer": lambda: _train_tokenizer(run, config, clips, accelerator),
+        "transformer": lambda: _train_transformer(run, config, clips, accelerator),
+        "rollout": lambda: roll_out(trained_world(run, config, clips, accelerator.device), clips, config, run),
+        "plan": lambda: plan(trained_world(run, config, clips, accelerator.device), clips, config, run),
+        "measure": lambda: measures.measure(trained_world(run, config, clips, accelerator.device), clips, config, run),
+    }
+    for name in config.stages():
+        if not run.stage_done(name):
+            with run.stage(name):
+                if rank() == 0 or name in ("tokenizer", "transformer"):
+                    stages[name]()
+                barrier()
+    if rank() == 0:
+        _show(run, config)
+    return _objective(run.record["metrics"])
+
+
+def _objective(metrics: dict[str, float]) -> float | None:
+    """What an optimising sweeper minimises: minus the PSNR of predicted frames, where measured."""
+    value = metrics.get("prediction.psnr.predicted")
+    return None if value is None else -value
+
+
+def _train_tokenizer(run: Run, config: TrainIVideoGPT, clips: Clips, accelerator: Accelerator) -> None:
+    tokenizer = start_tokenizer(config, clips)
+    if config.init is None:  # before the long work; a model that is given is checked with its own positions
+        check_length(config, tokenizer, config.transformer.max_position_embeddings)
+        check_horizon(config, tokenizer, config.transformer.max_position_embeddings)
+    _note_parameters(run, tokenizer=tokenizer)
+    if config.tokenizer_optim.num_steps:
+        tokenizer = train_tokenizer(tokenizer, run, config, clips, accelerator)
+    if rank() == 0:
+        tokenizer.cpu().save_pretrained(run.path("model", "tokenizer"))
+    barrier()
+
+
+def _train_transformer(run: Run, config: TrainIVideoGPT, clips: Clips, accelerator: Accelerator) -> None:
+    """The transformer of this run's tokenizer; both become the run's world model."""
+    tokenizer = CompressiveVQModel.from_pretrained(run.dir / "model" / "tokenizer").eval()
+    transformer, knows_units = start_transformer(config, tokenizer, clips)
+    transformer.bind(tokenizer)
+    _note_parameters(run, transformer=transformer)
+    if config.transformer_optim.num_steps:
+        train_transformer(transformer, tokenizer, run, config, clips, accelerator, normalised=not knows_units)
+    if rank() == 0:
+        join(tokenizer.cpu(), transformer.cpu(), config, clips).save_pretrained(run.path("model"))
+    barrier()
+
+
+def _note_parameters(run: Run, **networks: Any) -> None:
+    counted = {name: count_parameters(network) for name, network in networks.items()}
+    run.record.setdefault("parameters", {}).update(counted)
+
+
+def _show(run: Run, config: TrainIVideoGPT) -> None:
+    """On the terminal: the headline table, and where things are."""
+    console = Console()
+    headline = run.dir / "tables" / "headline.json"
+    if headline.exists():
+        console.print(Table.load(headline).to_rich())
+    found = {"video": run.dir / "samples" / "rollout.mp4", "weights": run.dir / "model"}
+    lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
+    lines += [f"{name:<8} {path}" for name, path in found.items() if path.exists()]
+    lines += [f"drive it: toolkit play {run.dir}"] if (run.dir / "model" / "transformer").exists() else []
+    console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
+
+
+def dry_run(config: TrainIVideoGPT) -> None:
+    """Parameters, tokens and memory of the networks, built on the meta device; trains nothing, needs no data."""
+    started = time.perf_counter()
+    action_dim = 2 if config.action_conditioned else 0  # the data would tell; it changes a few hundred weights
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(config, config.data.size_px or zoo_resolution(config))
+        transformer = build_transformer(config, tokenizer, action_dim)
+    layout = tokenizer.layout
+    num_future = config.num_frames - config.context_length
+    rows: list[list[Any]] = [
+        ["tokenizer", count_parameters(tokenizer), "parameters"],
+        ["transformer", count_parameters(transformer), "parameters"],
+        ["tokens of a clip", layout.length(num_future), f"{config.context_length} x {layout.tokens_per_context} + "
+         f"{num_future} x {layout.tokens_per_frame}, and slots"],
+        ["per-frame tokens would be", config.num_frames * (layout.tokens_per_context + 1) - 1, "slots included"],
+    ]  # fmt: skip
+    total = count_parameters(tokenizer) + count_parameters(transformer)
+    rows.append(["weights, gradients and Adam, MiB", 16 * total / 2**20, "float32"])
+    note = f"built on the meta device in {time.perf_counter() - started:.1f} s; nothing was run"
+    Console().print(Table("dry run", ["what", "size", ""], rows, note).to_rich())
+
+
+def zoo_resolution(config: TrainIVideoGPT) -> int:
+    """The frames' edge where the config leaves it to the data."""
+    return 32 if config.data.name == "push_sprite" else 64

@@ -1,0 +1,153 @@
+"""What every measure is given, and the small things they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.data.environments import ImageEnv
+from toolkit.data.episodes_clips import Clip
+from toolkit.ivideogpt.clips import Clips, arrange
+from toolkit.ivideogpt.config import TrainIVideoGPT
+from toolkit.metrics.ssim import ssim
+from toolkit.runs.record import Run
+from toolkit.runs.seeds import derive
+from toolkit.zoo.world_model import WorldModel
+from toolkit.zoo.world_sampling import Sampling
+
+
+@dataclass
+class Setting:
+    """A trained world model, its data and config; measures write tables, figures and numbers into ``run``."""
+
+    world: WorldModel
+    clips: Clips
+    config: TrainIVideoGPT
+    run: Run
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.world.tokenizer.device
+
+    @property
+    def num_context(self) -> int:
+        """T0."""
+        return self.config.context_length
+
+    @property
+    def sampling(self) -> Sampling | str:
+        """How tokens are drawn."""
+        return sampling_of(self.config)
+
+    @cached_property
+    def test(self) -> Clip:
+        """Held-out clips as the model sees them."""
+        return arrange(self.clips.test.fixed(self.config.measure.num_clips), self.config)
+
+    def seeds(self, num: int, name: str) -> list[int]:
+        """One seed per row of imagination."""
+        start = derive(self.config.seed, "imagine", name) % 2**40
+        return list(range(start, start + num))
+
+    def imagine(self, context: Tensor, actions: Tensor | None, num_frames: int, name: str) -> Any:
+        """``imagine`` of this model, any number of clips: frames float [B, K, 3, H, W] in [0, 1], rewards or None."""
+        size, seeds = self.config.measure.batch_size, self.seeds(len(context), name)
+        parts = []
+        for start in range(0, len(context), size):
+            stop = start + size
+            rows = None if actions is None else actions[start:stop]
+            parts.append(imagine(self.world, context[start:stop], rows, num_frames, seeds[start:stop], self.sampling))
+        rewards = [reward for _, reward in parts if reward is not None]
+        return torch.cat([frames for frames, _ in parts]), torch.cat(rewards) if rewards else None
+
+
+def sampling_of(config: TrainIVideoGPT) -> Sampling | str:
+    """``rollout.sampling`` as the zoo's choice."""
+    rollout = config.rollout
+    return "greedy" if rollout.sampling == "greedy" else Sampling(rollout.temperature, rollout.top_k)
+
+
+def imagine(
+    world: WorldModel,
+    context: Tensor,
+    actions: Tensor | None,
+    num_frames: int,
+    seeds: Sequence[int],
+    sampling: Sampling | str | None,
+    on_overflow: str = "raise",
+) -> tuple[Tensor, Tensor | None]:
+    """Roll out from context (B,T0,3,H,W): frames (B,K,3,H,W) in [0, 1] and rewards (B,K) or None, on the CPU.
+
+    ``actions`` (B,K,A): row k leads to frame k; None for an action-free model.
+    """
+    state = world.begin(context, list(seeds), frames=num_frames)
+    preds = world.rollout(state, actions, sampling, on_overflow, num_frames=num_frames)
+    frames = preds.frames.permute(0, 1, 4, 2, 3).float().div(255)
+    return frames.cpu(), None if preds.rewards is None else preds.rewards.cpu()
+
+
+def future_actions(clip: Clip, num_context: int, num_frames: int) -> Tensor | None:
+    """The actions that lead to the first ``num_frames`` frames after the context, (B,K,A)."""
+    return None if clip.actions is None else clip.actions[:, num_context - 1 : num_context - 1 + num_frames]
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Per frame in dB, [...], of frames [..., 3, H, W] in [0, 1] (clamped first); at most 100."""
+    error = (x.clamp(0, 1) - y).square().mean((-1, -2, -3))
+    return -10 * torch.log10(error.clamp_min(1e-10))
+
+
+def frame_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM per frame, [...], of frames [..., 3, H, W] in [0, 1]."""
+    flat = ssim(x.clamp(0, 1).flatten(0, -4), y.flatten(0, -4))
+    return flat.view(x.shape[:-3])
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """What the true environment does under chosen actions: context (B,T0,3,H,W), actions (B,K,A), frames (B,K,3,H,W),
+    rewards (B,K). Several action sequences from one start are separate rows; ``start`` numbers the starts.
+    """
+
+    context: Tensor
+    actions: Tensor
+    frames: Tensor
+    rewards: Tensor
+    start: Tensor
+
+
+def play_true(env: ImageEnv, starts: Sequence[int], sequences: np.ndarray, num_context: int) -> Counterfactual:
+    """Run action sequences [S, M, K, A] in the environment: M from each of the S starts (seeds).
+
+    With several context frames the environment first stands still for as many steps less one.
+    """
+    rows: dict[str, list[Any]] = {"context": [], "frames": [], "rewards": [], "start": []}
+    still = np.zeros(sequences.shape[-1], np.float32)
+    for index, seed in enumerate(starts):
+        for actions in sequences[index]:
+            frame, _ = env.reset(seed=int(seed))
+            rows["context"].append(np.stack([frame] + [env.step(still)[0] for _ in range(num_context - 1)]))
+            seen = [env.step(action)[:2] for action in actions]
+            rows["frames"].append(np.stack([one for one, _ in seen]))
+            rows["rewards"].append([float(reward) for _, reward in seen])
+            rows["start"].append(index)
+    env.close()
+    return Counterfactual(
+        _images(rows["context"]),
+        torch.from_numpy(sequences.reshape(-1, *sequences.shape[2:]).astype(np.float32)),
+        _images(rows["frames"]),
+        torch.tensor(rows["rewards"]),
+        torch.tensor(rows["start"]),
+    )
+
+
+def _images(clips: list[np.ndarray]) -> Tensor:
+    """uint8 clips [T, H, W, 3] -> float [B, T, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).float() / 255

@@ -1,0 +1,211 @@
+"""The zoo's catalogue: classes, named networks at the papers' sizes, layouts of official weights.
+
+Nothing heavy is imported until a network is built, so that the command line can read the catalogue quickly. A new paper
+adds its classes to CLASSES, its networks to NAMED and its official weights to LAYOUTS.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+
+# class name, as in the "_class_name" of a config.json -> module
+CLASSES = {
+    "ADMUNet": "toolkit.zoo.unet",
+    "SongUNet": "toolkit.zoo.unet",
+    "UViT": "toolkit.zoo.uvit",
+    "MLPDenoiser": "toolkit.zoo.mlp",
+    "ToyScoreDenoiser": "toolkit.zoo.mlp",
+    "MLPEncoder": "toolkit.zoo.encoders",
+    "ViTEncoder": "toolkit.zoo.encoders",
+    "AutoregressivePrior": "toolkit.zoo.prior",
+    "MarginalPrior": "toolkit.zoo.prior",
+    "UniformPrior": "toolkit.zoo.prior",
+    "LatentDiffusionPrior": "toolkit.zoo.prior",
+    "CompressiveVQModel": "toolkit.zoo.vq_tokenizer",
+    "WorldModel": "toolkit.zoo.world_model",
+    "VideoUNet": "toolkit.zoo.video_unet",
+    "VideoControlNetModel": "toolkit.zoo.video_controlnet",
+    "ControlledVideoUNet": "toolkit.zoo.controlled_video_unet",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network by name: ``target`` is "module:callable", ``config`` its arguments.
+
+    inputs: argument name -> (dtype, shape) of one forward at batch 1, for counting FLOPs; or the "module:callable" that
+    gives the arguments, where they are not tensors alone.
+    """
+
+    target: str
+    config: Mapping[str, Any]
+    inputs: Shapes | str
+    paper: str
+    note: str
+
+    def build(self) -> nn.Module:
+        """The network with random weights, on torch's default device (``with torch.device("meta")`` costs nothing)."""
+        return resolve(self.target)(**self.config)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Official weights that can be imported: ``target`` is "module:function", called as (source, dest) -> notice."""
+
+    target: str
+    source: str
+    licence: str
+
+
+def _image_inputs(size: int, channels: int = 3, num_classes: int = 0) -> Shapes:
+    inputs: dict[str, tuple[str, tuple[int, ...]]] = {"x": ("float32", (1, channels, size, size))}
+    inputs["sigma"] = ("float32", (1,))
+    return inputs | ({"class_labels": ("float32", (1, num_classes))} if num_classes else {})
+
+
+def _latent_clip_inputs(frames: int, height: int, width: int, key_frames: int = 0) -> Shapes:
+    """A clip of latents as the released VEnhancer takes it; with key frames, what its control network reads too."""
+    inputs: dict[str, tuple[str, tuple[int, ...]]] = {"y": ("float32", (1, 77, 1024))}
+    if not key_frames:
+        clip = ("float32", (1, 4, frames, height, width))
+        return {"sample": clip, "timestep": ("int64", (1,)), "encoder_hidden_states": inputs["y"]}
+    inputs |= {"x": ("float32", (1, 4, frames, height, width)), "t": ("int64", (1,))}
+    inputs |= {"hint": ("float32", (1, 4, key_frames, height, width)), "t_hint": ("int64", (1,))}
+    return inputs | {"up_scale": ("float32", (1,)), "mask_cond": ("int64", (1, frames))}
+
+
+_KARRAS = "Karras et al. 2022 (EDM)"
+_VENHANCER = "He et al. 2024 (VEnhancer)"
+_DISCO = "Xu et al. 2024 (DisCo-Diff)"
+_NCSNPP = {
+    "embedding_type": "fourier",
+    "channel_mult_noise": 2,
+    "encoder_type": "residual",
+    "resample_filter": (1, 3, 3, 1),
+}
+_LATENTS = {"num_latents": 10, "codebook_size": 100, "latent_width": 192, "latent_layers": 6}
+_ADM = "toolkit.zoo.unet:ADMUNet"
+_SONG = "toolkit.zoo.unet:SongUNet"
+_VIT = "toolkit.zoo.encoders:ViTEncoder"
+_IVIDEOGPT = "Wu et al. 2024 (iVideoGPT)"
+_VQ = "toolkit.zoo.vq_tokenizer:CompressiveVQModel"
+_VIDEO = "toolkit.zoo.video_transformer:build_video_transformer"
+_VQ_256 = {
+    "down_block_types": ("DownEncoderBlock2D",) * 5,
+    "up_block_types": ("UpDecoderBlock2D",) * 5,
+    "block_out_channels": (128, 256, 256, 512, 768),
+    "resolution": 256,
+    "max_att_resolution": 32,
+}
+_MEDIUM = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+
+
+def _clip_inputs(size: int, num_context: int = 2) -> Shapes:
+    return {
+        "context": ("float32", (1, num_context, 3, size, size)),
+        "future": ("float32", (1, 16 - num_context, 3, size, size)),
+    }
+
+
+NAMED: dict[str, Entry] = {
+    "edm_adm_imagenet64": Entry(
+        _ADM, {"num_classes": 1000}, _image_inputs(64, num_classes=1000), _KARRAS, "ImageNet-64, class-conditional"
+    ),
+    "edm_ddpmpp_cifar10": Entry(_SONG, {"dropout": 0.13}, _image_inputs(32), _KARRAS, "CIFAR-10, DDPM++"),
+    "edm_ncsnpp_cifar10": Entry(_SONG, {"dropout": 0.13, **_NCSNPP}, _image_inputs(32), _KARRAS, "CIFAR-10, NCSN++"),
+    "disco_imagenet64": Entry(
+        _ADM,
+        {"num_classes": 1000, **_LATENTS},
+        _image_inputs(64, num_classes=1000),
+        _DISCO,
+        "ADM with cross-attention to 10 latents of 100 codes",
+    ),
+    "disco_imagenet64_grouped": Entry(
+        _ADM,
+        {"num_classes": 1000, **_LATENTS, "num_latents": 30, "latent_groups": 3},
+        _image_inputs(64, num_classes=1000),
+        _DISCO,
+        "three groups of 10 latents, one per resolution of the up path",
+    ),
+    "disco_imagenet128": Entry(
+        "toolkit.zoo.uvit:UViT",
+        {"num_classes": 1000, **_LATENTS},
+        _image_inputs(128, num_classes=1000),
+        _DISCO,
+        "U-ViT with cross-attention to 10 latents of 100 codes",
+    ),
+    "disco_encoder_imagenet64": Entry(
+        _VIT, {"image_size": 64, "patch_size": 8}, {"y": ("float32", (1, 3, 64, 64))}, _DISCO, "ViT-B encoder of z"
+    ),
+    "disco_encoder_imagenet128": Entry(
+        _VIT, {"image_size": 128, "patch_size": 16}, {"y": ("float32", (1, 3, 128, 128))}, _DISCO, "ViT-B encoder of z"
+    ),
+    "disco_prior_imagenet": Entry(
+        "toolkit.zoo.prior:AutoregressivePrior",
+        {"num_classes": 1000},
+        {"codes": ("int64", (1, 10)), "class_labels": ("int64", (1,))},
+        _DISCO,
+        "autoregressive prior of z given the class",
+    ),
+    "ivideogpt_tokenizer_64": Entry(
+        _VQ, {}, _clip_inputs(64), _IVIDEOGPT, "64x64, 2 context frames; flops of 16 frames"
+    ),
+    "ivideogpt_tokenizer_64_context1": Entry(
+        _VQ, {"context_length": 1}, _clip_inputs(64, 1), _IVIDEOGPT, "64x64, 1 context frame; flops of 16 frames"
+    ),
+    "ivideogpt_tokenizer_256": Entry(
+        _VQ, _VQ_256, _clip_inputs(256), _IVIDEOGPT, "256x256, 2 context frames; flops of 16 frames"
+    ),
+    "ivideogpt_transformer_small": Entry(
+        _VIDEO, {}, f"{_VIDEO}_inputs", _IVIDEOGPT, "12 layers; flops of 16 frames, 751 tokens"
+    ),
+    "ivideogpt_transformer_medium": Entry(
+        _VIDEO, _MEDIUM, f"{_VIDEO}_inputs", _IVIDEOGPT, "24 layers; flops of 16 frames, 751 tokens"
+    ),
+    "venhancer": Entry(
+        "toolkit.zoo.controlled_video_unet:ControlledVideoUNet",
+        {"unet_config": {"asymmetric": True}, "controlnet_config": {"asymmetric": True}},
+        _latent_clip_inputs(5, 90, 160, key_frames=3),
+        _VENHANCER,
+        "base and control network; FLOPs of 5 frames of 720x1280",
+    ),
+    "venhancer_base": Entry(
+        "toolkit.zoo.video_unet:VideoUNet",
+        {"asymmetric": True},
+        _latent_clip_inputs(5, 90, 160),
+        _VENHANCER,
+        "the frozen base (MS-Vid2Vid-XL) alone",
+    ),
+}
+
+LAYOUTS: dict[str, Layout] = {
+    "edm": Layout(
+        "toolkit.zoo.importing_edm:import_edm",
+        "folder with config.json and model.safetensors of NVlabs/edm (ADM, DDPM++, NCSN++)",
+        "CC BY-NC-SA 4.0, non-commercial",
+    ),
+    "ivideogpt": Layout(
+        "toolkit.zoo.importing_ivideogpt:import_ivideogpt",
+        "folder with tokenizer/ and transformer/ of thuml/iVideoGPT",
+        "MIT",
+    ),
+    "venhancer": Layout(
+        "toolkit.zoo.importing_venhancer:import_venhancer",
+        "folder with config.json and model.safetensors, or venhancer_paper.pt / venhancer_v2.pt of Vchitect/VEnhancer",
+        "none stated; base CC BY-NC-ND 4.0 (non-commercial)",
+    ),
+}
+
+
+def resolve(target: str) -> Any:
+    """What "module:name" stands for."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,254 @@
+"""iVideoGPT's transformer: a Llama over the tokens of a clip, with actions at the slots and rewards at frame ends.
+
+Wu et al. 2024, section 3.2 and appendix A.2. Action row t is taken at frame t and leads to frame t+1: its linear
+projection is added to the embedding of the slot token that opens frame t+1. The reward of that move is read at the last
+token of frame t+1. Files are the release's ``transformer/`` folders. Shapes: B clips, T = T0 + F frames, L tokens,
+n tokens of a future frame, A numbers of an action, W width.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from toolkit.zoo.linear import linear
+from toolkit.zoo.llama_pass import llama_pass
+from toolkit.zoo.video_tokens import TokenLayout
+
+
+def llama_config(
+    layout: TokenLayout,
+    hidden_size: int = 768,
+    intermediate_size: int = 3072,
+    num_hidden_layers: int = 12,
+    num_attention_heads: int = 12,
+    num_key_value_heads: int | None = None,
+    max_position_embeddings: int = 1024,
+    attention_dropout: float = 0.0,
+    action_dim: int | None = None,
+    has_reward: bool = False,
+    has_action_recon: bool = False,
+    **more: Any,
+) -> LlamaConfig:
+    """The config of a ``VideoTransformer`` for a tokenizer's layout; the defaults are the small model (138M)."""
+    return LlamaConfig(
+        vocab_size=layout.vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        num_key_value_heads=num_key_value_heads or num_attention_heads,
+        max_position_embeddings=max_position_embeddings,
+        attention_dropout=attention_dropout,
+        action_dim=action_dim,
+        has_reward=has_reward,
+        has_action_recon=has_action_recon,
+        bos_token_id=None,  # every id is a picture's: nothing opens or ends a sequence
+        eos_token_id=None,
+        **{"rms_norm_eps": 1e-6, "tie_word_embeddings": False, **more},
+    )
+
+
+RELEASED_LAYOUT = TokenLayout(2, 256, 16, 8192, 8192)  # of all published tokenizers, 64x64 and 256x256
+
+
+def build_video_transformer(layout: TokenLayout = RELEASED_LAYOUT, **sizes: Any) -> VideoTransformer:
+    """A ``VideoTransformer`` with random weights, from the arguments of ``llama_config``."""
+    return VideoTransformer(llama_config(layout, **sizes))
+
+
+def build_video_transformer_inputs() -> dict[str, Any]:
+    """One clip of 16 frames on the meta device, for counting FLOPs."""
+    tokens = torch.zeros(1, RELEASED_LAYOUT.length(14), dtype=torch.int64, device="meta")
+    return {"tokens": tokens, "layout": RELEASED_LAYOUT}
+
+
+@dataclass
+class VideoTransformerOutput:
+    """The training forward.
+
+    loss: mean cross-entropy over the (n+1)F - 1 supervised tokens (eq. 3; the slots of later frames are among them).
+    token_losses (B,F,n), slot_losses (B,F-1): its terms, apart.
+    rewards (B,F): symlog of the predicted reward of the move into each future frame, or None without a reward head.
+    recon_actions (B,F,n+1,A): the action read back from every position of a future frame, or None.
+    """
+
+    loss: Tensor
+    token_losses: Tensor
+    slot_losses: Tensor
+    rewards: Tensor | None
+    recon_actions: Tensor | None
+
+
+class VideoTransformer(PreTrainedModel):
+    """A ``LlamaForCausalLM`` (as ``llm``), ``action_linear`` (A -> W, starts at zero), ``reward_linear`` (W -> 1).
+
+    ``config`` comes from ``llama_config``: besides Llama's own keys it holds action_dim (None: no actions), has_reward,
+    has_action_recon, and tokenizer_fingerprint once ``bind`` has tied the network to its tokenizer.
+    """
+
+    config_class = LlamaConfig
+    base_model_prefix = "llm"
+    _supports_sdpa = True
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__(config)
+        self.llm = LlamaForCausalLM(config)
+        width = config.hidden_size
+        if self.action_dim:
+            self.action_linear = nn.Linear(self.action_dim, width)
+        if self.has_reward:
+            self.reward_linear = nn.Linear(width, 1)
+        if getattr(config, "has_action_recon", False):
+            self.action_recon_linear = nn.Linear(width, self.action_dim)
+        self._start_heads()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: ``llm`` has started itself, the heads in ``_start_heads``."""
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers of an action; 0 for an action-free network."""
+        return getattr(self.config, "action_dim", None) or 0
+
+    @property
+    def has_reward(self) -> bool:
+        """Whether it predicts rewards."""
+        return bool(getattr(self.config, "has_reward", False))
+
+    def forward(self, tokens: Tensor, layout: TokenLayout, actions: Tensor | None = None) -> VideoTransformerOutput:
+        """Losses of clips.
+
+        Args:
+            tokens: int64 (B,L).
+            layout: of the tokenizer that made them.
+            actions: (B,T,A), given exactly where the network takes actions; rows before T0-1 and the last are unused.
+
+        Raises:
+            ValueError: shapes that do not fit, or more tokens than positions.
+        """
+        num_future = layout.num_future(tokens.shape[1])
+        embeds = self.embed(tokens, layout, actions)
+        hidden = llama_pass(self.llm, embeds, first=layout.prompt_length - 1)  # from the first slot on
+        logits = linear(hidden[:, :-1], self.llm.lm_head.weight).float()
+        targets = tokens[:, layout.prompt_length :]
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        frames = torch.cat([losses, losses[:, :1]], dim=1).unflatten(1, (num_future, -1))  # the last slot is no target
+        return VideoTransformerOutput(
+            loss=losses.mean(),
+            token_losses=frames[..., :-1],
+            slot_losses=frames[:, :-1, -1],
+            rewards=self.reward_linear(self._frame_ends(hidden, num_future)).squeeze(-1) if self.has_reward else None,
+            recon_actions=self._recon_actions(hidden, num_future),
+        )
+
+    def logits(self, tokens: Tensor, layout: TokenLayout, actions: Tensor | None = None) -> Tensor:
+        """Next-token logits (B,L,vocabulary) at every position."""
+        return linear(llama_pass(self.llm, self.embed(tokens, layout, actions)), self.llm.lm_head.weight)
+
+    def embed(self, tokens: Tensor, layout: TokenLayout, actions: Tensor | None) -> Tensor:
+        """Embeddings (B,L,W) with the actions added at the slots of the future frames."""
+        length, num_future = tokens.shape[1], layout.num_future(tokens.shape[1])
+        if length > self.config.max_position_embeddings:
+            raise ValueError(f"{length} tokens: the network has {self.config.max_position_embeddings} positions")
+        embeds = self.llm.model.embed_tokens(tokens)
+        self.check_actions(actions, (len(tokens), layout.context_length + num_future))
+        if actions is None:
+            return embeds
+        used = actions[:, layout.context_length - 1 : layout.context_length - 1 + num_future]
+        slots = torch.tensor(layout.slot_indices(num_future), device=tokens.device)
+        return embeds.index_add(1, slots, self.action_linear(used).to(embeds.dtype))
+
+    def check_actions(self, actions: Tensor | None, leading: tuple[int, ...]) -> None:
+        """Raises ValueError unless ``actions`` has shape (*leading, A), or is None for an action-free network."""
+        if actions is None and not self.action_dim:
+            return
+        if actions is None:
+            raise ValueError(f"actions: missing, the network takes {self.action_dim} numbers a frame")
+        if not self.action_dim:
+            raise ValueError("actions: given, but the network is action-free")
+        if tuple(actions.shape) != (*leading, self.action_dim):
+            raise ValueError(f"actions of shape {tuple(actions.shape)}: expected {(*leading, self.action_dim)}")
+
+    def with_actions(
+        self, action_dim: int, has_reward: bool = False, has_action_recon: bool = False
+    ) -> VideoTransformer:
+        """A copy that takes actions: the same function until the zero-initialised projection is trained."""
+        config = copy.deepcopy(self.config)
+        config.update({"action_dim": action_dim, "has_reward": has_reward, "has_action_recon": has_action_recon})
+        network = type(self)(config).to(self.llm.lm_head.weight)
+        network.llm.load_state_dict(self.llm.state_dict())
+        return network
+
+    @torch.no_grad()
+    def absorb_normaliser(self, mean: Tensor, std: Tensor) -> None:
+        """Fold (a - mean) / std, with which the network was trained, into ``action_linear``: it then takes raw actions.
+
+        So the files need no normaliser beside them, as the release's have none.
+        """
+        layer = self.action_linear
+        layer.weight.div_(std.to(layer.weight))
+        layer.bias.sub_(layer.weight @ mean.to(layer.weight))
+
+    def bind(self, tokenizer: Any) -> None:
+        """Note whose ids this network speaks; ``WorldModel`` refuses it with any other tokenizer.
+
+        Call it when training starts, and again after the tokenizer alone was adapted with frozen codebooks.
+        """
+        if self.config.vocab_size != tokenizer.layout.vocab_size:
+            raise ValueError(
+                f"vocabulary of {self.config.vocab_size}: the tokenizer's is {tokenizer.layout.vocab_size}"
+            )
+        self.config.tokenizer_fingerprint = tokenizer.fingerprint()
+
+    def save_pretrained(self, folder: str | Path, **more: Any) -> None:  # type: ignore[override]
+        """A ``transformer/`` folder of the release's layout."""
+        from toolkit.zoo.ivideogpt_files import write_transformer
+
+        write_transformer(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **more: Any) -> VideoTransformer:  # type: ignore[override]
+        """Such a folder, read strictly. Raises UserError naming the file and what is wrong."""
+        from toolkit.zoo.ivideogpt_files import read_transformer
+
+        return read_transformer(Path(folder))
+
+    def _start_heads(self) -> None:
+        if self.action_dim:
+            nn.init.zeros_(self.action_linear.weight)
+            nn.init.zeros_(self.action_linear.bias)
+
+    def _frame_ends(self, hidden: Tensor, num_future: int) -> Tensor:
+        """States (B,F,W) at the last token of every future frame, of states (B,(n+1)F,W) from the first slot on."""
+        return hidden.unflatten(1, (num_future, -1))[:, :, -1]
+
+    def _recon_actions(self, hidden: Tensor, num_future: int) -> Tensor | None:
+        if not hasattr(self, "action_recon_linear"):
+            return None
+        return self.action_recon_linear(hidden).unflatten(1, (num_future, -1))
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of ``symlog``."""
+    return x.sign() * x.abs().expm1()
+
+
+def reward_targets(rewards: Tensor, context_length: int) -> Tensor:
+    """Rewards (B,T), row t of the move from frame t to t+1 -> what the head learns, (B,F) in symlog.
+
+    The release compares the head with the next row, the reward of the move after; here they are aligned.
+    """
+    return symlog(rewards[:, context_length - 1 : -1])
