@@ -208,7 +208,7 @@ def test_parts_that_are_missing(change, message, tmp_path):
 
 def test_a_folder_of_something_else(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
-    with pytest.raises(UserError, match="vae=.*UNet2DModel there, expected one of AutoencoderKL"):
+    with pytest.raises(UserError, match=r"vae=.*UNet2DModel there, expected one of AutoencoderKL"):
         load_vae(str(tmp_path))
-    with pytest.raises(UserError, match="no config.json there"):
+    with pytest.raises(UserError, match=r"no config.json there"):
         load_vae(str(tmp_path / ".."))

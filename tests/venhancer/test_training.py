@@ -77,7 +77,7 @@ def test_frame_factors_and_scales_are_drawn_in_proportion():
     factors = np.bincount([augment.draw_frame_factor(rng, 8) for _ in range(7200)], minlength=9)[1:]
     assert factors / 7200 == pytest.approx(np.arange(1, 9) / 36, abs=0.02)
     scales = augment.draw_scales(rng, 20000, 8.0)
-    assert 1 <= scales.min() and scales.max() <= 8
+    assert scales.min() >= 1 and scales.max() <= 8
     near4, near8 = ((scales - 4).abs() < 0.25).sum(), (scales > 7.5).sum()
     assert near8 / near4 == pytest.approx(2 * 7.75 / 8, rel=0.1)  # 8x twice as often as 4x
     even = augment.draw_scales(rng, 20000, 8.0, proportional=False)
