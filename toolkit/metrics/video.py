@@ -99,10 +99,10 @@ class VideoScores:
     def result(self) -> dict[str, float]:
         """Every score by name; those that need a reference are left out where there was none.
 
-        psnr, psnr_key, psnr_between: dB of RGB, errors pooled over frames; ssim (of the luma), plips: means.
-        warp_error: mean squared difference x 1000 (values up to 1) along the reference's motion, where that explains the reference;
-        flow_error_px: distance of the motions; change_ratio: mean change from frame to frame over the reference's (1:
-        as lively). sharpness, noise and own_warp_error need no reference.
+        psnr, psnr_key, psnr_between: dB of RGB, errors pooled. ssim (of the luma), plips: means. warp_error:
+        mean squared difference x 1000 (values up to 1) along the reference's motion, where that explains the
+        reference. flow_error_px: distance of the motions. change_ratio: mean change from frame to frame over the
+        reference's (1: as lively). sharpness, noise and own_warp_error need no reference.
         """
         scores: dict[str, float] = {}
         if self.errors:
