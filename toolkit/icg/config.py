@@ -195,9 +195,11 @@ class Measure:
     """What is measured where the model's data is at hand.
 
     num_samples: null is ``num_samples``, or for the small models as many as there are training items, at most 5,000.
-    num_repeats: sampling seeds; null is 1, and 2 for the small models. curve: scales measured for every method beside
-    its own; null is SMALL_CURVE for the small models and SMALL_CURVE_METHODS, none for others. untrained_null: add classifier-free guidance
-    with a null condition that the model never saw, as a control. clip: folder or hub id of a CLIP model for prompts.
+    num_repeats: sampling seeds; null is 1, and 2 for the small models.
+    curve: scales measured for every method beside its own; null is SMALL_CURVE for the small models and
+        SMALL_CURVE_METHODS, none for others.
+    untrained_null: add classifier-free guidance with a null condition that the model never saw, as a control.
+    clip: folder or hub id of a CLIP model, to score pictures against their prompts.
     """
 
     enabled: bool = True
