@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.icg import tiny
-from tests.toyroom.harness import finish, record, start
+from tests.toyroom.harness import finish, record, start, start_ranks
 from toolkit import zoo
 from toolkit.launch import dry_run, launch
 from toolkit.runs.table import Table
@@ -295,3 +295,13 @@ def test_edm2_is_sampled_through_its_autoencoder(work):
     assert record("one")["metrics"]["icg.w_1p25.calls"] == 14
     assert len(list(Path("one/images/tsg.w_5").glob("*.png"))) == 4
     assert sample(*words, "vae=nowhere", "hydra.run.dir=two") == 2
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batches(work):
+    words = [*SMOKE, *FEW, "batch_size=16"]
+    assert finish(*start_ranks(2, *words, "hydra.run.dir=two", command="sample-icg"), timeout_s=300) == [0, 0]
+    assert sample(*words, "hydra.run.dir=one") == 0
+    one, two = record("one")["metrics"], record("two")["metrics"]
+    assert one["icg.w_1p5.frechet"] == pytest.approx(two["icg.w_1p5.frechet"], rel=1e-3)
+    assert Path("one/samples/grid.png").read_bytes() == Path("two/samples/grid.png").read_bytes()

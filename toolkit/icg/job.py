@@ -75,8 +75,8 @@ def draws_of(config: SampleICG, run: Run, plan: Plan, column: Column, repeat: in
 
 
 def _draw(config: SampleICG, draws: Draws, column: Column, repeat: int) -> None:
-    for index, (start, stop) in enumerate(draws.missing()):
-        if index % world_size() != rank():
+    for start, stop in draws.missing():
+        if start // config.batch_size % world_size() != rank():  # every rank has its own places in the grid
             continue
         before = time.perf_counter()
         request = Request(config.seed, repeat, start, stop)
