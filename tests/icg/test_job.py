@@ -250,6 +250,8 @@ def test_matching_data_is_measured_and_other_data_is_not(work):
         (["data=ring", "network=adm_tiny"], "needs square images"),
         (["data=folder"], "data.path"),
         (["model=exact", "guidance=tsg"], "model=exact has no time embedding"),
+        (["model=exact", "guidance.num_draws=9"], "num_draws=9: there are 8 different conditions"),
+        (["model={dit}", "guidance.condition=shuffle", "num_samples=1", "num_steps=2"], "needs a batch of at least 2"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(work, home, capfd, words, message):

@@ -25,6 +25,8 @@ from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.record import Run
 from toolkit.runs.table import Table
 
+FEW_STEPS = 4
+
 
 def main(config: SampleICG, run: Run) -> float | None:
     """Make the models that are missing, sample every column from the same noise, measure, report."""
@@ -33,6 +35,7 @@ def main(config: SampleICG, run: Run) -> float | None:
     run.record["device"] = str(accelerator.device)
     plan = make_plan(config, *open_models(config, run, accelerator))
     if not run.stage_done("sample"):
+        try_out(config, plan)
         with run.stage("sample"):
             _sample(config, run, plan, accelerator)
     barrier()
@@ -48,14 +51,17 @@ def main(config: SampleICG, run: Run) -> float | None:
 # -- samples ---------------------------------------------------------------------------------------------------------
 
 
+def try_out(config: SampleICG, plan: Plan) -> None:
+    """Every column for a few steps: what cannot work is refused before the long work, and first calls are slow."""
+    request = Request(config.seed, 0, 0, min(2, config.num_samples))
+    for column in plan.columns:
+        column.source.prepare(column.guidance)
+        column.source.draw(column.guidance, column.scale, request, min(FEW_STEPS, config.num_steps))
+
+
 def _sample(config: SampleICG, run: Run, plan: Plan, accelerator: Accelerator) -> None:
     """Every column and sampling seed, batch by batch; what is there already is kept."""
     jobs = [(column, repeat) for column in plan.columns for repeat in range(_repeats(config, plan, column))]
-    for source in dict.fromkeys(column.source for column in plan.columns):
-        for column in plan.columns:
-            if column.source is source:
-                source.prepare(column.guidance)
-        source.warm_up()
     with progress.bar("sample", 0, len(jobs)) as bar:
         for number, (column, repeat) in enumerate(jobs):
             _draw(config, draws_of(config, run, plan, column, repeat), column, repeat)
