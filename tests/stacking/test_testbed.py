@@ -166,6 +166,7 @@ def test_a_larger_budget_trains_on():
         (["network.hidden_size=18", "network.num_attention_heads=4"], "must be an even multiple"),
         (["network.context=100000"], "network.context=100000 needs more"),
         (["optim.betas=[0.9]"], "must be two numbers"),
+        (["optim.after_growth=tile", "operator=direct", "direction=width"], "in depth only"),
         (["optim.sharding=fsdp"], "needs several processes"),
         (["optim.micro_batch_size=3"], "must divide optim.batch_size=8"),
         (["tokenize.tokenizer=nowhere/at-all"], "tokenize.tokenizer=nowhere/at-all: cannot be loaded"),

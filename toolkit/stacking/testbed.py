@@ -142,14 +142,13 @@ class Testbed:
         )
         Sequences(store.train, self.config.network.context, self.config.seed)
         held_out(store.valid, self.config.network.context, self.config.compare.eval_tokens)
-        if rank() == 0:
-            store.table().save(
-                self.run.path("tables", "corpus.json" if self.config.stage != "corpus" else "headline.json")
-            )
         if self.config.stage == "all":
             self._check_fit()
         if self.config.stage == "pretrain":
             self.base_config()
+        if rank() == 0:
+            name = "headline" if self.config.stage == "corpus" else "corpus"
+            store.table().save(self.run.path("tables", f"{name}.json"))
 
     def _check_fit(self) -> None:
         """Growth, masks and budget fit together."""
@@ -158,6 +157,8 @@ class Testbed:
             self._history(self.source) if self.source else Spent().after(base, self._base_sequences(), self._context)
         )
         num_sequences = self.sequences_left(target, spent, self.config.budget.grown_tokens)
+        if self.source is not None and self.config.optim.after_growth == "tile":
+            check_moments(self._base_moments(), str(self.config.source))
         if self.config.operator == "random" and "grown" in self.config.arms:
             phases = WIDTH_PHASES if self.config.direction == "width" else 1
             num_steps = math.ceil(num_sequences / self.config.optim.batch_size)

@@ -76,7 +76,9 @@ class Dynamics:
         num = opening.shape[1] + self.layout.tokens_per_frame - (not self.transformer.has_reward)
         cache = past.cache.extended(num, spare=8 * (self.layout.tokens_per_frame + 1))
         how = _How(sampling, seeds, number, past.cache.length + opening.shape[1])
-        decode = self._guess_and_check if self.drafts and draft_pays(self.transformer.llm, len(seeds)) else self._in_turn
+        decode = (
+            self._guess_and_check if self.drafts and draft_pays(self.transformer.llm, len(seeds)) else self._in_turn
+        )
         drawn, last = decode(opening, cache, how)
         if not self.transformer.has_reward:
             return Past(cache, drawn.tokens[:, -1]), drawn, None
@@ -103,7 +105,11 @@ class Dynamics:
         layout, llm, first = self.layout, self.transformer.llm, opening.shape[1] - 1
         num_inner = cache.length - how.start  # tokens that are passed in this frame
         guess = self._current_draft(how.sampling).guess(
-            opening, cache.until(how.start), layout.tokens_per_frame, self._embed, lambda *one: self._pick(how, *one).tokens
+            opening,
+            cache.until(how.start),
+            layout.tokens_per_frame,
+            self._embed,
+            lambda *one: self._pick(how, *one).tokens,
         )
         while True:
             embeds = torch.cat([opening, self._embed(guess[:, :num_inner])], dim=1)
