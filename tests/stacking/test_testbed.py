@@ -145,11 +145,12 @@ def test_stages_one_after_the_other_equal_all_at_once():
 @pytest.mark.slow
 def test_a_larger_budget_trains_on():
     assert grow(*SHORT, "arms=[grown]", "hydra.run.dir=one") == 0
-    short = curve("one", "grown").points
+    short, base = curve("one", "grown").points, Path("one/curves/base.json").stat().st_mtime_ns
     longer = [SHORT[0], "budget.tokens=3072", "arms=[grown]", "hydra.run.dir=one"]
     assert grow(*longer) == 0
     assert curve("one", "grown").points[: len(short)] == short
     assert curve("one", "grown").points[-1]["tokens"] > short[-1]["tokens"]
+    assert Path("one/curves/base.json").stat().st_mtime_ns == base and "base.loss" in record("one")["metrics"]
 
 
 @pytest.mark.parametrize(

@@ -162,10 +162,10 @@ class Testbed:
         if self.config.operator == "random" and "grown" in self.config.arms:
             phases = WIDTH_PHASES if self.config.direction == "width" else 1
             num_steps = math.ceil(num_sequences / self.config.optim.batch_size)
-            if phases * self.config.optim.mask_steps > num_steps:
+            if phases * self.config.optim.mask_steps >= num_steps:
                 raise UserError(
                     f"optim.mask_steps={self.config.optim.mask_steps}: the masks must be open before training ends; "
-                    f"at most {num_steps // phases} here"
+                    f"at most {(num_steps - 1) // phases} here"
                 )
             if self.config.compile:
                 raise UserError("compile=true: operator=random changes its masks at every step; use compile=false")
