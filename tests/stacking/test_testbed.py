@@ -172,8 +172,9 @@ def test_a_larger_budget_trains_on():
         (["optim.micro_batch_size=3"], "must divide optim.batch_size=8"),
         (["tokenize.tokenizer=nowhere/at-all"], "tokenize.tokenizer=nowhere/at-all: cannot be loaded"),
         (["source=nowhere"], "source=nowhere"),
-        (["stage=compare", "compare.runs=[nowhere]"], "compare.runs: nowhere: no such folder"),
+        (["stage=compare", "compare.runs=[nowhere]"], "compare.runs: nowhere: no run there"),
         (["stage=compare"], "compare.runs: must be given"),
+        (["compare.runs=[nowhere]"], "compare.runs: nowhere: no run there"),
     ],
 )
 def test_bad_requests_are_one_line_before_anything_trains(capfd, words, message):

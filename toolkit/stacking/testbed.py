@@ -35,6 +35,7 @@ from toolkit.stacking.build import (
     training_cost,
 )
 from toolkit.stacking.checkpoint import Checkpoint, find_network, open_checkpoint
+from toolkit.stacking.comparing import other_arms
 from toolkit.stacking.config import GrowLLM, scratch_stage
 from toolkit.stacking.curves import Arm, Spent, flops_per_token
 from toolkit.stacking.growing import identity, written_by
@@ -151,7 +152,8 @@ class Testbed:
             store.table().save(self.run.path("tables", f"{name}.json"))
 
     def _check_fit(self) -> None:
-        """Growth, masks and budget fit together."""
+        """Growth, masks and budget fit together; what will be compared with is there."""
+        other_arms(self.config)
         base, target = self.cost(self.base_config()), self.plan().config
         spent = (
             self._history(self.source) if self.source else Spent().after(base, self._base_sequences(), self._context)
