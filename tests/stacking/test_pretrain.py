@@ -196,3 +196,12 @@ def test_batches_that_do_not_divide(monkeypatch):
         check_batches(Optim(batch_size=8))
     with pytest.raises(UserError, match="must divide the 2 sequences of each process"):
         check_batches(Optim(batch_size=6, micro_batch_size=3))
+
+
+def test_the_network_is_configured_as_asked():
+    network = Network(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, rope_theta=500.0, rms_norm_eps=1e-3)
+    config = llama_config(network, 100)
+    built = build(config, Fresh(config, 0))
+    assert built.model.rotary_emb.inv_freq.tolist() == pytest.approx([500.0 ** (-i / 4) for i in range(4)])
+    assert built.model.layers[0].self_attn.k_proj.weight.shape == (16, 32)
+    assert built.model.norm.variance_epsilon == 1e-3 and not config.tie_word_embeddings
