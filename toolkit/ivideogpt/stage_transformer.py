@@ -19,6 +19,7 @@ from toolkit.runs.distributed import rank
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive
+from toolkit.zoo.video_tokens import TokenLayout
 from toolkit.zoo.video_transformer import VideoTransformer, reward_targets
 from toolkit.zoo.vq_tokenizer import CompressiveVQModel
 
@@ -110,7 +111,7 @@ def train_transformer(
     for step in loop:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
-        terms = trained(batches(step).to(device))
+        terms = trained(shortened(batches(step), step, config, tokenizer.layout).to(device))
         accelerator.backward(terms["loss"])
         grad_norm = torch.nn.utils.clip_grad_norm_(transformer.parameters(), optim.grad_clip)
         optimizer.step()
@@ -123,6 +124,19 @@ def train_transformer(
     return transformer.eval()
 
 
+def shortened(batch: TokenClips, step: int, config: TrainIVideoGPT, layout: TokenLayout) -> TokenClips:
+    """In the first part of the training the first future frames alone: the first is the hardest to learn (ours).
+
+    It has to turn context tokens into dynamics tokens, where later frames can begin from the frame before.
+    """
+    optim = config.transformer_optim
+    if optim.short_frames is None or step >= optim.short_until * optim.num_steps:
+        return batch
+    num_tokens, num_frames = layout.length(optim.short_frames), layout.context_length + optim.short_frames
+    rows = (None if one is None else one[:, :num_frames] for one in (batch.actions, batch.rewards))
+    return TokenClips(batch.tokens[:, :num_tokens], *rows)
+
+
 @torch.no_grad()
 def held_out(objective: TransformerObjective, valid: TokenClips) -> dict[str, Tensor]:
     """Cross-entropy per token of held-out clips, and how much it rises with another clip's actions.
@@ -130,7 +144,8 @@ def held_out(objective: TransformerObjective, valid: TokenClips) -> dict[str, Te
     The rise is the early, cheap sign that actions are obeyed: both losses look fine for a model that ignores them.
     """
     objective.eval()
-    terms = {"valid_tokens": objective(valid)["tokens"]}
+    found = objective(valid)
+    terms = {"valid_tokens": found["tokens"], "valid_frame_1": found["frame_1"]}
     if valid.actions is not None and objective.config.action_conditioned:
         exchanged = TokenClips(valid.tokens, valid.actions.roll(1, 0), valid.rewards)
         terms["valid_rise_with_other_actions"] = objective(exchanged)["tokens"] - terms["valid_tokens"]
