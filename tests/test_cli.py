@@ -28,7 +28,8 @@ def test_help_lists_working_commands_and_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in (*COMMANDS, "runs", "report", "reproduce", "bench", "zoo", "data", "play"):
+    jobs = [name for name in COMMANDS if name != "train-toy"]  # which only tests register
+    for command in (*jobs, "runs", "report", "reproduce", "bench", "zoo", "data", "play"):
         assert command in done.stdout
 
 
@@ -108,7 +109,7 @@ def test_the_shell_gets_completions_of_commands_and_overrides():
         env = {"_TOOLKIT_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(["toolkit", *words])}
         return toolkit(env={**env, "COMP_CWORD": str(len(words))})[1].split()
 
-    assert ask("tr") == ["train-disco"]
+    assert ask("train-d") == ["train-disco"]
     assert ask("train-disco", "optim.l") == ["optim.lr="]
     assert "disco_smoke" in ask("train-disco", "experiment", "=")
     assert ask("train-disco", "network", "=", "adm_t") == ["adm_tiny"]

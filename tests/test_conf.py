@@ -13,10 +13,16 @@ from toolkit.configs import compose
 from toolkit.paths import conf_dir, presets
 from toolkit.schema import UserError
 
-REAL = ["train-disco", "grow-llm", "train-ivideogpt"]  # the toy room of the tests registers a command too
+REAL = [name for name in COMMANDS if name != "train-toy"]  # which only tests register
 PRESETS = [(command, name) for command in REAL for name in presets(command)]
 
-GROUPS = {"train-disco": ("data", "network"), "grow-llm": ("data",), "train-ivideogpt": ()}
+GROUPS = {
+    "train-disco": ("data", "network"),
+    "sample-icg": ("data", "network", "guidance"),
+    "grow-llm": ("data",),
+    "train-ivideogpt": (),
+    "enhance-video": (),
+}
 
 OPTIONS = [
     (command, group, path.stem)

@@ -183,5 +183,7 @@ def test_a_killed_attempt_is_cleared_away(one):
     partial = one.parent / ".out.partial"
     partial.mkdir()
     (partial / "model.safetensors").write_bytes(b"half")
+    (partial / "transformer").mkdir()
+    (partial / "transformer" / "config.json").write_text("{}")
     grow_checkpoint(one, one.parent / "out", STACK)
     assert not partial.exists()

@@ -91,6 +91,31 @@ def test_tokenizer_and_generation_config_come_along(tmp_path):
     assert own_text["function"]["num_tokens"] == 4
 
 
+def test_config_is_the_sources_but_for_what_growth_changes(tmp_path):
+    """Rotary frequencies in the form of transformers 4, keys of other programs, a class of somebody's own."""
+    source = tmp_path / "source"
+    make_model().save_pretrained(source)
+    raw = json.loads((source / "config.json").read_text())
+    del raw["rope_parameters"], raw["dtype"]
+    scaling = {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3"}
+    raw |= {"rope_theta": 5e5, "rope_scaling": scaling | {"original_max_position_embeddings": 32}}
+    raw |= {"torch_dtype": "float32", "eos_token_id": [2, 3], "auto_map": {"AutoModel": "theirs.Model"}, "mine": [1]}
+    (source / "config.json").write_text(json.dumps(raw))
+    for name, growth, changes in (
+        ("deep", Growth(operator="zero", factor=2), {"num_hidden_layers": 6}),
+        ("wide", Growth(operator="direct", direction="width", factor=2), {"hidden_size": 64, "intermediate_size": 80}),
+    ):
+        report = grow_checkpoint(source, tmp_path / name, growth)
+        assert report["function"]["verdict"] in ("exact", "preserved")
+        written = json.loads((tmp_path / name / "config.json").read_text())
+        heads = {"num_attention_heads": 8, "num_key_value_heads": 4} if name == "wide" else {}
+        expected = {key: value for key, value in raw.items() if key != "auto_map"} | changes | heads
+        assert written == expected
+        ids = token_ids(1, 40)
+        change = logits(load_strictly(tmp_path / name), ids) - logits(load_strictly(source), ids)
+        assert change.abs().max() < 1e-5
+
+
 def test_perplexities_in_the_report_are_transformers(tmp_path):
     make_model().save_pretrained(tmp_path / "source")
     make_tokenizer().save_pretrained(tmp_path / "source")

@@ -3,6 +3,8 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from tests.stacking.models import make_bpe, make_model
 from toolkit.launch import launch
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
+from toolkit.stacking.loading import load_model
 from toolkit.stacking.scoring import Scorer
-from toolkit.stacking.tasks import BENCHMARKS, check_exports, expand
+from toolkit.stacking.tasks import BENCHMARKS, check_exports, expand, write_tasks
 
 DATA = Path(__file__).parent.parent / "data" / "tasks"
 MEANING = str(DATA / "meaning.jsonl")
@@ -42,7 +45,6 @@ def own_task(folder, name, rows):
 
 def test_three_routes_give_identical_numbers(source, no_network, tmp_path):
     from toolkit.stacking import harness
-    from toolkit.stacking.loading import load_model
 
     model, tokenizer = load_model(str(source))
     scorer = Scorer(model, tokenizer, batch_size=4)
@@ -50,7 +52,8 @@ def test_three_routes_give_identical_numbers(source, no_network, tmp_path):
     names.append(own_task(tmp_path, "leaves", [{"page": "the river"}, {"page": "a bridge in the winter"}]))
     with harness.quiet():
         routes = [harness.in_memory(scorer), harness.from_source(str(source), scorer), harness.ScoredLM(scorer)]
-    memory, folder, own = (harness.run_tasks(route, names, DATA) for route in routes)
+    with harness.loaded(names, DATA) as tasks:
+        memory, folder, own = (harness.run_tasks(route, tasks) for route in routes)
     assert memory == folder == own
     assert list(memory) == [*BENCHMARKS, "meaning", "last_word", "leaves"]
     for name, one in BENCHMARKS.items():
@@ -64,18 +67,37 @@ def test_three_routes_give_identical_numbers(source, no_network, tmp_path):
         assert memory["leaves"].metrics[metric] == pytest.approx(getattr(pages, metric), rel=1e-6)
 
 
+@pytest.mark.slow
+def test_the_harness_command_line_gives_the_same(source, tmp_path):
+    import lm_eval.tasks
+
+    from toolkit.stacking import harness
+
+    names = write_tasks(["arc_easy", "winogrande", "wikitext"], DATA, tmp_path, Path(lm_eval.tasks.__file__).parent)
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--include_path", tmp_path]
+    arguments = ["--model_args", f"pretrained={source},dtype=float32", "--tasks", ",".join(names)]
+    subprocess.run([*command, *arguments, "--output_path", tmp_path / "out"], check=True, timeout=300)
+    (written,) = (tmp_path / "out").rglob("results*.json")
+    theirs = json.loads(written.read_text())["results"]
+    with harness.loaded(names, DATA) as tasks:
+        ours = harness.run_tasks(harness.ScoredLM(Scorer(*load_model(str(source)))), tasks)
+    for name in names:
+        for metric, value in ours[name].metrics.items():
+            assert theirs[name][f"{metric},none"] == pytest.approx(value, rel=1e-6)
+
+
 def test_few_shots_and_a_limit(source, no_network):
     from toolkit.stacking import harness
-    from toolkit.stacking.loading import load_model
 
     scorer = Scorer(*load_model(str(source)))
-    names = ["arc_easy"]
-    zero = harness.run_tasks(harness.ScoredLM(scorer), names, DATA, limit=3)["arc_easy"]
+    with harness.loaded(["arc_easy"], DATA) as tasks:
+        zero = harness.run_tasks(harness.ScoredLM(scorer), tasks, limit=3)["arc_easy"]
     assert zero.num_rows == 3
     assert zero.standard_error("acc") == pytest.approx((zero.metrics["acc"] * (1 - zero.metrics["acc"]) / 2) ** 0.5)
     seen = []
     scorer.pair = lambda context, continuation: seen.append(context) or Scorer.pair(scorer, context, continuation)
-    harness.run_tasks(harness.ScoredLM(scorer), names, DATA, num_fewshot=2, limit=1)
+    with harness.loaded(["arc_easy"], DATA, num_fewshot=2) as tasks:
+        harness.run_tasks(harness.ScoredLM(scorer), tasks, limit=1)
     assert all(context.count("Question:") == 3 for context in seen)
 
 
@@ -100,7 +122,7 @@ def test_the_command(source, no_network, tmp_path, monkeypatch, capfd):
 
 def test_perplexity_needs_no_extra(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     (tmp_path / "text.txt").write_text("the river over the bridge")
     words = ["stage=evaluate", f"source={source}", "text=text.txt", "hydra.run.dir=run"]
     assert launch("grow-llm", words) == 0
@@ -114,13 +136,14 @@ def test_perplexity_needs_no_extra(source, tmp_path, monkeypatch):
     assert launch("grow-llm", [*words[:-1], "evaluation.tasks=[piqa]", "hydra.run.dir=other"]) == 2
 
 
-def test_without_an_export_the_hub_is_asked(source, no_network):
-    from toolkit.stacking import harness
-    from toolkit.stacking.loading import load_model
-
-    scorer = Scorer(*load_model(str(source)))
-    with pytest.raises(UserError, match=r"not to be had from the hub .*evaluation.task_data=FOLDER"):
-        harness.run_tasks(harness.ScoredLM(scorer), ["piqa"])
+def test_without_an_export_the_hub_is_asked_before_the_model_is_loaded(no_network, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("the river")
+    words = ["stage=evaluate", "source=nowhere", "text=text.txt", "evaluation.tasks=[piqa]"]
+    assert launch("grow-llm", words) == 2
+    said = capfd.readouterr().err.strip()
+    assert said.startswith("toolkit: error: evaluation.tasks: a data set is not to be had from the hub")
+    assert said.endswith("give local exports with evaluation.task_data=FOLDER")
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ import json
 import pytest
 import torch
 
-pytest.importorskip("toolkit.zoo.world_model")
-
 from tests.zoo.nano_world import nano_clips, nano_world
 from toolkit.launch import launch
 from toolkit.stacking.config import Growth

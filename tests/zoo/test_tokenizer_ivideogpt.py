@@ -152,7 +152,7 @@ def test_the_conditional_pair_can_start_from_the_plain_one(tokenizer):
 
 def test_a_diagonal_start_looks_at_the_same_place():
     network = nano_tokenizer(context_length=1)
-    network.start_diagonal(torch.Generator().manual_seed(0))
+    network.start_diagonal(generator=torch.Generator().manual_seed(0))
     block = network.cond_decoder.cross_att_blocks[0]
     memory = block.remember(torch.zeros(1, 1, 32, 4, 4))
     rows = block.q_norm(torch.zeros(1, 32, 4, 4)).flatten(2).transpose(1, 2) + block.q_pos_emb

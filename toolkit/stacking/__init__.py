@@ -14,7 +14,9 @@ _HOMES = {
     "grow_checkpoint": "report",
     "grow_network": "networks",
     "grow_saved_network": "networks",
+    "load_model": "loading",
     "open_checkpoint": "checkpoint",
+    "Scorer": "scoring",
     "train_map": "learn",
     "GrowthMasks": "masks",
 }

@@ -18,8 +18,6 @@ from toolkit.stacking.loading import fetched, load_config, load_model, load_toke
 from toolkit.stacking.safetensors_io import SafetensorsFile
 from toolkit.stacking.tensors import Info, InMemory, Tensors
 
-HISTORY_FILE = "training.json"  # what the network has cost so far (curves.Spent)
-
 
 @dataclass
 class Checkpoint:

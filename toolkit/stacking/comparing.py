@@ -106,13 +106,14 @@ def _metrics(
         found["crossing.base_budgets"] = found["crossing.flops"] / start if start else math.inf
     base = next((arm for arm in seed if arm.label == "base"), None)
     if base is not None:
-        jump = spike(base.final_loss, grown)
+        jump = spike(base.points[-1]["valid_loss"], grown)
         found |= {
             "growth.base_loss": jump.base_loss,
             "growth.loss": jump.loss,
             "growth.spike": jump.loss - jump.base_loss,
         }
-        found["growth.recovery_tokens"] = math.inf if jump.recovery_tokens is None else float(jump.recovery_tokens)
+        recovery = math.inf if jump.recovery_tokens is None else float(jump.recovery_tokens)
+        found |= {"growth.recovery_tokens": recovery, "growth.recovery_share": recovery / config.budget.tokens}
     return found
 
 
@@ -171,7 +172,7 @@ def arms_table(arms: Sequence[Arm]) -> Table:
                 _spread(point["tokens"] for point in last),
                 _spread(point["flops.total"] for point in last),
                 _spread(point["time_s"] for point in last),
-                _spread(point["valid_loss"] for point in last),
+                _spread(arm.final_loss for arm in alike),
             ]
         )
     columns = ["arm", "layers", "lr", "tokens", "FLOPs", "time, s", "held-out loss"]
@@ -221,7 +222,9 @@ def _compute_series(alike: Sequence[Arm], accounting: str, ceiling: float) -> tu
 
 def _plain_series(arm: Arm, key: str, ceiling: float) -> tuple[list[float], ...]:
     kept = [
-        (point[key], point["valid_loss"]) for point in arm.points if point["valid_loss"] <= ceiling and point[key] > 0
+        (point[key], loss)
+        for point, loss in zip(arm.points, arm.smoothed(), strict=True)
+        if loss <= ceiling and point[key] > 0
     ]
     return tuple(list(column) for column in zip(*kept, strict=True))
 
@@ -244,7 +247,7 @@ def _draw_speedups(run: Run, config: GrowLLM, arms: Sequence[Arm], results: Sequ
             for arm in alike
         }
         low = max(final_loss(scratch[arm.settings["seed"]], arm) for arm in alike)
-        high = min(arm.points[0]["valid_loss"] for arm in alike)
+        high = min(arm.smoothed()[0] for arm in alike)
         rows = []
         for index in range(SPEEDUP_GRID):
             loss = low + (high - low) * index / (SPEEDUP_GRID - 1)

@@ -11,8 +11,9 @@ from toolkit import data
 from toolkit.runs.distributed import from_rank_zero
 from toolkit.schema import UserError
 from toolkit.stacking.bpe import identity, load_bpe, train_bpe
-from toolkit.stacking.checkpoint import HISTORY_FILE, find_network, open_checkpoint
+from toolkit.stacking.checkpoint import find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
+from toolkit.stacking.loading import HISTORY_FILE
 from toolkit.stacking.tokens import TokenStore, prepare, split_documents, store_key
 
 

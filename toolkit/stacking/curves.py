@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from toolkit.schema import UserError
 from toolkit.stacking.flops import Cost
 from toolkit.stacking.speedup import Curve
 
+SMOOTHING = 20  # a point is smoothed with one neighbour on each side for every so many points of the curve
 ACCOUNTINGS = ("total", "non_embedding", "matmul")
 
 
@@ -105,15 +107,25 @@ class Arm:
     settings: dict[str, Any]
     points: list[dict[str, Any]]
 
-    def curve(self, accounting: str, loss: str = "valid_loss") -> Curve:
-        """Loss against FLOPs."""
-        points = [point for point in self.points if point[loss] is not None and point[f"flops.{accounting}"] > 0]
-        return Curve([point[f"flops.{accounting}"] for point in points], [point[loss] for point in points])
+    def curve(self, accounting: str) -> Curve:
+        """Held-out loss, smoothed, against FLOPs."""
+        points = zip(self.points, self.smoothed(), strict=True)
+        kept = [(point[f"flops.{accounting}"], loss) for point, loss in points if point[f"flops.{accounting}"] > 0]
+        return Curve([flops for flops, _ in kept], [loss for _, loss in kept])
+
+    def smoothed(self) -> list[float]:
+        """Held-out losses, each on the line through its neighbours: at a constant rate weights swing on their way.
+
+        The first one is left as it is: right after growth the loss jumps.
+        """
+        losses = [point["valid_loss"] for point in self.points]
+        reaches = [min(i, len(losses) // SMOOTHING) for i in range(len(losses))]
+        return [_line_at(reach, losses[i - reach : i + reach + 1]) for i, reach in enumerate(reaches)]
 
     @property
     def final_loss(self) -> float:
-        """The last held-out loss."""
-        return self.points[-1]["valid_loss"]
+        """The last held-out loss, smoothed."""
+        return self.smoothed()[-1]
 
     def save(self, path: Path) -> None:
         """As JSON."""
@@ -126,6 +138,14 @@ class Arm:
             return cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path}: not a training curve ({error})") from None
+
+
+def _line_at(x: float, ys: Sequence[float]) -> float:
+    """The least-squares line through (0, ys[0]), (1, ys[1]), ... at x; at the middle of the window that is the mean."""
+    middle, mean = (len(ys) - 1) / 2, sum(ys) / len(ys)
+    spread = sum((i - middle) ** 2 for i in range(len(ys)))
+    slope = sum((i - middle) * y for i, y in enumerate(ys)) / spread if spread else 0.0
+    return mean + slope * (x - middle)
 
 
 def load_arms(folder: Path) -> list[Arm]:

@@ -30,21 +30,33 @@ if TYPE_CHECKING:
 def evaluate_source(config: GrowLLM, run: Run) -> None:
     """Measure ``config.source`` on text and on ``config.evaluation.tasks``, on rank 0.
 
-    The text is the file ``config.text``, or the held-out documents of ``config.data``.
+    The text is the file ``config.text``, or the held-out documents of ``config.data``. Data of tasks are read before
+    the model is.
 
     Raises UserError for a task that is unknown, an export that does not fit, or an extra that is not installed.
     """
-    tasks, data = expand(config.evaluation.tasks), _task_data(config)
-    if tasks:
+    names, data = expand(config.evaluation.tasks), _task_data(config)
+    if names:
         require_harness()
-        check_exports(tasks, data)
+        check_exports(names, data)
     if rank() == 0:
-        texts = _texts(config)
+        _measure(config, run, names, data)
+    barrier()
+
+
+def _measure(config: GrowLLM, run: Run, names: Sequence[str], data: Path | None) -> None:
+    texts = _texts(config)
+    if not names:
+        scorer, _ = _load(config)
+        _keep(run, scorer.text_loss(texts), {})
+        return
+    from toolkit.stacking import harness
+
+    with harness.loaded(names, data, config.evaluation.num_fewshot) as tasks:
         scorer, source = _load(config)
         loss = scorer.text_loss(texts)
-        scores = _scores(config, tasks, scorer, source) if tasks else {}
-        _keep(run, loss, scores)
-    barrier()
+        progress.say(f"evaluating {', '.join(names)}")
+        _keep(run, loss, harness.run_tasks(_model(config, scorer, source), tasks, config.evaluation.limit))
 
 
 def require_harness() -> None:
@@ -79,17 +91,12 @@ def _load(config: GrowLLM) -> tuple[Scorer, str]:
     return Scorer(model.to(accelerator.device), tokenizer, batch_size=config.evaluation.batch_size), source
 
 
-def _scores(config: GrowLLM, tasks: Sequence[str], scorer: Scorer, source: str) -> dict[str, Score]:
+def _model(config: GrowLLM, scorer: Scorer, source: str) -> Any:
     from toolkit.stacking import harness
 
-    wanted = config.evaluation
-    with harness.quiet():
-        if wanted.route == "own":
-            model: Any = harness.ScoredLM(scorer)
-        else:
-            model = harness.in_memory(scorer) if wanted.route == "memory" else harness.from_source(source, scorer)
-    progress.say(f"evaluating {', '.join(tasks)}")
-    return harness.run_tasks(model, tasks, _task_data(config), wanted.num_fewshot, wanted.limit)
+    if config.evaluation.route == "own":
+        return harness.ScoredLM(scorer)
+    return harness.in_memory(scorer) if config.evaluation.route == "memory" else harness.from_source(source, scorer)
 
 
 def _task_data(config: GrowLLM) -> Path | None:

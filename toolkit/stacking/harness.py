@@ -92,19 +92,18 @@ def from_source(source: str, scorer: Scorer) -> LM:
     )
 
 
-def run_tasks(
-    model: LM, names: Sequence[str], data: Path | None = None, num_fewshot: int = 0, limit: int | None = None
-) -> dict[str, Score]:
-    """Scores of the tasks ``names`` (see ``tasks.expand``) in order; exports of their data in ``data``, else the hub's.
+@contextmanager
+def loaded(names: Sequence[str], data: Path | None = None, num_fewshot: int = 0) -> Iterator[Any]:
+    """The harness's task objects for ``names`` (see ``tasks.expand``), their data read: from exports in ``data``, else
+    from the hub. They can be used inside of the ``with`` block.
 
     Raises UserError where an export does not fit, or the hub cannot be reached.
     """
     with tempfile.TemporaryDirectory(prefix="toolkit-tasks-") as folder, quiet():
         here = Path(folder)
         written = write_tasks(names, data, here, Path(lm_eval.tasks.__file__).parent)
-        manager = lm_eval.tasks.TaskManager(include_path=folder, include_defaults=False)
         try:
-            tasks = manager.load(written)
+            tasks = lm_eval.tasks.TaskManager(include_path=folder, include_defaults=False).load(written)
         except OSError as error:  # also what datasets and the hub raise where there is no connection
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -114,9 +113,15 @@ def run_tasks(
         for task in tasks["tasks"].values():
             task.set_config("num_fewshot", num_fewshot)
             task.set_fewshot_seed(FEWSHOT_SEED)
+        yield tasks
+
+
+def run_tasks(model: LM, tasks: Any, limit: int | None = None) -> dict[str, Score]:
+    """Scores of tasks that are ``loaded``, in their order. limit: rows of each."""
+    with quiet():
         answer = evaluate(model, tasks, limit=limit, bootstrap_iters=0, log_samples=False)
     assert answer is not None
-    return {name: _score(answer, name) for name in written}
+    return {name: _score(answer, name) for name in tasks["tasks"]}
 
 
 def _score(answer: Any, name: str) -> Score:

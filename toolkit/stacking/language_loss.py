@@ -1,4 +1,4 @@
-"""The training objective: mean cross-entropy of next tokens, in nats, without ever keeping the logits."""
+"""The training objective: mean cross-entropy of next tokens, in nats, without keeping many logits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-MOST_LOGITS = 2**22  # held at a time, 16 MiB in float32: they stay in a CPU's cache
+from toolkit.stacking import cpu_blocks
+
+MOST_LOGITS = 2**22  # held at a time, 16 MiB in float32
 
 
 class LanguageModelLoss(nn.Module):
@@ -19,16 +22,21 @@ class LanguageModelLoss(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean loss, a float32 scalar, of predicting ``targets`` (B,T) from ``ids`` (B,T), both int64."""
-        hidden = self.network.model(input_ids=ids, use_cache=False).last_hidden_state
-        return head_loss(hidden.flatten(0, 1), self.network.lm_head.weight, targets.flatten())
+        if cpu_blocks.usable(self.network, ids):
+            hidden = cpu_blocks.hidden_states(self.network, ids)
+        else:
+            hidden = self.network.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        return head_loss(hidden, self.network.lm_head.weight, targets.flatten())
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of ``hidden`` (N,C) under the output head ``weight`` (V,C); targets int64 (N,).
 
-    Softmax in float32, matrix products in autocast's type. The gradients are made in the forward pass, piece by piece:
-    no (N,V) array is written twice or kept.
+    Softmax in float32, matrix products in autocast's type. Where there are many logits the gradients are made in the
+    forward pass, piece by piece, and no (N,V) array is ever held.
     """
+    if len(targets) * len(weight) <= MOST_LOGITS:
+        return F.cross_entropy((hidden @ weight.t()).float(), targets)
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
         hidden, weight = (x.to(torch.get_autocast_dtype(kind)) for x in (hidden, weight))
@@ -45,19 +53,18 @@ class _HeadLoss(torch.autograd.Function):
         size = max(1, MOST_LOGITS // len(weight))
         for start in range(0, count, size):
             h, t = hidden[start : start + size], targets[start : start + size, None]
-            logits = (h @ weight.t()).float()
-            log_sum = logits.logsumexp(-1, keepdim=True)
-            total = total + (log_sum - logits.gather(1, t)).sum()
+            log_softmax = torch.log_softmax((h @ weight.t()).float(), -1)
+            total = total - log_softmax.gather(1, t).sum()
             if grad_hidden is not None and grad_weight is not None:
-                errors = logits.sub_(log_sum).exp_()  # softmax
-                errors.scatter_add_(1, t, errors.new_full(t.shape, -1.0)).div_(count)
-                errors = errors.to(hidden.dtype)
-                grad_hidden[start : start + size] = errors @ weight
+                errors = log_softmax.exp_().scatter_add_(1, t, log_softmax.new_full(t.shape, -1.0)).to(hidden.dtype)
+                torch.mm(errors, weight, out=grad_hidden[start : start + size])
                 grad_weight += errors.t() @ h
         ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.count = count
         return total / count
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], (grad_weight * grads[0]).to(grad_hidden.dtype), None
+        scale = grads[0] / ctx.count
+        return grad_hidden * scale, (grad_weight * scale).to(grad_hidden.dtype), None

@@ -16,7 +16,8 @@ import torch
 from toolkit.schema import UserError
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken")
-CARRIED_FILES = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*")
+HISTORY_FILE = "training.json"  # what the network has cost so far (curves.Spent)
+CARRIED_FILES = (*TOKENIZER_FILES, HISTORY_FILE, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*")
 
 
 def load_model(source: str, dtype: torch.dtype | str = "auto") -> tuple[Any, Any | None]:

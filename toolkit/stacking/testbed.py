@@ -34,13 +34,14 @@ from toolkit.stacking.build import (
     planned,
     training_cost,
 )
-from toolkit.stacking.checkpoint import HISTORY_FILE, Checkpoint, find_network, open_checkpoint
+from toolkit.stacking.checkpoint import Checkpoint, find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM, scratch_stage
 from toolkit.stacking.curves import Arm, Spent, flops_per_token
 from toolkit.stacking.growing import identity, written_by
 from toolkit.stacking.growth import Grown
 from toolkit.stacking.learn import GrowthMap
 from toolkit.stacking.learned import trained_map
+from toolkit.stacking.loading import HISTORY_FILE
 from toolkit.stacking.masks import GrowthMasks
 from toolkit.stacking.pretrain import Task, Trained, check_batches, train
 from toolkit.stacking.report import grow_checkpoint
@@ -196,7 +197,7 @@ class Testbed:
     def train_grown(self) -> None:
         """The grown network, until it has cost what scratch costs."""
         start = open_checkpoint(self._folder("start"))
-        network, spent, plan = build(start.config, start.tensors), self._start_history(start), self.plan()
+        network, spent, plan = build(start.config, start.tensors), self._start_history(start.config), self.plan()
         masks = None
         if self.config.operator == "random":
             masks = GrowthMasks(network, plan.plan, plan.old, plan.new, self.config.optim.mask_steps)
@@ -260,7 +261,12 @@ class Testbed:
         arm = Arm(stage.split("-")[0], self._settings(stage, lr, network.config), trained.curve.points)
         if rank() == 0:
             arm.save(self.run.path("curves", f"{stage}.json"))
-        final = {"loss": arm.final_loss, "tokens": trained.spent.tokens, "flops": trained.spent.flops}
+        final = {
+            "loss": arm.final_loss,
+            "last_loss": arm.points[-1]["valid_loss"],
+            "tokens": trained.spent.tokens,
+            "flops": trained.spent.flops,
+        }
         self.run.add_metrics(stage, final)
         self.run.record.setdefault("parameters", {})[stage] = task.cost.parameters
         barrier()
@@ -319,12 +325,12 @@ class Testbed:
         found = checkpoints.load(folder)
         return found[1]["state.optimizer"] if found else None
 
-    def _start_history(self, start: Checkpoint) -> Spent:
+    def _start_history(self, target: Any) -> Spent:
         """The base's, and the training of G_learn's map, whose every step costs one of the target."""
-        spent, learn = self._history(start), self.config.learn
+        spent, learn = self._history(self.base()), self.config.learn
         if self.config.operator != "learn":
             return spent
-        return spent.after(self.cost(start.config), learn.num_steps * learn.batch_size, self._context)
+        return spent.after(self.cost(target), learn.num_steps * learn.batch_size, self._context)
 
     def _growth_map(self, base: Checkpoint) -> GrowthMap | None:
         """G_learn's map, trained on the sequences after the base's; None for other operators."""

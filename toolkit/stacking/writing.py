@@ -42,7 +42,7 @@ def whole_or_nothing(out: Path, needed_bytes: int) -> Iterator[Path]:
             if free < needed_bytes:
                 raise JobError(f"out={out}: needs {needed_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left")
             yield aside
-            for path in [*aside.iterdir(), aside]:
+            for path in [*aside.rglob("*"), aside]:
                 _flush(path)
             os.replace(aside, out.absolute())
             _flush(aside.parent)
@@ -67,7 +67,7 @@ def _held(aside: Path, out: Path) -> Iterator[None]:
         raise UserError(f"out={out}: another process is writing it") from None
     try:
         for path in aside.iterdir():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
     finally:
         os.close(descriptor)
@@ -99,9 +99,24 @@ def write_checkpoint(
             "weight_map": {name: file for file, held in zip(names, shards, strict=True) for name in held},
         }
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    config.save_pretrained(folder)
+    _write_config(source, config, folder)
     _carry_along(source, folder)
     return len(shards)
+
+
+def _write_config(source: Checkpoint, config: Any, folder: Path) -> None:
+    """The source's own config.json with the keys that growth changed, so that every reader of that one reads this.
+
+    transformers 5 writes some keys, such as rotary frequencies, in a form that version 4 and other programs pass over.
+    """
+    if source.folder is None:
+        config.save_pretrained(folder)
+        return
+    old, new = source.config.to_dict(), config.to_dict()
+    kept = json.loads((source.folder / "config.json").read_text())
+    kept.pop("auto_map", None)  # names Python files that do not come along; the class is transformers' own
+    kept |= {key: value for key, value in new.items() if value != old.get(key)}
+    (folder / "config.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
 
 def _carry_along(source: Checkpoint, folder: Path) -> None:

@@ -1,27 +1,30 @@
 """``backend=classic``: frames between frames by motion compensation, Lanczos up-scaling, no network.
 
-The motion at an in-between time is the flow read along its own path (a fixed point: Herbst et al. 2009); three
-candidates, forward flow, backward flow and no motion at all, are weighted in every pixel by how well the two frames
-agree along them.
+The motion at an in-between time is the flow read along its own path (a fixed point). Of forward and backward flow every
+pixel takes the one along which the two frames agree better, and where they agree no better than the frames as they
+stand, it fades to those: text that stands still is not torn, what is covered fades.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from toolkit.metrics.flow import box_mean, estimate_flow, to_grey, warp
+from toolkit.metrics.flow import box_mean, estimate_flow, halve, resize_flow, to_grey, warp
 from toolkit.venhancer.config import Classic
 
 FIXED_POINT_STEPS = 3
 AGREEMENT_RADIUS = 2
 SOFTNESS = 5.0  # grey levels of disagreement by which a candidate loses a factor e
+FLOW_SIDE_PX = 120  # of the shorter side, at least, for the motion
 
 
 class Frames(Protocol):
@@ -36,47 +39,63 @@ class Between:
     def __init__(self, a: np.ndarray, b: np.ndarray, settings: Classic, device: str | torch.device = "cpu"):
         self.settings = settings
         self.pair = to_tensor(a, device), to_tensor(b, device)
-        self._flows: tuple[Tensor, Tensor] | None = None
+        self._small: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def at(self, share: float) -> np.ndarray:
         """The frame at ``share`` in (0, 1) of the way from a to b, uint8."""
         a, b = self.pair
-        return to_pixels(interpolate(a, b, *self.flows(), share))
+        return to_pixels(interpolate(a, b, *self.motion(), share))
 
-    def flows(self) -> tuple[Tensor, Tensor]:
-        """The motion from a to b and from b to a, each (1, 2, height, width) in pixels."""
-        if self._flows is None:
+    def motion(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Flow from a to b and from b to a (1, 2, h, w), and both frames' luma, in the size the motion is known at."""
+        if self._small is None:
+            level, s = self._level(), self.settings
             a, b = (to_grey(frame) for frame in self.pair)
-            s = self.settings
             both = estimate_flow(
                 torch.cat([a, b]),
                 torch.cat([b, a]),
                 levels=s.levels,
                 iterations=s.iterations,
                 window_px=s.window_px,
-                finest_level=s.flow_level,
+                finest_level=level,
+                full_size=False,
             )
-            self._flows = both[:1], both[1:]
-        return self._flows
+            while a.shape[-2:] != both.shape[-2:]:
+                a, b = halve(a), halve(b)
+            self._small = both[:1], both[1:], a, b
+        return self._small
+
+    def _level(self) -> int:
+        """The level asked for, or the coarsest that leaves ``FLOW_SIDE_PX`` to the shorter side."""
+        if self.settings.flow_level is not None:
+            return self.settings.flow_level
+        return max(0, int(math.log2(min(self.pair[0].shape[-2:]) / FLOW_SIDE_PX)))
 
 
 @torch.no_grad()
-def interpolate(a: Tensor, b: Tensor, forward: Tensor, backward: Tensor, share: float) -> Tensor:
-    """The picture (1, 3, h, w) between ``a`` and ``b`` of the same shape, values in [0, 255]."""
-    from_a = _along(forward, share)
-    from_b = -_along(backward, 1 - share)
-    result = torch.zeros_like(a)
-    total = torch.zeros_like(a[:, :1])
-    for motion in (from_a, from_b, torch.zeros_like(from_a)):
-        x, y = warp(a, -share * motion), warp(b, (1 - share) * motion)
-        disagreement = box_mean((x - y).abs().mean(1, keepdim=True), AGREEMENT_RADIUS)
-        weight = torch.exp(-disagreement / SOFTNESS) + 1e-6
-        result += weight * torch.lerp(x, y, share)
-        total += weight
-    return result / total
+def interpolate(
+    a: Tensor, b: Tensor, forward: Tensor, backward: Tensor, small_a: Tensor, small_b: Tensor, share: float
+) -> Tensor:
+    """The picture (1, 3, h, w) between ``a`` and ``b`` of the same shape, values in [0, 255].
+
+    ``forward``, ``backward`` (1, 2, y, x) and the lumas ``small_a``, ``small_b`` (1, 1, y, x) may be of a smaller size:
+    which motion holds is decided there.
+    """
+
+    motion = _along(torch.cat([forward, backward]), a.new_tensor([share, 1 - share]).view(2, 1, 1, 1))
+    onward = motion * a.new_tensor([1, -1]).view(2, 1, 1, 1)  # both from a to b
+    seen_a = warp(small_a.expand(2, -1, -1, -1), -share * onward)
+    seen_b = warp(small_b.expand(2, -1, -1, -1), (1 - share) * onward)
+    of_a, of_b = box_mean((seen_a - seen_b).abs_(), AGREEMENT_RADIUS).split(1)
+    still = torch.exp(-box_mean((small_a - small_b).abs(), AGREEMENT_RADIUS) / SOFTNESS)
+    moved = torch.exp(-torch.minimum(of_a, of_b) / SOFTNESS)
+    weight = F.interpolate(still / (still + 2 * moved + 1e-6), size=a.shape[-2:], mode="bilinear")
+    chosen = resize_flow(torch.where(of_a <= of_b, onward[:1], onward[1:]), *a.shape[-2:])
+    compensated = torch.lerp(warp(a, -share * chosen), warp(b, (1 - share) * chosen), share)
+    return torch.lerp(compensated, torch.lerp(a, b, share), weight)
 
 
-def _along(flow: Tensor, share: float) -> Tensor:
+def _along(flow: Tensor, share: Tensor) -> Tensor:
     """The flow at its own in-between place: v(p) = flow(p - share v(p))."""
     motion = flow
     for _ in range(FIXED_POINT_STEPS):
@@ -153,7 +172,8 @@ def up_to_size(frames: Iterator[np.ndarray], width: int, height: int, kernel: st
 
 def to_tensor(pixels: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
     """uint8 RGB [h, w, 3] as float (1, 3, h, w) in [0, 255]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None].float()
+    writable = np.require(pixels, requirements=["C", "W"])  # a copy only where it must be
+    return torch.from_numpy(writable).to(device).permute(2, 0, 1)[None].float()
 
 
 def to_pixels(x: Tensor) -> np.ndarray:

@@ -68,11 +68,11 @@ class Encode:
 class Classic:
     """``backend=classic``: motion-compensated interpolation and Lanczos up-scaling, no network.
 
-    flow_level: 0 estimates the motion at the input's size, 1 at half of it, for a quarter of the time. levels,
-    iterations, window_px: of the pyramidal Lucas-Kanade estimator.
+    flow_level: 0 estimates the motion at the input's size, 1 at half of it, for a quarter of the time; None takes the
+    coarsest that keeps 120 rows or columns. levels, iterations, window_px: of the pyramidal Lucas-Kanade estimator.
     """
 
-    flow_level: int = number(1, least=0, most=3)
+    flow_level: int | None = number(None, least=0, most=3)
     levels: int = number(6, least=1, most=10)
     iterations: int = number(3, least=1, most=20)
     window_px: int = number(7, least=3, most=31)
@@ -116,14 +116,20 @@ class VideoUNet:
 
 @dataclass
 class Clips:
-    """The clips to train on: a name of ``toolkit data list``, or ``clips_folder`` with a path."""
+    """The clips to train on: a name of ``toolkit data list``, or ``clips_folder`` with a path.
+
+    num_frames, crop_px: of a training clip. num_crops: decoded once, kept in the cache. held_out: clips (names) that
+    ``evaluate`` measures the loss on.
+    """
 
     name: str = "bbb"
     path: str | None = None
     num_frames: int = number(32, least=2)
     crop_px: int = number(128, least=16)
     rate_fps: float | None = number(24.0, above=0)
-    num_crops: int = number(2000, least=1)  # decoded once, kept in the cache
+    num_crops: int = number(2000, least=1)
+    held_out: list[str] = field(default_factory=lambda: ["bikes", "vtest", "citycc0", "cube"])
+    held_out_crops: int = number(64, least=2)
 
 
 @dataclass
@@ -244,6 +250,7 @@ class EnhanceVideo(Job):
     part_frames: int = number(48, least=1)
     side_by_side_s: float = number(10.0, least=0)
     measure_frames: int = number(150, least=2)
+    perceptual: bool = False  # PLIPS too, whose weights are fetched once (24 MB)
     baselines: list[str] = field(default_factory=lambda: ["bicubic", "classic"])
 
     network: VideoUNet = field(default_factory=VideoUNet)

@@ -51,11 +51,12 @@ class Flight:
         done: operations finished. keys_read: key frames taken from the source. delivered: output frames handed out.
     """
 
-    def __init__(self, folder: Path, geometry: Geometry, fingerprint: str) -> None:
+    def __init__(self, folder: Path, geometry: Geometry, fingerprint: str, resume: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.geometry, self.fingerprint = folder, geometry, fingerprint
         self.done = self.keys_read = self.delivered = 0
-        self._load()
+        if resume:
+            self._load()
         stores = {
             name: FrameStore(folder / name, *shape, dtype=dtype) for name, (shape, dtype) in _files(geometry).items()
         }
@@ -115,7 +116,10 @@ class Flight:
 
     def noise(self, seed: int, purpose: str, frame: int, rows: tuple[int, int]) -> Tensor:
         """Unit noise [1, C, rows, columns] of one block of one frame, a pure function of its arguments."""
-        g = self.geometry
+        return self.noise_of(self.geometry, seed, purpose, frame, rows)
+
+    @staticmethod
+    def noise_of(g: Geometry, seed: int, purpose: str, frame: int, rows: tuple[int, int]) -> Tensor:
         drawn = generator(seed, purpose, frame, rows[0])
         return torch.randn(1, g.channels, rows[1] - rows[0], g.columns, generator=drawn)
 

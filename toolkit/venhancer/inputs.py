@@ -123,7 +123,8 @@ def _exact_size(config: EnhanceVideo, index: VideoIndex, before_degrade: tuple[i
     if config.width or config.height:
         width = config.width or config.height * index.width / index.height  # type: ignore[operator]
         height = config.height or config.width * index.height / index.width  # type: ignore[operator]
-        for key, side, before in (("width", width, index.width), ("height", height, index.height)):
+        sides = [("width", width, index.width), ("height", height, index.height)]
+        for key, side, before in sides if config.width else sides[::-1]:
             if not 0.999 <= side / before <= MOST_SCALE * 1.001:
                 raise UserError(
                     f"{key}={side:.0f}: is {side / before:.3g} times the input's {before}; "

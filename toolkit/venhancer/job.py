@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.panel import Panel
 
+from toolkit.data.video import VideoReader
 from toolkit.data.video_write import Sound, join_parts
 from toolkit.runs import progress
 from toolkit.runs.device import make_accelerator
@@ -18,12 +19,13 @@ from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
+from toolkit.venhancer.backends import KeyFrames
 from toolkit.venhancer.clip import finish, write_parts
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.inputs import Task, available_bytes, check_free, find_tasks, rate_text
-from toolkit.venhancer.measures import score_video, scores_table
+from toolkit.venhancer.measures import load_perceptual, score_video, scores_table
 from toolkit.venhancer.side_by_side import frames_of, held_frames, write_sheet, write_side_by_side
-from toolkit.venhancer.work import Work, check_network_memory, load_enhancer, make_backend, prepare
+from toolkit.venhancer.work import Network, Work, make_backend, prepare
 
 OURS = "ours"
 
@@ -77,16 +79,25 @@ def _prepare(config: EnhanceVideo, run: Run, task: Task) -> Work:
 
 def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> None:
     """All clips are read and checked before work on the first one begins."""
-    works = [_prepare(_trained(config, run), run, task) for task in tasks if not _is_done(run, task)]
+    config = _trained(config, run)
+    network = Network(config, device) if config.backend == "generative" else None
+    todo = [task for task in tasks if not _is_done(run, task)]
+    is_new = not (run.dir / "work").exists()
+    try:
+        works = [_prepare(config, run, task) for task in todo]
+        notes = [line for work in works for line in (*work.notes, work.summary(), *_check(work, network, device))]
+    except UserError:
+        if is_new:
+            shutil.rmtree(run.dir / "work", ignore_errors=True)
+        raise
+    for line in notes:
+        progress.say(line)
     for work in works:
-        for line in [*work.notes, work.summary()]:
-            progress.say(line)
-        if config.backend == "generative":
-            enhancer = load_enhancer(work, _trained(config, run), device)
-            for line in check_network_memory(work, config, enhancer, _free_bytes(device)):
-                progress.say(line)
-    for work in works:
-        _enhance_clip(_trained(config, run), run, work, device)
+        _enhance_clip(config, run, work, device, network)
+
+
+def _check(work: Work, network: Network | None, device: Any) -> list[str]:
+    return network.check_memory(work, _free_bytes(device)) if network else []
 
 
 def _trained(config: EnhanceVideo, run: Run) -> EnhanceVideo:
@@ -102,12 +113,12 @@ def _free_bytes(device: Any) -> int:
     return available_bytes()
 
 
-def _enhance_clip(config: EnhanceVideo, run: Run, work: Work, device: Any) -> None:
+def _enhance_clip(config: EnhanceVideo, run: Run, work: Work, device: Any, network: Network | None) -> None:
     started = time.perf_counter()
     entry = run.record.setdefault("clips", {}).setdefault(work.task.name, {"wall_time_s": 0.0})
     timeline, task = work.timeline, work.task
     with progress.bar(task.name, 0, timeline.num_frames, "frame") as bar:
-        backend = make_backend(config.backend, work, config, device, bar)
+        backend = make_backend(config.backend, work, config, device, network, bar)
         parts = write_parts(backend, timeline, work.encoding, config.part_frames, work.folder / "parts", bar)
     for line in finish(parts, task.output, work.encoding, _sound(config, work), config.overwrite, _token(run)):
         progress.say(f"{task.name}: {line}")
@@ -156,6 +167,7 @@ def _side_by_side(run: Run, work: Work, num_frames: int) -> None:
 def _measure(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> None:
     """Scores of every clip with a reference, beside its baselines made and encoded in the same way."""
     found: dict[str, dict[str, dict[str, float]]] = {}
+    perceptual = load_perceptual(config)
     for task in tasks:
         work = _prepare(config, run, task)
         if work.reference is None:
@@ -165,7 +177,9 @@ def _measure(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
         with progress.bar(f"measure {task.name}", 0, len(files), "method") as bar:
             scores = {}
             for number, (name, path) in enumerate(files.items()):
-                scores[name] = score_video(path, work.timeline, work.reference, last_key_s, config.measure_frames)
+                scores[name] = score_video(
+                    path, work.timeline, work.reference, last_key_s, config.measure_frames, perceptual
+                )
                 bar.advance(number + 1)
         found[task.name] = scores
         scores_table(task.name, scores).save(run.path("tables", f"{task.name}.json"))
@@ -193,7 +207,6 @@ def _record(run: Run, found: dict[str, dict[str, dict[str, float]]]) -> None:
         method: {key: sum(clip[method][key] for clip in found.values()) / len(found) for key in scores}
         for method, scores in methods.items()
     }
-    run.record["metrics"] = {}
     run.add_metrics("", means)
     if len(found) > 1:
         run.add_metrics("clips", found)
@@ -230,26 +243,23 @@ def dry_run(config: EnhanceVideo) -> None:
     import tempfile
 
     config = config.resolved()
+    network = Network(config, "cpu")
     rows = []
     with tempfile.TemporaryDirectory(prefix="toolkit-") as scratch:
         for task in find_tasks(config, Path("samples")):
             work = prepare(task, config, Path(scratch) / task.name)
             rows.append([task.name, work.summary().partition(": ")[2], ""])
             if config.backend == "generative":
-                rows += _network_rows(work, config)
+                rows += _network_rows(work, network)
     if not rows:
         raise UserError(f"input={config.input}: nothing to do")
     Console().print(Table("dry run", ["clip", "what", "size"], rows, "nothing was run").to_rich())
 
 
-def _network_rows(work: Work, config: EnhanceVideo) -> list[list[Any]]:
-    from toolkit.data.video import VideoReader
-    from toolkit.venhancer.backends import KeyFrames
-
-    enhancer = load_enhancer(work, config, "cpu")
+def _network_rows(work: Work, network: Network) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for shot in work.timeline.shots:
-        plan = enhancer.plan(KeyFrames(VideoReader(work.index), shot))
+        plan = network.enhancer(work).plan(KeyFrames(VideoReader(work.index), shot))
         rows.append(["", f"shot at frame {shot.first}: {len(plan.windows)} windows, {plan.tiles} tiles", ""])
         rows.append(["", "network evaluations", plan.forwards])
         rows.append(["", "memory at its peak, MiB", round(plan.peak_bytes / 2**20)])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -128,8 +128,8 @@ def _heun(schedule: VideoNoiseSchedule, levels: list[Level]) -> list[Evaluation]
     evaluations = []
     for here, after in zip(levels, [*levels[1:], (0, 1.0, 0.0)], strict=True):
         (_, alpha, sigma), (_, alpha_after, sigma_after) = here, after
-        slope = {"memory_z": 1 / sigma, "memory_x0": -alpha / sigma}
-        evaluations.append(Evaluation(*_network(schedule, here), *_euler(here, after), **slope))
+        predictor = Evaluation(*_network(schedule, here), *_euler(here, after))
+        evaluations.append(replace(predictor, memory_z=1 / sigma, memory_x0=-alpha / sigma))
         if alpha and sigma_after:
             half = alpha_after * (sigma_after / alpha_after - sigma / alpha) / 2
             evaluations.append(

@@ -88,8 +88,9 @@ class Transcoder:
                 z = z / self.residual_scale + base
             picture = self.codec.decode(z.to(self.device)).float().cpu()
             weight = tile.weight().float().repeat_interleave(factor, 0).repeat_interleave(factor, 1)
-            place = [(start * factor, stop * factor) for start, stop in (rows, columns)]
-            self.canvas.write(slots, picture * weight if self.overlap else picture, *place, add=bool(self.overlap))
+            down, across = ((start * factor, stop * factor) for start, stop in (rows, columns))
+            blended = picture * weight if self.overlap else picture
+            self.canvas.write(slots, blended, down, across, add=bool(self.overlap))
         kept = range(frames.start - shown.start, frames.stop - shown.start)
         return np.stack([self._finish(slot) for slot in kept])
 

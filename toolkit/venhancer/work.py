@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from toolkit.data.video import VideoIndex, VideoReader
 from toolkit.data.video_scan import index_video
 from toolkit.data.video_write import Encoding
-from toolkit.runs import progress
 from toolkit.schema import UserError
-from toolkit.venhancer.backends import Backend, ClassicBackend, GenerativeBackend
+from toolkit.venhancer.backends import Backend, ClassicBackend, GenerativeBackend, KeyFrames
 from toolkit.venhancer.clip import keep_index
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.degrade import write_degraded
 from toolkit.venhancer.inputs import Task, available_bytes, check_size, gib, output_size, rate_text
 from toolkit.venhancer.scenes import CutFinder
-from toolkit.venhancer.timeline import Shot, Timeline, make_timeline, output_rate
+from toolkit.venhancer.timeline import Timeline, make_timeline, output_rate
 
 TILE_SIDES_PX = (1280, 960, 720, 512, 384, 256, 192, 128)
 
@@ -96,27 +95,67 @@ def _degraded(index: VideoIndex, config: EnhanceVideo, folder: Path) -> VideoInd
     return keep_index(folder / "degraded.json", lambda: (index_video(path), []))[0]
 
 
-def make_backend(name: str, work: Work, config: EnhanceVideo, device: Any, bar: progress.Bar | None = None) -> Backend:
-    """The backend ``name`` for ``work``: generative, classic or bicubic."""
+class Network:
+    """The generative model, loaded once, with the settings of each clip."""
+
+    def __init__(self, config: EnhanceVideo, device: Any):
+        self.config, self.device = config, device
+        self._pipeline: Any = None
+
+    def enhancer(self, work: Work, **changes: Any) -> Any:
+        """An ``Enhancer`` for ``work``; ``changes`` to its settings."""
+        from diffusers.utils import logging
+
+        from toolkit.venhancer.enhancer import Enhancer
+
+        settings = replace(enhance_settings(work, self.config), **changes)
+        if self._pipeline is None:
+            logging.disable_progress_bar()
+            enhancer = Enhancer.load(settings, device=self.device)
+            self._pipeline = enhancer.pipeline
+            return enhancer
+        return Enhancer(self._pipeline, settings)
+
+    def check_memory(self, work: Work, free: int) -> list[str]:
+        """The plan's lines for the user. Raises UserError naming a tile that fits when ``free`` bytes are too few."""
+        source = _longest_shot(work)
+        plan = self.enhancer(work).plan(source)
+        if plan.peak_bytes > free:
+            asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} in these windows and tiles"
+            fits = self._fitting_tile(work, source, free)
+            raise UserError(f"{asked} needs about {gib(plan.peak_bytes)}, {gib(free)} are free; {fits}")
+        return [f"{work.task.name}: {note}" for note in plan.notes]
+
+    def _fitting_tile(self, work: Work, source: KeyFrames, free: int) -> str:
+        for side in TILE_SIDES_PX:
+            plan = self.enhancer(work, tile_height=side, tile_width=side).plan(source)
+            if plan.peak_bytes <= free:
+                return f"windows.tile_height_px={side} windows.tile_width_px={side} fits"
+        return "no tile fits; lower windows.num_frames or the scale"
+
+
+def _longest_shot(work: Work) -> KeyFrames:
+    longest = max(work.timeline.shots, key=lambda shot: len(shot.keys))
+    return KeyFrames(VideoReader(work.index), longest)
+
+
+def make_backend(
+    name: str, work: Work, config: EnhanceVideo, device: Any, network: Network | None = None, bar: Any = None
+) -> Backend:
+    """The backend ``name`` for ``work``: generative (on ``network``, progress to ``bar``), classic or bicubic."""
     reader = VideoReader(work.index)
     if name != "generative":
         return ClassicBackend(reader, *work.size, config.classic, device, blend=name == "bicubic")
-    enhancer = load_enhancer(work, config, device)
+    assert network is not None
 
     def report(state: Any) -> None:
         if bar:
             bar.tell(f"network step {state.step}, window {state.window}: {state.done} of {state.total} windows")
 
+    enhancer = network.enhancer(work)
     return GenerativeBackend(
         reader, enhancer, config, work.size, work.timeline.factor, device, work.folder / "network", report
     )
-
-
-def load_enhancer(work: Work, config: EnhanceVideo, device: Any) -> Any:
-    """The network with its settings for ``work``."""
-    from toolkit.venhancer.enhancer import Enhancer
-
-    return Enhancer.load(enhance_settings(work, config), device=device)
 
 
 def enhance_settings(work: Work, config: EnhanceVideo) -> Any:
@@ -147,34 +186,8 @@ def enhance_settings(work: Work, config: EnhanceVideo) -> Any:
         tile_width=windows.tile_width_px,
         tile_overlap=windows.tile_overlap,
         shift_tiles=windows.shift_tiles,
+        conditioning_scale=config.conditioning_scale,
         offload=config.cpu_offload,
         seed=config.seed,
         precision=config.precision,
     )
-
-
-def check_network_memory(work: Work, config: EnhanceVideo, enhancer: Any, free: int) -> list[str]:
-    """The plan's lines for the user. Raises UserError, naming a tile that fits, when it needs more than ``free``."""
-    from toolkit.venhancer.backends import KeyFrames
-
-    longest = max(work.timeline.shots, key=lambda shot: len(shot.keys))
-    plan = enhancer.plan(KeyFrames(VideoReader(work.index), longest))
-    if plan.peak_bytes > free:
-        fits = _fitting_tile(work, config, longest, free)
-        asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} in these windows and tiles"
-        raise UserError(f"{asked} needs about {gib(plan.peak_bytes)}, {gib(free)} are free; {fits}")
-    return list(plan.notes)
-
-
-def _fitting_tile(work: Work, config: EnhanceVideo, shot: Shot, free: int) -> str:
-    from dataclasses import replace
-
-    from toolkit.venhancer.backends import KeyFrames
-    from toolkit.venhancer.enhancer import Enhancer
-
-    source = KeyFrames(VideoReader(work.index), shot)
-    for side in TILE_SIDES_PX:
-        tiled = replace(enhance_settings(work, config), tile_height=side, tile_width=side)
-        if Enhancer.load(tiled, device="cpu").plan(source).peak_bytes <= free:
-            return f"windows.tile_height_px={side} windows.tile_width_px={side} fits"
-    return "no tile fits; lower windows.num_frames or the scale"

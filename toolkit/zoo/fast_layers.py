@@ -1,8 +1,8 @@
 """Layers that compute what those they replace compute, with less work. Parameters keep their names.
 
-  Linear           products by oneDNN where it is faster, see ``linear.py``
-  Pointwise        a 1x1 convolution as such a product
-  UpsampledConv    nearest-neighbour doubling and the 3x3 convolution after it, in one: 16 instead of 36 products a pixel
+Linear           products by oneDNN where it is faster, see ``linear.py``
+Pointwise        a 1x1 convolution as such a product
+UpsampledConv    nearest-neighbour doubling and the 3x3 convolution after it, in one: 16 instead of 36 products a pixel
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class UpsampledConv(nn.Module):
         """``output_size`` is what diffusers' blocks pass; doubling is all they ask for."""
         num, _, height, width = maps.shape
         padded, kernels = F.pad(maps, (1, 1, 1, 1)), self._kernels()
-        layout = torch.channels_last if maps.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        layout = (
+            torch.channels_last if maps.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        )
         doubled: Tensor | None = None
         for i in (0, 1):
             for j in (0, 1):
@@ -71,12 +73,13 @@ class UpsampledConv(nn.Module):
 
 
 def split_kernel(weight: Tensor) -> list[list[Tensor]]:
-    """(C',C,3,3) -> four (C',C,2,2): the upper place of a doubled pixel sees its upper neighbour once and itself twice."""
+    """(C',C,3,3) -> four (C',C,2,2): an upper place sees the pixel above once, itself twice; a lower one, below."""
 
-    def halves(one: Tensor, two: Tensor, three: Tensor, dim: int) -> list[Tensor]:
+    def halves(taps: Tensor, dim: int) -> list[Tensor]:
+        one, two, three = taps.unbind(dim)
         return [torch.stack([one, two + three], dim), torch.stack([one + two, three], dim)]
 
-    return [halves(*rows.unbind(3), 3) for rows in halves(*weight.unbind(2), 2)]
+    return [halves(rows, 3) for rows in halves(weight, 2)]
 
 
 def exchange_layers(network: nn.Module) -> None:

@@ -172,6 +172,9 @@ def build(config: dict[str, Any], path: Path) -> ControlledVideoUNet:
     for key in config:
         if key not in RELEASE and key not in _EXECUTION_KEYS:
             raise UserError(f"{path}: unknown key '{key}'. {did_you_mean(key, RELEASE)}known: {', '.join(RELEASE)}")
+    multipliers = config.get("dim_mult", RELEASE["dim_mult"])
+    if not isinstance(multipliers, list) or multipliers[:1] != [1]:
+        raise UserError(f"{path}: dim_mult={multipliers}: must be a list that begins with 1")
     try:
         with torch.device("meta"):
             return ControlledVideoUNet(**_arguments(RELEASE | config))

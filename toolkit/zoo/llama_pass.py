@@ -41,9 +41,8 @@ class KeyValueCache:
         buffer.filled = length
         return KeyValueCache(buffer, length)
 
-    def rewound(self, length: int) -> KeyValueCache:
-        """Forget the positions from ``length`` on, which this handle alone has written: they are written again."""
-        self._buffer.filled = length
+    def until(self, length: int) -> KeyValueCache:
+        """The first ``length`` positions of this handle, which is filled piece by piece."""
         return KeyValueCache(self._buffer, length)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,10 +136,10 @@ def _attend(
     attention: Any, normed: Tensor, place: _Place, cache: KeyValueCache | None, number: int, first: int
 ) -> Tensor:
     size = attention.head_dim
-    queries = _rotate(
+    queries = rotate(
         _heads(attention.q_proj, normed[:, first:], size), place.cos[:, :, first:], place.sin[:, :, first:]
     )
-    keys = _rotate(_heads(attention.k_proj, normed, size), place.cos, place.sin)
+    keys = rotate(_heads(attention.k_proj, normed, size), place.cos, place.sin)
     values = _heads(attention.v_proj, normed, size)
     if cache is not None:
         keys, values = cache.write(number, keys, values)
@@ -179,7 +178,7 @@ def _norm(norm: Any, rows: Tensor) -> Tensor:
     return F.rms_norm(rows, (rows.shape[-1],), norm.weight, norm.variance_epsilon)
 
 
-def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding of the half-split kind."""
     one, two = heads.chunk(2, dim=-1)
     return heads * cos + torch.cat([-two, one], dim=-1) * sin

@@ -74,7 +74,8 @@ class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
         """A control network for ``unet`` that starts as a copy of its encoder and middle, and as a no-op."""
         config = {key: unet.config[key] for key in ENCODER_KEYS}
         control = cls(**config, conditioning_channels=unet.config["in_channels"], conditioning=conditioning)
-        nn.Module.to(control, unet.device, unet.dtype)  # ModelMixin.to warns of every dtype
+        weight: Any = unet.conv_in.weight
+        nn.Module.to(control, weight.device, weight.dtype)  # ModelMixin.to warns of every dtype
         if load_weights_from_unet:
             state, ours = unet.state_dict(), control.state_dict()
             shared = {name: state[name] for name in ours if name in state}
@@ -130,8 +131,8 @@ class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
         if self.config["conditioning"] == "none":
             return time
         known = self.noise_proj(self.embed_time(noise_level, batch))
-        factor = torch.as_tensor(scale, device=self.device).reshape(-1).expand(batch)
-        known = known + self.scale_embedding(self.time_proj(factor).to(self.dtype))[:, None]
+        factor = torch.as_tensor(scale, device=time.device).reshape(-1).expand(batch)
+        known = known + self.scale_embedding(self.time_proj(factor).to(time.dtype))[:, None]
         if self.config["conditioning"] == "shared":
             return time + known
         return time + known * (key_frame_index >= 0)[:, :, None]

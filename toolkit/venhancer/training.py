@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from toolkit.data.clip_crops import ClipCrops, clip_crops
 from toolkit.data.clips import clip_paths
@@ -22,16 +21,18 @@ from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import seed_all
 from toolkit.schema import UserError
-from toolkit.venhancer.augment import Degraded
 from toolkit.venhancer.batches import Batches
 from toolkit.venhancer.build import build_base, build_pipeline, build_vae
 from toolkit.venhancer.codec import Codec, as_codec
-from toolkit.venhancer.conditioning import key_frame_index
 from toolkit.venhancer.config import EnhanceVideo, Optim
+from toolkit.venhancer.held_out import evaluate
+from toolkit.venhancer.objective import Denoising
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
 from toolkit.zoo.ema import EMA
 from toolkit.zoo.registry import count_parameters
 from toolkit.zoo.video_unet import VideoUNet
+
+__all__ = ["evaluate", "train"]
 
 
 def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
@@ -45,8 +46,9 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     base = build_base(config, as_codec(vae).channels)
     check_crop(config, as_codec(vae), base)
     if not config.optim.base and not config.optim.joint and config.optim.base_num_steps:
-        base = _train_base(config, run, accelerator, base, vae, crops)
-    seed_all(config.seed, "control", "init")
+        with run.stage("base"):
+            base = _train_base(config, run, accelerator, base, vae, crops)
+    seed_all(config.seed, "train", "init")
     pipeline = build_pipeline(config, base)
     _train_control(config, run, accelerator, pipeline, crops)
 
@@ -71,53 +73,6 @@ def check_crop(config: EnhanceVideo, codec: Codec, base: VideoUNet) -> None:
         raise UserError(f"optim.batch_size={config.optim.batch_size}: must be divisible by {world_size()} processes")
 
 
-class Denoising(nn.Module):
-    """The training loss of a network over degraded clips; ``controlled``: with key frames, or the base alone."""
-
-    def __init__(self, pipeline: VideoEnhancePipeline, controlled: bool) -> None:
-        super().__init__()
-        self.denoiser = pipeline.denoiser
-        self.pipeline, self.controlled = [pipeline], controlled  # in a list: no parameters of this module
-
-    def forward(self, batch: Degraded, text: Tensor) -> Tensor:
-        """Mean squared error of v at uniformly drawn steps."""
-        pipeline = self.pipeline[0]
-        x0, hint = latents_of(pipeline, batch)
-        step = torch.randint(len(pipeline.scheduler), (len(x0),), device=x0.device)
-        noise = torch.randn_like(x0)
-        x, target = pipeline.scheduler.add_noise(x0, noise, step), pipeline.scheduler.velocity(x0, noise, step)
-        if not self.controlled:
-            return functional.mse_loss(self.denoiser.unet(x, step, text).float(), target)
-        v = self.denoiser(x, step, text, **conditions(pipeline, batch, hint))
-        return functional.mse_loss(v.float(), target)
-
-
-@torch.no_grad()
-def latents_of(pipeline: VideoEnhancePipeline, batch: Degraded) -> tuple[Tensor, Tensor]:
-    """x_0 [B, C, F, h, w] of what the pipeline diffuses, and the clean latents of the key frames [B, C, K, h, w]."""
-    clean, keys = _encode(pipeline.codec, batch.clean), _encode(pipeline.codec, batch.keys)
-    if pipeline.config["diffuses"] == "residuals":
-        clean = (clean - _encode(pipeline.codec, batch.fill)) * pipeline.config["residual_scale"]
-    return clean, keys
-
-
-def conditions(pipeline: VideoEnhancePipeline, batch: Degraded, hint: Tensor) -> dict[str, Any]:
-    """The control network's arguments: the hint noised to each clip's level, the level and the scale."""
-    level = batch.noise_level.to(hint.device)
-    step = (level - 1).clamp(min=0)
-    noised = pipeline.scheduler.add_noise(hint, torch.randn_like(hint), step)
-    hint = torch.where((level > 0)[:, None, None, None, None], noised, hint)
-    frames = batch.clean.shape[1]
-    index = key_frame_index(0, frames, batch.frame_factor).expand(len(hint), -1).to(hint.device)
-    return {"hint": hint, "t_hint": step, "up_scale": batch.scale.to(hint.device), "key_frame_index": index}
-
-
-def _encode(codec: Codec, frames: Tensor) -> Tensor:
-    """[B, F, 3, H, W] -> [B, C, F, h, w]."""
-    latents = codec.encode(frames.flatten(0, 1))
-    return latents.unflatten(0, frames.shape[:2]).transpose(1, 2)
-
-
 def _train_base(
     config: EnhanceVideo, run: Run, accelerator: Accelerator, base: VideoUNet, vae: Any, crops: ClipCrops
 ) -> VideoUNet:
@@ -137,7 +92,7 @@ def _train_control(
     denoiser = pipeline.denoiser
     denoiser.unet.requires_grad_(config.optim.joint)
     trained = denoiser if config.optim.joint else denoiser.controlnet
-    averaged = _optimise(config, run, accelerator, "control", Denoising(pipeline, controlled=True), trained, crops)
+    averaged = _optimise(config, run, accelerator, "train", Denoising(pipeline, controlled=True), trained, crops)
     trained.load_state_dict(averaged.state_dict())
     run.record["parameters"] = {
         "base": count_parameters(denoiser.unet),
@@ -163,7 +118,7 @@ def _optimise(
     for part in (denoising, pipeline.vae, pipeline.text_encoder):
         if part is not None:
             part.to(device)
-    num_steps = optim.num_steps if stage == "control" else optim.base_num_steps
+    num_steps = optim.num_steps if stage == "train" else optim.base_num_steps
     ema = EMA(trained, optim.ema_half_life_steps * optim.batch_size, ramp_up_ratio=0.2)
     optimizer = torch.optim.AdamW(
         [one for one in trained.parameters() if one.requires_grad],

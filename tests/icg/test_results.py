@@ -1,0 +1,76 @@
+"""The frontier, the scale that the validation split chooses, the table; from scores that are known."""
+
+import math
+
+import pytest
+
+from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column
+from toolkit.icg.config import CFG, ICG, NoGuidance
+from toolkit.icg.results import Result, all_scores, along_the_scale, frontier_ratio, headline, metrics
+from toolkit.icg.source import Source
+
+
+def result(name, scale, accuracy, frechet, model=PLAIN, valid=None, shown=True, repeats=1):
+    kinds = {"none": NoGuidance, "none_dropping": NoGuidance, "cfg": CFG, "icg": ICG}
+    column = Column(name, kinds[name](), scale, model, Source(), shown)
+    score = {"frechet": frechet, "accuracy": accuracy, "frechet_valid": frechet if valid is None else valid}
+    return Result(column, [score] * repeats, calls=2, seconds=0.1)
+
+
+def curve(name, factor, model):
+    points = [(1.25, 0.7, 30.0), (1.5, 0.8, 20.0), (2.0, 0.9, 40.0)]
+    return [result(name, scale, accuracy, factor * frechet, model) for scale, accuracy, frechet in points]
+
+
+def both(factor):
+    starts = [result("none", 1.0, 0.5, factor * 50.0), result("none_dropping", 1.0, 0.5, 50.0, DROPPING)]
+    return [*starts, *curve("icg", factor, PLAIN), *curve("cfg", 1.0, DROPPING)]
+
+
+def test_a_frontier_that_is_a_constant_factor_away_gives_that_factor():
+    assert frontier_ratio(both(1.3), "icg", "cfg") == pytest.approx(1.3)
+    assert frontier_ratio(both(1.3), "cfg", "icg") == pytest.approx(1 / 1.3)
+
+
+def test_each_curve_begins_with_its_own_model_without_guidance():
+    assert along_the_scale(both(2.0), "icg", "frechet")[0] == (1.0, 100.0)
+    assert along_the_scale(both(2.0), "cfg", "frechet")[0] == (1.0, 50.0)
+
+
+def test_curves_that_share_no_accuracy_have_no_ratio():
+    far = [result("none", 1.0, 0.1, 50.0), result("icg", 2.0, 0.2, 40.0)]
+    near = [result("none_dropping", 1.0, 0.5, 50.0, DROPPING), result("cfg", 2.0, 0.9, 40.0, DROPPING)]
+    assert frontier_ratio([*far, *near], "icg", "cfg") is None
+    assert not any(key.startswith("frontier") for key in metrics([*far, *near], {}))
+
+
+def test_the_scale_is_chosen_on_validation_and_scored_on_test():
+    results = [
+        result("none", 1.0, 0.5, 50.0, valid=60.0),
+        result("icg", 1.5, 0.8, 20.0, valid=25.0),
+        result("icg", 2.0, 0.9, 15.0, valid=30.0),
+    ]
+    found = metrics(results, {"frechet": 3.0})
+    assert found["best.icg.w"] == 1.5 and found["best.icg.frechet"] == 20.0 and found["best.icg.accuracy"] == 0.8
+    assert found["floor.frechet"] == 3.0 and found["icg.w_1p5.calls"] == 2 and found["none.frechet"] == 50.0
+
+
+def test_repeats_give_a_spread():
+    found = metrics([result("icg", 1.5, 0.8, 20.0, repeats=3)], {})
+    assert found["sd.icg.w_1p5.frechet"] == 0.0
+    assert not any(math.isnan(value) for value in found.values())
+
+
+def test_the_table_shows_what_was_asked_and_all_scores_the_rest():
+    results = [result("none", 1.0, 0.5, 50.0, GIVEN), result("icg", 1.5, 0.8, 20.0, GIVEN)]
+    results.append(result("icg", 2.0, 0.9, 15.0, GIVEN, shown=False))
+    table = headline(results, {"frechet": 3.0}, "title", "note")
+    assert [row[0] for row in table.rows] == ["none", "ICG 1.5", "real images"]
+    assert table.columns == ["guidance", "FD", "accuracy", "calls", "s/image"]
+    assert len(all_scores(results, "").rows) == 3
+
+
+def test_without_scores_the_columns_stay_and_are_empty():
+    column = Column("icg", ICG(), 1.5, GIVEN, Source(), True)
+    table = headline([Result(column, [], 8, 0.5)], {}, "title", "not measured: why")
+    assert table.columns[1:5] == ["FD", "precision", "recall", "accuracy"] and table.rows[0][1:5] == [None] * 4

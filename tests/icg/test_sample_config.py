@@ -1,0 +1,77 @@
+"""The config of sample-icg: what may be asked, what is compared, and errors in one line."""
+
+import pytest
+
+from toolkit.commands import COMMANDS
+from toolkit.configs import compose
+from toolkit.icg.config import METHODS, SMALL_CURVE
+from toolkit.paths import conf_dir
+from toolkit.schema import UserError
+
+
+def config(*words):
+    return compose(COMMANDS["sample-icg"], list(words))
+
+
+def names(*words):
+    return [one.method for one in config(*words).methods()]
+
+
+def test_the_default_compares_the_five_and_a_given_model_is_compared_with_no_guidance():
+    assert names() == ["none", "cfg", "icg", "tsg", "icg_tsg"]
+    assert names("model=runs/mine") == ["none", "icg"] == names("model=runs/mine", "guidance=icg")
+    assert names("model=runs/mine", "guidance=none") == ["none"] and config().stages()[0] == "models"
+    assert config("model=x").stages() == ["sample", "report"]
+
+
+def test_scales_are_numbers_or_lists_and_are_shared_by_methods_on_the_condition():
+    by_name = {one.method: one for one in config("guidance.scale=[1.25,2]").methods()}
+    assert by_name["icg"].scales == by_name["cfg"].scales == by_name["icg_tsg"].scales == [1.25, 2]
+    assert by_name["tsg"].scales == [5.0], "time-step guidance weighs something else"
+    settings = {one.method: one for one in config("compare=[{method: tsg, scale: 3, alpha: 0}]").methods()}
+    assert settings["tsg"].scale == 3 and settings["tsg"].alpha == 0 and set(settings) == {"tsg", "icg"}
+
+
+def test_what_is_measured_by_itself_is_only_the_small_models():
+    assert config().repeats == 2 and config().curve == SMALL_CURVE
+    given = config("model=x")
+    assert given.repeats == 1 and given.curve == []
+    assert config("model=x", "measure.curve=[2]", "measure.num_repeats=3").curve == [2]
+
+
+def test_every_method_is_an_option_of_the_group():
+    assert {path.stem for path in (conf_dir() / "guidance").glob("*.yaml")} == set(METHODS)
+    for name, kind in METHODS.items():
+        assert isinstance(config("model=x", f"guidance={name}").guidance, kind)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["guidance.scale=abc"], "guidance.scale=abc: must be a number"),
+        (["guidance.scale=-1"], "guidance.scale=-1: must be a number of at least 0"),
+        (["guidance.scale=[]"], "guidance.scale=\\[\\]"),
+        (["guidance.scale=[2,2]"], "must be different"),
+        (["guidance.scale=[1,nan]"], "guidance.scale=nan"),
+        (["guidance=icq"], "did you mean 'icg'"),
+        (["guidance.scal=2"], "guidance.scal: no such key; did you mean 'guidance.scale'"),
+        (["guidance=cfg", "guidance.num_draws=2"], "guidance.num_draws: no such key"),
+        (["guidance.condition=klass"], "guidance.condition=klass: did you mean 'class'"),
+        (["guidance.t_min=500", "guidance.t_max=400"], "guidance.t_min=500.0: must not exceed guidance.t_max"),
+        (["guidance.sigma_min=5", "guidance.sigma_max=1"], "guidance.sigma_min=5"),
+        (["compare=[none,apg]"], "compare=apg"),
+        (["compare=[{method: tsg, alfa: 1}]"], "tsg has no setting alfa; did you mean 'alpha'"),
+        (["compare=[{method: cfg, scale: -2}]"], "guidance.scale=-2"),
+        (["sigma_min=100"], "sigma_min=100.0: must be less than sigma_max"),
+        (["prompts=[a cat]"], "prompts=.*needs a model"),
+        (["data=digits", "data.class_labels=false"], "the small models are class-conditional"),
+        (["measure.curve=[2,2]"], "measure.curve"),
+        (["num_samples=0"], "num_samples=0: must be at least 1"),
+        (["model=exact", "data=digits"], "model=exact has data of its own"),
+        (["experiment=disco_smoke"], "a preset of train-disco"),
+    ],
+)
+def test_bad_values_are_one_line(words, message):
+    with pytest.raises(UserError, match=message) as error:
+        config(*words)
+    assert "\n" not in str(error.value)

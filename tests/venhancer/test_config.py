@@ -1,0 +1,81 @@
+"""The config of enhance-video: rates, sizes, what belongs together."""
+
+from fractions import Fraction
+
+import pytest
+
+from toolkit.commands import COMMANDS
+from toolkit.configs import compose
+from toolkit.paths import presets
+from toolkit.schema import UserError
+from toolkit.venhancer.config import parse_fps
+
+COMMAND = COMMANDS["enhance-video"]
+
+
+@pytest.mark.parametrize("name", presets("enhance-video"))
+def test_presets_compose(name):
+    config = compose(COMMAND, [f"experiment={name}"])
+    assert config.stages() == ["enhance", "measure"] and config.resolved().input
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("24", 24),
+        ("24.0", 24),
+        ("29.97", Fraction(30000, 1001)),
+        ("29.970", Fraction(30000, 1001)),
+        ("23.976", Fraction(24000, 1001)),
+        ("23.98", Fraction(24000, 1001)),
+        ("59.94", Fraction(60000, 1001)),
+        ("119.88", Fraction(120000, 1001)),
+        ("30000/1001", Fraction(30000, 1001)),
+        ("12.5", Fraction(25, 2)),
+        ("25/2", Fraction(25, 2)),
+        ("14.985", Fraction(15000, 1001)),
+        ("0.5", Fraction(1, 2)),
+    ],
+)
+def test_rates(text, rate):
+    assert parse_fps(text) == rate
+
+
+@pytest.mark.parametrize("text", ["fast", "0", "-3", "1/0", "nan", "inf", "30 fps", "", "5000"])
+def test_rates_that_are_none(text):
+    with pytest.raises(UserError, match="fps="):
+        parse_fps(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["input=a.mp4", "fps=24", "frame_factor=2"], "give one of them"),
+        (["input=a.mp4", "scale=0.5"], "must be at least 1"),
+        (["input=a.mp4", "scale=8.5"], r"scale=8\.5: must be at most 8"),
+        (["input=a.mp4", "frame_factor=9"], "at most 8"),
+        (["input=a.mp4", "scale=2", "width=640"], "give the scale or the size"),
+        (["input=a.mp4", "noise_level=301"], "at most 300"),
+        (["input=a.mp4", "backend=magic"], "choose one of generative, classic, bicubic"),
+        (["reference=b.mp4"], r"belongs to input"),
+        (["input=a.mp4", "reference=b.mp4", "degrade.scale=2"], "the input itself is the reference"),
+        (["input=a.mp4", "baselines=[nearest]"], "choose among bicubic, classic"),
+        (["input=a.mp4", "encode.pix_fmt=rgb24"], "choose one of auto"),
+        (["input=a.mp4", "scal=2"], "did you mean 'scale'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        compose(COMMAND, words)
+
+
+def test_the_demonstration_is_only_for_want_of_an_input():
+    demo = compose(COMMAND, []).resolved()
+    assert demo.input == "bikes" and demo.degrade.scale == 4 and demo.duration_s == 1.5
+    own = compose(COMMAND, ["input=a.mp4"]).resolved()
+    assert not own.degrade.active and own.duration_s is None
+
+
+def test_fidelity_names_noise_levels():
+    levels = [compose(COMMAND, [f"fidelity={name}"]).noise for name in ("faithful", "balanced", "creative")]
+    assert levels == sorted(levels) and compose(COMMAND, ["noise_level=0"]).noise == 0

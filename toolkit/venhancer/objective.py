@@ -1,0 +1,61 @@
+"""What training minimises: the error of v, given degraded clips (He et al. 2024, sections 3.3 and 4.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from toolkit.venhancer.augment import Degraded
+from toolkit.venhancer.codec import Codec
+from toolkit.venhancer.conditioning import key_frame_index
+from toolkit.venhancer.pipeline import VideoEnhancePipeline
+
+
+class Denoising(nn.Module):
+    """The training loss of a network over degraded clips; ``controlled``: with key frames, or the base alone."""
+
+    def __init__(self, pipeline: VideoEnhancePipeline, controlled: bool) -> None:
+        super().__init__()
+        self.denoiser = pipeline.denoiser
+        self.pipeline, self.controlled = [pipeline], controlled  # in a list: no parameters of this module
+
+    def forward(self, batch: Degraded, text: Tensor) -> Tensor:
+        """Mean squared error of v at uniformly drawn steps."""
+        pipeline = self.pipeline[0]
+        x0, hint = latents_of(pipeline, batch)
+        step = torch.randint(len(pipeline.scheduler), (len(x0),), device=x0.device)
+        noise = torch.randn_like(x0)
+        x, target = pipeline.scheduler.add_noise(x0, noise, step), pipeline.scheduler.velocity(x0, noise, step)
+        if not self.controlled:
+            return functional.mse_loss(self.denoiser.unet(x, step, text).float(), target)
+        v = self.denoiser(x, step, text, **conditions(pipeline, batch, hint))
+        return functional.mse_loss(v.float(), target)
+
+
+@torch.no_grad()
+def latents_of(pipeline: VideoEnhancePipeline, batch: Degraded) -> tuple[Tensor, Tensor]:
+    """x_0 [B, C, F, h, w] of what the pipeline diffuses, and the clean latents of the key frames [B, C, K, h, w]."""
+    clean, keys = _encode(pipeline.codec, batch.clean), _encode(pipeline.codec, batch.keys)
+    if pipeline.config["diffuses"] == "residuals":
+        clean = (clean - _encode(pipeline.codec, batch.fill)) * pipeline.config["residual_scale"]
+    return clean, keys
+
+
+def conditions(pipeline: VideoEnhancePipeline, batch: Degraded, hint: Tensor) -> dict[str, Any]:
+    """The control network's arguments: the hint noised to each clip's level, the level and the scale."""
+    level = batch.noise_level.to(hint.device)
+    step = (level - 1).clamp(min=0)
+    noised = pipeline.scheduler.add_noise(hint, torch.randn_like(hint), step)
+    hint = torch.where((level > 0)[:, None, None, None, None], noised, hint)
+    frames = batch.clean.shape[1]
+    index = key_frame_index(0, frames, batch.frame_factor).expand(len(hint), -1).to(hint.device)
+    return {"hint": hint, "t_hint": step, "up_scale": batch.scale.to(hint.device), "key_frame_index": index}
+
+
+def _encode(codec: Codec, frames: Tensor) -> Tensor:
+    """[B, F, 3, H, W] -> [B, C, F, h, w]."""
+    latents = codec.encode(frames.flatten(0, 1))
+    return latents.unflatten(0, frames.shape[:2]).transpose(1, 2)
