@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from toolkit.data.episodes_clips import Clip
@@ -198,34 +201,45 @@ def _batches(
 def cached_tokens(
     tokenizer: CompressiveVQModel, run: Run, config: TrainIVideoGPT, clips: Clips, device: torch.device
 ) -> TokenClips:
-    """``transformer_optim.cached_clips`` random clips as tokens, made once and kept beside the checkpoints."""
-    from safetensors.torch import load_file, save_file
+    """``transformer_optim.cached_clips`` random clips as tokens, made once and kept beside the checkpoints.
 
+    Tokens of another tokenizer are made anew.
+    """
     path = run.path("checkpoints", "tokens.safetensors")
+    fingerprint = tokenizer.fingerprint()
+    found = _read_tokens(path, fingerprint)
+    if found is None:
+        found = _tokenise_many(tokenizer, config, clips, device)
+        if run.is_main:
+            temporary = path.with_suffix(".part")
+            kept = {name: value for name, value in vars(found).items() if value is not None}
+            save_file({name: value.contiguous() for name, value in kept.items()}, temporary, {"tokenizer": fingerprint})
+            temporary.replace(path)
+    return found
+
+
+def _read_tokens(path: Path, fingerprint: str) -> TokenClips | None:
+    """The tokens at ``path`` where this tokenizer made them."""
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        if (file.metadata() or {}).get("tokenizer") != fingerprint:
+            return None
+    tensors = load_file(path)
+    return TokenClips(tensors["tokens"], tensors.get("actions"), tensors.get("rewards"))
+
+
+def _tokenise_many(
+    tokenizer: CompressiveVQModel, config: TrainIVideoGPT, clips: Clips, device: torch.device
+) -> TokenClips:
     num = config.transformer_optim.cached_clips
     assert num is not None
-    fingerprint = tokenizer.fingerprint()
-    if path.exists():
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            made_by = (file.metadata() or {}).get("tokenizer")
-        if made_by == fingerprint:
-            return TokenClips(*(load_file(path).get(name) for name in ("tokens", "actions", "rewards")))  # type: ignore[arg-type]
     progress.say(f"transformer: tokenising {num} clips once")
-    parts = [
-        tokenise(
-            tokenizer, arrange(clips.train.sample(min(256, num - start), config.seed, "cache", start), config), device
-        )
-        for start in range(0, num, 256)
-    ]
-    made = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name in ("tokens", "actions", "rewards")
-        if getattr(parts[0], name) is not None
-    }
-    if run.is_main:
-        temporary = path.with_suffix(".part")
-        save_file({name: value.contiguous() for name, value in made.items()}, temporary, {"tokenizer": fingerprint})
-        temporary.replace(path)
-    return TokenClips(made["tokens"], made.get("actions"), made.get("rewards"))
+    parts = []
+    for start in range(0, num, 256):
+        drawn = clips.train.sample(min(256, num - start), config.seed, "cache", start)
+        parts.append(tokenise(tokenizer, arrange(drawn, config), device))
+    tokens = torch.cat([part.tokens for part in parts])
+    actions = [part.actions for part in parts if part.actions is not None]
+    rewards = [part.rewards for part in parts if part.rewards is not None]
+    return TokenClips(tokens, torch.cat(actions) if actions else None, torch.cat(rewards) if rewards else None)
