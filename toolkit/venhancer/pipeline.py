@@ -220,7 +220,8 @@ def penultimate(encoder: Any, output: Any) -> Tensor:
     SD 2.1's own text encoder has only 23 layers and gives it as its last.
     """
     if encoder.config.num_hidden_layers == 24:
-        return encoder.text_model.final_layer_norm(output.hidden_states[-2])
+        inner = getattr(encoder, "text_model", encoder)  # transformers 5 has no text_model inside
+        return inner.final_layer_norm(output.hidden_states[-2])
     return output.last_hidden_state
 
 
