@@ -148,8 +148,8 @@ class VideoTransformer(PreTrainedModel):
             self.reward_linear = nn.Linear(width, 1)
         if getattr(config, "has_action_recon", False):
             self.action_recon_linear = nn.Linear(width, self.action_dim)
-        sizes = getattr(config, "spatial_embedding", None)
-        self.spatial = SpatialEmbedding(*sizes, width) if sizes else None
+        sizes: Any = getattr(config, "spatial_embedding", None)
+        self.spatial = SpatialEmbedding(sizes[0], sizes[1], width) if sizes else None
         self._start_heads()
 
     def _init_weights(self, module: nn.Module) -> None:
