@@ -24,7 +24,7 @@ from toolkit.schema import JobError, UserError
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "rgb": "libx264rgb"}  # rgb: lossless
 MOST_SIDE_PX = {"h264": 16384, "hevc": 16384, "rgb": 16384}
-THREADS = 2  # fixed: the encoders' output depends on it, and a resumed job must write the same bytes
+THREADS = 6  # fixed: the encoders' output depends on it, and a resumed job must write the same bytes
 KEY_FRAME_EVERY = 250
 MOST_REORDERING = 16  # frames; both encoders' presets stay below
 
@@ -87,7 +87,7 @@ def _add_stream(container: Any, encoding: Encoding) -> Any:
     crf = 0 if encoding.codec == "rgb" else encoding.crf
     options = {"crf": str(crf), "preset": encoding.speed, "g": str(KEY_FRAME_EVERY)}
     if encoding.codec == "hevc":
-        options["x265-params"] = f"log-level=none:open-gop=0:pools=none:frame-threads={THREADS}"
+        options["x265-params"] = f"log-level=none:open-gop=0:frame-threads=4"
     else:
         options["x264-params"] = f"threads={THREADS}:open-gop=0"
     stream = container.add_stream(ENCODERS[encoding.codec], rate=encoding.rate, options=options)
