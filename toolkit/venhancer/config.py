@@ -256,6 +256,7 @@ class EnhanceVideo(Job):
     part_frames: int = number(48, least=1)
     side_by_side_s: float = number(10.0, least=0)
     measure_frames: int = number(150, least=2)
+    perceptual: bool = False  # PLIPS too, whose weights are fetched once (24 MB)
     baselines: list[str] = field(default_factory=lambda: ["bicubic", "classic"])
 
     network: VideoUNet = field(default_factory=VideoUNet)

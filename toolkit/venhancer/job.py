@@ -23,7 +23,7 @@ from toolkit.venhancer.backends import KeyFrames
 from toolkit.venhancer.clip import finish, write_parts
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.inputs import Task, available_bytes, check_free, find_tasks, rate_text
-from toolkit.venhancer.measures import score_video, scores_table
+from toolkit.venhancer.measures import load_perceptual, score_video, scores_table
 from toolkit.venhancer.side_by_side import frames_of, held_frames, write_sheet, write_side_by_side
 from toolkit.venhancer.work import Network, Work, make_backend, prepare
 
@@ -167,6 +167,7 @@ def _side_by_side(run: Run, work: Work, num_frames: int) -> None:
 def _measure(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> None:
     """Scores of every clip with a reference, beside its baselines made and encoded in the same way."""
     found: dict[str, dict[str, dict[str, float]]] = {}
+    perceptual = load_perceptual(config)
     for task in tasks:
         work = _prepare(config, run, task)
         if work.reference is None:
@@ -176,7 +177,9 @@ def _measure(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
         with progress.bar(f"measure {task.name}", 0, len(files), "method") as bar:
             scores = {}
             for number, (name, path) in enumerate(files.items()):
-                scores[name] = score_video(path, work.timeline, work.reference, last_key_s, config.measure_frames)
+                scores[name] = score_video(
+                    path, work.timeline, work.reference, last_key_s, config.measure_frames, perceptual
+                )
                 bar.advance(number + 1)
         found[task.name] = scores
         scores_table(task.name, scores).save(run.path("tables", f"{task.name}.json"))
