@@ -68,7 +68,7 @@ def held_out_losses(pipeline: VideoEnhancePipeline, config: EnhanceVideo, device
             steps = torch.full((len(x0),), step, device=device)
             x, target = pipeline.scheduler.add_noise(x0, noise, steps), pipeline.scheduler.velocity(x0, noise, steps)
             for name, case in cases.items():
-                error = _errors(pipeline.denoiser(x, steps, text, **case), target)
+                error = _errors(pipeline.velocity(x, steps, text, **case), target)
                 sums[name] += error.tolist()
                 if name == "loss":
                     sums[f"loss.frame_factor_{batch.frame_factor}"] += error.tolist()
