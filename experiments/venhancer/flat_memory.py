@@ -3,8 +3,8 @@
     python experiments/venhancer/flat_memory.py OUT.json [FOLDER]
 
 A narrow network with random weights (the pictures are not the point), two steps, tiles of 360x640 pixels; the input is
-Big Buck Bunny at 640x360. Every run is a process of its own; its peak is the one in its run.json. Runs that are done are
-not done again.
+Big Buck Bunny at 640x360. Every run is a process of its own; its peak is the one in its run.json. Runs that are done
+are not done again.
 """
 
 from __future__ import annotations

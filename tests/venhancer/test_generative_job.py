@@ -138,6 +138,7 @@ def test_train_then_enhance_with_what_was_trained(folder):
     (folder / "clips").mkdir()
     write(folder / "clips" / "a.mp4", moving(40, 96, 64), rate=24)
     data = ["data.name=clips_folder", "data.path=clips", "data.num_frames=5", "data.crop_px=32", "data.num_crops=8"]
+    data += ["data.held_out=[clips_folder]", "data.held_out_crops=4"]
     optim = ["optim.joint=true", "optim.num_steps=3", "optim.batch_size=2"]
     words = [*NETWORK, *data, *optim, *SMALL, "stage=all", "input=IN.mp4", "side_by_side_s=0", "hydra.run.dir=RUN"]
     assert launch("enhance-video", words) == 0

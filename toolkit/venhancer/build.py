@@ -77,6 +77,7 @@ def build_pipeline(config: EnhanceVideo, base: VideoUNet | None = None) -> Video
         tokenizer,
         diffuses=network.diffuses,
         residual_scale=network.residual_scale,
+        data_std=network.data_std,
         resize=network.resize,
         blend=network.blend,
         tile_rows=network.tile_rows,

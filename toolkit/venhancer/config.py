@@ -88,6 +88,7 @@ class VideoUNet:
     padding. conditioning: where noise level and scale are told: to the key frames (the paper's video-aware
     conditioning), to all frames alike ("shared"), or not at all ("none").
     diffuses: "latents", or "residuals": residual_scale times what they differ by from those of the filled-in input.
+    data_std: None, the network gives v; a number, it is preconditioned for latents of that standard deviation.
     resize, blend: how key frames are resized, and whether frames between them are blends or copies.
     tile_rows, tile_columns: of a tile, in latents.
     """
@@ -108,6 +109,7 @@ class VideoUNet:
     conditioning: str = choice("video_aware", "video_aware", "shared", "none")
     diffuses: str = choice("latents", "latents", "residuals")
     residual_scale: float = number(1.0, above=0)
+    data_std: float | None = number(None, above=0)
     resize: str = choice("bilinear", "bilinear", "bicubic")
     blend: bool = False
     tile_rows: int = number(90, least=4)
@@ -134,12 +136,16 @@ class Clips:
 
 @dataclass
 class Augment:
-    """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip."""
+    """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip.
+
+    clean_fraction: clips whose key frames get no noise at all, beside those that draw level 0.
+    """
 
     max_frame_factor: int = number(MOST_FRAME_FACTOR, least=1, most=MOST_FRAME_FACTOR)
     max_scale: float = number(MOST_SCALE, least=1, most=MOST_SCALE)
     scale_weighting: str = choice("proportional", "proportional", "uniform")
     max_noise_level: int = number(300, least=0, most=999)
+    clean_fraction: float = number(0.0, least=0, most=1)
     text_dropout: float = number(0.1, least=0, most=1)
 
 

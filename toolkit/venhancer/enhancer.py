@@ -211,7 +211,7 @@ class _Run:
     def _velocity(self, z: Tensor, hints: Tensor, step: int, frames: range) -> Tensor:
         denoiser = self.pipeline.denoiser
         x, hint = (part.transpose(0, 1)[None].to(self.device, denoiser.dtype) for part in (z, hints))
-        v = denoiser(
+        v = self.pipeline.velocity(
             x,
             step,
             self.text,
@@ -220,7 +220,7 @@ class _Run:
             up_scale=self.layout.scale,
             key_frame_index=key_frame_index(frames.start, frames.stop, self.settings.frame_factor).to(self.device),
             conditioning_scale=self.settings.conditioning_scale,
-        ).float()
+        )
         if self.layout.guided:
             v = guide(v[:1], v[1:], self.settings.guidance_scale, self.settings.guidance_rescale)
         return v[0].transpose(0, 1).cpu()

@@ -49,6 +49,9 @@ class VideoEnhancePipeline(DiffusionPipeline):
             one token of zeros.
         diffuses: "latents" (as published), or "residuals": latents minus those of the filled-in input, times
             ``residual_scale``, so that a network that predicts nothing gives the plain resize.
+        data_std: None, the network gives v (as published); a number, it is preconditioned as in Karras et al. 2022 for
+            data of that standard deviation: x_0 = c_skip x_t + c_out F(c_in x_t). A network narrower than its latents
+            then never has to carry the noise from its input to its output.
         resize: of the input to the target, "bilinear" (as published) or "bicubic".
         blend: fill in-between frames by blending key frames; False repeats the one before (as published).
         tile_rows, tile_columns: of a spatial tile, in latents. max_frames: longest window in frames.
@@ -66,6 +69,7 @@ class VideoEnhancePipeline(DiffusionPipeline):
         tokenizer: Any = None,
         diffuses: str = "latents",
         residual_scale: float = 1.0,
+        data_std: float | None = None,
         resize: str = "bilinear",
         blend: bool = False,
         tile_rows: int = 90,
@@ -79,6 +83,7 @@ class VideoEnhancePipeline(DiffusionPipeline):
         self.register_to_config(
             diffuses=diffuses,
             residual_scale=residual_scale,
+            data_std=data_std,
             resize=resize,
             blend=blend,
             tile_rows=tile_rows,
@@ -145,6 +150,35 @@ class VideoEnhancePipeline(DiffusionPipeline):
     @property
     def fill(self) -> Fill:
         return Fill(self.config["resize"], self.config["blend"])
+
+    def velocity(self, x: Tensor, step: Tensor | int, text: Tensor, **conditions: Any) -> Tensor:
+        """v of noisy latents x [B, C, F, h, w] at whole steps; float32 [n B, ...] for n texts per sample.
+
+        ``conditions``: the control network's, as ``ControlledVideoUNet`` takes them.
+        """
+        data_std = self.config["data_std"]
+        if data_std is None:
+            return self.denoiser(x, step, text, **conditions).float()
+        alpha, sigma, total = self._levels(step, x, data_std)
+        f = self.denoiser(x / total.to(x.dtype), step, text, **conditions).float()
+        c_skip, c_out = alpha * data_std**2 / total.square(), sigma * data_std / total
+        return (alpha * x - c_skip * x - c_out * f) / sigma
+
+    def loss_weight(self, step: Tensor, like: Tensor) -> Tensor:
+        """Factor of the squared error of v in training: 1, or what makes it the error of F (all steps count alike)."""
+        data_std = self.config["data_std"]
+        if data_std is None:
+            return torch.ones(1, device=like.device)
+        return (self._levels(step, like, data_std)[2] / data_std).square()
+
+    def _levels(self, step: Tensor | int, like: Tensor, data_std: float) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha, sigma, and the standard deviation of x_t, [B or 1, 1, 1, 1, 1]."""
+        index = torch.as_tensor(step, device="cpu").reshape(-1)
+        shape = (-1, *[1] * (like.dim() - 1))
+        alpha, sigma = (
+            table[index].to(like.device).reshape(shape) for table in (self.scheduler.alphas, self.scheduler.sigmas)
+        )
+        return alpha, sigma, (alpha.square() * data_std**2 + sigma.square()).sqrt()
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str, guided: bool) -> Tensor:
