@@ -27,6 +27,7 @@ BAD = {
     "data.frame_step=0": "data.frame_step=0: must be at least 1",
     "data.size_px=4": "data.size_px=4: must be at least 8",
     "codebook.kind=emma": "did you mean 'ema'",
+    "tokenizer_loss.gan_hidden=12": "tokenizer_loss.gan_hidden=12: must be a multiple of 8",
     "tokenizer.width=3": "tokenizer.width: no such key",
 }
 

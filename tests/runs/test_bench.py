@@ -67,3 +67,9 @@ def test_peak_memory_sees_a_large_tensor():
         return Contender({"hold": lambda: float(torch.ones(16, 2**20).sum())})
 
     assert 55 < bench._peak_memory(make, "cpu") < 200
+
+
+def test_the_table_has_a_row_for_every_task():
+    found = {"parameters": 5, "train_images_per_s": 2.0, "train_ratio_to_ours": 1.0, "sample_images_per_s": 3.0}
+    table = bench._table("x", {"ours": found | {"peak_memory_mib": 7.0, "peak_resident_mib": 90.0}}, "note")
+    assert table.rows == [["ours", "train", 2.0, 1.0, 7.0, 90.0], ["ours", "sample", 3.0, "–", "", ""]]

@@ -3,6 +3,8 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from tests.stacking.models import make_bpe, make_model
 from toolkit.launch import launch
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
+from toolkit.stacking.loading import load_model
 from toolkit.stacking.scoring import Scorer
-from toolkit.stacking.tasks import BENCHMARKS, check_exports, expand
+from toolkit.stacking.tasks import BENCHMARKS, check_exports, expand, write_tasks
 
 DATA = Path(__file__).parent.parent / "data" / "tasks"
 MEANING = str(DATA / "meaning.jsonl")
@@ -42,7 +45,6 @@ def own_task(folder, name, rows):
 
 def test_three_routes_give_identical_numbers(source, no_network, tmp_path):
     from toolkit.stacking import harness
-    from toolkit.stacking.loading import load_model
 
     model, tokenizer = load_model(str(source))
     scorer = Scorer(model, tokenizer, batch_size=4)
@@ -65,9 +67,27 @@ def test_three_routes_give_identical_numbers(source, no_network, tmp_path):
         assert memory["leaves"].metrics[metric] == pytest.approx(getattr(pages, metric), rel=1e-6)
 
 
+@pytest.mark.slow
+def test_the_harness_command_line_gives_the_same(source, tmp_path):
+    import lm_eval.tasks
+
+    from toolkit.stacking import harness
+
+    names = write_tasks(["arc_easy", "winogrande", "wikitext"], DATA, tmp_path, Path(lm_eval.tasks.__file__).parent)
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--include_path", tmp_path]
+    arguments = ["--model_args", f"pretrained={source},dtype=float32", "--tasks", ",".join(names)]
+    subprocess.run([*command, *arguments, "--output_path", tmp_path / "out"], check=True, timeout=300)
+    (written,) = (tmp_path / "out").rglob("results*.json")
+    theirs = json.loads(written.read_text())["results"]
+    with harness.loaded(names, DATA) as tasks:
+        ours = harness.run_tasks(harness.ScoredLM(Scorer(*load_model(str(source)))), tasks)
+    for name in names:
+        for metric, value in ours[name].metrics.items():
+            assert theirs[name][f"{metric},none"] == pytest.approx(value, rel=1e-6)
+
+
 def test_few_shots_and_a_limit(source, no_network):
     from toolkit.stacking import harness
-    from toolkit.stacking.loading import load_model
 
     scorer = Scorer(*load_model(str(source)))
     with harness.loaded(["arc_easy"], DATA) as tasks:
@@ -102,7 +122,7 @@ def test_the_command(source, no_network, tmp_path, monkeypatch, capfd):
 
 def test_perplexity_needs_no_extra(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     (tmp_path / "text.txt").write_text("the river over the bridge")
     words = ["stage=evaluate", f"source={source}", "text=text.txt", "hydra.run.dir=run"]
     assert launch("grow-llm", words) == 0

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from tests.stacking.models import make_model, make_tokenizer
 from toolkit.launch import dry_run, launch
 from toolkit.runs.table import Table
+from toolkit.stacking.growing import spelled
 from toolkit.zoo.prior import AutoregressivePrior
 
 
@@ -77,6 +78,13 @@ def test_a_network_of_a_run_is_named_by_its_part(grow_llm, tmp_path, capfd):
     assert grow_llm(*words, "part=base") == 0
     report = json.loads((tmp_path / "run" / "model" / "grown" / "growth.json").read_text())
     assert report["source"] == "earlier/model/base"
+
+
+def test_source_layers_in_short():
+    assert spelled([0, 1, 2] * 2) == "0-2 0-2"
+    assert spelled([0, 0, 1, 1, 2, 3]) == "0 0-1 1-3"
+    assert spelled([0, 1, None, None]) == "0-1 new new"
+    assert spelled([0, 0] * 20).endswith("0 ...")
 
 
 def test_dry_run_reads_no_weight(grow_llm, tmp_path, capfd):

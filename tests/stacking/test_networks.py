@@ -7,6 +7,7 @@ from toolkit.schema import UserError
 from toolkit.stacking.config import Growth
 from toolkit.stacking.networks import grow_network, grow_saved_network
 from toolkit.zoo import load
+from toolkit.zoo.encoders import ViTEncoder
 from toolkit.zoo.mlp import MLPDenoiser
 from toolkit.zoo.prior import AutoregressivePrior
 
@@ -61,6 +62,25 @@ def test_direct_width_is_exact_under_layer_norm(prior):
     assert (network.config.width, network.config.num_heads) == (32, 4)
     with torch.no_grad():
         assert change(prior, network.double()) < 1e-5
+
+
+def test_the_encoder_grows_too(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"image_size": 8, "patch_size": 4, "num_latents": 2, "codebook_size": 5}
+    encoder = ViTEncoder(**sizes, width=16, depth=2, num_heads=2).eval()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        before = encoder(images)
+        silent, _ = grow_network(encoder, Growth(operator="zero", factor=3))
+        assert torch.equal(silent(images), before)
+        wide, _ = grow_network(encoder, Growth(operator="direct", direction="width", factor=2))
+        assert (wide(images) - before).abs().max() < 1e-5
+    encoder.save_pretrained(tmp_path / "encoder")
+    report = grow_saved_network(str(tmp_path / "encoder"), tmp_path / "out", Growth(operator="zero", factor=2))
+    assert report["function"]["verdict"] == "exact"
+    assert load(tmp_path / "out").config.depth == 4
 
 
 def test_learned_and_fresh_growth(prior):

@@ -89,14 +89,17 @@ def test_scratch_at_several_rates_and_a_source_from_another_run():
     assert (Path("three") / "figures" / "loss_flops.png").exists()
 
 
+def slow(*words):
+    return pytest.param(list(words), marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        ["operator=zero", "optim.after_growth=tile"],
-        ["operator=learn", "learn.num_steps=2", "learn.warmup_steps=1", "learn.batch_size=2"],
-        ["operator=random", "direction=width", "factor=2", "optim.mask_steps=1"],
-        ["noise=0.2", "budget.growth_tokens=0"],
-        ["precision=bf16", "optim.micro_batch_size=4", "optim.schedule=cosine"],
+        ["operator=zero", "optim.after_growth=tile", "precision=bf16", "optim.micro_batch_size=4"],
+        slow("operator=learn", "learn.num_steps=2", "learn.warmup_steps=1", "learn.batch_size=2"),
+        slow("operator=random", "direction=width", "factor=2", "optim.mask_steps=1"),
+        slow("noise=0.2", "budget.growth_tokens=0", "optim.schedule=cosine"),
     ],
     ids=lambda words: " ".join(words[:2]),
 )
@@ -108,6 +111,7 @@ def test_operators_and_settings_train(words):
     assert network.config.num_hidden_layers == (1 if "direction=width" in words else 4)
 
 
+@pytest.mark.slow
 def test_the_masks_are_gone_from_what_is_saved():
     """At the end the masks are open: the saved, plain network is the one that was measured last."""
     words = ["operator=random", "optim.mask_steps=2", "arms=[grown]", "compare.eval_tokens=512"]
@@ -128,6 +132,7 @@ def test_the_masks_are_gone_from_what_is_saved():
     assert first["flops.total"] == last["flops.total"]  # and its cost goes along
 
 
+@pytest.mark.slow
 def test_stages_one_after_the_other_equal_all_at_once():
     assert grow(*SHORT, "hydra.run.dir=whole") == 0
     assert grow(*SHORT, "stage=corpus", "hydra.run.dir=parts") == 0
@@ -137,6 +142,7 @@ def test_stages_one_after_the_other_equal_all_at_once():
     assert Path("whole/metrics.jsonl").read_bytes() == Path("parts/metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_larger_budget_trains_on():
     assert grow(*SHORT, "arms=[grown]", "hydra.run.dir=one") == 0
     short = curve("one", "grown").points
@@ -175,6 +181,7 @@ def test_bad_requests_are_one_line_before_anything_trains(capfd, words, message)
     assert not Path("one/checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_larger_than_the_sources_vocabulary(capfd):
     assert grow(*SHORT, "stage=pretrain", "hydra.run.dir=one") == 0
     assert grow(*SHORT, "stage=pretrain", "tokenize.vocab_size=280", "hydra.run.dir=small") == 0

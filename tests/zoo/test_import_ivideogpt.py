@@ -119,7 +119,7 @@ def test_an_imported_transformer_refuses_another_tokenizer(source, tmp_path):
 TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
 NORM = "llm.model.norm.weight"
 BROKEN = [
-    (lambda s: shutil.rmtree(s / TOKENIZER), r"tokenizer/config.json: not found"),
+    (lambda s: shutil.rmtree(s / TOKENIZER), "no tokenizer/ there"),
     (lambda s: (s / TOKENIZER / "config.json").write_text("{"), "not valid JSON"),
     (lambda s: (s / TRANSFORMER / "model.safetensors").unlink(), r"transformer/model.safetensors: not found"),
     (lambda s: (s / TRANSFORMER / "model.safetensors").write_bytes(b"junk"), "not a readable safetensors file"),

@@ -233,6 +233,7 @@ class SampleICG(Job):
     sigma_max: float = number(80.0, above=0)
     rho: float = number(7.0, above=0)
     part: str | None = None
+    vae: str | None = None
     temperature: float = number(1.0, above=0)
     data: Data | None = None
     network: Network = MISSING
@@ -273,7 +274,7 @@ class SampleICG(Job):
         for one in self.methods():
             one.check()
         if self.model is None:
-            for key in ("prompts", "part", "size_px"):
+            for key in ("prompts", "part", "size_px", "vae"):
                 if getattr(self, key) is not None:
                     raise UserError(f"{key}={getattr(self, key)}: needs a model, model=DIR")
         if self.model == "exact" and self.data is not None:

@@ -18,6 +18,7 @@ from toolkit.icg.combined import CombinedGuidance
 from toolkit.icg.config import ICG, TSG, AutoGuidance, Guidance, NoGuidance, SampleICG
 from toolkit.icg.denoisers import GuidedDenoiser
 from toolkit.icg.guiders import IndependentConditionGuidance
+from toolkit.icg.latent_decoder import LatentDecoder
 from toolkit.icg.methods import make_guider
 from toolkit.icg.small import read_training
 from toolkit.icg.source import Request, Source
@@ -50,6 +51,9 @@ class DenoiserSource(Source):
         self.denoiser = _load(model, part or config.part, device)
         self.training = trained_how(model, part or config.part)
         self.shape, self.num_classes = tuple(self.denoiser.shape), self.denoiser.num_classes
+        self.decoder = LatentDecoder(config.vae, self.denoiser, device) if config.vae else None
+        if self.decoder is not None:
+            self.shape = self.decoder.shape
         self.prior = _load_prior(model, self.denoiser, device)
         self.weak: Denoiser | None = None
         self.bank: dict[str, Tensor] | None = None
@@ -88,7 +92,7 @@ class DenoiserSource(Source):
 
     def set_weak(self, weak: Denoiser, name: str) -> None:
         """The worse version for autoguidance. Raises UserError where it makes other samples."""
-        mine, other = (self.shape, self.num_classes), (tuple(weak.shape), weak.num_classes)
+        mine, other = ((tuple(one.shape), one.num_classes) for one in (self.denoiser, weak))
         if mine != other or weak.num_latents != self.denoiser.num_latents:
             raise UserError(
                 f"guidance.weak={name}: for samples {other[0]} and {other[1]} classes, the model has {mine[0]} "
@@ -134,10 +138,11 @@ class DenoiserSource(Source):
     def _sample(self, guidance: Guidance, scale: float, request: Request, num_steps: int) -> tuple[Tensor, float]:
         config = self.config
         sigmas = edm_sigmas(num_steps, config.sigma_min, config.sigma_max, config.rho)
-        noise = torch.stack([torch.randn(self.shape or (), generator=one) for one in request.generators("noise")])
+        noise = torch.stack([torch.randn(self.denoiser.shape, generator=one) for one in request.generators("noise")])
         with self.autocast:
             denoise = self._guided(guidance, scale, request)
             x = heun(denoise, noise.to(self.device) * config.sigma_max, sigmas)
+            x = x.float() if self.decoder is None else self.decoder(x.float())
         images = x.float().cpu()
         return images.clamp(-1, 1) if images.dim() == 4 else images, float(denoise.num_calls)
 

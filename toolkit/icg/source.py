@@ -93,16 +93,15 @@ class Source:
 
 @contextmanager
 def counted_rows(network: nn.Module) -> Iterator[Any]:
-    """Counts the samples that pass through a network: ``counter.rows``, with batches of several calls as they are."""
+    """Counts the samples that pass through a network: ``counter.rows``; a batched call of two counts as two."""
 
     class Counter:
         rows = 0
 
-    def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        first = args[0] if args else next(iter(kwargs.values()))
-        Counter.rows += len(first)
+    def count(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        Counter.rows += len(output[0])
 
-    handle = network.register_forward_pre_hook(count, with_kwargs=True)
+    handle = network.register_forward_hook(count)
     try:
         yield Counter
     finally:

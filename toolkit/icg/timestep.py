@@ -23,6 +23,7 @@ ZOO_MODULES = {
     "ADMUNet": "map_out",
     "SongUNet": "map_out",
     "UViT": "map_out",
+    "EDM2UNet": "embed_noise",
     "MLPDenoiser": "embed_noise",
     "ToyScoreDenoiser": "features",
 }

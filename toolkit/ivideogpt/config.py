@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from toolkit.schema import EpisodeData, Job, UserError, choice, did_you_mean, number
 
 STAGES = ["tokenizer", "transformer", "rollout", "plan", "measure"]
-MEASURES = ["tokenizer", "decoupling", "prediction", "actions", "reward", "goal", "speed"]
+MEASURES = ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward", "goal"]
 
 
 @dataclass
@@ -66,6 +66,14 @@ class TokenizerLoss:
     gan_weight: float = number(0.8, least=0)
     gan_depth: int = number(4, least=1)
     gan_hidden: int = number(512, least=8)
+
+    def check(self) -> None:
+        """The discriminator's width can be halved at every level."""
+        if self.gan_hidden % 2 ** (self.gan_depth - 1):
+            raise UserError(
+                f"tokenizer_loss.gan_hidden={self.gan_hidden}: must be a multiple of {2 ** (self.gan_depth - 1)} "
+                f"for tokenizer_loss.gan_depth={self.gan_depth}"
+            )
 
 
 @dataclass
@@ -178,7 +186,9 @@ PLANNERS = ["cem", "shooting", "random", "oracle", "mbpo", "sac"]
 class Measure:
     """Which measures to take on held-out clips, and on how much."""
 
-    names: list[str] = field(default_factory=lambda: ["tokenizer", "decoupling", "prediction", "actions", "reward"])
+    names: list[str] = field(
+        default_factory=lambda: ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward"]
+    )
     num_clips: int = number(256, least=2)
     num_counterfactual: int = number(64, least=2)  # starts from which every direction is imagined
     num_samples: int = number(1, least=1)  # of one clip; the best of them is reported beside the mean

@@ -20,6 +20,7 @@ from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator, seed_all
 from toolkit.schema import UserError
+from toolkit.zoo.patch_discriminator import PatchDiscriminator
 from toolkit.zoo.vq_codebook import CodebookEMA, perplexity, usage
 from toolkit.zoo.vq_tokenizer import CompressiveVQModel, Reconstruction
 
@@ -89,9 +90,7 @@ def prepare(tokenizer: CompressiveVQModel, config: TrainIVideoGPT, accelerator: 
     optimizer = torch.optim.AdamW(learnt, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
     training = Training(objective, accelerator.prepare_model(objective), optimizer, codebooks)
     if loss.gan:
-        from toolkit.zoo.patch_discriminator import PatchDiscriminator
-
-        training.discriminator = PatchDiscriminator(depth=loss.gan_depth, hidden_channels=loss.gan_hidden).to(device)
+        training.discriminator = PatchDiscriminator(hidden_channels=loss.gan_hidden, depth=loss.gan_depth).to(device)
         training.discriminator_optimizer = torch.optim.AdamW(
             training.discriminator.parameters(), lr=optim.lr, fused=fused
         )
@@ -124,7 +123,7 @@ def train_step(
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     if adversarial:
-        terms["discriminator"] = _train_discriminator(training, found, batch, optim.grad_clip)
+        terms["discriminator"] = _train_discriminator(training, found, batch, optim.grad_clip, accelerator)
     if quantize:
         _move_codebooks(step, training, found, config, accelerator)
     loop.log(**terms, grad_norm=grad_norm)
@@ -169,12 +168,15 @@ def _encoded(found: Reconstruction, accelerator: Accelerator) -> dict[str, tuple
 
 
 def _train_discriminator(
-    training: Training, found: Reconstruction, batch: tuple[Tensor, Tensor], clip: float
+    training: Training, found: Reconstruction, batch: tuple[Tensor, Tensor], clip: float, accelerator: Accelerator
 ) -> Tensor:
     optimizer = training.discriminator_optimizer
     optimizer.zero_grad(set_to_none=True)
     loss = discriminator_loss(training.discriminator, found, *batch)
     loss.backward()
+    if world_size() > 1:  # it is called twice in a step, which a wrapper for several processes would not allow
+        for parameter in training.discriminator.parameters():
+            parameter.grad = accelerator.reduce(parameter.grad, "mean")
     torch.nn.utils.clip_grad_norm_(training.discriminator.parameters(), clip)
     optimizer.step()
     return loss

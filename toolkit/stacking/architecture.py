@@ -9,6 +9,7 @@ the hidden features; "" an axis that does not grow (vocabulary, inside of a head
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,12 @@ class Spec:
     axes: tuple[str, ...]
     reads: int | None = None
     writes: bool = False
+
+    def fan_in(self, shape: tuple[int, ...]) -> int:
+        """Inputs of each output: the axis that is read; of a table the last one, of a convolution all but the first."""
+        if self.reads is not None:
+            return shape[self.reads]
+        return shape[-1] if self.axes[-1] else math.prod(shape[1:])
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ def _metrics(
             "growth.loss": jump.loss,
             "growth.spike": jump.loss - jump.base_loss,
         }
-        found["growth.recovery_tokens"] = math.inf if jump.recovery_tokens is None else float(jump.recovery_tokens)
+        recovery = math.inf if jump.recovery_tokens is None else float(jump.recovery_tokens)
+        found |= {"growth.recovery_tokens": recovery, "growth.recovery_share": recovery / config.budget.tokens}
     return found
 
 

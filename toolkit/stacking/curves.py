@@ -114,11 +114,13 @@ class Arm:
         return Curve([flops for flops, _ in kept], [loss for _, loss in kept])
 
     def smoothed(self) -> list[float]:
-        """Held-out losses, each on the line through its neighbours: at a constant rate weights swing on their way."""
+        """Held-out losses, each on the line through its neighbours: at a constant rate weights swing on their way.
+
+        The first one is left as it is: right after growth the loss jumps.
+        """
         losses = [point["valid_loss"] for point in self.points]
-        reach = len(losses) // SMOOTHING
-        starts = [max(0, i - reach) for i in range(len(losses))]
-        return [_line_at(i - start, losses[start : i + reach + 1]) for i, start in enumerate(starts)]
+        reaches = [min(i, len(losses) // SMOOTHING) for i in range(len(losses))]
+        return [_line_at(reach, losses[i - reach : i + reach + 1]) for i, reach in enumerate(reaches)]
 
     @property
     def final_loss(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from toolkit.stacking.learn import GrowthMap
 from toolkit.stacking.report import REPORT_FILE, describe, grow_checkpoint
 from toolkit.stacking.timing import Advice, advise
 from toolkit.stacking.writing import refuse_used
+
+MOST_RUNS = 24
 
 
 def grow_source(config: GrowLLM, run: Run) -> None:
@@ -128,6 +131,7 @@ def growth_tables(report: dict[str, Any]) -> dict[str, Table]:
     function = report.get("function", {})
     if "target_perplexity" in function:
         rows.append(["perplexity", function["source_perplexity"], function["target_perplexity"]])
+    rows.append(["source layers", None, spelled(report["source_layers"])])
     rows.append(["connection rate", None, report["connection_rate"]])
     if function:
         rows.append([f"function ({function['measured_on']})", None, function["verdict"]])
@@ -141,6 +145,19 @@ def growth_tables(report: dict[str, Any]) -> dict[str, Table]:
         "headline": Table(title, ["", "source", "target"], rows, "; ".join(report.get("notes", []))),
         "layers": Table("Layers", ["layer", "source layer", "kind"], _layer_rows(report)),
     }
+
+
+def spelled(sources: Sequence[int | None]) -> str:
+    """A list of source layers in runs: ``0-5 0-5 new new``; a long one is cut, the table of layers has it all."""
+    runs: list[list[int | None]] = []
+    for source in sources:
+        last = runs[-1][-1] if runs else None
+        if last is not None and source == last + 1:
+            runs[-1].append(source)
+        else:
+            runs.append([source])
+    words = ["new" if run[0] is None else f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    return " ".join(words if len(words) <= MOST_RUNS else [*words[:MOST_RUNS], "..."])
 
 
 def _layer_rows(report: dict[str, Any]) -> list[list[Any]]:

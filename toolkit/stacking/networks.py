@@ -1,9 +1,10 @@
-"""Growing the zoo's own Transformers: DisCo-Diff's autoregressive prior and iVideoGPT's world model."""
+"""Growing the zoo's own Transformers: DisCo-Diff's prior and encoder, iVideoGPT's world model."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from toolkit.stacking.tensors import InMemory
 from toolkit.stacking.writing import refuse_used, whole_or_nothing
 from toolkit.zoo import load
 
-PROBES = 16  # random sequences of codes for the prior
+PROBES = 16  # random inputs of the prior and the encoder
 PROBE_TOKENS = 256  # random tokens for the world model
 
 
@@ -48,15 +49,16 @@ class ZooArchitecture(Architecture):
         """What it says of them."""
 
 
-class Prior(ZooArchitecture):
-    """``config`` holds the arguments of AutoregressivePrior; its MLPs are four times as wide as the stream."""
+class Blocks(ZooArchitecture):
+    """Networks around ``body``, a toolkit.zoo.transformer.Transformer: ``config`` holds their arguments.
+
+    Its MLPs are four times as wide as the stream.
+    """
 
     layer_norm = True
     layer_prefix = "body.blocks."
     final_norm = "body.norm.weight"
-    tensors: ClassVar[Mapping[str, Spec]] = {
-        "start": Spec("embedding", ("", "residual")),
-        "tables": Spec("embedding", ("", "", "residual")),
+    around: ClassVar[Mapping[str, Spec]] = {
         "body.norm.weight": Spec("gain", ("residual",)),
         "body.norm.bias": Spec("bias", ("residual",)),
         "head.weight": Spec("head", ("", "residual", ""), reads=1),
@@ -76,6 +78,7 @@ class Prior(ZooArchitecture):
         "mlp.2.weight": Spec("linear", ("residual", "mlp"), reads=1, writes=True),
         "mlp.2.bias": Spec("bias", ("residual",), writes=True),
     }
+    home: str  # module and class
 
     def spaces(self, config: Any) -> Spaces:
         width, heads = config["width"], config["num_heads"]
@@ -87,9 +90,6 @@ class Prior(ZooArchitecture):
     def tied(self, config: Any) -> bool:
         return False
 
-    def context(self, config: Any) -> int:
-        return config["num_latents"]
-
     def deepened(self, config: Any, plan: Sequence[Layer]) -> Any:
         return {**config, "depth": len(plan)}
 
@@ -99,10 +99,9 @@ class Prior(ZooArchitecture):
         return {**config, "width": spaces.residual, "num_heads": spaces.heads}
 
     def skeleton(self, config: Any) -> nn.Module:
-        from toolkit.zoo.prior import AutoregressivePrior
-
+        module, _, name = self.home.partition(":")
         with torch.device("meta"):
-            return AutoregressivePrior(**config)
+            return getattr(import_module(module), name)(**config)
 
     def config_of(self, network: Any) -> Any:
         return {key: value for key, value in network.config.items() if not key.startswith("_")}
@@ -110,14 +109,49 @@ class Prior(ZooArchitecture):
     def rebuilt(self, network: Any, config: Any) -> Any:
         return type(network)(**config)
 
+    def logits(self, network: Any, probe: tuple[Any, ...]) -> Tensor:
+        return network(*probe)
+
+
+class Prior(Blocks):
+    """DisCo-Diff's autoregressive prior of the latents."""
+
+    home = "toolkit.zoo.prior:AutoregressivePrior"
+    tensors: ClassVar[Mapping[str, Spec]] = {
+        **Blocks.around,
+        "start": Spec("embedding", ("", "residual")),
+        "tables": Spec("embedding", ("", "", "residual")),
+    }
+
+    def context(self, config: Any) -> int:
+        return config["num_latents"]
+
     def probe(self, network: Any, seed: int) -> tuple[Any, ...]:
+        """Random codes (B,m) and, where there are classes, labels (B,)."""
         draws, config = generator(seed, "probe"), network.config
         codes = torch.randint(config.codebook_size, (PROBES, config.num_latents), generator=draws)
         labels = torch.randint(config.num_classes, (PROBES,), generator=draws) if config.num_classes else None
         return codes, labels
 
-    def logits(self, network: Any, probe: tuple[Any, ...]) -> Tensor:
-        return network(*probe)
+
+class Encoder(Blocks):
+    """DisCo-Diff's encoder, a Vision Transformer."""
+
+    home = "toolkit.zoo.encoders:ViTEncoder"
+    tensors: ClassVar[Mapping[str, Spec]] = {
+        **Blocks.around,
+        "patches.weight": Spec("embedding", ("residual", "", "", "")),
+        "patches.bias": Spec("bias", ("residual",)),
+        "position": Spec("embedding", ("", "residual")),
+        "class_tokens": Spec("embedding", ("", "residual")),
+    }
+
+    def context(self, config: Any) -> int:
+        return (config["image_size"] // config["patch_size"]) ** 2 + config["num_latents"]
+
+    def probe(self, network: Any, seed: int) -> tuple[Any, ...]:
+        """Random images (B,C,H,W) of unit variance."""
+        return (torch.randn(PROBES, *network.shape, generator=generator(seed, "probe")),)
 
 
 class VideoLlama(Llama, ZooArchitecture):
@@ -156,13 +190,17 @@ class VideoLlama(Llama, ZooArchitecture):
         return network.llm(probe[0], use_cache=False).logits
 
 
-ARCHITECTURES: dict[str, ZooArchitecture] = {"AutoregressivePrior": Prior(), "VideoTransformer": VideoLlama()}
+ARCHITECTURES: dict[str, ZooArchitecture] = {
+    "AutoregressivePrior": Prior(),
+    "ViTEncoder": Encoder(),
+    "VideoTransformer": VideoLlama(),
+}
 
 
 def grow_saved_network(source: str, out: str | Path, growth: Growth, seed: int = 0, run_id: str = "") -> dict[str, Any]:
     """Grow a zoo network that ``toolkit.zoo.load`` reads into the new folder ``out``; returns the report.
 
-    Of a world model the transformer grows; its tokenizer comes along. Preservation is measured on random codes. Raises
+    Of a world model the transformer grows; its tokenizer comes along. Preservation is measured on random inputs. Raises
     UserError as ``load`` and ``grow_network`` do, and where ``out`` is not empty; JobError where the disk fails.
     """
     refuse_used(Path(out))
@@ -177,7 +215,7 @@ def grow_saved_network(source: str, out: str | Path, growth: Growth, seed: int =
         "run": run_id,
         "function": {
             "verdict": verdict,
-            "measured_on": "random codes",
+            "measured_on": "random inputs",
             "max_logit_change": change,
             "logit_std": spread,
         },
@@ -208,9 +246,10 @@ def as_checkpoint(source: str, network: Any) -> Checkpoint:
 
 
 def compare(source: Any, target: Any, seed: int = 0) -> tuple[float, float]:
-    """Largest change of a logit on random codes, and the standard deviation of the source's logits."""
+    """Largest change of a logit on random inputs, and the standard deviation of the source's logits."""
     architecture = ARCHITECTURES[type(source).__name__]
     probe = architecture.probe(source, seed)
+    probe = tuple(one.to(_dtype(source)) if one is not None and one.is_floating_point() else one for one in probe)
     with torch.no_grad():
         before, after = architecture.logits(source, probe), architecture.logits(target, probe)
     return (after - before).abs().max().item(), before.std().item()
@@ -224,8 +263,12 @@ def grow_network(network: Any, growth: Growth, seed: int = 0) -> tuple[Any, Grow
     """
     before = as_checkpoint("", network)
     grown = grow(before.architecture, before.config, before.tensors, growth, seed)
-    target = ARCHITECTURES[type(network).__name__].rebuilt(network, grown.config).to(next(network.parameters()).dtype)
+    target = ARCHITECTURES[type(network).__name__].rebuilt(network, grown.config).to(_dtype(network))
     weights = {name: grown.tensors.read(name) for name in grown.tensors.infos}
     missing, unexpected = target.load_state_dict(weights, strict=False)
     assert not unexpected and set(missing) <= {"llm.lm_head.weight"}, "a tied head is the embedding, all else is read"
     return target.eval(), grown
+
+
+def _dtype(network: Any) -> torch.dtype:
+    return next(network.parameters()).dtype

@@ -75,9 +75,9 @@ def precise(tensor: Tensor) -> Tensor:
 def init_std(spec: Spec, name: str, shape: tuple[int, ...], num_layers: int) -> float:
     """Standard deviation of the released initialisation: sqrt(2 / (5 fan_in)), for the MLP output 1 / sqrt(fan_in) / l.
 
-    The fan-in is the axis that is read; of an embedding the last one.
+    An embedding's fan-in is its last axis.
     """
-    fan_in = shape[-1 if spec.reads is None else spec.reads]
+    fan_in = spec.fan_in(shape)
     if spec.writes and "mlp" in spec.axes:
         return fan_in**-0.5 / num_layers
     return math.sqrt(2 / (5 * fan_in))
@@ -109,7 +109,7 @@ class Noisy(Tensors):
         tensor, spec = self.source.read(name), self.architecture.spec(name)
         if spec is None or spec.kind in ("gain", "bias"):
             return tensor
-        fan_in = tensor.shape[-1 if spec.reads is None else spec.reads]
+        fan_in = spec.fan_in(tensor.shape)
         std = fan_in**-0.5 / self.num_layers if spec.writes else math.sqrt(2 / (5 * fan_in))
         weights = precise(tensor)
         noise = torch.randn(weights.shape, dtype=weights.dtype, generator=generator(self.seed, "noise", name))

@@ -38,6 +38,11 @@ class Work:
         """(width, height) of the result."""
         return self.encoding.width, self.encoding.height
 
+    @property
+    def claim(self) -> Path:
+        """Says that the output is this run's (``is_claimed``)."""
+        return claim_of(self.folder)
+
     def summary(self) -> str:
         """What becomes of the clip, in one line."""
         index, made, cuts = self.index, self.encoding, len(self.timeline.shots) - 1
@@ -45,6 +50,11 @@ class Work:
         after = f"{made.width}x{made.height}, {self.timeline.num_frames} frames at {rate_text(made.rate)} fps"
         cut = f", {cuts} cut{'s' if cuts > 1 else ''}" if cuts else ""
         return f"{self.task.name}: {before} -> {after}{cut}"
+
+
+def claim_of(folder: Path) -> Path:
+    """Of the work in ``folder``."""
+    return folder / "joined.json"
 
 
 def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:

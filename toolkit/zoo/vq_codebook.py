@@ -31,10 +31,9 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Latents (..., D) -> codes int64 (...)."""
-        flat, table = latents.reshape(-1, latents.shape[-1]), self.embedding.weight
-        # |z - e|^2 without |z|^2, which is the same for every code
-        scores = torch.addmm(table.square().sum(dim=1), flat, table.t(), alpha=-2.0)
-        return scores.argmin(dim=1).view(latents.shape[:-1])
+        flat = latents.reshape(-1, latents.shape[-1])
+        with torch.no_grad():  # distances as the release takes them: rounding decides between codes as near
+            return torch.cdist(flat, self.embedding.weight).argmin(dim=1).view(latents.shape[:-1])
 
     def forward(self, latents: Tensor) -> Quantized:
         """Latents (..., D). The loss is commitment |sg(e) - z|^2 + |e - sg(z)|^2, averaged over all numbers."""
