@@ -1,7 +1,7 @@
 """The world model of a run, rounded to half precision, as the one that ``toolkit play`` comes with.
 
-    toolkit train-ivideogpt hydra.run.dir=runs/push
-    python experiments/ivideogpt/ship.py runs/push toolkit/ivideogpt/weights/push
+toolkit train-ivideogpt hydra.run.dir=runs/push
+python experiments/ivideogpt/ship.py runs/push toolkit/ivideogpt/weights/push
 """
 
 import sys

@@ -38,5 +38,5 @@ def test_embeddings_of_near_codes_begin_near():
 
 
 def test_clips_longer_than_the_positions_are_refused():
-    with pytest.raises(UserError, match="num_frames=20: makes 159 tokens.*hold 7 frames"):
+    with pytest.raises(UserError, match=r"num_frames=20: makes 159 tokens.*hold 7 frames"):
         build_transformer(tiny.config(num_frames=20), tiny.tokenizer(), 2)
