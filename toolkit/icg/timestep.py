@@ -24,6 +24,7 @@ ZOO_MODULES = {
     "SongUNet": "map_out",
     "UViT": "map_out",
     "EDM2UNet": "embed_noise",
+    "ControlledVideoUNet": "unet.time_embedding",  # the control network stays as it is
     "MLPDenoiser": "embed_noise",
     "ToyScoreDenoiser": "features",
 }
