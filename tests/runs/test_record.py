@@ -103,6 +103,22 @@ def test_more_steps_reopen_their_stage_and_drop_what_was_built_on_it(tmp_path):
     longer.close("done")
 
 
+def test_more_steps_keep_what_came_before_and_train_on_every_variant(tmp_path):
+    run = opened(tmp_path / "one")
+    for name in ("data", "train", "train-0.1", "other", "measure"):
+        with run.stage(name):
+            run.path("checkpoints", name, "step").write_text("")
+    run.add_metrics("", {"data": {"size": 1}, "train": {"loss": 2}, "measure": {"loss": 3}})
+    run.close("done")
+    longer = opened(tmp_path / "one", TrainToy(optim=Optim(num_steps=50)))
+    assert {name: stage["status"] for name, stage in longer.record["stages"].items()} == {
+        "data": "done", "train": "running", "train-0.1": "running",
+    }  # fmt: skip
+    assert {path.name for path in run.dir.glob("checkpoints/*")} == {"data", "train", "train-0.1"}
+    assert longer.record["metrics"] == {"data.size": 1.0}
+    longer.close("done")
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "done"}', "\x00\x01"])
 def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)

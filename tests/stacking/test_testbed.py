@@ -145,11 +145,12 @@ def test_stages_one_after_the_other_equal_all_at_once():
 @pytest.mark.slow
 def test_a_larger_budget_trains_on():
     assert grow(*SHORT, "arms=[grown]", "hydra.run.dir=one") == 0
-    short = curve("one", "grown").points
+    short, base = curve("one", "grown").points, Path("one/curves/base.json").stat().st_mtime_ns
     longer = [SHORT[0], "budget.tokens=3072", "arms=[grown]", "hydra.run.dir=one"]
     assert grow(*longer) == 0
     assert curve("one", "grown").points[: len(short)] == short
     assert curve("one", "grown").points[-1]["tokens"] > short[-1]["tokens"]
+    assert Path("one/curves/base.json").stat().st_mtime_ns == base and "base.loss" in record("one")["metrics"]
 
 
 @pytest.mark.parametrize(
@@ -166,12 +167,14 @@ def test_a_larger_budget_trains_on():
         (["network.hidden_size=18", "network.num_attention_heads=4"], "must be an even multiple"),
         (["network.context=100000"], "network.context=100000 needs more"),
         (["optim.betas=[0.9]"], "must be two numbers"),
+        (["optim.after_growth=tile", "operator=direct", "direction=width"], "in depth only"),
         (["optim.sharding=fsdp"], "needs several processes"),
         (["optim.micro_batch_size=3"], "must divide optim.batch_size=8"),
         (["tokenize.tokenizer=nowhere/at-all"], "tokenize.tokenizer=nowhere/at-all: cannot be loaded"),
         (["source=nowhere"], "source=nowhere"),
-        (["stage=compare", "compare.runs=[nowhere]"], "compare.runs: nowhere: no such folder"),
+        (["stage=compare", "compare.runs=[nowhere]"], "compare.runs: nowhere: no run there"),
         (["stage=compare"], "compare.runs: must be given"),
+        (["compare.runs=[nowhere]"], "compare.runs: nowhere: no run there"),
     ],
 )
 def test_bad_requests_are_one_line_before_anything_trains(capfd, words, message):

@@ -15,7 +15,7 @@ from toolkit import zoo
 from toolkit.icg.asked import read_labels
 from toolkit.icg.autoguidance import WeakModelDenoiser
 from toolkit.icg.combined import CombinedGuidance
-from toolkit.icg.config import ICG, TSG, AutoGuidance, Guidance, NoGuidance, SampleICG
+from toolkit.icg.config import ICG, TSG, AutoGuidance, Guidance, SampleICG
 from toolkit.icg.denoisers import GuidedDenoiser
 from toolkit.icg.guiders import IndependentConditionGuidance
 from toolkit.icg.latent_decoder import LatentDecoder
@@ -31,7 +31,6 @@ from toolkit.zoo.samplers import edm_sigmas, heun
 
 LATENTS_AT_ONCE = 256  # z is drawn in whole groups, so that sample i has the same z in any batch
 BANK_ROWS = 1024
-WARM_UP = 256
 
 
 class DenoiserSource(Source):
@@ -127,26 +126,23 @@ class DenoiserSource(Source):
             latents = self.prior.sample(rows, class_labels=classes, generator=rng)
             self.bank = {"latents": latents} | ({} if classes is None else {"class_labels": classes})
 
-    @torch.no_grad()
-    def warm_up(self) -> None:
-        num = min(self.config.batch_size, max(self.config.num_samples, WARM_UP))
-        self._sample(NoGuidance(), 1.0, Request(self.config.seed, 0, 0, num), num_steps=3)
-
-    def draw(self, guidance: Guidance, scale: float, request: Request) -> tuple[Tensor, float]:
-        return self._sample(guidance, scale, request, self.config.num_steps)
-
-    def _sample(self, guidance: Guidance, scale: float, request: Request, num_steps: int) -> tuple[Tensor, float]:
+    def draw(
+        self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
+    ) -> tuple[Tensor, float]:
+        num_steps = num_steps or self.config.num_steps
         config = self.config
         sigmas = edm_sigmas(num_steps, config.sigma_min, config.sigma_max, config.rho)
         noise = torch.stack([torch.randn(self.denoiser.shape, generator=one) for one in request.generators("noise")])
         with self.autocast:
-            denoise = self._guided(guidance, scale, request)
+            denoise = self._guided(guidance, scale, request, 2 * num_steps - 1)
             x = heun(denoise, noise.to(self.device) * config.sigma_max, sigmas)
             x = x.float() if self.decoder is None else self.decoder(x.float())
         images = x.float().cpu()
         return images.clamp(-1, 1) if images.dim() == 4 else images, float(denoise.num_calls)
 
-    def _guided(self, guidance: Guidance, scale: float, request: Request) -> GuidedDenoiser | WeakModelDenoiser:
+    def _guided(
+        self, guidance: Guidance, scale: float, request: Request, evaluations: int
+    ) -> GuidedDenoiser | WeakModelDenoiser:
         labels, latents = self._conditions(request)
         if labels is not None and isinstance(guidance, ICG) and guidance.condition == "gaussian":
             labels = functional.one_hot(labels, self.num_classes).float()  # Gaussians take the place of vectors
@@ -160,7 +156,6 @@ class DenoiserSource(Source):
             assert isinstance(guider, IndependentConditionGuidance | CombinedGuidance)
             guider.set_condition_bank(_rows_for(guidance, self.bank))
         null = dict.fromkeys(self.null_fields(guidance)) if guidance.method in ("cfg", "cfg_tsg") else None
-        evaluations = 2 * self.config.num_steps - 1
         return GuidedDenoiser(self.denoiser, guider, labels, latents, null, evaluations, self.config.batched)
 
     def _conditions(self, request: Request) -> tuple[Tensor | None, Tensor | None]:

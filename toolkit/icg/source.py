@@ -66,15 +66,17 @@ class Source:
     def prepare(self, guidance: Guidance) -> None:
         """What must be made once before ``draw`` (banks of conditions); may be called again."""
 
-    def warm_up(self) -> None:
-        """The first calls of a network are slower than the rest; called before anything is timed."""
-
     def extra_metrics(self) -> dict[str, float]:
         """Numbers of the model itself, for the record."""
         return {}
 
-    def draw(self, guidance: Guidance, scale: float, request: Request) -> tuple[Tensor, float]:
-        """Images float32 (n, C, H, W) in [-1, 1] on the CPU, and network calls per image."""
+    def draw(
+        self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
+    ) -> tuple[Tensor, float]:
+        """Images float32 (n, C, H, W) in [-1, 1] on the CPU, and network calls per image.
+
+        num_steps: other than the config's, to try a setting out.
+        """
         raise NotImplementedError
 
     def label_of(self, number: int) -> int | None:

@@ -115,14 +115,21 @@ class Run:
         return previous
 
     def _reopen(self, record: dict[str, Any], key: str, stages: list[str]) -> None:
-        """A larger ``key``: ``stages`` train on from their checkpoints, what was built on them starts anew."""
-        for name in list(record["stages"]):
-            if name in stages:
+        """A larger ``key``: ``stages`` train on from their checkpoints, what may be built on them starts anew.
+
+        A stage ``NAME-variant`` counts as ``NAME``. What came before all of them stays as it is.
+        """
+        ran = list(record["stages"])
+        reopened = [name for name in ran if name.split("-")[0] in stages]
+        before = ran[: ran.index(reopened[0])] if reopened else ran
+        for name in ran:
+            if name in reopened:
                 record["stages"][name]["status"] = "running"
-            else:
+            elif name not in before:
                 del record["stages"][name]
                 shutil.rmtree(self.dir / "checkpoints" / name, ignore_errors=True)
-        record["metrics"] = {}
+        kept = tuple(f"{name}." for name in before)
+        record["metrics"] = {name: value for name, value in record["metrics"].items() if name.startswith(kept)}
         record.setdefault("extended", []).append(key)
 
     def close(self, status: str, error: str | None = None) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toolkit.schema import UserError
-from toolkit.stacking.config import GrowLLM, Growth, Network
+from toolkit.stacking.config import Growth, Network
 from toolkit.stacking.flops import Cost, cost
 from toolkit.stacking.growth import Grown, grow
 from toolkit.stacking.llama import Llama
@@ -106,8 +106,3 @@ def check_context(config: Any, context: int, source: str) -> None:
         raise UserError(
             f"network.context={context}: source={source} is configured for {config.max_position_embeddings} positions"
         )
-
-
-def base_config(config: GrowLLM, vocab_size: int, tokenizer: Any | None = None) -> Any:
-    """The base that ``config.network`` asks for."""
-    return llama_config(config.network, vocab_size, tokenizer)

@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.runs import figures
 from toolkit.runs.distributed import barrier, rank
-from toolkit.runs.record import Run
+from toolkit.runs.record import Run, read_record
 from toolkit.runs.table import Spread, Table
 from toolkit.schema import UserError
 from toolkit.stacking.config import GrowLLM
@@ -40,16 +40,24 @@ def compare_run(config: GrowLLM, run: Run) -> None:
     """Compare the arms of this run, and of ``compare.runs``, on rank 0."""
     if rank() == 0:
         own = load_arms(run.dir) if (run.dir / "curves").is_dir() else []
-        others = [arm for folder in config.compare.runs for arm in load_arms(_existing(folder))]
+        others = other_arms(config)
         if not own and not others:
             raise UserError("compare.runs: must be given with stage=compare, as in compare.runs=[runs/A,runs/B]")
         _compare(config, run, own, others)
     barrier()
 
 
-def _existing(folder: str) -> Path:
-    if not Path(folder).is_dir():
-        raise UserError(f"compare.runs: {folder}: no such folder")
+def other_arms(config: GrowLLM) -> list[Arm]:
+    """The arms of ``compare.runs``. Raises UserError where one is no run, has no curves, or is not finished."""
+    return [arm for folder in config.compare.runs for arm in load_arms(_finished(folder))]
+
+
+def _finished(folder: str) -> Path:
+    record = read_record(folder)
+    if record is None:
+        raise UserError(f"compare.runs: {folder}: no run there (no run.json)")
+    if record["status"] != "done":
+        raise UserError(f"compare.runs: {folder} is not finished ({record['status']}); run it to its end first")
     return Path(folder)
 
 

@@ -295,6 +295,8 @@ class GrowLLM(Growth, Job):
             raise UserError(f"arms={self.arms}: names one twice")
         if self.stage in ("all", "grow"):
             Growth.check(self.growth())
+        if self.direction == "width" and self.optim.after_growth == "tile":
+            raise UserError("optim.after_growth=tile: moments follow their tensors in depth only; use reset")
 
 
 def scratch_stage(lr: float, optim: Optim) -> str:

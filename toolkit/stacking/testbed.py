@@ -35,6 +35,7 @@ from toolkit.stacking.build import (
     training_cost,
 )
 from toolkit.stacking.checkpoint import Checkpoint, find_network, open_checkpoint
+from toolkit.stacking.comparing import other_arms
 from toolkit.stacking.config import GrowLLM, scratch_stage
 from toolkit.stacking.curves import Arm, Spent, flops_per_token
 from toolkit.stacking.growing import identity, written_by
@@ -142,29 +143,31 @@ class Testbed:
         )
         Sequences(store.train, self.config.network.context, self.config.seed)
         held_out(store.valid, self.config.network.context, self.config.compare.eval_tokens)
-        if rank() == 0:
-            store.table().save(
-                self.run.path("tables", "corpus.json" if self.config.stage != "corpus" else "headline.json")
-            )
         if self.config.stage == "all":
             self._check_fit()
         if self.config.stage == "pretrain":
             self.base_config()
+        if rank() == 0:
+            name = "headline" if self.config.stage == "corpus" else "corpus"
+            store.table().save(self.run.path("tables", f"{name}.json"))
 
     def _check_fit(self) -> None:
-        """Growth, masks and budget fit together."""
+        """Growth, masks and budget fit together; what will be compared with is there."""
+        other_arms(self.config)
         base, target = self.cost(self.base_config()), self.plan().config
         spent = (
             self._history(self.source) if self.source else Spent().after(base, self._base_sequences(), self._context)
         )
         num_sequences = self.sequences_left(target, spent, self.config.budget.grown_tokens)
+        if self.source is not None and self.config.optim.after_growth == "tile":
+            check_moments(self._base_moments(), str(self.config.source))
         if self.config.operator == "random" and "grown" in self.config.arms:
             phases = WIDTH_PHASES if self.config.direction == "width" else 1
             num_steps = math.ceil(num_sequences / self.config.optim.batch_size)
-            if phases * self.config.optim.mask_steps > num_steps:
+            if phases * self.config.optim.mask_steps >= num_steps:
                 raise UserError(
                     f"optim.mask_steps={self.config.optim.mask_steps}: the masks must be open before training ends; "
-                    f"at most {num_steps // phases} here"
+                    f"at most {(num_steps - 1) // phases} here"
                 )
             if self.config.compile:
                 raise UserError("compile=true: operator=random changes its masks at every step; use compile=false")
