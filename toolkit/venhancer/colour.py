@@ -1,7 +1,7 @@
 """Colour fixes: a diffusion model drifts in colour and contrast; the up-scaled input knows both. Absent upstream.
 
 ``wavelet`` takes the low frequencies of the input and leaves the model its details; ``adain`` takes mean and contrast
-of every channel. For in-between frames the input is its neighbours' blend.
+of every channel. For in-between frames the input is what motion compensation makes of its neighbours.
 """
 
 from __future__ import annotations

@@ -214,7 +214,8 @@ class EnhanceVideo(Job):
     frame_factor; neither: the rate before ``degrade``, that is the input's where there is none.
     model: ``small`` (shipped), a folder, or a hub id; vae, text_encoder: for a model that has none of its own.
     noise_level: of the latent noise augmentation, 0 (faithful) to 300 (free); None takes fidelity's.
-    scale_condition: the value that the network is told as s; None tells it the true one.
+    scale_condition: the value that the network is told as s; None tells it the true one. between: who makes the frames
+    between key frames: the network, or motion compensation between key frames that the network enhanced.
     """
 
     command: str = "enhance-video"
@@ -247,6 +248,7 @@ class EnhanceVideo(Job):
     noise_level: int | None = number(None, least=0, most=300)
     scale_condition: float | None = number(None, least=1, most=MOST_SCALE)
     conditioning_scale: float = number(1.0, least=0)
+    between: str = choice("network", "network", "motion")
     color_fix: str = choice("wavelet", "none", "wavelet", "adain")
     sampling: Sampling = field(default_factory=Sampling)
     windows: Windows = field(default_factory=Windows)

@@ -164,8 +164,13 @@ def make_backend(
 
     enhancer = network.enhancer(work)
     return GenerativeBackend(
-        reader, enhancer, config, work.size, work.timeline.factor, device, work.folder / "network", report
+        reader, enhancer, config, work.size, network_factor(work, config), device, work.folder / "network", report
     )
+
+
+def network_factor(work: Work, config: EnhanceVideo) -> int:
+    """Steps between key frames that the network makes."""
+    return work.timeline.factor if config.between == "network" else 1
 
 
 def enhance_settings(work: Work, config: EnhanceVideo) -> Any:
@@ -180,7 +185,7 @@ def enhance_settings(work: Work, config: EnhanceVideo) -> Any:
         text_encoder=config.text_encoder,
         height=height,
         width=width,
-        frame_factor=work.timeline.factor,
+        frame_factor=network_factor(work, config),
         scale_condition=config.scale_condition,
         noise_level=config.noise,
         prompt=config.prompt or "",
