@@ -156,11 +156,13 @@ class VideoEnhancePipeline(DiffusionPipeline):
 
         ``conditions``: the control network's, as ``ControlledVideoUNet`` takes them.
         """
-        data_std = self.config["data_std"]
+        data_std, dtype = self.config["data_std"], self.denoiser.dtype
+        if "hint" in conditions:
+            conditions = conditions | {"hint": conditions["hint"].to(dtype)}
         if data_std is None:
-            return self.denoiser(x, step, text, **conditions).float()
+            return self.denoiser(x.to(dtype), step, text, **conditions).float()
         alpha, sigma, total = self._levels(step, x, data_std)
-        f = self.denoiser(x / total.to(x.dtype), step, text, **conditions).float()
+        f = self.denoiser((x / total).to(dtype), step, text, **conditions).float()
         c_skip, c_out = alpha * data_std**2 / total.square(), sigma * data_std / total
         return (alpha * x - c_skip * x - c_out * f) / sigma
 
