@@ -77,7 +77,11 @@ def test_bare_and_prefixed_names_are_one(source, tmp_path):
 
 
 @pytest.mark.parametrize("context_length", [1, 2])
-@pytest.mark.parametrize("heads", [{}, {"has_reward": True}, {"has_reward": True, "has_action_recon": True}], ids=str)
+@pytest.mark.parametrize(
+    "heads",
+    [{}, {"has_reward": True}, {"has_reward": True, "has_action_recon": True, "spatial_embedding": True}],
+    ids=str,
+)
 def test_other_sizes_are_read_from_the_tensors(tmp_path, context_length, heads):
     """Other widths, one context frame, five actions, grouped key-value heads, reward and reconstruction heads."""
     tokenizer = nano_tokenizer(context_length)

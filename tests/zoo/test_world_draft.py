@@ -30,7 +30,9 @@ def rollouts(world, sampling=None):
     return [world.rollout(start, actions[:, :K] if not kinds else None, sampling, **kinds) for _ in range(2)]
 
 
-@pytest.mark.parametrize("options", [{}, {"has_reward": True}, {"action_dim": None}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"has_reward": True}, {"action_dim": None}, {"spatial_embedding": True}], ids=str
+)
 @pytest.mark.parametrize("sampling", [None, "greedy"])
 def test_any_guess_leads_to_the_same_tokens(monkeypatch, options, sampling):
     torch.manual_seed(0)
@@ -46,7 +48,7 @@ def test_any_guess_leads_to_the_same_tokens(monkeypatch, options, sampling):
             torch.testing.assert_close(preds.rewards, expected.rewards)
 
 
-@pytest.mark.parametrize("options", [{}, {"has_reward": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"has_reward": True}, {"spatial_embedding": True}], ids=str)
 def test_the_draft_itself(monkeypatch, options):
     """In float32, with grouped key-value heads: nearly always right, and remade when the weights change."""
     world = nano_world(dtype=torch.float32, **options)
@@ -77,8 +79,8 @@ def test_a_guess_is_close_to_what_the_network_would_draw():
         return logits.argmax(-1) + dynamics.layout.num_context_codes
 
     draft = Draft(world.transformer.llm, world.transformer.llm.lm_head.weight[32:56])
-    tokens = draft.guess(opening, cache.until(state.past.cache.length + 1), world.spec.n, dynamics._embed, pick)
-    exact = torch.cat([opening, dynamics._embed(tokens[:, :-1])], dim=1)
+    tokens = draft.guess(opening, cache.until(state.past.cache.length + 1), world.spec.n, dynamics._embed_inner, pick)
+    exact = torch.cat([opening, dynamics._embed_inner(tokens[:, :-1])], dim=1)
     from toolkit.zoo.llama_pass import llama_pass
 
     true = llama_pass(world.transformer.llm, exact, cache) @ world.transformer.llm.lm_head.weight[32:56].t()

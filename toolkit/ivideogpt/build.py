@@ -60,6 +60,7 @@ def build_transformer(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, act
             num_key_value_heads=keys.num_key_value_heads,
             max_position_embeddings=keys.max_position_embeddings,
             attention_dropout=keys.attention_dropout,
+            spatial_embedding=keys.spatial_embedding,
             action_dim=action_dim if config.action_conditioned else None,
             has_reward=config.reward_head,
         )

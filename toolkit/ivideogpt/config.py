@@ -101,6 +101,7 @@ class Transformer:
     num_key_value_heads: int | None = number(None, least=1)
     max_position_embeddings: int = number(1024, least=2)
     attention_dropout: float = number(0.1, least=0, below=1)
+    spatial_embedding: bool = False  # tokens are told where in the picture they lie (ours)
     start_from_codes: bool = False  # embeddings of a fresh network begin as projections of the codebooks (ours)
 
     def check(self) -> None:

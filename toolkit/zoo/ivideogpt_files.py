@@ -26,7 +26,7 @@ TOKENIZER_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMER_WEIGHTS = "model.safetensors"
 # Of a file's config: what it was written with, and generation defaults that no picture needs.
 _DROPPED = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "max_length")
-_OURS = ("action_dim", "has_reward", "has_action_recon")  # told by the tensors
+_OURS = ("action_dim", "has_reward", "has_action_recon", "spatial_embedding")  # told by the tensors
 _WRITTEN = (
     "model_type",
     "vocab_size",
@@ -131,7 +131,10 @@ def _llama_config(config: dict[str, Any], weights: dict[str, Tensor]) -> LlamaCo
     kept = {key: one for key, one in config.items() if key not in (*_DROPPED, *_OURS)}
     action, recon = weights.get("action_linear.weight"), weights.get("action_recon_linear.weight")
     width = action.shape[1] if action is not None else recon.shape[0] if recon is not None else None
-    heads = {"has_reward": "reward_linear.weight" in weights, "has_action_recon": recon is not None}
+    heads: dict[str, Any] = {"has_reward": "reward_linear.weight" in weights, "has_action_recon": recon is not None}
+    own, within = weights.get("spatial.own.weight"), weights.get("spatial.within.weight")
+    if own is not None and within is not None:
+        heads["spatial_embedding"] = [len(own) * len(within), len(own)]
     return LlamaConfig(**(kept | dict.fromkeys(_SPECIAL_TOKENS) | heads), action_dim=width)
 
 

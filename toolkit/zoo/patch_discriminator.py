@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 class PatchDiscriminator(nn.Module):
     """Real or reconstructed, one logit per patch.
 
-    ``depth`` 3x3 convolutions of stride 2, spectrally normalised, that double the width up to ``hidden_channels``; leaky
+    ``depth`` 3x3 convolutions of stride 2, spectrally normalised, double the width up to ``hidden_channels``; leaky
     ReLU, and instance norm on all but the first; then a 1x1 convolution. The release trains with depth 4 and 512.
     Raises ValueError where the width cannot be halved so often.
     """

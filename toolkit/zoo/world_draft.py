@@ -46,7 +46,12 @@ class Draft:
         self.cos, self.sin = (table[0] for table in llm.model.rotary_emb(self.norm, positions))
 
     def guess(
-        self, opening: Tensor, cache: KeyValueCache, num_tokens: int, embed: Callable[[Tensor], Tensor], pick: Callable
+        self,
+        opening: Tensor,
+        cache: KeyValueCache,
+        num_tokens: int,
+        embed: Callable[[Tensor, int], Tensor],
+        pick: Callable,
     ) -> Tensor:
         """Tokens (1,n) of a frame.
 
@@ -55,7 +60,7 @@ class Draft:
             cache: up to the opening, which is still to be written, with room for n - 1 more. What is written is
                 approximate.
             num_tokens: n.
-            embed: tokens (1,1) -> embeddings (1,1,W).
+            embed: (tokens (1,1), their place) -> embeddings (1,1,W).
             pick: (logits (1,1,V), place) -> tokens (1,1).
         """
         tokens: list[Tensor] = []
@@ -63,7 +68,7 @@ class Draft:
         for place in range(num_tokens):
             logits = self._pass(embeds[0], cache.until(cache.length + place))
             tokens.append(pick(logits, place))
-            embeds = embed(tokens[-1])
+            embeds = embed(tokens[-1], place)
         return torch.cat(tokens, dim=1)
 
     def _pass(self, hidden: Tensor, cache: KeyValueCache) -> Tensor:
