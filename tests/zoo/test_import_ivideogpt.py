@@ -180,7 +180,7 @@ def test_a_run_folder_gives_its_world_model(source, tmp_path):
 def test_the_action_range_is_kept(tmp_path):
     tokenizer = nano_tokenizer()
     world = WorldModel(tokenizer, nano_transformer(tokenizer), action_low=[-1, -2, -3], action_high=[1, 2, 3])
-    world.save_pretrained(tmp_path / "world")
+    world.save_pretrained(tmp_path / "world", safe_serialization=True, variant=None)  # as push_to_hub calls it
     assert zoo.load(tmp_path / "world").config == world.config
     edit_config(tmp_path / "world", action_lows=[1])
     with pytest.raises(UserError, match="not the config of a world model"):
