@@ -130,10 +130,15 @@ class VideoEnhancePipeline(DiffusionPipeline):
         return cls(network, load_vae(vae), VideoNoiseSchedule(), encoder, tokenizer)
 
     def place(self, dtype: torch.dtype, device: torch.device, offload: bool) -> None:
-        """Move everything to ``device`` in ``dtype``; ``offload`` keeps there only the part at work."""
-        for part in (self.denoiser, self.vae, self.text_encoder):
-            if part is not None and not isinstance(part, PixelUnshuffleCodec):  # which is exact in float32
-                torch.nn.Module.to(part.eval(), dtype=dtype)
+        """Move everything to ``device`` in ``dtype`` (float32 for an autoencoder that asks for it in its config).
+
+        ``offload`` keeps there only the part at work.
+        """
+        exact = isinstance(self.vae, PixelUnshuffleCodec) or self.vae.config.get("force_upcast", False)
+        parts = [(self.denoiser, dtype), (self.vae, torch.float32 if exact else dtype), (self.text_encoder, dtype)]
+        for part, wanted in parts:
+            if part is not None:
+                torch.nn.Module.to(part.eval(), dtype=wanted)
         if offload and device.type != "cpu":
             self.enable_model_cpu_offload(device=device)
         else:
