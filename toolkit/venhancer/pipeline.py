@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, DiffusionPipeline
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 from torch import Tensor
 
 from toolkit import zoo
@@ -109,7 +110,8 @@ class VideoEnhancePipeline(DiffusionPipeline):
             kwargs.setdefault("scheduler", VideoNoiseSchedule.from_pretrained(source, subfolder="scheduler"))
             if parts["vae"][1] in _OURS:
                 kwargs.setdefault("vae", _OURS[parts["vae"][1]].from_pretrained(source, subfolder="vae"))
-        return super().from_pretrained(source, **kwargs)
+        with _no_progress_bar():
+            return super().from_pretrained(source, **kwargs)
 
     @classmethod
     def from_parts(cls, denoiser: str, vae: str | None, text_encoder: str | None) -> VideoEnhancePipeline:
@@ -253,6 +255,18 @@ class ArraySource:
 
     def frames(self, start: int) -> Iterator[np.ndarray]:
         yield from self.video[start:]
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Three components are loaded before a bar could be read."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def penultimate(encoder: Any, output: Any) -> Tensor:
