@@ -14,7 +14,8 @@ from toolkit import zoo
 from toolkit.schema import UserError
 from toolkit.venhancer.codec import PixelUnshuffleCodec, VAECodec
 from toolkit.venhancer.enhancer import Enhancer, EnhanceSettings
-from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_pipeline, load_text_encoder, load_vae, penultimate
+from toolkit.venhancer.loading import load_text_encoder, load_vae, penultimate
+from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_pipeline
 from toolkit.venhancer.schedule import VideoNoiseSchedule
 from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
 from toolkit.zoo.video_controlnet import VideoControlNetModel
@@ -212,3 +213,31 @@ def test_a_folder_of_something_else(tmp_path):
         load_vae(str(tmp_path))
     with pytest.raises(UserError, match=r"no config.json there"):
         load_vae(str(tmp_path / ".."))
+
+
+@torch.no_grad()
+def test_frames_are_encoded_whole_where_one_tile_holds_them_and_blended_where_not(tmp_path):
+    from toolkit.venhancer.conditioning import Fill
+    from toolkit.venhancer.flight import Flight, Geometry
+    from toolkit.venhancer.transcode import Transcoder
+
+    codec, frame = VAECodec(tiny_autoencoder(False)), clip(1, 24, 40)[0]
+    flight = Flight(tmp_path, Geometry(4, 12, 20, 1, 1, 24, 40, 1), "test")
+    flight.keep_key_frame(0, frame)
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 127.5 - 1
+    expected = codec.encode(pixels)
+    cut_up = []
+    for tile in ((12, 20), (8, 12)):
+        transcoder = Transcoder(codec, flight, Fill(), (24, 40), tile, None, torch.device("cpu"))
+        cut_up.append(torch.cat([transcoder.key_latents(0, (start, start + 4), (0, 20)) for start in (0, 4, 8)], dim=2))
+    torch.testing.assert_close(cut_up[0], expected)
+    assert 0 < (cut_up[1] - expected).abs().max() < 0.5 * expected.abs().max()
+
+
+def test_no_room_on_the_disk_is_one_line(tmp_path):
+    from toolkit.schema import JobError
+    from toolkit.venhancer.store import FrameStore
+
+    with pytest.raises(JobError, match=r"latents0: \d+ MiB for what is in flight"):
+        FrameStore(tmp_path / "latents0", 10**6, 100, 1000, 1000)
+    assert not list(tmp_path.iterdir())
