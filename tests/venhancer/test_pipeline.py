@@ -14,7 +14,8 @@ from toolkit import zoo
 from toolkit.schema import UserError
 from toolkit.venhancer.codec import PixelUnshuffleCodec, VAECodec
 from toolkit.venhancer.enhancer import Enhancer, EnhanceSettings
-from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_pipeline, load_text_encoder, load_vae, penultimate
+from toolkit.venhancer.loading import load_text_encoder, load_vae, penultimate
+from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_pipeline
 from toolkit.venhancer.schedule import VideoNoiseSchedule
 from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
 from toolkit.zoo.video_controlnet import VideoControlNetModel

@@ -83,7 +83,7 @@ class Enhancer:
 
     def _fingerprint(self, source: FrameSource) -> str:
         """Changes with whatever changes the result: settings, weights, the source's shape."""
-        sums = [float(one.flatten()[:16].double().sum()) for one in self.pipeline.denoiser.state_dict().values()]
+        sums = [float(one.flatten()[:16].float().cpu().sum()) for one in self.pipeline.denoiser.state_dict().values()]
         shape = [source.num_frames, source.height, source.width]
         text = json.dumps([self.settings.computing(), shape, sums], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

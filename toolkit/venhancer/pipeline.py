@@ -9,27 +9,28 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, DiffusionPipeline
-from diffusers.utils import BaseOutput
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput, logging
 from torch import Tensor
 
 from toolkit import zoo
 from toolkit.schema import UserError
 from toolkit.venhancer.codec import PixelUnshuffleCodec, as_codec
 from toolkit.venhancer.conditioning import Fill
+from toolkit.venhancer.loading import load_or_refuse, load_text_encoder, load_vae, penultimate
 from toolkit.venhancer.schedule import VideoNoiseSchedule
 from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
 
 SMALL = Path(__file__).parent / "weights"
 NULL_TEXT = "this model has a fixed null text embedding: prompt and negative_prompt are ignored"
 _OURS = {"PixelUnshuffleCodec": PixelUnshuffleCodec}
-_VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderKLTemporalDecoder": AutoencoderKLTemporalDecoder}
 
 
 @dataclass
@@ -109,7 +110,8 @@ class VideoEnhancePipeline(DiffusionPipeline):
             kwargs.setdefault("scheduler", VideoNoiseSchedule.from_pretrained(source, subfolder="scheduler"))
             if parts["vae"][1] in _OURS:
                 kwargs.setdefault("vae", _OURS[parts["vae"][1]].from_pretrained(source, subfolder="vae"))
-        return super().from_pretrained(source, **kwargs)
+        with _no_progress_bar():
+            return super().from_pretrained(source, **kwargs)
 
     @classmethod
     def from_parts(cls, denoiser: str, vae: str | None, text_encoder: str | None) -> VideoEnhancePipeline:
@@ -241,7 +243,7 @@ def load_pipeline(model: str, vae: str | None = None, text_encoder: str | None =
         return VideoEnhancePipeline.from_pretrained("small" if model == "small" else folder)
     if folder.exists() or vae or text_encoder:
         return VideoEnhancePipeline.from_parts(model, vae, text_encoder)
-    return _load("model", model, lambda: VideoEnhancePipeline.from_pretrained(model))
+    return load_or_refuse("model", model, lambda: VideoEnhancePipeline.from_pretrained(model))
 
 
 class ArraySource:
@@ -255,54 +257,13 @@ class ArraySource:
         yield from self.video[start:]
 
 
-def penultimate(encoder: Any, output: Any) -> Tensor:
-    """What Stable Diffusion 2 conditions on: the last layer but one of ViT-H's 24, with the final norm.
-
-    SD 2.1's own text encoder has only 23 layers and gives it as its last.
-    """
-    if encoder.config.num_hidden_layers == 24:
-        inner = getattr(encoder, "text_model", encoder)  # transformers 5 has no text_model inside
-        return inner.final_layer_norm(output.hidden_states[-2])
-    return output.last_hidden_state
-
-
-def load_vae(source: str) -> Any:
-    """An autoencoder by folder or hub id, directly there or in "vae". Raises UserError."""
-    config, where = _find_config(source, "vae", "vae")
-    kind = _VAES.get(config.get("_class_name", ""))
-    if kind is None:
-        raise UserError(f"vae={source}: {config.get('_class_name')} there, expected one of {', '.join(_VAES)}")
-    return _load("vae", source, lambda: kind.from_pretrained(source, use_safetensors=True, **where))
-
-
-def load_text_encoder(source: str) -> tuple[Any, Any]:
-    """(CLIPTextModel, CLIPTokenizer) by folder or hub id, directly there or in "text_encoder" and "tokenizer"."""
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    _, where = _find_config(source, "text_encoder", "text_encoder")
-    encoder = _load(
-        "text_encoder", source, lambda: CLIPTextModel.from_pretrained(source, use_safetensors=True, **where)
-    )
-    inside = {"subfolder": "tokenizer"} if where else {}
-    return encoder, _load("text_encoder", source, lambda: CLIPTokenizer.from_pretrained(source, **inside))
-
-
-def _find_config(source: str, part: str, key: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The config of ``part`` and where it lies: {} or {"subfolder": part}."""
-    if not Path(source).exists():
-        from diffusers import ConfigMixin
-
-        loaded: Any = _load(key, source, lambda: ConfigMixin.load_config(source, subfolder=part))
-        return loaded, {"subfolder": part}
-    for where in ({}, {"subfolder": part}):
-        file = Path(source, *where.values(), "config.json")
-        if file.exists():
-            return json.loads(file.read_text()), where
-    raise UserError(f"{key}={source}: no config.json there, nor in {part}/")
-
-
-def _load(key: str, source: str, load: Callable[[], Any]) -> Any:
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Three components are loaded before a bar could be read."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        return load()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{key}={source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
