@@ -93,10 +93,10 @@ def draw_curves(run: Run, results: Sequence[Result], floor: Mapping[str, float])
         if score in floor:
             ends = [min(min(x) for x, _ in lines.values()), max(max(x) for x, _ in lines.values())]
             lines["real images"] = (ends, [floor[score]] * 2)
+        title = "Fréchet distance" if score == "frechet" else text
         figures.curves(
-            run.path("figures", f"{score}.png"), lines, xlabel="guidance scale w (1: none)",
-            ylabel="Fréchet distance" if score == "frechet" else text,
-            logy=score == "frechet", caption=f"{text} over the guidance scale.",
+            run.path("figures", f"{score}.png"), lines, xlabel="guidance scale w (1: none)", ylabel=title,
+            logy=score == "frechet", caption=f"{title[0].upper()}{title[1:]} over the guidance scale.",
         )  # fmt: skip
     _draw_frontier(run, results, labels)
 
