@@ -163,7 +163,7 @@ class TextData:
 
 @dataclass
 class EpisodeData:
-    """Episodes by name (kind ``episodes`` of ``toolkit data list``); ``episodes_folder`` reads any folder of npz files."""
+    """Episodes by name (kind ``episodes`` of ``toolkit data list``); ``episodes_folder`` reads any folder of npz."""
 
     name: str = "push_sprite"
     path: str | None = None

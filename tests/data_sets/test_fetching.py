@@ -133,7 +133,7 @@ def test_the_list_shows_what_is_cached(cache, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(downloads.DOWNLOADS))
 def test_the_real_sources_still_give_the_pinned_bytes(cache, name):
-    assert data.fetch(name).source != "cache"
+    assert fetching.fetch(name).source != "cache"
 
 
 @pytest.mark.parametrize(

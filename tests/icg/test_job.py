@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.icg import tiny
-from tests.toyroom.harness import finish, record, start
+from tests.toyroom.harness import finish, record, start, start_ranks
 from toolkit import zoo
 from toolkit.launch import dry_run, launch
 from toolkit.runs.table import Table
+from toolkit.zoo.edm2 import EDM2UNet
 
 SMOKE = ["experiment=icg_smoke", "seed=5"]
 FIXED = ["guidance.scale=1.4", "num_samples=4", "num_steps=4", "hydra.run.dir=one"]
@@ -249,6 +250,8 @@ def test_matching_data_is_measured_and_other_data_is_not(work):
         (["data=ring", "network=adm_tiny"], "needs square images"),
         (["data=folder"], "data.path"),
         (["model=exact", "guidance=tsg"], "model=exact has no time embedding"),
+        (["model=exact", "guidance.num_draws=9"], "num_draws=9: there are 8 different conditions"),
+        (["model={dit}", "guidance.condition=shuffle", "num_samples=1", "num_steps=2"], "needs a batch of at least 2"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(work, home, capfd, words, message):
@@ -280,3 +283,27 @@ def test_the_record_says_which_models_were_used(work, home):
     assert set(models) == {"plain"} and Path(models["plain"]).is_relative_to(home / "cache")
     noted = json.loads((Path(models["plain"]) / "model/denoiser/training.json").read_text())
     assert noted["label_drop"] == 0 and noted["data"]["name"] == "digits"
+
+
+def test_edm2_is_sampled_through_its_autoencoder(work):
+    settings = {"image_size": 8, "in_channels": 4, "num_classes": 5, "model_channels": 8, "channel_mult": (1, 2)}
+    torch.manual_seed(0)
+    network = EDM2UNet(**settings, num_blocks=1, channels_per_head=8, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+    torch.nn.init.constant_(network.out_gain, 1.0)
+    network.save_pretrained("edm2")
+    tiny.vae().save_pretrained("vae")
+    words = ["experiment=icg_edm2", "model=edm2", "num_samples=4", "num_steps=4", "compare=[none,tsg]"]
+    assert sample(*words, "vae=vae", "hydra.run.dir=one") == 0
+    assert record("one")["metrics"]["icg.w_1p25.calls"] == 14
+    assert len(list(Path("one/images/tsg.w_5").glob("*.png"))) == 4
+    assert sample(*words, "vae=nowhere", "hydra.run.dir=two") == 2
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batches(work):
+    words = [*SMOKE, *FEW, "batch_size=16"]
+    assert finish(*start_ranks(2, *words, "hydra.run.dir=two", command="sample-icg"), timeout_s=300) == [0, 0]
+    assert sample(*words, "hydra.run.dir=one") == 0
+    one, two = record("one")["metrics"], record("two")["metrics"]
+    assert one["icg.w_1p5.frechet"] == pytest.approx(two["icg.w_1p5.frechet"], rel=1e-3)
+    assert Path("one/samples/grid.png").read_bytes() == Path("two/samples/grid.png").read_bytes()

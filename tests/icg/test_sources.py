@@ -173,7 +173,7 @@ def test_cfg_is_the_pipelines_own(pipelines, kind):
     source = open_pipeline(pipelines / kind, prompts=["a", "b"])
     source.prepare(CFG())
     ours, _ = source.draw(CFG(), 3.0, request(0, 2))
-    native = source.pipe(**source._arguments(request(0, 2)), guidance_scale=3.0).images
+    native = source.pipe(**source._arguments(request(0, 2), 3), guidance_scale=3.0).images
     theirs = torch.as_tensor(native).permute(0, 3, 1, 2) * 2 - 1
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
 

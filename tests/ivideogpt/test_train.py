@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.toyroom.harness import finish, record, start
+from tests.toyroom.harness import finish, record, start, start_ranks
 from toolkit import zoo
 from toolkit.data.episodes import Episode, write_episode
 from toolkit.data.push_sprite import PushSprite
@@ -93,6 +93,13 @@ def test_killed_and_resumed_equals_the_uninterrupted_run(kill_after_s):
         assert path.read_bytes() == (Path("one") / path.relative_to("whole")).read_bytes()
     assert Path("one/metrics.jsonl").read_bytes() == Path("whole/metrics.jsonl").read_bytes()
     assert record("one")["metrics"] == record("whole")["metrics"]
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run_and_stay_alike():
+    assert finish(*start_ranks(2, *SMOKE, "hydra.run.dir=one", command="train-ivideogpt")) == [0, 0]
+    saved = record("one")
+    assert saved["status"] == "done" and np.isfinite(list(saved["metrics"].values())).all()
 
 
 def test_action_free_pre_training_then_actions_and_rewards():

@@ -1,5 +1,6 @@
 """The contenders of ``toolkit bench grow measure=growth`` do the same work; no time is tested."""
 
+import pytest
 import torch
 
 from tests.stacking.test_checkpoint import load_strictly
@@ -15,7 +16,7 @@ def test_contenders_write_the_same_checkpoint(tmp_path):
         (folder,) = tmp_path.glob("*/out")
         states[name] = load_strictly(folder).state_dict()
     assert abs(written["ours"] - written["transformers"]) < 0.01 * written["ours"]
-    assert written["ours"] == written["copy"]
+    assert written["ours"] == pytest.approx(written["copy"], rel=1e-4)  # growth.json tells the time it took
     for key, tensor in states["ours"].items():
         assert tensor.dtype == torch.bfloat16
         assert torch.equal(tensor, states["copy"][key])

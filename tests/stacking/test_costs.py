@@ -5,18 +5,23 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.stacking.models import make_model
+from toolkit.commands import COMMANDS
+from toolkit.configs import compose
 from toolkit.schema import UserError
-from toolkit.stacking.flops import cost, paper_cost
+from toolkit.stacking.build import llama_config, planned
+from toolkit.stacking.flops import cost
 from toolkit.stacking.llama import Llama
 from toolkit.stacking.timing import advise
 
-GFLOPS = {"410m": 2.243, "1.1b": 8.186, "3b": 14.385, "7b": 35.599}
-MILLIONS = {"410m": (308.3, 77.1), "1.1b": (1233.2, 308.3), "3b": (2233.6, 558.4), "7b": (5671.0, 1417.7)}
+GFLOPS = {"410m": 2.243, "1b": 8.186, "3b": 14.385, "7b": 35.599}
+MILLIONS = {"410m": (308.3, 77.1), "1b": (1233.2, 308.3), "3b": (2233.6, 558.4), "7b": (5671.0, 1417.7)}
 
 
 @pytest.mark.parametrize("size", GFLOPS)
-def test_paper_sizes(size):
-    target, base = paper_cost(size), paper_cost(size, base=True)
+def test_presets_have_the_papers_sizes(size):
+    config = compose(COMMANDS["grow-llm"], [f"experiment=grow_{size}"])
+    network = llama_config(config.network, config.tokenize.vocab_size)
+    target, base = cost(Llama(), planned(network, config.growth()).config), cost(Llama(), network)
     assert round(target.flops_total / 1e9, 3) == GFLOPS[size]
     assert (round(target.non_embedding / 1e6, 1), round(base.non_embedding / 1e6, 1)) == MILLIONS[size]
     assert round(target.non_embedding / base.non_embedding, 2) == 4

@@ -6,7 +6,7 @@ import pytest
 
 from toolkit.schema import UserError, check
 from toolkit.stacking.config import Growth
-from toolkit.stacking.patterns import Layer, connection_rate, gradual, gradual_stages, layer_plan, parse_pattern
+from toolkit.stacking.patterns import Layer, connection_rate, gradual, layer_plan, parse_pattern
 
 
 def sources(source_layers=6, **keys):
@@ -69,7 +69,6 @@ def test_solar_takes_two_overlapping_copies():
 def test_gradual_doubles_then_appends_the_last_layers():
     assert gradual(6, 24) == [0, 1, 2, 3, 4, 5] * 4
     assert gradual(4, 6) == [0, 1, 2, 3, 2, 3]
-    assert gradual_stages(6, 24) == [6, 12, 24]
 
 
 def test_zero_silences_later_copies_only():

@@ -40,13 +40,13 @@ def test_the_flow_of_a_moving_texture_is_its_motion(step):
     a, b = greys(2, 160, 128, step).split(1)
     flow = estimate_flow(a, b)[..., 28:-28, 28:-28]  # what leaves the picture has no match
     error = (flow - torch.tensor(step, dtype=torch.float32).view(1, 2, 1, 1)).square().sum(1).sqrt()
-    assert error.median() < 0.1 and (error < 0.5).float().mean() > 0.95
+    assert error.median() < 0.25 and (error < 0.5).float().mean() > 0.95
     assert estimate_flow(a, b, finest_level=1).shape == (1, 2, 128, 160)
 
 
 def test_the_flow_of_equal_frames_is_nothing():
-    a = greys(1, 64, 48, (0, 0))
-    assert estimate_flow(a, a).abs().max() < 1e-4
+    a = greys(1, 160, 128, (0, 0))
+    assert estimate_flow(a, a).abs().max() < 0.01
 
 
 def test_flow_refuses_what_it_cannot_compare():
@@ -78,6 +78,15 @@ def test_frames_between_follow_the_motion_and_beat_blending():
     assert np.array_equal(made[::2], clip[::2]) and np.array_equal(blended[::2], clip[::2])
     inner = np.s_[1::2, 8:-8, 8:-8]
     assert psnr(made[inner], clip[inner]) > psnr(blended[inner], clip[inner]) + 8
+
+
+@pytest.mark.parametrize("share", [Fraction(1, 8), Fraction(1, 3), Fraction(7, 8)])
+def test_any_share_of_the_way_is_met(share):
+    fine = moving(17, 128, 96, step=0.25)
+    keys = Memory(fine[[0, 16]])
+    made = next(motion_frames(keys, [share], 0, Classic()))[8:-8, 8:-8]
+    errors = [psnr(made, frame[8:-8, 8:-8]) for frame in fine]
+    assert abs(int(np.argmax(errors)) - float(16 * share)) <= 1 and max(errors) > 30
 
 
 def test_frames_from_any_position_on_are_the_same():

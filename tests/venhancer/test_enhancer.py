@@ -100,10 +100,10 @@ def plain(pipeline, video, settings):
 @torch.no_grad()
 @pytest.mark.parametrize("solver", ["dpmpp_2m_sde", "heun", "ddim"])
 def test_windows_in_flight_equal_whole_steps_in_memory(solver, tmp_path):
-    pipeline, video = tiny_pipeline(), clip(12)
-    settings = replace(SETTINGS, solver=solver, steps=3, window_frames=9)
+    pipeline, video = tiny_pipeline(), clip(10)
+    settings = replace(SETTINGS, solver=solver, steps=2, window_frames=9)
     expected = plain(pipeline, video, settings)
-    assert len(plan_layout(pipeline, settings, ArraySource(video)).windows) > 3
+    assert len(plan_layout(pipeline, settings, ArraySource(video)).windows) > 2
     out = enhance(pipeline, video, tmp_path, settings)
     assert np.abs(out - expected).max() <= 0.51
 
@@ -135,10 +135,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 3, 7])
+@pytest.mark.parametrize("after", [1, 7])
 def test_a_killed_enhancement_goes_on_after_its_last_window(after, tmp_path):
-    pipeline, video = tiny_pipeline(), clip(12)
-    settings = replace(SETTINGS, steps=3, window_frames=9, chunk_mib=1)
+    pipeline, video = tiny_pipeline(), clip(10, 10, 16)
+    settings = replace(SETTINGS, height=20, width=32, steps=3, window_frames=9, chunk_mib=1)
     whole = enhance(pipeline, video, tmp_path / "whole", settings)
     got, seen = [], []
 
@@ -246,7 +246,7 @@ def test_settings_that_do_not_fit(change, message):
 
 
 def test_plan_counts_what_happens(tmp_path, monkeypatch):
-    pipeline, video = tiny_pipeline(), clip(12)
+    pipeline, video = tiny_pipeline(), clip(6)
     calls = []
     forward = pipeline.denoiser.forward
     monkeypatch.setattr(pipeline.denoiser, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
@@ -254,7 +254,7 @@ def test_plan_counts_what_happens(tmp_path, monkeypatch):
     plan = Enhancer(pipeline, replace(SETTINGS, **changes)).plan(ArraySource(video))
     enhance(pipeline, video, tmp_path, **changes)
     assert plan.forwards == len(calls) == plan.evaluations * plan.tiles * len(plan.windows)
-    assert (plan.num_frames, plan.height, plan.width) == (23, 40, 60)
+    assert (plan.num_frames, plan.height, plan.width) == (11, 40, 60)
     assert len(plan.notes) == 2 and "null text" in plan.notes[0]
     on_disk = sum(path.stat().st_size for path in tmp_path.iterdir() if path.name != "state.json")
     assert plan.disk_bytes == on_disk

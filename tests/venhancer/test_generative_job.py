@@ -70,6 +70,15 @@ def test_the_colour_fix_keeps_the_inputs_colours_and_a_rate_off_the_grid_is_met(
     assert away["wavelet"] < 3 and away["adain"] < 3 and away["none"] > max(away["wavelet"], away["adain"])
 
 
+def test_motion_between_enhanced_key_frames(folder, model):
+    words = [f"model={model}", *SMALL, "input=IN.mp4", "scale=1", "side_by_side_s=0", "frame_factor=2"]
+    assert launch("enhance-video", [*words, "between=motion", "hydra.run.dir=M"]) == 0
+    assert launch("enhance-video", [*words, "frame_factor=1", "hydra.run.dir=K"]) == 0
+    both, keys = read(folder / "M/samples/IN.mp4"), read(folder / "K/samples/IN.mp4")
+    assert len(both) == 18 and len(keys) == 9
+    assert np.abs(both[:17:2].astype(int) - keys).mean() < 6  # the same network output, each encoded by itself
+
+
 def test_seeds_decide_the_result(folder, model):
     words = [f"model={model}", *SMALL, "input=IN.mp4", "scale=1", "side_by_side_s=0"]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -138,6 +147,7 @@ def test_train_then_enhance_with_what_was_trained(folder):
     (folder / "clips").mkdir()
     write(folder / "clips" / "a.mp4", moving(40, 96, 64), rate=24)
     data = ["data.name=clips_folder", "data.path=clips", "data.num_frames=5", "data.crop_px=32", "data.num_crops=8"]
+    data += ["data.held_out=[clips_folder]", "data.held_out_crops=4"]
     optim = ["optim.joint=true", "optim.num_steps=3", "optim.batch_size=2"]
     words = [*NETWORK, *data, *optim, *SMALL, "stage=all", "input=IN.mp4", "side_by_side_s=0", "hydra.run.dir=RUN"]
     assert launch("enhance-video", words) == 0

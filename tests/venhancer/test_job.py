@@ -191,6 +191,23 @@ def test_killed_at_any_moment_it_goes_on_after_its_last_part(folder):
     assert launch("enhance-video", words) == 0  # done: nothing to do, and the output is no obstacle
 
 
+def test_stopped_after_the_result_is_in_place_it_knows_it_for_its_own(folder, monkeypatch):
+    from toolkit.schema import Interrupted
+    from toolkit.venhancer import job
+
+    def stop(*_):
+        raise Interrupted(130)
+
+    words = ["input=IN.mp4", "output=OUT.mp4", "scale=1", "hydra.run.dir=RUN"]
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "_side_by_side", stop)
+        assert enhance(*words) == 130
+    made = (folder / "OUT.mp4").read_bytes()
+    assert enhance(*words) == 0
+    assert (folder / "OUT.mp4").read_bytes() == made and (folder / "RUN/samples/IN_side_by_side.mp4").exists()
+    assert enhance("input=IN.mp4", "output=OUT.mp4", "scale=1", "hydra.run.dir=OTHER") == 2
+
+
 def test_a_signal_stops_it_cleanly(folder):
     write(folder / "LONG.mp4", moving(60, 128, 96), rate=12)
     process = start("backend=classic", *LONG, "hydra.run.dir=RUN", command="enhance-video")

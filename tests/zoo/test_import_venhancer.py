@@ -13,7 +13,9 @@ from toolkit import zoo
 from toolkit.schema import UserError
 from toolkit.zoo.importing_venhancer import RELEASE, build, from_official, import_venhancer, to_official
 
-TINY = {"dim": 32, "dim_mult": [1, 2], "head_dim": 16, "num_heads": 2, "num_res_blocks": 2, "attn_scales": [0.5]}
+TINY = {"dim": 32, "dim_mult": [1, 2], "head_dim": 16, "num_heads": 2, "num_res_blocks": 2, "attn_scales": [0.5]} | {
+    "context_dim": 8
+}
 
 
 def tiny_source(folder, **changes):

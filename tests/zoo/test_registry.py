@@ -47,6 +47,8 @@ def test_show_a_named_network_and_a_folder(saved):
     named = zoo.show_network("edm_ddpmpp_cifar10")
     assert named["parameters"] == sum(named["parts"].values()) == 55_732_739
     assert named["config"]["channel_mult"] == (2, 2, 2)
+    transformer = zoo.show_network("ivideogpt_transformer_small")
+    assert transformer["config"]["hidden_size"] == 768 and transformer["parts"] == {"llm": 138_434_304}
     folder = zoo.show_network(str(saved))
     assert folder["class"] == "SongUNet" and folder["config"]["image_size"] == 8
     with pytest.raises(UserError, match="did you mean 'edm_ddpmpp_cifar10'"):

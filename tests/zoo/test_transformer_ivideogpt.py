@@ -248,6 +248,24 @@ def test_released_sizes(sizes, num_parameters, num_tensors):
     assert len(network.state_dict()) == num_tensors
 
 
+def test_places_in_the_picture(tokenizer, layout):
+    """4x4 context tokens over 2x2 cells: every token gets the rows of its own cell, and of the next one to come."""
+    network = nano_transformer(tokenizer, spatial_embedding=True)
+    own, coming, within = (one.weight for one in (network.spatial.own, network.spatial.next, network.spatial.within))
+    rows = network.spatial(T0, NUM_FUTURE)
+    assert rows.shape == (layout.length(NUM_FUTURE), 32)
+    for start in (0, 17):  # of the two context frames' tokens; a slot stands between them
+        for y in range(4):
+            for x in range(4):
+                expected = own[2 * (y // 2) + x // 2] + within[2 * (y % 2) + x % 2]
+                assert torch.equal(rows[start + 4 * y + x], expected)
+    assert not rows[16].any()
+    for frame in range(NUM_FUTURE):
+        at = layout.slot_index(frame)
+        assert torch.equal(rows[at], coming[0]) and torch.equal(rows[at + 4], own[3])
+        assert torch.equal(rows[at + 2], own[1] + coming[2])
+
+
 def test_attention_dropout_applies_in_training_only(tokenizer, layout, tokens, actions):
     network = VideoTransformer(llama_config(layout, 32, 48, 2, 4, attention_dropout=0.5, action_dim=ACTION_DIM))
     with torch.no_grad():

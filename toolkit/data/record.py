@@ -121,7 +121,10 @@ def _claim(folder: Path, plan: Plan, env: ImageEnv, recorded: Recorded) -> None:
             f"{folder}: holds episodes with {key}={before.get(key)}, not {facts[key]}; choose another folder"
         )
     if before is None:
-        write_json(folder / MANIFEST, facts)
+        try:
+            write_json(folder / MANIFEST, facts)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any] | None:

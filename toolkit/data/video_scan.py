@@ -171,6 +171,8 @@ def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Itera
     assert scan.first is not None
     if has_alpha(scan.first.format):
         yield f"{name}: transparent parts, if any, are laid on black"
+    if container.streams.subtitles:
+        yield f"{name}: subtitles are not copied"
     if scan.is_interlaced:
         yield f"{name}: interlaced; fields are not separated"
     if scan.changes_size:

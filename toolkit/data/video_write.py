@@ -7,6 +7,7 @@ under the final name there is a whole video or nothing.
 from __future__ import annotations
 
 import heapq
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ import numpy as np
 
 from toolkit.data.video import VideoIndex
 from toolkit.data.video_pixels import from_rgb
+from toolkit.runs.files import write_json
 from toolkit.schema import JobError, UserError
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "rgb": "libx264rgb"}  # rgb: lossless
 MOST_SIDE_PX = {"h264": 16384, "hevc": 16384, "rgb": 16384}
-THREADS = 2  # fixed: the encoders' output depends on it, and a resumed job must write the same bytes
+THREADS = 6  # fixed: the encoders' output depends on it, and a resumed job must write the same bytes
 KEY_FRAME_EVERY = 250
 MOST_REORDERING = 16  # frames; both encoders' presets stay below
 
@@ -87,7 +89,7 @@ def _add_stream(container: Any, encoding: Encoding) -> Any:
     crf = 0 if encoding.codec == "rgb" else encoding.crf
     options = {"crf": str(crf), "preset": encoding.speed, "g": str(KEY_FRAME_EVERY)}
     if encoding.codec == "hevc":
-        options["x265-params"] = f"log-level=none:open-gop=0:pools=none:frame-threads={THREADS}"
+        options["x265-params"] = "log-level=none:open-gop=0:frame-threads=4"
     else:
         options["x264-params"] = f"threads={THREADS}:open-gop=0"
     stream = container.add_stream(ENCODERS[encoding.codec], rate=encoding.rate, options=options)
@@ -122,12 +124,20 @@ class Sound:
 
 
 def join_parts(
-    parts: Sequence[Path], target: Path, encoding: Encoding, sound: Sound | None = None, *, overwrite: bool, token: str
+    parts: Sequence[Path],
+    target: Path,
+    encoding: Encoding,
+    sound: Sound | None = None,
+    *,
+    overwrite: bool,
+    token: str,
+    claim: Path | None = None,
 ) -> list[str]:
     """Join ``parts`` into ``target`` with the packets of ``sound``; returns what a user should know, one line each.
 
-    ``token`` marks the unfinished file of this job. Raises JobError when ``target`` came into being meanwhile or the
-    result does not read back, OSError when the disk is full; ``target`` is then as it was.
+    ``token`` marks the unfinished file of this job; ``claim`` is a file to note in that ``target`` is this job's
+    (:func:`is_claimed`), so that a job killed right after knows its own result. Raises JobError when ``target`` came
+    into being meanwhile or the result does not read back, OSError when the disk is full; ``target`` is then as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{token}.part")
@@ -139,10 +149,23 @@ def join_parts(
             raise JobError(f"{target}: {found} of {total} frames read back from what was written; is the disk full?")
         if target.exists() and not overwrite:
             raise JobError(f"{target}: was made by someone else meanwhile; give another output or overwrite=true")
+        if claim:
+            write_json(claim, _identity(temporary))
         _into_place(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     return notes
+
+
+def is_claimed(target: Path, claim: Path) -> bool:
+    """Whether ``target`` is the file that a job put there and noted in ``claim``."""
+    return target.exists() and claim.exists() and json.loads(claim.read_text()) == _identity(target)
+
+
+def _identity(path: Path) -> list[int]:
+    """What renaming does not change."""
+    state = path.stat()
+    return [state.st_ino, state.st_size, state.st_mtime_ns]
 
 
 def _join(parts: Sequence[Path], path: Path, form: str, encoding: Encoding, sound: Sound | None) -> list[str]:

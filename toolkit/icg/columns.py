@@ -89,7 +89,7 @@ def _over_scales(
     """The scales asked for, and those of the curve; 1 is no guidance, which is there already."""
     for scale in guidance.scales:
         yield Column(name, guidance, float(scale), model, sources[model], True)
-    for scale in config.curve if measured else []:
+    for scale in config.curve_of(guidance.method) if measured else []:
         if scale not in guidance.scales and scale != 1:
             yield Column(name, guidance, float(scale), model, sources[model], False)
 

@@ -23,7 +23,7 @@ from toolkit.schema import (
 )
 
 SMALL_COMPARE = ["none", "cfg", "tsg", "icg_tsg"]  # beside ICG, where the command makes its own small models
-SMALL_CURVE = [1.25, 1.5, 2.0, 3.0]
+SMALL_CURVE, SMALL_CURVE_METHODS = [1.25, 1.5, 2.0, 3.0], ("cfg", "icg", "tsg")
 CONDITIONS = ("auto", "class", "gaussian", "bank", "shuffle")
 
 
@@ -195,9 +195,11 @@ class Measure:
     """What is measured where the model's data is at hand.
 
     num_samples: null is ``num_samples``, or for the small models as many as there are training items, at most 5,000.
-    num_repeats: sampling seeds; null is 1, and 2 for the small models. curve: scales measured for every method beside
-    its own; null is SMALL_CURVE for the small models, none for others. untrained_null: add classifier-free guidance
-    with a null condition that the model never saw, as a control. clip: folder or hub id of a CLIP model for prompts.
+    num_repeats: sampling seeds; null is 1, and 2 for the small models.
+    curve: scales measured for every method beside its own; null is SMALL_CURVE for the small models and
+        SMALL_CURVE_METHODS, none for others.
+    untrained_null: add classifier-free guidance with a null condition that the model never saw, as a control.
+    clip: folder or hub id of a CLIP model, to score pictures against their prompts.
     """
 
     enabled: bool = True
@@ -233,6 +235,7 @@ class SampleICG(Job):
     sigma_max: float = number(80.0, above=0)
     rho: float = number(7.0, above=0)
     part: str | None = None
+    vae: str | None = None
     temperature: float = number(1.0, above=0)
     data: Data | None = None
     network: Network = MISSING
@@ -249,12 +252,11 @@ class SampleICG(Job):
         """Sampling seeds that are measured."""
         return self.measure.num_repeats or (1 if self.model else 2)
 
-    @property
-    def curve(self) -> list[float]:
+    def curve_of(self, method: str) -> list[float]:
         """Scales that are measured beside those shown."""
         if self.measure.curve is not None:
             return self.measure.curve
-        return [] if self.model else SMALL_CURVE
+        return SMALL_CURVE if self.model is None and method in SMALL_CURVE_METHODS else []
 
     def methods(self) -> list[Guidance]:
         """``guidance`` and what it is compared with, no method twice; no guidance first."""
@@ -273,7 +275,7 @@ class SampleICG(Job):
         for one in self.methods():
             one.check()
         if self.model is None:
-            for key in ("prompts", "part", "size_px"):
+            for key in ("prompts", "part", "size_px", "vae"):
                 if getattr(self, key) is not None:
                     raise UserError(f"{key}={getattr(self, key)}: needs a model, model=DIR")
         if self.model == "exact" and self.data is not None:

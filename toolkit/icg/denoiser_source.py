@@ -15,9 +15,10 @@ from toolkit import zoo
 from toolkit.icg.asked import read_labels
 from toolkit.icg.autoguidance import WeakModelDenoiser
 from toolkit.icg.combined import CombinedGuidance
-from toolkit.icg.config import ICG, TSG, AutoGuidance, Guidance, NoGuidance, SampleICG
+from toolkit.icg.config import ICG, TSG, AutoGuidance, Guidance, SampleICG
 from toolkit.icg.denoisers import GuidedDenoiser
 from toolkit.icg.guiders import IndependentConditionGuidance
+from toolkit.icg.latent_decoder import LatentDecoder
 from toolkit.icg.methods import make_guider
 from toolkit.icg.small import read_training
 from toolkit.icg.source import Request, Source
@@ -30,7 +31,6 @@ from toolkit.zoo.samplers import edm_sigmas, heun
 
 LATENTS_AT_ONCE = 256  # z is drawn in whole groups, so that sample i has the same z in any batch
 BANK_ROWS = 1024
-WARM_UP = 256
 
 
 class DenoiserSource(Source):
@@ -50,6 +50,9 @@ class DenoiserSource(Source):
         self.denoiser = _load(model, part or config.part, device)
         self.training = trained_how(model, part or config.part)
         self.shape, self.num_classes = tuple(self.denoiser.shape), self.denoiser.num_classes
+        self.decoder = LatentDecoder(config.vae, self.denoiser, device) if config.vae else None
+        if self.decoder is not None:
+            self.shape = self.decoder.shape
         self.prior = _load_prior(model, self.denoiser, device)
         self.weak: Denoiser | None = None
         self.bank: dict[str, Tensor] | None = None
@@ -88,7 +91,7 @@ class DenoiserSource(Source):
 
     def set_weak(self, weak: Denoiser, name: str) -> None:
         """The worse version for autoguidance. Raises UserError where it makes other samples."""
-        mine, other = (self.shape, self.num_classes), (tuple(weak.shape), weak.num_classes)
+        mine, other = ((tuple(one.shape), one.num_classes) for one in (self.denoiser, weak))
         if mine != other or weak.num_latents != self.denoiser.num_latents:
             raise UserError(
                 f"guidance.weak={name}: for samples {other[0]} and {other[1]} classes, the model has {mine[0]} "
@@ -123,25 +126,23 @@ class DenoiserSource(Source):
             latents = self.prior.sample(rows, class_labels=classes, generator=rng)
             self.bank = {"latents": latents} | ({} if classes is None else {"class_labels": classes})
 
-    @torch.no_grad()
-    def warm_up(self) -> None:
-        num = min(self.config.batch_size, max(self.config.num_samples, WARM_UP))
-        self._sample(NoGuidance(), 1.0, Request(self.config.seed, 0, 0, num), num_steps=3)
-
-    def draw(self, guidance: Guidance, scale: float, request: Request) -> tuple[Tensor, float]:
-        return self._sample(guidance, scale, request, self.config.num_steps)
-
-    def _sample(self, guidance: Guidance, scale: float, request: Request, num_steps: int) -> tuple[Tensor, float]:
+    def draw(
+        self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
+    ) -> tuple[Tensor, float]:
+        num_steps = num_steps or self.config.num_steps
         config = self.config
         sigmas = edm_sigmas(num_steps, config.sigma_min, config.sigma_max, config.rho)
-        noise = torch.stack([torch.randn(self.shape or (), generator=one) for one in request.generators("noise")])
+        noise = torch.stack([torch.randn(self.denoiser.shape, generator=one) for one in request.generators("noise")])
         with self.autocast:
-            denoise = self._guided(guidance, scale, request)
+            denoise = self._guided(guidance, scale, request, 2 * num_steps - 1)
             x = heun(denoise, noise.to(self.device) * config.sigma_max, sigmas)
+            x = x.float() if self.decoder is None else self.decoder(x.float())
         images = x.float().cpu()
         return images.clamp(-1, 1) if images.dim() == 4 else images, float(denoise.num_calls)
 
-    def _guided(self, guidance: Guidance, scale: float, request: Request) -> GuidedDenoiser | WeakModelDenoiser:
+    def _guided(
+        self, guidance: Guidance, scale: float, request: Request, evaluations: int
+    ) -> GuidedDenoiser | WeakModelDenoiser:
         labels, latents = self._conditions(request)
         if labels is not None and isinstance(guidance, ICG) and guidance.condition == "gaussian":
             labels = functional.one_hot(labels, self.num_classes).float()  # Gaussians take the place of vectors
@@ -155,7 +156,6 @@ class DenoiserSource(Source):
             assert isinstance(guider, IndependentConditionGuidance | CombinedGuidance)
             guider.set_condition_bank(_rows_for(guidance, self.bank))
         null = dict.fromkeys(self.null_fields(guidance)) if guidance.method in ("cfg", "cfg_tsg") else None
-        evaluations = 2 * self.config.num_steps - 1
         return GuidedDenoiser(self.denoiser, guider, labels, latents, null, evaluations, self.config.batched)
 
     def _conditions(self, request: Request) -> tuple[Tensor | None, Tensor | None]:

@@ -85,16 +85,18 @@ class ExactSource(Source):
         if guidance.method != "none" and (guidance.method not in ON_THE_CONDITION or "tsg" in guidance.method):
             raise UserError(f"guidance={guidance.method}: model=exact has no time embedding and no weaker version")
 
-    def draw(self, guidance: Guidance, scale: float, request: Request) -> tuple[Tensor, float]:
-        config = self.config
+    def draw(
+        self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
+    ) -> tuple[Tensor, float]:
+        config, num_steps = self.config, num_steps or self.config.num_steps
         noise = torch.stack([torch.randn(2, generator=one) for one in request.generators("noise")])
         labels = torch.tensor([self.label_of(number) for number in request.numbers])
         null = {"class_labels": None} if guidance.method == "cfg" else None
         denoise = GuidedDenoiser(
             self.denoiser, make_guider(guidance, scale, request.seeds("guidance")), labels, None, null,
-            2 * config.num_steps - 1, config.batched,
+            2 * num_steps - 1, config.batched,
         )  # fmt: skip
-        sigmas = edm_sigmas(config.num_steps, config.sigma_min, config.sigma_max, config.rho)
+        sigmas = edm_sigmas(num_steps, config.sigma_min, config.sigma_max, config.rho)
         points = heun(denoise, noise.double() * config.sigma_max, sigmas)
         return points.float(), float(denoise.num_calls)
 

@@ -197,15 +197,11 @@ class PipelineSource(Source):
         return found
 
     @torch.no_grad()
-    def warm_up(self) -> None:
-        arguments = self._arguments(Request(self.config.seed, 0, 0, 1))
-        steps = min(2, self.config.num_steps)
-        self.pipe(**(arguments | {"num_inference_steps": steps}), **self.family.off)
-
-    @torch.no_grad()
-    def draw(self, guidance: Guidance, scale: float, request: Request) -> tuple[Tensor, float]:
+    def draw(
+        self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
+    ) -> tuple[Tensor, float]:
         torch.manual_seed(request.one_seed("scheduler"))  # some schedulers draw from the default generator
-        arguments = self._arguments(request)
+        arguments = self._arguments(request, num_steps or self.config.num_steps)
         with counted_rows(self.network) as counter:
             if guidance.method in ("pag", "sag"):
                 images = self._with_own_class(guidance, scale, arguments)
@@ -249,11 +245,11 @@ class PipelineSource(Source):
             if processors is not None:
                 self.network.set_attn_processor(dict(processors))
 
-    def _arguments(self, request: Request) -> dict[str, Any]:
+    def _arguments(self, request: Request, num_steps: int) -> dict[str, Any]:
         num = len(request.numbers)
         found: dict[str, Any] = {
             "generator": request.generators("noise"),
-            "num_inference_steps": self.config.num_steps,
+            "num_inference_steps": num_steps,
             "output_type": "np",
         }
         if self.labels is not None:

@@ -66,15 +66,17 @@ class Source:
     def prepare(self, guidance: Guidance) -> None:
         """What must be made once before ``draw`` (banks of conditions); may be called again."""
 
-    def warm_up(self) -> None:
-        """The first calls of a network are slower than the rest; called before anything is timed."""
-
     def extra_metrics(self) -> dict[str, float]:
         """Numbers of the model itself, for the record."""
         return {}
 
-    def draw(self, guidance: Guidance, scale: float, request: Request) -> tuple[Tensor, float]:
-        """Images float32 (n, C, H, W) in [-1, 1] on the CPU, and network calls per image."""
+    def draw(
+        self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
+    ) -> tuple[Tensor, float]:
+        """Images float32 (n, C, H, W) in [-1, 1] on the CPU, and network calls per image.
+
+        num_steps: other than the config's, to try a setting out.
+        """
         raise NotImplementedError
 
     def label_of(self, number: int) -> int | None:
@@ -93,16 +95,15 @@ class Source:
 
 @contextmanager
 def counted_rows(network: nn.Module) -> Iterator[Any]:
-    """Counts the samples that pass through a network: ``counter.rows``, with batches of several calls as they are."""
+    """Counts the samples that pass through a network: ``counter.rows``; a batched call of two counts as two."""
 
     class Counter:
         rows = 0
 
-    def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        first = args[0] if args else next(iter(kwargs.values()))
-        Counter.rows += len(first)
+    def count(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        Counter.rows += len(output[0])
 
-    handle = network.register_forward_pre_hook(count, with_kwargs=True)
+    handle = network.register_forward_hook(count)
     try:
         yield Counter
     finally:

@@ -23,6 +23,8 @@ ZOO_MODULES = {
     "ADMUNet": "map_out",
     "SongUNet": "map_out",
     "UViT": "map_out",
+    "EDM2UNet": "embed_noise",
+    "ControlledVideoUNet": "unet.time_embedding",  # the control network stays as it is
     "MLPDenoiser": "embed_noise",
     "ToyScoreDenoiser": "features",
 }

@@ -138,6 +138,7 @@ def _ours(options: Options) -> Contender:
     from toolkit.zoo.world_sampling import SAMPLED
 
     world = build_world(options)
+    world.tokenizer.to(memory_format=torch.channels_last)  # as one that is loaded
     frames, actions = clips(options)
     first, num_future = options.context_length, options.num_future
     tokens, taken = world.tokenizer.tokenize(frames), actions[:, first - 1 : -1]

@@ -38,19 +38,23 @@ def official_networks(world: Any, num_future: int, checkout: str | Path) -> tupl
 
     tokenizer_class, transformer_class = official_classes(checkout)
     config = {key: value for key, value in world.tokenizer.config.items() if not key.startswith("_")}
-    tokenizer = tokenizer_class(**config)
-    tokenizer.load_state_dict(world.tokenizer.state_dict(), strict=True)
+    with torch.device("meta"):
+        tokenizer = tokenizer_class(**config)
     layout, ours = world.tokenizer.layout, world.transformer.config.to_dict()
-    llm = AutoModelForCausalLM.from_config(LlamaConfig(**{key: one for key, one in ours.items() if key != "dtype"}))
-    transformer = transformer_class(
-        llm,
-        action_dim=world.transformer.action_dim,
-        prelude_tokens_num=layout.prompt_length - 1,
-        tokens_num_per_dyna=layout.tokens_per_frame,
-        context=layout.context_length,
-        segment_length=layout.context_length + num_future,
-    )
-    transformer.load_state_dict(world.transformer.state_dict(), strict=True)
+    llama = LlamaConfig(**{key: one for key, one in ours.items() if key != "dtype"})
+    with torch.device("meta"):
+        transformer = transformer_class(
+            AutoModelForCausalLM.from_config(llama),
+            action_dim=world.transformer.action_dim,
+            prelude_tokens_num=layout.prompt_length - 1,
+            tokens_num_per_dyna=layout.tokens_per_frame,
+            context=layout.context_length,
+            segment_length=layout.context_length + num_future,
+        )
+    transformer.llm.model.rotary_emb = type(transformer.llm.model.rotary_emb)(llama)  # its table is no weight
+    for theirs, mine in ((tokenizer, world.tokenizer), (transformer, world.transformer)):
+        weights = {name: one.contiguous() for name, one in mine.state_dict().items()}  # shared, not a second copy
+        theirs.load_state_dict(weights, strict=True, assign=True)
     return tokenizer.eval(), transformer.eval()
 
 

@@ -50,7 +50,7 @@ def build_transformer(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, act
     """A fresh transformer for the tokenizer's vocabulary. Raises UserError when clips exceed its positions."""
     keys = config.transformer
     check_length(config, tokenizer, keys.max_position_embeddings)
-    return VideoTransformer(
+    network = VideoTransformer(
         llama_config(
             tokenizer.layout,
             hidden_size=keys.hidden_size,
@@ -60,10 +60,28 @@ def build_transformer(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, act
             num_key_value_heads=keys.num_key_value_heads,
             max_position_embeddings=keys.max_position_embeddings,
             attention_dropout=keys.attention_dropout,
+            spatial_embedding=keys.spatial_embedding,
             action_dim=action_dim if config.action_conditioned else None,
             has_reward=config.reward_head,
         )
     )
+    if keys.start_from_codes:
+        start_from_codes(network, tokenizer)
+    return network
+
+
+@torch.no_grad()
+def start_from_codes(network: VideoTransformer, tokenizer: CompressiveVQModel) -> None:
+    """Tokens of codes that lie near each other begin with embeddings, and output rows, that do (ours)."""
+    width, place = network.config.hidden_size, 0
+    for quantizer in (tokenizer.quantize, tokenizer.dynamics_quantize):
+        codes = quantizer.embedding.weight
+        scaled = (codes - codes.mean(0)) / codes.std().clamp_min(1e-8)
+        rows = slice(place, place + len(codes))
+        for table in (network.llm.model.embed_tokens.weight, network.llm.lm_head.weight):
+            projection = torch.randn(codes.shape[1], width) / codes.shape[1] ** 0.5
+            table[rows] = network.config.initializer_range * (scaled @ projection)
+        place += len(codes)
 
 
 def check_length(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, num_positions: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from toolkit.schema import EpisodeData, Job, UserError, choice, did_you_mean, number
 
 STAGES = ["tokenizer", "transformer", "rollout", "plan", "measure"]
-MEASURES = ["tokenizer", "decoupling", "prediction", "actions", "reward", "goal", "speed"]
+MEASURES = ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward", "goal"]
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Codebook:
     decay: float = number(0.99, above=0, below=1)  # of ema
     warmup_steps: int = number(0, least=0)  # without quantising; then the codebooks start from what is encoded
     restart_below: float | None = number(None, least=0)  # of ema: uses per batch below which a code starts anew
+    apart: bool = False  # codes start, and start anew, far from the others (k-means++), not at any latent (ours)
     restart_until: float = number(0.7, least=0, most=1)  # share of the training in which codes may start anew
     frozen: bool = False  # keep the codebooks of init (tokenizer-only adaptation)
 
@@ -66,6 +67,14 @@ class TokenizerLoss:
     gan_weight: float = number(0.8, least=0)
     gan_depth: int = number(4, least=1)
     gan_hidden: int = number(512, least=8)
+
+    def check(self) -> None:
+        """The discriminator's width can be halved at every level."""
+        if self.gan_hidden % 2 ** (self.gan_depth - 1):
+            raise UserError(
+                f"tokenizer_loss.gan_hidden={self.gan_hidden}: must be a multiple of {2 ** (self.gan_depth - 1)} "
+                f"for tokenizer_loss.gan_depth={self.gan_depth}"
+            )
 
 
 @dataclass
@@ -93,6 +102,8 @@ class Transformer:
     num_key_value_heads: int | None = number(None, least=1)
     max_position_embeddings: int = number(1024, least=2)
     attention_dropout: float = number(0.1, least=0, below=1)
+    spatial_embedding: bool = False  # tokens are told where in the picture they lie (ours)
+    start_from_codes: bool = False  # embeddings of a fresh network begin as projections of the codebooks (ours)
 
     def check(self) -> None:
         """Heads divide the width, in even parts; key-value heads divide the heads."""
@@ -121,6 +132,8 @@ class TransformerOptim:
     weight_decay: float = number(0.01, least=0)
     grad_clip: float = number(1.0, above=0)
     first_frame_weight: float = number(1.0, above=0)  # of the loss of the first future frame (ours)
+    short_frames: int | None = number(None, least=1)  # clips begin so short, in frames after the context (ours)
+    short_until: float = number(0.5, least=0, most=1)  # share of the training
     reward_weight: float = number(1.0, least=0)
     cached_clips: int | None = number(None, least=1)  # tokenise this many clips once; None: new clips every step
 
@@ -178,7 +191,9 @@ PLANNERS = ["cem", "shooting", "random", "oracle", "mbpo", "sac"]
 class Measure:
     """Which measures to take on held-out clips, and on how much."""
 
-    names: list[str] = field(default_factory=lambda: ["tokenizer", "decoupling", "prediction", "actions", "reward"])
+    names: list[str] = field(
+        default_factory=lambda: ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward"]
+    )
     num_clips: int = number(256, least=2)
     num_counterfactual: int = number(64, least=2)  # starts from which every direction is imagined
     num_samples: int = number(1, least=1)  # of one clip; the best of them is reported beside the mean
@@ -252,6 +267,11 @@ class TrainIVideoGPT(Job):
             raise UserError(
                 f"tokenizer_optim.num_future={self.tokenizer_optim.num_future}: must be at most num_frames - "
                 f"context_length = {self.num_frames - self.context_length}"
+            )
+        if (self.transformer_optim.short_frames or 0) > self.num_frames - self.context_length:
+            raise UserError(
+                f"transformer_optim.short_frames={self.transformer_optim.short_frames}: clips have "
+                f"{self.num_frames - self.context_length} frames after the context"
             )
         for name in ("tokenizer", "transformer"):
             if getattr(self, f"{name}_optim").num_steps == 0 and not (self.init or self.model):

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.panel import Panel
 
+from toolkit import zoo
 from toolkit.ivideogpt import measures
 from toolkit.ivideogpt.build import (
     build_tokenizer,
@@ -37,10 +38,7 @@ from toolkit.zoo.vq_tokenizer import CompressiveVQModel
 
 def main(config: TrainIVideoGPT, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
-    if "tokenizer" in config.stages() and config.tokenizer_optim.num_steps:
-        make_distance(
-            config.tokenizer_loss.perceptual, config.tokenizer_loss.perceptual_path
-        )  # refused before the data
+    _check_sources(config)
     clips = load_clips(config)
     accelerator = make_accelerator(config, run.record.get("job_number", 0))
     run.record["device"] = str(accelerator.device)
@@ -68,6 +66,15 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
     if rank() == 0:
         _show(run, config)
     return _objective(run.record["metrics"])
+
+
+def _check_sources(config: TrainIVideoGPT) -> None:
+    """Weights that the config names are there; said before the data is read. Raises UserError."""
+    if "tokenizer" in config.stages() and config.tokenizer_optim.num_steps:
+        make_distance(config.tokenizer_loss.perceptual, config.tokenizer_loss.perceptual_path)
+    for source in (config.init, config.model):
+        if source is not None:
+            zoo.load(source, "tokenizer")
 
 
 def _objective(metrics: dict[str, float]) -> float | None:

@@ -43,6 +43,7 @@ class Agent:
     def __init__(self, resolution: int, action_dim: int, settings: Settings, device: str = "cpu"):
         try:
             from stable_baselines3 import SAC
+            from stable_baselines3.common.buffers import ReplayBuffer
             from stable_baselines3.common.logger import Logger
         except ImportError:
             raise UserError("mbpo: needs Stable-Baselines3; pip install 'toolkit[rl]'") from None
@@ -52,7 +53,7 @@ class Agent:
             batch_size=settings.batch_size, policy_kwargs=policy, seed=settings.seed, device=device,
         )  # fmt: skip
         self.sac.set_logger(Logger(None, []))
-        self.imagined = type(self.sac.replay_buffer)(
+        self.imagined = ReplayBuffer(
             20_000, self.sac.observation_space, self.sac.action_space, device=device, optimize_memory_usage=False
         )
         self.settings = settings

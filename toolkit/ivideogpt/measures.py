@@ -14,9 +14,31 @@ from toolkit.ivideogpt.measures_tokenizer import measure_decoupling, measure_tok
 from toolkit.runs import progress
 from toolkit.runs.record import Run
 from toolkit.runs.table import Cell, Table
+from toolkit.zoo.video_tokens import TokenLayout
 from toolkit.zoo.world_model import WorldModel
 
+RELEASE_CLIPS = {"bair": (1, 16), "oxe": (2, 16), "robonet": (2, 12), "goal": (2, 17)}  # context frames, frames
+
+
+def measure_tokens(setting: Setting) -> dict[str, Any]:
+    """The arithmetic of section 3.1 for the release's clips (256 and 16 tokens a frame) and for this run's own.
+
+    ``length``: tokens of a clip, slots included; ``reduction``: how many times fewer than with a context's tokens for
+    every frame. Exact.
+    """
+    release = {name: TokenLayout(num_context, 256, 16, 8192, 8192) for name, (num_context, _) in RELEASE_CLIPS.items()}
+    layouts = {name: (release[name], frames) for name, (_, frames) in RELEASE_CLIPS.items()}
+    layouts["own"] = (setting.world.tokenizer.layout, setting.config.num_frames)
+    found: dict[str, Any] = {}
+    for name, (layout, num_frames) in layouts.items():
+        length = layout.length(num_frames - layout.context_length)
+        full = (layout.tokens_per_context + 1) * num_frames - 1
+        found[name] = {"length": length, "reduction": full / length}
+    return found
+
+
 MEASURES: dict[str, Callable[[Setting], dict[str, Any]]] = {
+    "tokens": measure_tokens,
     "tokenizer": measure_tokenizer,
     "decoupling": measure_decoupling,
     "prediction": measure_prediction,

@@ -52,10 +52,10 @@ def _directions(setting: Setting) -> tuple[list[str], np.ndarray]:
     middle = np.clip(0, low, high)
     names, rows = ["rest"], [middle]
     for axis in range(len(low)):
-        for sign, bound in (("-", low), ("+", high)):
+        for end, bound in (("low", low), ("high", high)):
             row = middle.copy()
             row[axis] = bound[axis]
-            names.append(f"{sign}{axis}")
+            names.append(f"action {axis + 1} {end}")
             rows.append(row)
     sequences = np.repeat(np.stack(rows)[:, None], num_frames, 1)
     return names, np.repeat(sequences[None], setting.config.measure.num_counterfactual, 0)
@@ -96,7 +96,7 @@ def _picture(setting: Setting, names: list[str], made: Tensor, truth: Counterfac
     for index, name in enumerate(names[:9]):
         for label, frames in (("true", truth.frames), ("imagined", made)):
             clip = torch.cat([truth.context[index : index + 1, -1:], frames[index : index + 1]], 1)
-            rows[f"action {name}, {label}"] = (clip.permute(0, 1, 3, 4, 2).numpy() * 255).astype(np.uint8)
+            rows[f"{name}, {label}"] = (clip.permute(0, 1, 3, 4, 2).numpy() * 255).astype(np.uint8)
     save_png(setting.run.path("samples", "actions.png"), film_strip(rows, 0, max(1, 128 // setting.clips.resolution)))
 
 

@@ -99,9 +99,9 @@ def future_actions(clip: Clip, num_context: int, num_frames: int) -> Tensor | No
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Per frame in dB, [...], of frames [..., 3, H, W] in [0, 1] (clamped first); at most 100."""
+    """Per frame in dB, [...], of frames [..., 3, H, W] in [0, 1] (clamped first); at most 50, for equal ones."""
     error = (x.clamp(0, 1) - y).square().mean((-1, -2, -3))
-    return -10 * torch.log10(error.clamp_min(1e-10))
+    return -10 * torch.log10(error.clamp_min(1e-5))
 
 
 def frame_ssim(x: Tensor, y: Tensor) -> Tensor:

@@ -104,8 +104,8 @@ def control(
             score = _scorer(world, task, config, planner, start, taken, seen, goal)
             sequence = search(score, task, settings, rng, planner)
         else:
-            chosen = agent.act(seen[-1][None], explore=False)
-            sequence = (task.low + task.high) / 2 + (task.high - task.low) / 2 * chosen
+            half = (task.high - task.low) / 2
+            sequence = (task.low + half + half * agent.act(seen[-1][None], explore=False)).astype(np.float32)
         for action in sequence[: min(settings.replan_every, settings.num_steps - len(taken))]:
             frame, reward, _, _, info = task.env.step(action)
             seen, rewards = [*seen[1:], frame], [*rewards, float(reward)]

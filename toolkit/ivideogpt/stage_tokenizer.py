@@ -20,6 +20,7 @@ from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator, seed_all
 from toolkit.schema import UserError
+from toolkit.zoo.patch_discriminator import PatchDiscriminator
 from toolkit.zoo.vq_codebook import CodebookEMA, perplexity, usage
 from toolkit.zoo.vq_tokenizer import CompressiveVQModel, Reconstruction
 
@@ -83,15 +84,16 @@ def prepare(tokenizer: CompressiveVQModel, config: TrainIVideoGPT, accelerator: 
             quantizer.requires_grad_(False)
     elif config.codebook.kind == "ema":
         below = config.codebook.restart_below or 0.0
-        codebooks = {name: CodebookEMA(one, config.codebook.decay, below) for name, one in quantizers.items()}
+        codebooks = {
+            name: CodebookEMA(one, config.codebook.decay, below, config.codebook.apart)
+            for name, one in quantizers.items()
+        }
     learnt = [parameter for parameter in tokenizer.parameters() if parameter.requires_grad]
     fused = device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(learnt, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
     training = Training(objective, accelerator.prepare_model(objective), optimizer, codebooks)
     if loss.gan:
-        from toolkit.zoo.patch_discriminator import PatchDiscriminator
-
-        training.discriminator = PatchDiscriminator(depth=loss.gan_depth, hidden_channels=loss.gan_hidden).to(device)
+        training.discriminator = PatchDiscriminator(hidden_channels=loss.gan_hidden, depth=loss.gan_depth).to(device)
         training.discriminator_optimizer = torch.optim.AdamW(
             training.discriminator.parameters(), lr=optim.lr, fused=fused
         )
@@ -110,7 +112,7 @@ def train_step(
     optim = config.tokenizer_optim
     quantize = step >= config.codebook.warmup_steps
     if step == config.codebook.warmup_steps and step > 0:
-        start_codebooks(training, batch, config.seed, accelerator)
+        start_codebooks(training, batch, config, accelerator)
     for group in training.optimizer.param_groups:
         group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
     terms, found = training.trained(*batch, quantize)
@@ -124,20 +126,22 @@ def train_step(
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     if adversarial:
-        terms["discriminator"] = _train_discriminator(training, found, batch, optim.grad_clip)
+        terms["discriminator"] = _train_discriminator(training, found, batch, optim.grad_clip, accelerator)
     if quantize:
         _move_codebooks(step, training, found, config, accelerator)
     loop.log(**terms, grad_norm=grad_norm)
 
 
-def start_codebooks(training: Training, batch: tuple[Tensor, Tensor], seed: int, accelerator: Accelerator) -> None:
+def start_codebooks(
+    training: Training, batch: tuple[Tensor, Tensor], config: TrainIVideoGPT, accelerator: Accelerator
+) -> None:
     """After a warm-up without quantising: every code starts at something that the encoders say (ours)."""
     tokenizer = training.tokenizer
     with torch.no_grad():
         found = tokenizer(*batch, False)
     quantizers = {"context": tokenizer.quantize, "dynamics": tokenizer.dynamics_quantize}
     for name, (latents, _) in _encoded(found, accelerator).items():
-        quantizers[name].initialise(latents, generator(seed, "codebook", name))
+        quantizers[name].initialise(latents, generator(config.seed, "codebook", name), apart=config.codebook.apart)
         if name in training.codebooks:
             table = quantizers[name].embedding.weight.detach()
             fresh = {"counts": torch.ones(len(table)), "sums": table, "num_restarted": 0}
@@ -169,12 +173,15 @@ def _encoded(found: Reconstruction, accelerator: Accelerator) -> dict[str, tuple
 
 
 def _train_discriminator(
-    training: Training, found: Reconstruction, batch: tuple[Tensor, Tensor], clip: float
+    training: Training, found: Reconstruction, batch: tuple[Tensor, Tensor], clip: float, accelerator: Accelerator
 ) -> Tensor:
     optimizer = training.discriminator_optimizer
     optimizer.zero_grad(set_to_none=True)
     loss = discriminator_loss(training.discriminator, found, *batch)
     loss.backward()
+    if world_size() > 1:  # it is called twice in a step, which a wrapper for several processes would not allow
+        for parameter in training.discriminator.parameters():
+            parameter.grad = accelerator.reduce(parameter.grad, "mean")
     torch.nn.utils.clip_grad_norm_(training.discriminator.parameters(), clip)
     optimizer.step()
     return loss

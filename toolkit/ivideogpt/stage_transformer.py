@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from toolkit.data.episodes_clips import Clip
@@ -19,6 +22,7 @@ from toolkit.runs.distributed import rank
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive
+from toolkit.zoo.video_tokens import TokenLayout
 from toolkit.zoo.video_transformer import VideoTransformer, reward_targets
 from toolkit.zoo.vq_tokenizer import CompressiveVQModel
 
@@ -110,7 +114,7 @@ def train_transformer(
     for step in loop:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
-        terms = trained(batches(step).to(device))
+        terms = trained(shortened(batches(step), step, config, tokenizer.layout).to(device))
         accelerator.backward(terms["loss"])
         grad_norm = torch.nn.utils.clip_grad_norm_(transformer.parameters(), optim.grad_clip)
         optimizer.step()
@@ -123,6 +127,19 @@ def train_transformer(
     return transformer.eval()
 
 
+def shortened(batch: TokenClips, step: int, config: TrainIVideoGPT, layout: TokenLayout) -> TokenClips:
+    """In the first part of the training the first future frames alone: the first is the hardest to learn (ours).
+
+    It has to turn context tokens into dynamics tokens, where later frames can begin from the frame before.
+    """
+    optim = config.transformer_optim
+    if optim.short_frames is None or step >= optim.short_until * optim.num_steps:
+        return batch
+    num_tokens, num_frames = layout.length(optim.short_frames), layout.context_length + optim.short_frames
+    rows = (None if one is None else one[:, :num_frames] for one in (batch.actions, batch.rewards))
+    return TokenClips(batch.tokens[:, :num_tokens], *rows)
+
+
 @torch.no_grad()
 def held_out(objective: TransformerObjective, valid: TokenClips) -> dict[str, Tensor]:
     """Cross-entropy per token of held-out clips, and how much it rises with another clip's actions.
@@ -130,7 +147,8 @@ def held_out(objective: TransformerObjective, valid: TokenClips) -> dict[str, Te
     The rise is the early, cheap sign that actions are obeyed: both losses look fine for a model that ignores them.
     """
     objective.eval()
-    terms = {"valid_tokens": objective(valid)["tokens"]}
+    found = objective(valid)
+    terms = {"valid_tokens": found["tokens"], "valid_frame_1": found["frame_1"]}
     if valid.actions is not None and objective.config.action_conditioned:
         exchanged = TokenClips(valid.tokens, valid.actions.roll(1, 0), valid.rewards)
         terms["valid_rise_with_other_actions"] = objective(exchanged)["tokens"] - terms["valid_tokens"]
@@ -183,34 +201,45 @@ def _batches(
 def cached_tokens(
     tokenizer: CompressiveVQModel, run: Run, config: TrainIVideoGPT, clips: Clips, device: torch.device
 ) -> TokenClips:
-    """``transformer_optim.cached_clips`` random clips as tokens, made once and kept beside the checkpoints."""
-    from safetensors.torch import load_file, save_file
+    """``transformer_optim.cached_clips`` random clips as tokens, made once and kept beside the checkpoints.
 
+    Tokens of another tokenizer are made anew.
+    """
     path = run.path("checkpoints", "tokens.safetensors")
+    fingerprint = tokenizer.fingerprint()
+    found = _read_tokens(path, fingerprint)
+    if found is None:
+        found = _tokenise_many(tokenizer, config, clips, device)
+        if run.is_main:
+            temporary = path.with_suffix(".part")
+            kept = {name: value for name, value in vars(found).items() if value is not None}
+            save_file({name: value.contiguous() for name, value in kept.items()}, temporary, {"tokenizer": fingerprint})
+            temporary.replace(path)
+    return found
+
+
+def _read_tokens(path: Path, fingerprint: str) -> TokenClips | None:
+    """The tokens at ``path`` where this tokenizer made them."""
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        if (file.metadata() or {}).get("tokenizer") != fingerprint:
+            return None
+    tensors = load_file(path)
+    return TokenClips(tensors["tokens"], tensors.get("actions"), tensors.get("rewards"))
+
+
+def _tokenise_many(
+    tokenizer: CompressiveVQModel, config: TrainIVideoGPT, clips: Clips, device: torch.device
+) -> TokenClips:
     num = config.transformer_optim.cached_clips
     assert num is not None
-    fingerprint = tokenizer.fingerprint()
-    if path.exists():
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            made_by = (file.metadata() or {}).get("tokenizer")
-        if made_by == fingerprint:
-            return TokenClips(*(load_file(path).get(name) for name in ("tokens", "actions", "rewards")))  # type: ignore[arg-type]
     progress.say(f"transformer: tokenising {num} clips once")
-    parts = [
-        tokenise(
-            tokenizer, arrange(clips.train.sample(min(256, num - start), config.seed, "cache", start), config), device
-        )
-        for start in range(0, num, 256)
-    ]
-    made = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name in ("tokens", "actions", "rewards")
-        if getattr(parts[0], name) is not None
-    }
-    if run.is_main:
-        temporary = path.with_suffix(".part")
-        save_file({name: value.contiguous() for name, value in made.items()}, temporary, {"tokenizer": fingerprint})
-        temporary.replace(path)
-    return TokenClips(made["tokens"], made.get("actions"), made.get("rewards"))
+    parts = []
+    for start in range(0, num, 256):
+        drawn = clips.train.sample(min(256, num - start), config.seed, "cache", start)
+        parts.append(tokenise(tokenizer, arrange(drawn, config), device))
+    tokens = torch.cat([part.tokens for part in parts])
+    actions = [part.actions for part in parts if part.actions is not None]
+    rewards = [part.rewards for part in parts if part.rewards is not None]
+    return TokenClips(tokens, torch.cat(actions) if actions else None, torch.cat(rewards) if rewards else None)

@@ -1,8 +1,9 @@
 """Optical flow without a network: dense pyramidal Lucas-Kanade with a smoothness term, and warping by it.
 
-Coarse to fine; at every level the brightness constancy is linearised around the flow so far and solved together with
-the smoothness of the flow (Lucas and Kanade 1981 combined with Horn and Schunck 1981 as in Bruhn et al. 2005), then a
-median removes outliers. Everything is element-wise work on tensors, so it runs on any device.
+At the coarsest level every shift within a few pixels is tried. Then coarse to fine: at every level the brightness
+constancy is linearised around the flow so far and solved together with the smoothness of the flow (Lucas and Kanade
+1981 combined with Horn and Schunck 1981 as in Bruhn et al. 2005), then a median removes outliers. Everything is
+element-wise work on tensors, so it runs on any device.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ SMOOTHNESS = 300.0  # in squared grey levels: where the structure tensor is smal
 INNER_ITERATIONS = 4
 MOST_RESIDUAL = 40.0  # grey levels; larger ones are occlusions, not motion
 MOST_STEP_PX = 2.0
-LEAST_SIDE_PX = 16
+LEAST_SIDE_PX = 32  # of the coarsest level
+SEARCH_PX, SEARCH_RADIUS = 3, 3  # shifts tried there, and the neighbourhood that must agree on one
+SHIFT_COST = 0.5  # grey levels per pixel: of equal matches the nearer one
+SEARCH_SOFTNESS = 1.0  # grey levels by which a worse match counts e times less
 _GREY = (0.299, 0.587, 0.114)
 
 
@@ -52,34 +56,56 @@ def estimate_flow(
     while len(pyramid) < levels and min(pyramid[-1][0].shape[-2:]) >= 2 * LEAST_SIDE_PX:
         pyramid.append((halve(pyramid[-1][0]), halve(pyramid[-1][1])))
     last = min(finest_level, len(pyramid) - 1)
-    flow = x.new_zeros(len(x), 2, *pyramid[-1][0].shape[-2:])
+    flow = _search(*pyramid[-1])
     for a, b in reversed(pyramid[last:]):
         flow = _refine(resize_flow(flow, *a.shape[-2:]), a, b, iterations, window_px // 2)
     return resize_flow(flow, *x.shape[-2:]) if full_size else flow
 
 
+def _search(a: Tensor, b: Tensor) -> Tensor:
+    """The shift (n, 2, h, w) of ``b`` that fits ``a`` best around every pixel, as a mean weighted by the fit."""
+    side = 2 * SEARCH_PX + 1
+    padded = F.pad(b, (SEARCH_PX, SEARCH_PX, SEARCH_PX, SEARCH_PX), mode="replicate")
+    shifted = F.unfold(padded, side).view(len(a), side**2, *a.shape[-2:])
+    steps = torch.arange(-SEARCH_PX, SEARCH_PX + 1, device=a.device, dtype=a.dtype)
+    down, across = (axis.reshape(1, -1, 1, 1) for axis in torch.meshgrid(steps, steps, indexing="ij"))
+    cost = box_mean((shifted - a).abs(), SEARCH_RADIUS) + SHIFT_COST * (down.square() + across.square()).sqrt()
+    weight = torch.softmax(-cost / SEARCH_SOFTNESS, 1)
+    return torch.cat([(weight * across).sum(1, keepdim=True), (weight * down).sum(1, keepdim=True)], 1)
+
+
 def _refine(flow: Tensor, a: Tensor, b: Tensor, iterations: int, radius: int) -> Tensor:
     """One level: (H + s) d = s mean(d) - gradient x residual over windows, by Jacobi's iteration.
 
-    With T = (H + s)^-1 H and c = (H + s)^-1 gradient x residual, a step is mean - T (mean - start) - c.
+    With M = (H + s)^-1, T = M H and c = M gradient x residual, a step is mean - T (mean - start) - c. All matrices are
+    symmetric: they are kept as (diagonal, off-diagonal), and ``flip`` swaps the two components of a vector.
     """
     gradient = _gradient(a)
-    ix, iy = gradient.split(1, 1)
-    xx, xy, yy = box_mean(torch.cat([ix * ix, ix * iy, iy * iy], 1), radius).split(1, 1)
-    determinant = (xx + SMOOTHNESS) * (yy + SMOOTHNESS) - xy * xy
-    m11, m12, m22 = (yy + SMOOTHNESS) / determinant, -xy / determinant, (xx + SMOOTHNESS) / determinant
-    t11, t12, t21, t22 = m11 * xx + m12 * xy, m11 * xy + m12 * yy, m12 * xx + m22 * xy, m12 * xy + m22 * yy
+    squares = box_mean(gradient * gradient, radius)
+    mixed = box_mean(gradient[:, :1] * gradient[:, 1:], radius)
+    shifted = squares + SMOOTHNESS
+    determinant = shifted[:, :1] * shifted[:, 1:] - mixed * mixed
+    m_diagonal, m_off = shifted.flip(1) / determinant, -mixed / determinant
+    t_diagonal = m_diagonal * squares + m_off * mixed
+    t_off = m_diagonal[:, :1] * mixed + m_off * squares[:, 1:]
     for _ in range(iterations):
         residual = (warp(b, flow) - a).clamp_(-MOST_RESIDUAL, MOST_RESIDUAL)
-        bx, by = box_mean(gradient * residual, radius).split(1, 1)
-        c = torch.cat([m11 * bx + m12 * by, m12 * bx + m22 * by], 1)
+        pull = box_mean(gradient * residual, radius)
+        c = torch.addcmul(m_diagonal * pull, m_off, pull.flip(1))
         start = flow
         for _ in range(INNER_ITERATIONS):
-            mean = box_mean(flow, 1)
-            u, v = (mean - start).split(1, 1)
-            flow = mean - c - torch.cat([t11 * u + t12 * v, t21 * u + t22 * v], 1)
+            mean = _mean3(flow)
+            away = mean - start
+            flow = (mean - c).addcmul_(t_diagonal, away, value=-1).addcmul_(t_off, away.flip(1), value=-1)
         flow = start + (flow - start).clamp_(-MOST_STEP_PX, MOST_STEP_PX)
     return median(flow)
+
+
+def _mean3(x: Tensor) -> Tensor:
+    """Mean over 3x3 neighbours."""
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    rows = (padded[..., :-2, :] + padded[..., 1:-1, :]).add_(padded[..., 2:, :])
+    return (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).mul_(1 / 9)
 
 
 def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:

@@ -7,13 +7,14 @@ included: read them together. All take frames as float tensors (1, 3, h, w) in [
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.metrics.flow import estimate_flow, to_grey, warp
+from toolkit.metrics.ssim import ssim
 
 PEAK = 255.0
 OCCLUDED = 20.0  # grey levels by which the reference itself misses its own motion: not counted as warp error
@@ -32,23 +33,9 @@ def decibel(mean_squared_error: float) -> float:
     return math.inf if mean_squared_error == 0 else 10 * math.log10(PEAK**2 / mean_squared_error)
 
 
-def ssim(x: Tensor, reference: Tensor) -> float:
-    """Structural similarity of the luma (Wang et al. 2004): Gaussian window of 11, sigma 1.5, valid part only."""
-    kernel = torch.exp(-((torch.arange(11, device=x.device) - 5.0) ** 2) / (2 * 1.5**2))
-    kernel = (kernel / kernel.sum()).double()
-
-    def blur(y: Tensor) -> Tensor:
-        y = F.conv2d(y, kernel.view(1, 1, 1, -1).expand(len_c, 1, 1, -1), groups=len_c)
-        return F.conv2d(y, kernel.view(1, 1, -1, 1).expand(len_c, 1, -1, 1), groups=len_c)
-
-    a, b = to_grey(x).double(), to_grey(reference).double()
-    stack = torch.cat([a, b, a * a, b * b, a * b], 1)
-    len_c = stack.shape[1]
-    mean_a, mean_b, aa, bb, ab = blur(stack).split(1, 1)
-    c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-    covariance, variances = ab - mean_a * mean_b, aa - mean_a**2 + bb - mean_b**2
-    index = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))
-    return float(index.mean())
+def luma_ssim(x: Tensor, reference: Tensor) -> float:
+    """Structural similarity of the luma."""
+    return float(ssim(to_grey(x).double(), to_grey(reference).double(), data_range=PEAK))
 
 
 def sharpness(x: Tensor) -> float:
@@ -67,8 +54,10 @@ def noise_deviation(x: Tensor) -> float:
 
 @dataclass
 class VideoScores:
-    """Feed frames in order with :meth:`add`, then read :meth:`result`."""
+    """Feed frames in order with :meth:`add`, then read :meth:`result`; ``perceptual`` adds a distance such as PLIPS."""
 
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
+    distances: list[float] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     is_key: list[bool] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
@@ -86,7 +75,9 @@ class VideoScores:
         self.noise.append(noise_deviation(x))
         if reference is not None:
             self.errors.append(squared_error(x, reference))
-            self.similarities.append(ssim(x, reference))
+            self.similarities.append(luma_ssim(x, reference))
+            if self.perceptual is not None:
+                self.distances.append(float(self.perceptual(x, reference)))
             self.is_key.append(is_key)
         if self._before is not None and not is_cut:
             self._add_pair(x, reference)
@@ -108,10 +99,10 @@ class VideoScores:
     def result(self) -> dict[str, float]:
         """Every score by name; those that need a reference are left out where there was none.
 
-        psnr, psnr_key, psnr_between: dB of RGB, errors pooled over frames; ssim: of the luma, mean. warp_error: mean
-        squared difference x 1000 (values up to 1) along the reference's motion, where that explains the reference;
-        flow_error_px: distance of the motions; change_ratio: mean change from frame to frame over the reference's (1:
-        as lively). sharpness, noise and own_warp_error need no reference.
+        psnr, psnr_key, psnr_between: dB of RGB, errors pooled. ssim (of the luma), plips: means. warp_error:
+        mean squared difference x 1000 (values up to 1) along the reference's motion, where that explains the
+        reference. flow_error_px: distance of the motions. change_ratio: mean change from frame to frame over the
+        reference's (1: as lively). sharpness, noise and own_warp_error need no reference.
         """
         scores: dict[str, float] = {}
         if self.errors:
@@ -121,6 +112,8 @@ class VideoScores:
                 if chosen and len(chosen) < len(self.errors):
                     scores[name] = decibel(_mean(chosen))
             scores["ssim"] = _mean(self.similarities)
+            if self.distances:
+                scores["plips"] = _mean(self.distances)
         if self.warp_errors:
             scores["warp_error"] = _mean(self.warp_errors)
             scores["flow_error_px"] = _mean(self.flow_errors)

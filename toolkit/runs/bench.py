@@ -87,13 +87,14 @@ def run_bench(name: str, options: BenchOptions, makers: Makers, unit: str, note:
     """
     prepare(options)
     if options.only:  # the child process that measures one contender's peak memory
-        print(json.dumps({"mib": _peak_memory(makers[options.only], options.device)}))
+        rise = _peak_memory(makers[options.only], options.device)
+        print(json.dumps({"peak_memory_mib": rise, "peak_resident_mib": _most_resident_bytes() / 2**20}))
         return 0
     from rich.console import Console
 
     results = race({key: make() for key, make in makers.items()}, options.num_rounds, unit)
     for key in makers:
-        results[key]["peak_memory_mib"] = _child_memory(name, options, key)
+        results[key] |= _child_memory(name, options, key)
     Console().print(
         _table(name, results, f"{unit} per second, medians of {options.num_rounds} rounds; {note}").to_rich()
     )
@@ -107,6 +108,8 @@ def prepare(options: BenchOptions) -> None:
     """Threads and allocator, for every contender alike: our jobs tune glibc's, which helps their peers too."""
     import torch
 
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: no CUDA device here")
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.allocator == "tuned":
@@ -148,13 +151,13 @@ def _speed(action: Callable[[], float]) -> float:
     return num_items / (time.perf_counter() - start)
 
 
-def _child_memory(name: str, options: BenchOptions, contender: str) -> float:
-    """Peak memory of one contender alone, in a process of its own, above what importing it takes."""
+def _child_memory(name: str, options: BenchOptions, contender: str) -> dict[str, float]:
+    """Peak memory of one contender alone, in a process of its own: what the first task adds, and all in all."""
     asked = dataclasses.replace(options, only=contender, out=None)
     words = [f"{key}={value}" for key, value in dataclasses.asdict(asked).items() if value is not None]
     command = [sys.executable, "-m", "toolkit.cli", "bench", name, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])["mib"]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _peak_memory(make: Callable[[], Contender], device: str) -> float:
@@ -185,10 +188,21 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _most_resident_bytes() -> int:
+    """Since the process started; ``getrusage`` would count the process that started it."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024
+
+
 def _table(name: str, results: dict[str, dict[str, float]], note: str) -> Table:
-    """One row a contender; cells of tasks it does not have stay empty."""
-    keys = list(dict.fromkeys(key for row in results.values() for key in row))
-    heads = {key: key.split("_")[0] for key in keys if key.endswith("_per_s")}
-    heads |= {key: "ours / it" for key in keys if key.endswith("_ratio_to_ours")} | {"peak_memory_mib": "MiB"}
-    rows = [[contender, *(row.get(key, "–") for key in keys)] for contender, row in results.items()]
-    return Table(f"bench {name}", ["contender", *(heads.get(key, key) for key in keys)], rows, note)
+    """One row for every task of a contender; what belongs to the contender stands in its first row."""
+    rows: list[list[float | str]] = []
+    for contender, found in results.items():
+        speeds = [key for key in found if key.endswith("_per_s")]
+        for row, key in enumerate(speeds):
+            task = key.split("_")[0]
+            ratio = next((found[other] for other in found if other == f"{task}_ratio_to_ours"), "–")
+            shared = [found["peak_memory_mib"], found["peak_resident_mib"]]
+            rows.append([contender, task, found[key], ratio, *(shared if row == 0 else ["", ""])])
+    heads = ["contender", "task", "per second", "ours / it", "MiB added", "MiB in all"]
+    return Table(f"bench {name}", heads, rows, note)

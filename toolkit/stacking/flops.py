@@ -8,15 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toolkit.stacking.architecture import Architecture
-from toolkit.stacking.llama import Llama
-
-# layers, hidden, MLP, heads, key/value heads of the target and layers of its base (g = 4)
-PAPER_SIZES = {
-    "410m": (24, 1024, 2816, 16, 16, 6),
-    "1.1b": (24, 2048, 5632, 32, 32, 6),
-    "3b": (32, 2560, 7040, 20, 4, 8),
-    "7b": (32, 4096, 11008, 32, 8, 8),
-}
 
 
 @dataclass(frozen=True)
@@ -57,29 +48,6 @@ def cost(architecture: Architecture, config: Any, context: int | None = None) ->
         flops_matmul=3 * _forward_flops(architecture, config, sizes, kinds, context),
         context=context,
     )
-
-
-def paper_config(size: str, base: bool = False) -> Any:
-    """The paper's target of that size (a key of PAPER_SIZES), or its base: vocabulary 32000, context 2048, untied."""
-    from transformers import LlamaConfig
-
-    layers, hidden, mlp, heads, kv_heads, base_layers = PAPER_SIZES[size]
-    return LlamaConfig(
-        num_hidden_layers=base_layers if base else layers,
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        vocab_size=32000,
-        max_position_embeddings=2048,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
-    )
-
-
-def paper_cost(size: str, base: bool = False) -> Cost:
-    """Cost of ``paper_config``."""
-    return cost(Llama(), paper_config(size, base))
 
 
 def _forward_flops(

@@ -49,14 +49,6 @@ def gradual(source_layers: int, target_layers: int) -> list[int]:
     return layers
 
 
-def gradual_stages(source_layers: int, target_layers: int) -> list[int]:
-    """Layer counts of StackedBERT's stages, as 6, 12, 24."""
-    counts = [source_layers]
-    while counts[-1] < target_layers:
-        counts.append(min(2 * counts[-1], target_layers))
-    return counts
-
-
 def solar(source_layers: int, drop: int) -> list[int]:
     """SOLAR's depth up-scaling: layers 0 ... L-m-1, then m ... L-1 (2 (L - m) layers)."""
     if drop >= source_layers:

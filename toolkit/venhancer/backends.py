@@ -162,9 +162,10 @@ class _Grid:
             return frames
         last = self.keys.num_frames - 1
         places = [min(Fraction(number, backend.factor), Fraction(last)) for number in range(start, start + len(frames))]
-        guides = blended_frames(self.keys, places, 0)
+        guides = motion_frames(self.keys, places, 0, backend.config.classic, backend.device)
+        size = backend.width, backend.height
         fixed = [
-            fix_colour(frame, resize(guide, backend.width, backend.height, "bicubic"), backend.config.color_fix)
+            fix_colour(frame, resize(guide, *size, "bicubic"), backend.config.color_fix, backend.device)
             for frame, guide in zip(frames, guides, strict=True)
         ]
         return np.stack(fixed)

@@ -34,6 +34,7 @@ class Batches:
         frame_factor = augment.draw_frame_factor(rng, most, proportional)
         scale = augment.draw_scales(rng, size, config.max_scale, proportional)
         level = torch.from_numpy(rng.integers(0, config.max_noise_level + 1, size))
+        level[torch.from_numpy(rng.random(size) < config.clean_fraction)] = 0
         flips, dropped = rng.random((size, 2)) < 0.5, rng.random(size) < config.text_dropout
         mine = slice(rank() * len(wanted), (rank() + 1) * len(wanted))
         clips = self._flipped(

@@ -5,7 +5,8 @@ Contenders of the step, same weights, same shapes, same threads:
   one_by_one  the same network, a pass per text, for what sharing them brings
   official  the official network code, from a checkout of Vchitect/VEnhancer that the user names (official=PATH)
 
-``what=classic`` times the backend without a network instead (see bench_classic.py).
+``what=tiles`` times what cutting up costs beyond the network (see bench_tiles.py), ``what=classic`` the backend without
+a network (see bench_classic.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NETWORK = "video_to_video/modules/unet_v2v.py"
 class Options(BenchOptions):
     """key=value options of the benchmark; sizes in latents. clip, clip_frames: what ``what=classic`` enhances."""
 
-    what: str = choice("step", "step", "classic")
+    what: str = choice("step", "step", "tiles", "classic")
     clip: str = "bikes"
     clip_frames: int = number(12, least=3)
     num_rounds: int = number(5, least=1)
@@ -53,6 +54,11 @@ def main(words: list[str]) -> int:
 
         makers = bench_classic.makers(options.clip, options.clip_frames)
         return run_bench("enhance", options, makers, "frames", bench_classic.note(options.clip, options.clip_frames))
+    if options.what == "tiles":
+        from toolkit.venhancer import bench_tiles
+
+        makers = bench_tiles.makers(options.dim, options.device)
+        return run_bench("enhance", options, makers, "tiles", bench_tiles.note(options.dim))
     shape = f"{options.frames} frames of {options.rows}x{options.columns} latents, width {options.dim}, two texts"
     return run_bench("enhance", options, contenders(options), "steps", shape)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -57,44 +60,45 @@ def scene(clip: str, num_frames: int) -> Scene:
     return VideoReader(index), timeline, round(index.width * SCALE), round(index.height * SCALE)
 
 
-def _count(frames: Iterator[np.ndarray]) -> float:
+def _count(frames: Iterator[Any]) -> float:
     return float(sum(1 for _ in frames))
 
 
 def ffmpeg_frames(
-    reader: VideoReader, timeline: Timeline, width: int, height: int, settings: str
-) -> Iterator[np.ndarray]:
-    """The same clip through FFmpeg's filters as uint8 RGB; where there is no next frame it makes none."""
+    reader: VideoReader, timeline: Timeline, width: int, height: int, settings: str = MINTERPOLATE
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(output frame's number, uint8 RGB) of the clip through FFmpeg's filters; at the ends it leaves frames out."""
     filters = f"minterpolate=fps={timeline.rate}:{settings}:scd=none,scale={width}:{height}:flags=lanczos,format=rgb24"
-    graph = Graph()
     index = reader.index
-    pixels = av.VideoFormat("yuv420p")
-    source = graph.add_buffer(width=index.width, height=index.height, format=pixels, time_base=1 / index.rate)
-    last = source
-    for part in filters.split(","):
+    graph: Graph | None = None
+    with av.open(str(Path(index.path))) as container:
+        for number, frame in enumerate(itertools.islice(container.decode(video=0), index.num_frames)):
+            graph = graph or _make_graph(frame, 1 / index.rate, filters)
+            frame.pts, frame.time_base = number, 1 / index.rate
+            graph.push(frame)
+            yield from _pull(graph, timeline.rate)
+    if graph:
+        graph.push(None)
+        yield from _pull(graph, timeline.rate)
+
+
+def _make_graph(frame: av.VideoFrame, time_base: Fraction, filters: str) -> Graph:
+    graph = Graph()
+    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)
+    for part in [*filters.split(","), "buffersink"]:
         name, _, arguments = part.partition("=")
         step = graph.add(name, arguments)
         last.link_to(step)
         last = step
-    sink = graph.add("buffersink")
-    last.link_to(sink)
     graph.configure()
-    with av.open(str(Path(index.path))) as container:
-        for number, frame in enumerate(container.decode(video=0)):
-            if number == index.num_frames:
-                break
-            frame.pts, frame.time_base = number, 1 / index.rate
-            graph.push(frame)
-            yield from _pull(graph)
-    graph.push(None)
-    yield from _pull(graph)
+    return graph
 
 
-def _pull(graph: Graph) -> Iterator[np.ndarray]:
+def _pull(graph: Graph, rate: Fraction) -> Iterator[tuple[int, np.ndarray]]:
     while True:
         try:
             frame = graph.pull()
         except (av.BlockingIOError, av.EOFError):
             return
-        assert isinstance(frame, av.VideoFrame)
-        yield frame.to_ndarray(format="rgb24")
+        assert isinstance(frame, av.VideoFrame) and frame.pts is not None and frame.time_base
+        yield round(frame.pts * frame.time_base * rate), frame.to_ndarray(format="rgb24")

@@ -11,7 +11,8 @@ from toolkit import zoo
 from toolkit.schema import UserError
 from toolkit.venhancer.codec import PixelUnshuffleCodec, as_codec
 from toolkit.venhancer.config import EnhanceVideo
-from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_text_encoder, load_vae
+from toolkit.venhancer.loading import load_text_encoder, load_vae
+from toolkit.venhancer.pipeline import VideoEnhancePipeline
 from toolkit.venhancer.schedule import VideoNoiseSchedule
 from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
 from toolkit.zoo.video_controlnet import VideoControlNetModel
@@ -77,6 +78,7 @@ def build_pipeline(config: EnhanceVideo, base: VideoUNet | None = None) -> Video
         tokenizer,
         diffuses=network.diffuses,
         residual_scale=network.residual_scale,
+        data_std=network.data_std,
         resize=network.resize,
         blend=network.blend,
         tile_rows=network.tile_rows,

@@ -82,21 +82,20 @@ def interpolate(
     which motion holds is decided there.
     """
 
-    def disagreement(motion: Tensor) -> Tensor:
-        difference = warp(small_a, -share * motion) - warp(small_b, (1 - share) * motion)
-        return box_mean(difference.abs(), AGREEMENT_RADIUS)
-
-    from_a, from_b = _along(forward, share), -_along(backward, 1 - share)
-    of_a, of_b = disagreement(from_a), disagreement(from_b)
+    motion = _along(torch.cat([forward, backward]), a.new_tensor([share, 1 - share]).view(2, 1, 1, 1))
+    onward = motion * a.new_tensor([1, -1]).view(2, 1, 1, 1)  # both from a to b
+    seen_a = warp(small_a.expand(2, -1, -1, -1), -share * onward)
+    seen_b = warp(small_b.expand(2, -1, -1, -1), (1 - share) * onward)
+    of_a, of_b = box_mean((seen_a - seen_b).abs_(), AGREEMENT_RADIUS).split(1)
     still = torch.exp(-box_mean((small_a - small_b).abs(), AGREEMENT_RADIUS) / SOFTNESS)
     moved = torch.exp(-torch.minimum(of_a, of_b) / SOFTNESS)
     weight = F.interpolate(still / (still + 2 * moved + 1e-6), size=a.shape[-2:], mode="bilinear")
-    motion = resize_flow(torch.where(of_a <= of_b, from_a, from_b), *a.shape[-2:])
-    compensated = torch.lerp(warp(a, -share * motion), warp(b, (1 - share) * motion), share)
+    chosen = resize_flow(torch.where(of_a <= of_b, onward[:1], onward[1:]), *a.shape[-2:])
+    compensated = torch.lerp(warp(a, -share * chosen), warp(b, (1 - share) * chosen), share)
     return torch.lerp(compensated, torch.lerp(a, b, share), weight)
 
 
-def _along(flow: Tensor, share: float) -> Tensor:
+def _along(flow: Tensor, share: Tensor) -> Tensor:
     """The flow at its own in-between place: v(p) = flow(p - share v(p))."""
     motion = flow
     for _ in range(FIXED_POINT_STEPS):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from toolkit.data.video import VideoIndex
-from toolkit.data.video_write import Encoding, Sound, join_parts, write_part
+from toolkit.data.video_write import Encoding, write_part
 from toolkit.runs import progress
 from toolkit.runs.files import write_json
 from toolkit.schema import JobError
@@ -65,16 +65,6 @@ def _taken(frames: Iterator[np.ndarray], part: Part, bar: progress.Bar | None) -
         yield frame
         if bar:
             bar.advance(part.shot.first + number + 1)
-
-
-def finish(
-    paths: list[Path], output: Path, encoding: Encoding, sound: Sound | None, overwrite: bool, token: str
-) -> list[str]:
-    """Join the parts into ``output`` and remove them; returns lines for the user."""
-    notes = join_parts(paths, output, encoding, sound, overwrite=overwrite, token=token)
-    for path in paths:
-        path.unlink()
-    return notes
 
 
 def keep_index(path: Path, make: object) -> tuple[VideoIndex, list[int]]:

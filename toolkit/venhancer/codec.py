@@ -17,7 +17,7 @@ class Codec(Protocol):
     """Frames [N, 3, H, W] in [-1, 1] <-> latents [N, C, H / factor, W / factor].
 
     Attributes:
-        margin: latents around a tile that decoding it needs to agree with its neighbours (0: none).
+        margin: latents around a tile on which it depends; 0: none, tiles need no overlap.
         group: frames decoded together, of which ``context`` at either end only help to decode the others.
     """
 

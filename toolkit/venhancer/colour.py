@@ -1,7 +1,7 @@
 """Colour fixes: a diffusion model drifts in colour and contrast; the up-scaled input knows both. Absent upstream.
 
 ``wavelet`` takes the low frequencies of the input and leaves the model its details; ``adain`` takes mean and contrast
-of every channel. For in-between frames the input is its neighbours' blend.
+of every channel. For in-between frames the input is what motion compensation makes of its neighbours.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from toolkit.venhancer.classic import to_pixels, to_tensor
 LEVELS = 5
 
 
-def fix_colour(pixels: np.ndarray, guide: np.ndarray, kind: str) -> np.ndarray:
+def fix_colour(pixels: np.ndarray, guide: np.ndarray, kind: str, device: str | torch.device = "cpu") -> np.ndarray:
     """``pixels`` in the colours of ``guide``; both uint8 RGB [h, w, 3]. ``kind``: none, wavelet or adain."""
     if kind == "none":
         return pixels
     if pixels.shape != guide.shape:
         raise ValueError(f"shapes {pixels.shape} and {guide.shape} differ")
-    fixed = {"wavelet": wavelet, "adain": adain}[kind](to_tensor(pixels), to_tensor(guide))
+    fixed = {"wavelet": wavelet, "adain": adain}[kind](to_tensor(pixels, device), to_tensor(guide, device))
     return to_pixels(fixed)
 
 

@@ -88,6 +88,7 @@ class VideoUNet:
     padding. conditioning: where noise level and scale are told: to the key frames (the paper's video-aware
     conditioning), to all frames alike ("shared"), or not at all ("none").
     diffuses: "latents", or "residuals": residual_scale times what they differ by from those of the filled-in input.
+    data_std: None, the network gives v; a number, it is preconditioned for latents of that standard deviation.
     resize, blend: how key frames are resized, and whether frames between them are blends or copies.
     tile_rows, tile_columns: of a tile, in latents.
     """
@@ -108,6 +109,7 @@ class VideoUNet:
     conditioning: str = choice("video_aware", "video_aware", "shared", "none")
     diffuses: str = choice("latents", "latents", "residuals")
     residual_scale: float = number(1.0, above=0)
+    data_std: float | None = number(None, above=0)
     resize: str = choice("bilinear", "bilinear", "bicubic")
     blend: bool = False
     tile_rows: int = number(90, least=4)
@@ -134,12 +136,16 @@ class Clips:
 
 @dataclass
 class Augment:
-    """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip."""
+    """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip.
+
+    clean_fraction: clips whose key frames get no noise at all, beside those that draw level 0.
+    """
 
     max_frame_factor: int = number(MOST_FRAME_FACTOR, least=1, most=MOST_FRAME_FACTOR)
     max_scale: float = number(MOST_SCALE, least=1, most=MOST_SCALE)
     scale_weighting: str = choice("proportional", "proportional", "uniform")
     max_noise_level: int = number(300, least=0, most=999)
+    clean_fraction: float = number(0.0, least=0, most=1)
     text_dropout: float = number(0.1, least=0, most=1)
 
 
@@ -208,7 +214,8 @@ class EnhanceVideo(Job):
     frame_factor; neither: the rate before ``degrade``, that is the input's where there is none.
     model: ``small`` (shipped), a folder, or a hub id; vae, text_encoder: for a model that has none of its own.
     noise_level: of the latent noise augmentation, 0 (faithful) to 300 (free); None takes fidelity's.
-    scale_condition: the value that the network is told as s; None tells it the true one.
+    scale_condition: the value that the network is told as s; None tells it the true one. between: who makes the frames
+    between key frames: the network, or motion compensation between key frames that the network enhanced.
     """
 
     command: str = "enhance-video"
@@ -241,6 +248,7 @@ class EnhanceVideo(Job):
     noise_level: int | None = number(None, least=0, most=300)
     scale_condition: float | None = number(None, least=1, most=MOST_SCALE)
     conditioning_scale: float = number(1.0, least=0)
+    between: str = choice("network", "network", "motion")
     color_fix: str = choice("wavelet", "none", "wavelet", "adain")
     sampling: Sampling = field(default_factory=Sampling)
     windows: Windows = field(default_factory=Windows)
@@ -250,6 +258,7 @@ class EnhanceVideo(Job):
     part_frames: int = number(48, least=1)
     side_by_side_s: float = number(10.0, least=0)
     measure_frames: int = number(150, least=2)
+    perceptual: bool = False  # PLIPS too, whose weights are fetched once (24 MB)
     baselines: list[str] = field(default_factory=lambda: ["bicubic", "classic"])
 
     network: VideoUNet = field(default_factory=VideoUNet)

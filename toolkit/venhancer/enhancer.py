@@ -24,16 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.runs.seeds import derive
 from toolkit.schema import JobError
-from toolkit.venhancer import tiles
-from toolkit.venhancer.conditioning import key_frame_index
 from toolkit.venhancer.flight import Flight
 from toolkit.venhancer.layout import Layout, plan_layout, summarise
 from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_pipeline
-from toolkit.venhancer.samplers import Evaluation, guide
 from toolkit.venhancer.settings import Chunk, EnhanceSettings, FrameSource, Plan, Progress
 from toolkit.venhancer.transcode import Transcoder
+from toolkit.venhancer.window_steps import WindowSteps
 from toolkit.venhancer.windows import schedule_pairs
 
 __all__ = ["Chunk", "EnhanceSettings", "Enhancer", "FrameSource", "Plan", "Progress"]
@@ -86,7 +83,7 @@ class Enhancer:
 
     def _fingerprint(self, source: FrameSource) -> str:
         """Changes with whatever changes the result: settings, weights, the source's shape."""
-        sums = [float(one.flatten()[:16].double().sum()) for one in self.pipeline.denoiser.state_dict().values()]
+        sums = [float(one.flatten()[:16].float().cpu().sum()) for one in self.pipeline.denoiser.state_dict().values()]
         shape = [source.num_frames, source.height, source.width]
         text = json.dumps([self.settings.computing(), shape, sums], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -104,14 +101,13 @@ class _Run:
         source: FrameSource,
     ) -> None:
         self.pipeline, self.settings, self.layout, self.flight = pipeline, settings, layout, flight
-        self.source, self.device = source, pipeline.compute_device
-        self.schedule = pipeline.scheduler
+        self.source, self.schedule = source, pipeline.scheduler
         size = (settings.height, settings.width)
         residual_scale = pipeline.config["residual_scale"] if pipeline.config["diffuses"] == "residuals" else None
         self.transcoder = Transcoder(
-            pipeline.codec, flight, pipeline.fill, size, layout.tile, residual_scale, self.device
+            pipeline.codec, flight, pipeline.fill, size, layout.tile, residual_scale, pipeline.compute_device
         )
-        self.text = pipeline.encode_prompt(settings.prompt, settings.negative_prompt, layout.guided)
+        self.steps = WindowSteps(pipeline, settings, layout, flight)
         self._reader: Iterator[Any] | None = None
 
     @torch.no_grad()
@@ -124,8 +120,7 @@ class _Run:
                 continue
             if step == 0:
                 self._begin(window)
-            self._denoise(step, window)
-            flight.settle(layout.windows, window, step, layout.evaluations[step], self._step_noise(step))
+            self.steps.run(step, window)
             flight.done = number + 1
             flight.save()
             if progress is not None:
@@ -173,57 +168,12 @@ class _Run:
             return noise
         return alpha * self.transcoder.fill_latents(frame, rows, self._all_columns) + noise
 
-    def _step_noise(self, step: int) -> Callable[[int, tuple[int, int]], Tensor]:
-        return lambda frame, rows: self._noise(f"step{step}", frame, rows)
-
     def _noise(self, purpose: str, frame: int, rows: tuple[int, int]) -> Tensor:
         return self.flight.noise(self.settings.seed, purpose, frame, rows)
 
     @property
     def _all_columns(self) -> tuple[int, int]:
         return 0, self.layout.geometry.columns
-
-    # -- one window of one step
-
-    def _denoise(self, step: int, window: int) -> None:
-        """x0 of a window, tile by tile, blended into ``flight.window``."""
-        start, end = self.layout.windows.spans[window]
-        evaluation, frames = self.layout.evaluations[step], range(start, end)
-        seed = derive(self.settings.seed, "tiles", step) if self.settings.shift_tiles else None
-        grid = self.layout.grid(self.settings.tile_overlap, seed)
-        if len(grid) > 1:
-            self.flight.window.clear(frames)
-        for tile in grid:
-            x0 = self._denoise_tile(step, evaluation, frames, tile)
-            if not torch.isfinite(x0).all():
-                raise JobError(f"step {step}, window {window}: the latents are not finite; try precision=fp32")
-            weighted = x0 * tile.weight().float()
-            self.flight.window.write(frames, weighted, _rows(tile), _columns(tile), add=len(grid) > 1)
-
-    def _denoise_tile(self, step: int, evaluation: Evaluation, frames: range, tile: tiles.Tile) -> Tensor:
-        """x0 [F, C, rows, columns] of one tile, guided where there is a text."""
-        k, place = self.settings.frame_factor, (_rows(tile), _columns(tile))
-        keys = range(frames.start // k, (frames.stop - 1) // k + 1)
-        z = self.flight.latents[step % 2].read(frames, *place)
-        v = self._velocity(z, self.flight.hints.read(keys, *place), evaluation.step, frames)
-        return evaluation.clean(z, v)
-
-    def _velocity(self, z: Tensor, hints: Tensor, step: int, frames: range) -> Tensor:
-        denoiser = self.pipeline.denoiser
-        x, hint = (part.transpose(0, 1)[None].to(self.device, denoiser.dtype) for part in (z, hints))
-        v = denoiser(
-            x,
-            step,
-            self.text,
-            hint=hint,
-            t_hint=max(self.settings.noise_level - 1, 0),
-            up_scale=self.layout.scale,
-            key_frame_index=key_frame_index(frames.start, frames.stop, self.settings.frame_factor).to(self.device),
-            conditioning_scale=self.settings.conditioning_scale,
-        ).float()
-        if self.layout.guided:
-            v = guide(v[:1], v[1:], self.settings.guidance_scale, self.settings.guidance_rescale)
-        return v[0].transpose(0, 1).cpu()
 
     # -- out of latents
 
@@ -244,11 +194,3 @@ class _Run:
             yield Chunk(frames.start, self.transcoder.decode(frames, whole, latents))
             flight.delivered = frames.stop
             flight.save()
-
-
-def _rows(tile: tiles.Tile) -> tuple[int, int]:
-    return tile.rows.start, tile.rows.stop
-
-
-def _columns(tile: tiles.Tile) -> tuple[int, int]:
-    return tile.columns.start, tile.columns.stop

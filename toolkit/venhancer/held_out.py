@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from toolkit.data.clip_crops import clip_crops
-from toolkit.data.clips import clip_path
+from toolkit.data.clips import clip_paths
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive, seed_all
@@ -68,7 +68,7 @@ def held_out_losses(pipeline: VideoEnhancePipeline, config: EnhanceVideo, device
             steps = torch.full((len(x0),), step, device=device)
             x, target = pipeline.scheduler.add_noise(x0, noise, steps), pipeline.scheduler.velocity(x0, noise, steps)
             for name, case in cases.items():
-                error = _errors(pipeline.denoiser(x, steps, text, **case), target)
+                error = _errors(pipeline.velocity(x, steps, text, **case), target)
                 sums[name] += error.tolist()
                 if name == "loss":
                     sums[f"loss.frame_factor_{batch.frame_factor}"] += error.tolist()
@@ -86,7 +86,7 @@ def _batches(
 ) -> Iterator[tuple[augment.Degraded, int]]:
     """Crops of every held-out clip, each frame factor and scale in turn."""
     data = config.data
-    paths = [clip_path(name) for name in data.held_out]
+    paths = [path for name in data.held_out for path in clip_paths(name, data.path)]
     crops = clip_crops(paths, data.held_out_crops, data.num_frames, data.crop_px, None, seed=0)
     order = np.random.default_rng(0).permutation(len(crops))
     for number, start in enumerate(range(0, len(order), BATCH)):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from toolkit.data.video import VideoReader
-from toolkit.data.video_write import Sound, join_parts
+from toolkit.data.video_write import Sound, is_claimed, join_parts
 from toolkit.runs import progress
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank
@@ -20,12 +20,12 @@ from toolkit.runs.record import Run
 from toolkit.runs.table import Table
 from toolkit.schema import UserError
 from toolkit.venhancer.backends import KeyFrames
-from toolkit.venhancer.clip import finish, write_parts
+from toolkit.venhancer.clip import write_parts
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.inputs import Task, available_bytes, check_free, find_tasks, rate_text
-from toolkit.venhancer.measures import score_video, scores_table
+from toolkit.venhancer.measures import load_perceptual, score_video, scores_table
 from toolkit.venhancer.side_by_side import frames_of, held_frames, write_sheet, write_side_by_side
-from toolkit.venhancer.work import Network, Work, make_backend, prepare
+from toolkit.venhancer.work import Network, Work, claim_of, make_backend, prepare
 
 OURS = "ours"
 
@@ -61,7 +61,7 @@ def _open_tasks(config: EnhanceVideo, run: Run) -> list[Task]:
     """The clips; those that are not finished must have a free name to go to. Raises UserError."""
     tasks = find_tasks(config, run.dir / "samples")
     for task in tasks:
-        if not _is_done(run, task):
+        if not _is_done(run, task) and not is_claimed(task.output, claim_of(_folder(run, task))):
             check_free(task, config)
     return tasks
 
@@ -71,7 +71,11 @@ def _is_done(run: Run, task: Task) -> bool:
 
 
 def _prepare(config: EnhanceVideo, run: Run, task: Task) -> Work:
-    return prepare(task, config, run.dir / "work" / task.name)
+    return prepare(task, config, _folder(run, task))
+
+
+def _folder(run: Run, task: Task) -> Path:
+    return run.dir / "work" / task.name
 
 
 # -- enhance ---------------------------------------------------------------------------------------------------------
@@ -117,12 +121,23 @@ def _enhance_clip(config: EnhanceVideo, run: Run, work: Work, device: Any, netwo
     started = time.perf_counter()
     entry = run.record.setdefault("clips", {}).setdefault(work.task.name, {"wall_time_s": 0.0})
     timeline, task = work.timeline, work.task
-    with progress.bar(task.name, 0, timeline.num_frames, "frame") as bar:
-        backend = make_backend(config.backend, work, config, device, network, bar)
-        parts = write_parts(backend, timeline, work.encoding, config.part_frames, work.folder / "parts", bar)
-    for line in finish(parts, task.output, work.encoding, _sound(config, work), config.overwrite, _token(run)):
-        progress.say(f"{task.name}: {line}")
-    shutil.rmtree(work.folder / "network", ignore_errors=True)
+    if not is_claimed(task.output, work.claim):
+        with progress.bar(task.name, 0, timeline.num_frames, "frame") as bar:
+            backend = make_backend(config.backend, work, config, device, network, bar)
+            parts = write_parts(backend, timeline, work.encoding, config.part_frames, work.folder / "parts", bar)
+        notes = join_parts(
+            parts,
+            task.output,
+            work.encoding,
+            _sound(config, work),
+            overwrite=config.overwrite,
+            token=_token(run),
+            claim=work.claim,
+        )
+        for line in notes:
+            progress.say(f"{task.name}: {line}")
+    for folder in ("parts", "network"):
+        shutil.rmtree(work.folder / folder, ignore_errors=True)
     seconds = min(config.side_by_side_s, float(timeline.num_frames / timeline.rate))
     if seconds:
         _side_by_side(run, work, max(1, int(seconds * timeline.rate)))
@@ -167,6 +182,7 @@ def _side_by_side(run: Run, work: Work, num_frames: int) -> None:
 def _measure(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> None:
     """Scores of every clip with a reference, beside its baselines made and encoded in the same way."""
     found: dict[str, dict[str, dict[str, float]]] = {}
+    perceptual = load_perceptual(config)
     for task in tasks:
         work = _prepare(config, run, task)
         if work.reference is None:
@@ -176,7 +192,9 @@ def _measure(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
         with progress.bar(f"measure {task.name}", 0, len(files), "method") as bar:
             scores = {}
             for number, (name, path) in enumerate(files.items()):
-                scores[name] = score_video(path, work.timeline, work.reference, last_key_s, config.measure_frames)
+                scores[name] = score_video(
+                    path, work.timeline, work.reference, last_key_s, config.measure_frames, perceptual
+                )
                 bar.advance(number + 1)
         found[task.name] = scores
         scores_table(task.name, scores).save(run.path("tables", f"{task.name}.json"))

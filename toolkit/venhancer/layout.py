@@ -124,7 +124,7 @@ def _peak_bytes(pipeline: VideoEnhancePipeline, settings: EnhanceSettings, layou
     for index, width in enumerate(skip_widths(widths, layers)):
         per_token += width / 4**level
         level += index > 0 and index % (layers + 1) == 0
-    per_token = texts * (2 * per_token + 6 * widths[0]) + 3 * pipeline.codec.channels
+    per_token = texts * (2 * per_token + 12 * widths[0]) + 3 * pipeline.codec.channels
     rows, columns = (min(*pair) for pair in zip(layout.tile, _size(layout), strict=True))
     tokens = rows * columns * layout.geometry.window_frames
     number_bytes = 4 if settings.precision == "fp32" else 2

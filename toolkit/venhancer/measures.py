@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from toolkit.data.video import VideoIndex, VideoReader
 from toolkit.data.video_scan import index_video
 from toolkit.metrics.video import VideoScores
 from toolkit.runs.table import Table
 from toolkit.venhancer.classic import resize, to_tensor
+from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.timeline import Timeline
 
 ROWS = {
@@ -18,6 +20,7 @@ ROWS = {
     "psnr_key": "PSNR of key frames",
     "psnr_between": "PSNR of frames between",
     "ssim": "SSIM",
+    "plips": "PLIPS (lower)",
     "warp_error": "warp error (lower)",
     "flow_error_px": "flow error, px (lower)",
     "change_ratio": "change ratio (1)",
@@ -29,8 +32,22 @@ TOLERANCE = Fraction(1, 4)  # of an output interval, within which a reference fr
 NOTE = "* without the reference: reads invented detail as detail"
 
 
+def load_perceptual(config: EnhanceVideo) -> Any:
+    """The network of PLIPS where ``config.perceptual`` asks for it. Raises UserError where it cannot be fetched."""
+    if not config.perceptual:
+        return None
+    from toolkit.metrics.plips import PLIPS
+
+    return PLIPS.load()
+
+
 def score_video(
-    path: Path, timeline: Timeline, reference: VideoIndex | None, last_key_s: Fraction, most_frames: int
+    path: Path,
+    timeline: Timeline,
+    reference: VideoIndex | None,
+    last_key_s: Fraction,
+    most_frames: int,
+    perceptual: Any = None,
 ) -> dict[str, float]:
     """Scores of the first ``most_frames`` of the video ``path`` that was made on ``timeline``.
 
@@ -42,7 +59,7 @@ def score_video(
         shot.first + number for shot in timeline.shots for number, place in enumerate(shot.positions) if place % 1 == 0
     }
     references = None if reference is None else _matched(reference, timeline.rate)
-    scores = VideoScores()
+    scores = VideoScores(perceptual)
     for number, frame in enumerate(VideoReader(index).frames()):
         if number == most_frames or number / timeline.rate > last_key_s:
             break

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from toolkit.venhancer.augment import Degraded
 from toolkit.venhancer.codec import Codec
@@ -29,10 +28,9 @@ class Denoising(nn.Module):
         step = torch.randint(len(pipeline.scheduler), (len(x0),), device=x0.device)
         noise = torch.randn_like(x0)
         x, target = pipeline.scheduler.add_noise(x0, noise, step), pipeline.scheduler.velocity(x0, noise, step)
-        if not self.controlled:
-            return functional.mse_loss(self.denoiser.unet(x, step, text).float(), target)
-        v = self.denoiser(x, step, text, **conditions(pipeline, batch, hint))
-        return functional.mse_loss(v.float(), target)
+        given = conditions(pipeline, batch, hint) if self.controlled else {}
+        error = (pipeline.velocity(x, step, text, **given) - target).square()
+        return (pipeline.loss_weight(step, x) * error).mean()
 
 
 @torch.no_grad()

@@ -9,27 +9,28 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, DiffusionPipeline
-from diffusers.utils import BaseOutput
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput, logging
 from torch import Tensor
 
 from toolkit import zoo
 from toolkit.schema import UserError
 from toolkit.venhancer.codec import PixelUnshuffleCodec, as_codec
 from toolkit.venhancer.conditioning import Fill
+from toolkit.venhancer.loading import load_or_refuse, load_text_encoder, load_vae, penultimate
 from toolkit.venhancer.schedule import VideoNoiseSchedule
 from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
 
 SMALL = Path(__file__).parent / "weights"
 NULL_TEXT = "this model has a fixed null text embedding: prompt and negative_prompt are ignored"
 _OURS = {"PixelUnshuffleCodec": PixelUnshuffleCodec}
-_VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderKLTemporalDecoder": AutoencoderKLTemporalDecoder}
 
 
 @dataclass
@@ -49,6 +50,9 @@ class VideoEnhancePipeline(DiffusionPipeline):
             one token of zeros.
         diffuses: "latents" (as published), or "residuals": latents minus those of the filled-in input, times
             ``residual_scale``, so that a network that predicts nothing gives the plain resize.
+        data_std: None, the network gives v (as published); a number, it is preconditioned as in Karras et al. 2022 for
+            data of that standard deviation: x_0 = c_skip x_t + c_out F(c_in x_t). A network narrower than its latents
+            then never has to carry the noise from its input to its output.
         resize: of the input to the target, "bilinear" (as published) or "bicubic".
         blend: fill in-between frames by blending key frames; False repeats the one before (as published).
         tile_rows, tile_columns: of a spatial tile, in latents. max_frames: longest window in frames.
@@ -66,6 +70,7 @@ class VideoEnhancePipeline(DiffusionPipeline):
         tokenizer: Any = None,
         diffuses: str = "latents",
         residual_scale: float = 1.0,
+        data_std: float | None = None,
         resize: str = "bilinear",
         blend: bool = False,
         tile_rows: int = 90,
@@ -79,6 +84,7 @@ class VideoEnhancePipeline(DiffusionPipeline):
         self.register_to_config(
             diffuses=diffuses,
             residual_scale=residual_scale,
+            data_std=data_std,
             resize=resize,
             blend=blend,
             tile_rows=tile_rows,
@@ -104,7 +110,8 @@ class VideoEnhancePipeline(DiffusionPipeline):
             kwargs.setdefault("scheduler", VideoNoiseSchedule.from_pretrained(source, subfolder="scheduler"))
             if parts["vae"][1] in _OURS:
                 kwargs.setdefault("vae", _OURS[parts["vae"][1]].from_pretrained(source, subfolder="vae"))
-        return super().from_pretrained(source, **kwargs)
+        with _no_progress_bar():
+            return super().from_pretrained(source, **kwargs)
 
     @classmethod
     def from_parts(cls, denoiser: str, vae: str | None, text_encoder: str | None) -> VideoEnhancePipeline:
@@ -125,10 +132,15 @@ class VideoEnhancePipeline(DiffusionPipeline):
         return cls(network, load_vae(vae), VideoNoiseSchedule(), encoder, tokenizer)
 
     def place(self, dtype: torch.dtype, device: torch.device, offload: bool) -> None:
-        """Move everything to ``device`` in ``dtype``; ``offload`` keeps there only the part at work."""
-        for part in (self.denoiser, self.vae, self.text_encoder):
-            if part is not None and not isinstance(part, PixelUnshuffleCodec):  # which is exact in float32
-                torch.nn.Module.to(part.eval(), dtype=dtype)
+        """Move everything to ``device`` in ``dtype`` (float32 for an autoencoder that asks for it in its config).
+
+        ``offload`` keeps there only the part at work.
+        """
+        exact = isinstance(self.vae, PixelUnshuffleCodec) or self.vae.config.get("force_upcast", False)
+        parts = [(self.denoiser, dtype), (self.vae, torch.float32 if exact else dtype), (self.text_encoder, dtype)]
+        for part, wanted in parts:
+            if part is not None:
+                torch.nn.Module.to(part.eval(), dtype=wanted)
         if offload and device.type != "cpu":
             self.enable_model_cpu_offload(device=device)
         else:
@@ -145,6 +157,37 @@ class VideoEnhancePipeline(DiffusionPipeline):
     @property
     def fill(self) -> Fill:
         return Fill(self.config["resize"], self.config["blend"])
+
+    def velocity(self, x: Tensor, step: Tensor | int, text: Tensor, **conditions: Any) -> Tensor:
+        """v of noisy latents x [B, C, F, h, w] at whole steps; float32 [n B, ...] for n texts per sample.
+
+        ``conditions``: the control network's, as ``ControlledVideoUNet`` takes them.
+        """
+        data_std, dtype = self.config["data_std"], self.denoiser.dtype
+        if "hint" in conditions:
+            conditions = conditions | {"hint": conditions["hint"].to(dtype)}
+        if data_std is None:
+            return self.denoiser(x.to(dtype), step, text, **conditions).float()
+        alpha, sigma, total = self._levels(step, x, data_std)
+        f = self.denoiser((x / total).to(dtype), step, text, **conditions).float()
+        c_skip, c_out = alpha * data_std**2 / total.square(), sigma * data_std / total
+        return (alpha * x - c_skip * x - c_out * f) / sigma
+
+    def loss_weight(self, step: Tensor, like: Tensor) -> Tensor:
+        """Factor of the squared error of v in training: 1, or what makes it the error of F (all steps count alike)."""
+        data_std = self.config["data_std"]
+        if data_std is None:
+            return torch.ones(1, device=like.device)
+        return (self._levels(step, like, data_std)[2] / data_std).square()
+
+    def _levels(self, step: Tensor | int, like: Tensor, data_std: float) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha, sigma, and the standard deviation of x_t, [B or 1, 1, 1, 1, 1]."""
+        index = torch.as_tensor(step, device="cpu").reshape(-1)
+        shape = (-1, *[1] * (like.dim() - 1))
+        alpha, sigma = (
+            table[index].to(like.device).reshape(shape) for table in (self.scheduler.alphas, self.scheduler.sigmas)
+        )
+        return alpha, sigma, (alpha.square() * data_std**2 + sigma.square()).sqrt()
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str, guided: bool) -> Tensor:
@@ -200,7 +243,7 @@ def load_pipeline(model: str, vae: str | None = None, text_encoder: str | None =
         return VideoEnhancePipeline.from_pretrained("small" if model == "small" else folder)
     if folder.exists() or vae or text_encoder:
         return VideoEnhancePipeline.from_parts(model, vae, text_encoder)
-    return _load("model", model, lambda: VideoEnhancePipeline.from_pretrained(model))
+    return load_or_refuse("model", model, lambda: VideoEnhancePipeline.from_pretrained(model))
 
 
 class ArraySource:
@@ -214,53 +257,13 @@ class ArraySource:
         yield from self.video[start:]
 
 
-def penultimate(encoder: Any, output: Any) -> Tensor:
-    """What Stable Diffusion 2 conditions on: the last layer but one of ViT-H's 24, with the final norm.
-
-    SD 2.1's own text encoder has only 23 layers and gives it as its last.
-    """
-    if encoder.config.num_hidden_layers == 24:
-        return encoder.text_model.final_layer_norm(output.hidden_states[-2])
-    return output.last_hidden_state
-
-
-def load_vae(source: str) -> Any:
-    """An autoencoder by folder or hub id, directly there or in "vae". Raises UserError."""
-    config, where = _find_config(source, "vae", "vae")
-    kind = _VAES.get(config.get("_class_name", ""))
-    if kind is None:
-        raise UserError(f"vae={source}: {config.get('_class_name')} there, expected one of {', '.join(_VAES)}")
-    return _load("vae", source, lambda: kind.from_pretrained(source, use_safetensors=True, **where))
-
-
-def load_text_encoder(source: str) -> tuple[Any, Any]:
-    """(CLIPTextModel, CLIPTokenizer) by folder or hub id, directly there or in "text_encoder" and "tokenizer"."""
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    _, where = _find_config(source, "text_encoder", "text_encoder")
-    encoder = _load(
-        "text_encoder", source, lambda: CLIPTextModel.from_pretrained(source, use_safetensors=True, **where)
-    )
-    inside = {"subfolder": "tokenizer"} if where else {}
-    return encoder, _load("text_encoder", source, lambda: CLIPTokenizer.from_pretrained(source, **inside))
-
-
-def _find_config(source: str, part: str, key: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The config of ``part`` and where it lies: {} or {"subfolder": part}."""
-    if not Path(source).exists():
-        from diffusers import ConfigMixin
-
-        loaded: Any = _load(key, source, lambda: ConfigMixin.load_config(source, subfolder=part))
-        return loaded, {"subfolder": part}
-    for where in ({}, {"subfolder": part}):
-        file = Path(source, *where.values(), "config.json")
-        if file.exists():
-            return json.loads(file.read_text()), where
-    raise UserError(f"{key}={source}: no config.json there, nor in {part}/")
-
-
-def _load(key: str, source: str, load: Callable[[], Any]) -> Any:
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Three components are loaded before a bar could be read."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        return load()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{key}={source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -7,12 +7,15 @@ killed process loses nothing that was written.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from toolkit.schema import JobError
 
 
 class FrameStore:
@@ -22,8 +25,7 @@ class FrameStore:
         self.path, self.shape, self.dtype = path, (capacity, channels, height, width), np.dtype(dtype)
         size = self.num_bytes
         if not path.exists() or path.stat().st_size != size:
-            with open(path, "wb") as file:
-                file.truncate(size)  # sparse: disk is taken when it is written
+            _allocate(path, size)
 
     @property
     def num_bytes(self) -> int:
@@ -63,3 +65,19 @@ class FrameStore:
     @staticmethod
     def _where(rows: tuple[int, int] | None, columns: tuple[int, int] | None) -> tuple[slice, slice, slice]:
         return slice(None), slice(*(rows or (None,))), slice(*(columns or (None,)))
+
+
+def _allocate(path: Path, size: int) -> None:
+    """A file of zeros that surely has its place: writing to a mapped file on a full disk would kill the process.
+
+    Raises JobError where there is no room.
+    """
+    try:
+        with open(path, "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise JobError(f"{path}: {size / 2**20:.0f} MiB for what is in flight: {error.strerror}") from None

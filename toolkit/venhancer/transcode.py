@@ -12,7 +12,8 @@ from toolkit.venhancer.conditioning import Fill, resize_region
 from toolkit.venhancer.flight import Flight
 from toolkit.venhancer.store import FrameStore
 
-DECODE_OVERLAP = 1 / 6  # of a tile, where a codec's tiles depend on what surrounds them; the released decoder's
+OVERLAP = 1 / 6  # of a tile, where a codec's result depends on what surrounds it; the released decoder's
+Parts = list[tuple[int, float]]  # (key frame, weight)
 
 
 class Transcoder:
@@ -35,7 +36,8 @@ class Transcoder:
     ) -> None:
         self.codec, self.flight, self.fill, self.size = codec, flight, fill, size
         self.tile, self.residual_scale, self.device = tile, residual_scale, device
-        self.overlap = DECODE_OVERLAP if codec.margin else 0.0
+        self.overlap = OVERLAP if codec.margin else 0.0
+        self._encoded: dict[tuple[tuple[int, float], ...], Tensor] = {}
         self.canvas = flight.canvas(codec.group, codec.factor)
 
     def key_latents(self, key: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
@@ -46,22 +48,33 @@ class Transcoder:
         """Latents of an output frame as the key frames around it fill it in."""
         return self._encode(self.fill.parts(frame, self.flight.geometry.frame_factor), rows, columns)
 
-    def _encode(self, parts: list[tuple[int, float]], rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-        """Encode with a margin around, and cut it off."""
-        g, margin, factor = self.flight.geometry, self.codec.margin, self.codec.factor
-        wide = [
-            (max(0, start - margin), min(limit, stop + margin))
-            for (start, stop), limit in zip((rows, columns), (g.rows, g.columns), strict=True)
-        ]
-        pixels: list[tuple[int, int]] = [(start * factor, stop * factor) for start, stop in wide]
+    def _encode(self, parts: Parts, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        if not self.codec.margin:
+            return self._encode_region(parts, rows, columns)
+        return self._encode_whole(tuple(parts))[:, :, slice(*rows), slice(*columns)]
+
+    def _encode_whole(self, parts: tuple[tuple[int, float], ...]) -> Tensor:
+        """Latents [1, C, H, W] of a whole frame, blended from tiles; the last few are kept."""
+        if parts not in self._encoded:
+            g = self.flight.geometry
+            latents = torch.zeros(1, g.channels, g.rows, g.columns)
+            for tile in tiles.grid((g.rows, g.columns), self.tile, self.overlap):
+                rows, columns = (tile.rows.start, tile.rows.stop), (tile.columns.start, tile.columns.stop)
+                piece = self._encode_region(list(parts), rows, columns)
+                latents[:, :, slice(*rows), slice(*columns)] += piece * tile.weight().float()
+            while len(self._encoded) > self.codec.group:
+                self._encoded.pop(next(iter(self._encoded)))
+            self._encoded[parts] = latents
+        return self._encoded[parts]
+
+    def _encode_region(self, parts: Parts, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        down, across = ((start * self.codec.factor, stop * self.codec.factor) for start, stop in (rows, columns))
         picture = sum(
-            weight * resize_region(self.flight.key_frame(key), self.size, pixels[0], pixels[1], self.fill.mode)
+            weight * resize_region(self.flight.key_frame(key), self.size, down, across, self.fill.mode)
             for key, weight in parts
         )
         assert torch.is_tensor(picture)
-        latents = self.codec.encode(picture[None].to(self.device)).float().cpu()
-        top, left = rows[0] - wide[0][0], columns[0] - wide[1][0]
-        return latents[:, :, top : top + rows[1] - rows[0], left : left + columns[1] - columns[0]]
+        return self.codec.encode(picture[None].to(self.device)).float().cpu()
 
     def decode(self, frames: range, num_frames: int, latents: FrameStore) -> np.ndarray:
         """Finished frames uint8 [F, height, width, 3]; those around them must be in ``latents``."""

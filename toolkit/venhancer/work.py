@@ -38,6 +38,11 @@ class Work:
         """(width, height) of the result."""
         return self.encoding.width, self.encoding.height
 
+    @property
+    def claim(self) -> Path:
+        """Says that the output is this run's (``is_claimed``)."""
+        return claim_of(self.folder)
+
     def summary(self) -> str:
         """What becomes of the clip, in one line."""
         index, made, cuts = self.index, self.encoding, len(self.timeline.shots) - 1
@@ -45,6 +50,11 @@ class Work:
         after = f"{made.width}x{made.height}, {self.timeline.num_frames} frames at {rate_text(made.rate)} fps"
         cut = f", {cuts} cut{'s' if cuts > 1 else ''}" if cuts else ""
         return f"{self.task.name}: {before} -> {after}{cut}"
+
+
+def claim_of(folder: Path) -> Path:
+    """Of the work in ``folder``."""
+    return folder / "joined.json"
 
 
 def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
@@ -154,8 +164,13 @@ def make_backend(
 
     enhancer = network.enhancer(work)
     return GenerativeBackend(
-        reader, enhancer, config, work.size, work.timeline.factor, device, work.folder / "network", report
+        reader, enhancer, config, work.size, network_factor(work, config), device, work.folder / "network", report
     )
+
+
+def network_factor(work: Work, config: EnhanceVideo) -> int:
+    """Steps between key frames that the network makes."""
+    return work.timeline.factor if config.between == "network" else 1
 
 
 def enhance_settings(work: Work, config: EnhanceVideo) -> Any:
@@ -170,7 +185,7 @@ def enhance_settings(work: Work, config: EnhanceVideo) -> Any:
         text_encoder=config.text_encoder,
         height=height,
         width=width,
-        frame_factor=work.timeline.factor,
+        frame_factor=network_factor(work, config),
         scale_condition=config.scale_condition,
         noise_level=config.noise,
         prompt=config.prompt or "",

@@ -21,6 +21,7 @@ CLASSES = {
     "ADMUNet": "toolkit.zoo.unet",
     "SongUNet": "toolkit.zoo.unet",
     "UViT": "toolkit.zoo.uvit",
+    "EDM2UNet": "toolkit.zoo.edm2",
     "MLPDenoiser": "toolkit.zoo.mlp",
     "ToyScoreDenoiser": "toolkit.zoo.mlp",
     "MLPEncoder": "toolkit.zoo.encoders",
@@ -121,6 +122,13 @@ NAMED: dict[str, Entry] = {
     ),
     "edm_ddpmpp_cifar10": Entry(_SONG, {"dropout": 0.13}, _image_inputs(32), _KARRAS, "CIFAR-10, DDPM++"),
     "edm_ncsnpp_cifar10": Entry(_SONG, {"dropout": 0.13, **_NCSNPP}, _image_inputs(32), _KARRAS, "CIFAR-10, NCSN++"),
+    "edm2_xs_imagenet512": Entry(
+        "toolkit.zoo.edm2:EDM2UNet",
+        {"model_channels": 128},
+        _image_inputs(64, 4, num_classes=1000),
+        "Karras et al. 2024 (EDM2)",
+        "latents of ImageNet-512, XS",
+    ),
     "disco_imagenet64": Entry(
         _ADM,
         {"num_classes": 1000, **_LATENTS},
@@ -190,6 +198,11 @@ LAYOUTS: dict[str, Layout] = {
     "edm": Layout(
         "toolkit.zoo.importing_edm:import_edm",
         "folder with config.json and model.safetensors of NVlabs/edm (ADM, DDPM++, NCSN++)",
+        "CC BY-NC-SA 4.0, non-commercial",
+    ),
+    "edm2": Layout(
+        "toolkit.zoo.importing_edm2:import_edm2",
+        "folder with config.json and model.safetensors of NVlabs/edm2",
         "CC BY-NC-SA 4.0, non-commercial",
     ),
     "ivideogpt": Layout(

@@ -73,12 +73,13 @@ class UpsampledConv(nn.Module):
 
 
 def split_kernel(weight: Tensor) -> list[list[Tensor]]:
-    """(C',C,3,3) -> four (C',C,2,2): the upper place of a doubled pixel sees its upper neighbour once and itself twice."""
+    """(C',C,3,3) -> four (C',C,2,2): an upper place sees the pixel above once, itself twice; a lower one, below."""
 
-    def halves(one: Tensor, two: Tensor, three: Tensor, dim: int) -> list[Tensor]:
+    def halves(taps: Tensor, dim: int) -> list[Tensor]:
+        one, two, three = taps.unbind(dim)
         return [torch.stack([one, two + three], dim), torch.stack([one + two, three], dim)]
 
-    return [halves(*rows.unbind(3), 3) for rows in halves(*weight.unbind(2), 2)]
+    return [halves(rows, 3) for rows in halves(weight, 2)]
 
 
 def exchange_layers(network: nn.Module) -> None:

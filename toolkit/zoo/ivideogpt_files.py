@@ -26,7 +26,7 @@ TOKENIZER_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMER_WEIGHTS = "model.safetensors"
 # Of a file's config: what it was written with, and generation defaults that no picture needs.
 _DROPPED = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "max_length")
-_OURS = ("action_dim", "has_reward", "has_action_recon")  # told by the tensors
+_OURS = ("action_dim", "has_reward", "has_action_recon", "spatial_embedding")  # told by the tensors
 _WRITTEN = (
     "model_type",
     "vocab_size",
@@ -54,6 +54,9 @@ def read_world_model(folder: Path) -> WorldModel:
     """Both networks and, where there is one, the ``config.json`` beside them. Raises UserError naming the file."""
     if not folder.is_dir():
         raise UserError(f"{folder}: not found (expected a folder with tokenizer/ and transformer/)")
+    for part in ("tokenizer", "transformer"):
+        if not (folder / part).is_dir():
+            raise UserError(f"{folder}: no {part}/ there (expected a folder with tokenizer/ and transformer/)")
     tokenizer = read_tokenizer(folder / "tokenizer")
     transformer = read_transformer(folder / "transformer")
     path = folder / "config.json"
@@ -79,7 +82,7 @@ def read_tokenizer(folder: Path) -> CompressiveVQModel:
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{path}: no tokenizer can be built from it: {error}") from None
     _fill(network, read_tensors(folder / TOKENIZER_WEIGHTS), folder / TOKENIZER_WEIGHTS)
-    return network.eval()
+    return network.to(memory_format=torch.channels_last).eval()  # faster convolutions on a CPU
 
 
 def read_transformer(folder: Path) -> VideoTransformer:
@@ -110,8 +113,13 @@ def write_transformer(network: VideoTransformer, folder: Path) -> None:
     config = {key: ours[key] for key in _WRITTEN if ours.get(key) is not None}
     rope = ours.get("rope_parameters") or ours  # where transformers 5 keeps it, and 4
     config |= {"architectures": ["LlamaForCausalLM"], "rope_theta": rope["rope_theta"], "torch_dtype": "float32"}
-    save_file({name: one.contiguous() for name, one in source.state_dict().items()}, folder / TRANSFORMER_WEIGHTS)
+    write_tensors(source, folder / TRANSFORMER_WEIGHTS)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def write_tensors(network: nn.Module, path: Path) -> None:
+    """Its state dict, plainly laid out. transformers reads only files that say who wrote them."""
+    save_file({name: one.contiguous() for name, one in network.state_dict().items()}, path, {"format": "pt"})
 
 
 def _tokenizer_keys() -> set[str]:
@@ -123,7 +131,10 @@ def _llama_config(config: dict[str, Any], weights: dict[str, Tensor]) -> LlamaCo
     kept = {key: one for key, one in config.items() if key not in (*_DROPPED, *_OURS)}
     action, recon = weights.get("action_linear.weight"), weights.get("action_recon_linear.weight")
     width = action.shape[1] if action is not None else recon.shape[0] if recon is not None else None
-    heads = {"has_reward": "reward_linear.weight" in weights, "has_action_recon": recon is not None}
+    heads: dict[str, Any] = {"has_reward": "reward_linear.weight" in weights, "has_action_recon": recon is not None}
+    own, within = weights.get("spatial.own.weight"), weights.get("spatial.within.weight")
+    if own is not None and within is not None:
+        heads["spatial_embedding"] = [len(own) * len(within), len(own)]
     return LlamaConfig(**(kept | dict.fromkeys(_SPECIAL_TOKENS) | heads), action_dim=width)
 
 

@@ -64,7 +64,8 @@ def show_network(name: str) -> dict[str, Any]:
     else:
         known = [*NAMED, *PUBLISHED]
         raise UserError(f"{name}: {did_you_mean(name, known)}no folder and none of {', '.join(known)}")
-    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    config = getattr(network.config, "to_diff_dict", lambda: network.config)()  # transformers' own, or a mapping
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
     parts = {key: count_parameters(part) for key, part in network.named_children()}
     return row | {"config": config, "parts": parts}
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Widest hidden feature of a transformer computed at once without gradients, in numbers (at least one frame of them).
-SLICE_NUMEL = 2**23
+# Widest hidden feature of a transformer that is computed at once without gradients, in numbers (at least one frame's or
+# one pixel's): small enough for a CPU's cache, large enough to keep an accelerator busy.
+SLICE_NUMEL = {"cpu": 2**21, "cuda": 2**26, "mps": 2**24}
 
 
 def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
@@ -103,9 +104,10 @@ def spatial_transformer(module: Any, x: Tensor, text: Tensor) -> Tensor:
     frames = x.shape[1]
     tokens = module.proj_in(norm_frames(module.norm, x).flatten(2, 3))  # B F N C
     for block in module.transformer_blocks:
-        tokens = _sliced(tokens, 1, lambda part, block=block: part + _attend(block.attn1, block.norm1(part)))
+        width = tokens.shape[-1]
+        tokens = _sliced(tokens, 1, width, lambda part, block=block: part + _attend(block.attn1, block.norm1(part)))
         tokens = branch(tokens, len(text)) + _attend_text(block.attn2, branch(block.norm2(tokens), len(text)), text)
-        tokens = _sliced(tokens, 1, lambda part, block=block: part + block.ff(block.norm3(part)))
+        tokens = _sliced(tokens, 1, width, lambda part, block=block: part + block.ff(block.norm3(part)))
     out = module.proj_out(tokens).unflatten(2, x.shape[2:4])
     assert out.shape[1] == frames
     return branch(x, len(out)) + out
@@ -122,7 +124,8 @@ def temporal_transformer(module: Any, x: Tensor) -> Tensor:
             tokens = tokens + block.ff(block.norm3(tokens))
         return module.proj_out(tokens)
 
-    return x + _sliced(norm_clip(module.norm, x).flatten(2, 3), 2, transform).unflatten(2, x.shape[2:4])
+    tokens = norm_clip(module.norm, x).flatten(2, 3)
+    return x + _sliced(tokens, 2, module.proj_in.out_features, transform).unflatten(2, x.shape[2:4])
 
 
 def downsample(module: Any, x: Tensor) -> Tensor:
@@ -193,9 +196,13 @@ def _output(attention: Any, mixed: Tensor) -> Tensor:
     return out
 
 
-def _sliced(tokens: Tensor, dim: int, function: Any) -> Tensor:
-    """``function`` on slices of tokens [B, F, N, C] along ``dim``, small enough without gradients."""
-    size = _slice_size(tokens, dim)
+def _sliced(tokens: Tensor, dim: int, width: int, function: Any) -> Tensor:
+    """``function`` on slices of tokens [B, F, N, C] along ``dim``, small enough without gradients.
+
+    ``width`` is that of the function's transformer, whose widest feature (a GEGLU's) is eight times as wide.
+    """
+    hidden = 8 * width * (tokens.shape[:3].numel() // tokens.shape[dim])
+    size = max(1, SLICE_NUMEL.get(tokens.device.type, 2**24) // hidden)
     if torch.is_grad_enabled() or size >= tokens.shape[dim]:
         return function(tokens)
     out: Tensor | None = None
@@ -205,11 +212,6 @@ def _sliced(tokens: Tensor, dim: int, function: Any) -> Tensor:
         out.narrow(dim, start, part.shape[dim]).copy_(result)
     assert out is not None
     return out
-
-
-def _slice_size(tokens: Tensor, dim: int) -> int:
-    hidden = 8 * tokens.numel() // tokens.shape[dim]  # a GEGLU's first layer is eight times as wide as its input
-    return max(1, SLICE_NUMEL // hidden)
 
 
 def _slices(tokens: Tensor, dim: int, size: int) -> Iterator[tuple[int, Tensor]]:

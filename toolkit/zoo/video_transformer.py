@@ -9,6 +9,7 @@ n tokens of a future frame, A numbers of an action, W width.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,13 @@ def llama_config(
     action_dim: int | None = None,
     has_reward: bool = False,
     has_action_recon: bool = False,
+    spatial_embedding: bool = False,
     **more: Any,
 ) -> LlamaConfig:
-    """The config of a ``VideoTransformer`` for a tokenizer's layout; the defaults are the small model (138M)."""
+    """The config of a ``VideoTransformer`` for a tokenizer's layout; the defaults are the small model (138M).
+
+    spatial_embedding: see ``SpatialEmbedding``; the release has none.
+    """
     return LlamaConfig(
         vocab_size=layout.vocab_size,
         hidden_size=hidden_size,
@@ -50,6 +55,7 @@ def llama_config(
         action_dim=action_dim,
         has_reward=has_reward,
         has_action_recon=has_action_recon,
+        spatial_embedding=[layout.tokens_per_context, layout.tokens_per_frame] if spatial_embedding else None,
         bos_token_id=None,  # every id is a picture's: nothing opens or ends a sequence
         eos_token_id=None,
         **{"rms_norm_eps": 1e-6, "tie_word_embeddings": False, **more},
@@ -68,6 +74,40 @@ def build_video_transformer_inputs() -> dict[str, Any]:
     """One clip of 16 frames on the meta device, for counting FLOPs."""
     tokens = torch.zeros(1, RELEASED_LAYOUT.length(14), dtype=torch.int64, device="meta")
     return {"tokens": tokens, "layout": RELEASED_LAYOUT}
+
+
+class SpatialEmbedding(nn.Module):
+    """Where in the picture a token lies, and where the one after it will (ours; neither paper nor release has it).
+
+    A transformer that sees only the order of tokens must find out which of the N context tokens show the place whose
+    code it is about to predict. Here every token is told the cell of the (h/p) x (h/p) grid of dynamics tokens that it
+    covers, context tokens also their place within the cell, slots and dynamics tokens also the cell that comes next.
+
+    ``num_context`` N and ``num_dynamics`` n tokens of a frame, both square grids.
+    """
+
+    def __init__(self, num_context: int, num_dynamics: int, width: int):
+        super().__init__()
+        self.grid = math.isqrt(num_dynamics)
+        self.patch = math.isqrt(num_context) // self.grid
+        self.own = nn.Embedding(num_dynamics, width)
+        self.next = nn.Embedding(num_dynamics, width)
+        self.within = nn.Embedding(self.patch**2, width)
+
+    def context_rows(self) -> Tensor:
+        """(N+1,W): nothing for the slot, then the tokens."""
+        own = self.own.weight.view(self.grid, 1, self.grid, 1, -1)
+        within = self.within.weight.view(1, self.patch, 1, self.patch, -1)
+        return F.pad((own + within).flatten(0, 3), (0, 0, 1, 0))
+
+    def frame_rows(self) -> Tensor:
+        """(n+1,W): the slot, then the tokens."""
+        return F.pad(self.own.weight, (0, 0, 1, 0)) + F.pad(self.next.weight, (0, 0, 0, 1))
+
+    def forward(self, context_length: int, num_future: int) -> Tensor:
+        """(L,W) for a whole clip."""
+        context, frame = self.context_rows(), self.frame_rows()
+        return torch.cat([context.repeat(context_length, 1)[1:], frame.repeat(num_future, 1)])
 
 
 @dataclass
@@ -108,6 +148,8 @@ class VideoTransformer(PreTrainedModel):
             self.reward_linear = nn.Linear(width, 1)
         if getattr(config, "has_action_recon", False):
             self.action_recon_linear = nn.Linear(width, self.action_dim)
+        sizes: Any = getattr(config, "spatial_embedding", None)
+        self.spatial = SpatialEmbedding(sizes[0], sizes[1], width) if sizes else None
         self._start_heads()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -160,6 +202,8 @@ class VideoTransformer(PreTrainedModel):
             raise ValueError(f"{length} tokens: the network has {self.config.max_position_embeddings} positions")
         embeds = self.llm.model.embed_tokens(tokens)
         self.check_actions(actions, (len(tokens), layout.context_length + num_future))
+        if self.spatial is not None:
+            embeds = embeds + self.spatial(layout.context_length, num_future)
         if actions is None:
             return embeds
         used = actions[:, layout.context_length - 1 : layout.context_length - 1 + num_future]
@@ -184,7 +228,7 @@ class VideoTransformer(PreTrainedModel):
         config = copy.deepcopy(self.config)
         config.update({"action_dim": action_dim, "has_reward": has_reward, "has_action_recon": has_action_recon})
         network = type(self)(config).to(self.llm.lm_head.weight)
-        network.llm.load_state_dict(self.llm.state_dict())
+        network.load_state_dict(self.state_dict(), strict=False)
         return network
 
     @torch.no_grad()
@@ -225,6 +269,9 @@ class VideoTransformer(PreTrainedModel):
         if self.action_dim:
             nn.init.zeros_(self.action_linear.weight)
             nn.init.zeros_(self.action_linear.bias)
+        if self.spatial is not None:
+            for table in self.spatial.children():
+                nn.init.normal_(table.weight, std=self.config.initializer_range)  # type: ignore[arg-type]
 
     def _frame_ends(self, hidden: Tensor, num_future: int) -> Tensor:
         """States (B,F,W) at the last token of every future frame, of states (B,(n+1)F,W) from the first slot on."""

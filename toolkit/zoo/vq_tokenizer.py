@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +18,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from toolkit.zoo.video_tokens import TokenLayout
 from toolkit.zoo.linear import linear
+from toolkit.zoo.video_tokens import TokenLayout
 from toolkit.zoo.vq_blocks import ConditionalDecoder, ConditionalEncoder, Decoder, Encoder, KeyValue
 from toolkit.zoo.vq_codebook import VectorQuantizer
 
@@ -215,6 +216,13 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
         codes = codes.clamp(0, self.config.num_dyn_embeddings - 1)
         with _evaluating(self):
             return self._decode_frames(self.dynamics_quantize.embedding(codes), context.memory)
+
+    def save_pretrained(self, folder: str | Path, **more: Any) -> None:
+        """A ``tokenizer/`` folder of the release's layout."""
+        from toolkit.zoo.ivideogpt_files import TOKENIZER_WEIGHTS, write_tensors
+
+        self.save_config(folder)
+        write_tensors(self, Path(folder) / TOKENIZER_WEIGHTS)
 
     def fingerprint(self) -> str:
         """SHA-256 over names and weights: a transformer remembers which tokenizer's ids it speaks."""

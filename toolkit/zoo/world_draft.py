@@ -1,10 +1,10 @@
 """A guess at the next frame's tokens, for the transformer to check all at once.
 
-For one row on a CPU a pass over one token costs what reading all weights costs, and a pass over a frame's n tokens hardly
-more. So a copy of the layers in half the bytes draws the n tokens one by one, and one pass of the true network over all
-of them says what it would have drawn there. Noise is keyed, so wherever the two agree the tokens are the true ones: the
-draws are those of token-by-token decoding, only sooner. The same idea as speculative decoding (Leviathan et al. 2023),
-with equality in place of a rejection test.
+For one row on a CPU a pass over one token costs what reading all weights costs, and a pass over a frame's n tokens
+hardly more. So a copy of the layers in half the bytes draws the n tokens one by one, and one pass of the true network
+over all of them says what it would have drawn there. Noise is keyed, so wherever the two agree the tokens are the true
+ones: the draws are those of token-by-token decoding, only sooner. The same idea as speculative decoding (Leviathan et
+al. 2023), with equality in place of a rejection test.
 """
 
 from __future__ import annotations
@@ -46,15 +46,21 @@ class Draft:
         self.cos, self.sin = (table[0] for table in llm.model.rotary_emb(self.norm, positions))
 
     def guess(
-        self, opening: Tensor, cache: KeyValueCache, num_tokens: int, embed: Callable[[Tensor], Tensor], pick: Callable
+        self,
+        opening: Tensor,
+        cache: KeyValueCache,
+        num_tokens: int,
+        embed: Callable[[Tensor, int], Tensor],
+        pick: Callable,
     ) -> Tensor:
         """Tokens (1,n) of a frame.
 
         Args:
             opening: (1,L,W), embeddings before the first token.
-            cache: up to the opening, which is still to be written, with room for n - 1 more; what is written is approximate.
+            cache: up to the opening, which is still to be written, with room for n - 1 more. What is written is
+                approximate.
             num_tokens: n.
-            embed: tokens (1,1) -> embeddings (1,1,W).
+            embed: (tokens (1,1), their place) -> embeddings (1,1,W).
             pick: (logits (1,1,V), place) -> tokens (1,1).
         """
         tokens: list[Tensor] = []
@@ -62,7 +68,7 @@ class Draft:
         for place in range(num_tokens):
             logits = self._pass(embeds[0], cache.until(cache.length + place))
             tokens.append(pick(logits, place))
-            embeds = embed(tokens[-1])
+            embeds = embed(tokens[-1], place)
         return torch.cat(tokens, dim=1)
 
     def _pass(self, hidden: Tensor, cache: KeyValueCache) -> Tensor:

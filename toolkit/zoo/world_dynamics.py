@@ -62,7 +62,10 @@ class Dynamics:
         tokens = self.layout.prompt(context_codes)[:, :-1]
         capacity = self.layout.length(max(1, min(frames, self.max_future)))
         cache = KeyValueCache.empty(self.transformer.llm, len(tokens), capacity).extended(tokens.shape[1])
-        llama_pass(self.transformer.llm, self._embed(tokens), cache, first=tokens.shape[1] - 1)
+        embeds = self._embed(tokens)
+        if self.transformer.spatial is not None:
+            embeds = embeds + self.transformer.spatial(self.layout.context_length, 0)
+        llama_pass(self.transformer.llm, embeds, cache, first=tokens.shape[1] - 1)
         return Past(cache, None)
 
     def frame(
@@ -91,7 +94,7 @@ class Dynamics:
         for place in range(self.layout.tokens_per_frame):
             hidden = llama_pass(self.transformer.llm, embeds, cache.until(how.start + place), first=embeds.shape[1] - 1)
             draws.append(self._draw(hidden, how, place))
-            embeds = self._embed(draws[-1].tokens)
+            embeds = self._embed_inner(draws[-1].tokens, place)
         if self.transformer.has_reward:
             hidden = llama_pass(self.transformer.llm, embeds, cache)
         return Draw(*(torch.cat(parts, dim=1) for parts in zip(*draws, strict=True))), hidden[:, -1]
@@ -108,11 +111,11 @@ class Dynamics:
             opening,
             cache.until(how.start),
             layout.tokens_per_frame,
-            self._embed,
+            self._embed_inner,
             lambda *one: self._pick(how, *one).tokens,
         )
         while True:
-            embeds = torch.cat([opening, self._embed(guess[:, :num_inner])], dim=1)
+            embeds = torch.cat([opening, self._embed_inner(guess[:, :num_inner])], dim=1)
             hidden = llama_pass(llm, embeds, cache, first=first)
             drawn = self._draw(hidden[:, : layout.tokens_per_frame], how, 0)
             if torch.equal(drawn.tokens[:, :num_inner], guess[:, :num_inner]):
@@ -163,9 +166,20 @@ class Dynamics:
         """Embeddings of the token left over, if any, and of the slot with its action."""
         weight = self.transformer.llm.lm_head.weight
         slot = self._embed(torch.full((num_rows, 1), self.layout.frame_slot, device=weight.device))
+        if self.transformer.spatial is not None:
+            slot = slot + self.transformer.spatial.frame_rows()[0]
         if action is not None:
             slot = slot + self.transformer.action_linear(action)[:, None]
-        return slot if pending is None else torch.cat([self._embed(pending[:, None]), slot], dim=1)
+        if pending is None:
+            return slot
+        return torch.cat([self._embed_inner(pending[:, None], self.layout.tokens_per_frame - 1), slot], dim=1)
+
+    def _embed_inner(self, tokens: Tensor, place: int = 0) -> Tensor:
+        """Embeddings of J successive tokens (B,J) of a frame, from ``place`` on."""
+        embeds = self._embed(tokens)
+        if self.transformer.spatial is None:
+            return embeds
+        return embeds + self.transformer.spatial.frame_rows()[1 + place : 1 + place + tokens.shape[1]]
 
     def _embed(self, tokens: Tensor) -> Tensor:
         table: Any = self.transformer.llm.model.embed_tokens

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import PushToHubMixin
 from torch import Tensor, nn
 
 from toolkit.schema import UserError
@@ -26,7 +27,7 @@ from toolkit.zoo.world_state import Pred, Preds, Scores, State, WorldSpec
 Policy = Callable[[Tensor, int], Any]
 
 
-class WorldModel(nn.Module):
+class WorldModel(nn.Module, PushToHubMixin):
     """A tokenizer and the transformer that was trained with it.
 
     Args:
@@ -181,8 +182,11 @@ class WorldModel(nn.Module):
         logprobs, rewards = self.dynamics.score(tokens, rows)
         return Scores(logprobs.sum(dim=-1), rewards)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """``config.json``, and ``tokenizer/`` and ``transformer/`` in the release's layout."""
+    def save_pretrained(self, folder: str | Path, **more: Any) -> None:
+        """``config.json``, and ``tokenizer/`` and ``transformer/`` in the release's layout, always as safetensors.
+
+        ``more`` is what ``push_to_hub`` passes; nothing in it applies here.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(folder / "tokenizer")

@@ -1,0 +1,152 @@
+"""``toolkit bench icg``: what the guiders cost, against diffusers' own classifier-free guidance in the same loop.
+
+Contenders on a UNet2DConditionModel (in StableDiffusionPipeline) and on a DiT (in DiTPipeline), random weights:
+  ours          ICG by ``guided``, two calls a step
+  native        the pipeline's own classifier-free guidance: one forward of twice the rows
+  cfg           diffusers' ClassifierFreeGuidance by ``guided``: the same loop as ours, two calls a step
+  tsg           TSG, two calls; icg_tsg both, three calls
+  batched       ICG with one forward of twice the rows
+  batched_tsg   TSG with one forward of twice the rows
+  half          ICG within an interval that holds half of the steps: 1.5 calls a step
+  none          no guidance: one call a step
+Text is encoded and latents are decoded outside of what is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from toolkit.runs.bench import BenchOptions, Contender, Makers, parse_options, run_bench
+from toolkit.schema import choice, number
+
+CONTENDERS = ("ours", "native", "cfg", "tsg", "icg_tsg", "batched", "batched_tsg", "half", "none")
+LENGTH, CROSS_WIDTH, NUM_CLASSES = 77, 64, 1000
+
+
+@dataclass
+class Options(BenchOptions):
+    """key=value options of the benchmark."""
+
+    network: str = choice("both", "both", "unet", "dit")
+    size_px: int = number(16, least=8)
+    width: int = number(32, least=32)
+    depth: int = number(4, least=1)
+    batch_size: int = number(4, least=1)
+    num_steps: int = number(10, least=2)
+
+
+def main(words: list[str]) -> int:
+    """Time every contender and print the table; ``out=FILE`` also writes it as JSON. Returns the exit code."""
+    options = parse_options(Options, words)
+    note = f"latents {options.size_px}x{options.size_px}, batch {options.batch_size}, {options.num_steps} DDIM steps"
+    return run_bench("icg", options, contenders(options), "images", note)
+
+
+def contenders(options: Options) -> Makers:
+    """Name -> function that builds it."""
+    return {name: partial(build, options, name) for name in CONTENDERS}
+
+
+def build(options: Options, name: str) -> Contender:
+    """One contender with a task per network; each task draws one batch."""
+    import logging
+
+    logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)
+    makers = {"unet": unet_pipeline, "dit": dit_pipeline}
+    chosen = makers if options.network == "both" else {options.network: makers[options.network]}
+    tasks: dict[str, Callable[[], float]] = {}
+    parameters = 0
+    for network, make in chosen.items():
+        pipe, arguments, null = make(options)
+        tasks[network] = partial(sample, pipe, arguments, null, name, options)
+        denoiser = getattr(pipe, "transformer", None) or pipe.unet
+        parameters += sum(parameter.numel() for parameter in denoiser.parameters())
+    return Contender(tasks, parameters)
+
+
+def sample(pipe: Any, arguments: dict[str, Any], null: dict[str, Any], name: str, options: Options) -> float:
+    """Draw one batch; the number of images."""
+    import torch
+
+    own: dict[str, Any] = {"guidance_scale": 1.0}
+    if name == "native":
+        own = {"guidance_scale": 3.0}
+        own |= {"negative_prompt_embeds": null["encoder_hidden_states"]} if "encoder_hidden_states" in null else {}
+    generator = torch.Generator(options.device).manual_seed(0)
+    with torch.no_grad(), context(pipe, null, name):
+        pipe(**arguments, **own, generator=generator, num_inference_steps=options.num_steps)
+    return options.batch_size
+
+
+def context(pipe: Any, null: dict[str, Any], name: str) -> AbstractContextManager[Any]:
+    """The pipeline with the guidance of one contender at work."""
+    from diffusers.guiders import ClassifierFreeGuidance
+
+    from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance, guided
+
+    icg, tsg = IndependentConditionGuidance(3.0), TimeStepGuidance(2.5)
+    if name in ("none", "native"):
+        return nullcontext()
+    if name == "cfg":
+        return guided(pipe, ClassifierFreeGuidance(3.0), null=null)
+    if name == "half":
+        return guided(pipe, icg.new(start=0.5))
+    if name == "icg_tsg":
+        return guided(pipe, CombinedGuidance([icg, tsg]))
+    return guided(pipe, tsg if name.endswith("tsg") else icg, batched=name.startswith("batched"))
+
+
+def unet_pipeline(options: Options) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """StableDiffusionPipeline around a UNet; its arguments; the null condition."""
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=options.size_px,
+        block_out_channels=(options.width, 2 * options.width),
+        layers_per_block=max(1, options.depth // 2),
+        cross_attention_dim=CROSS_WIDTH,
+        attention_head_dim=options.width // 8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
+    pipe = StableDiffusionPipeline(
+        None, None, None, unet, scheduler, None, None, requires_safety_checker=False
+    ).to(options.device)  # fmt: skip
+    text, empty = torch.randn(2, options.batch_size, LENGTH, CROSS_WIDTH, device=options.device)
+    side = options.size_px * pipe.vae_scale_factor
+    arguments = {"prompt_embeds": text, "height": side, "width": side}
+    return _quiet(pipe), arguments | {"output_type": "latent"}, {"encoder_hidden_states": empty}
+
+
+def dit_pipeline(options: Options) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """DiTPipeline around a transformer, with a decoder that does nothing; its arguments; the null class."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        sample_size=options.size_px,
+        num_layers=options.depth,
+        num_attention_heads=4,
+        attention_head_dim=options.width // 2,
+        in_channels=4,
+        out_channels=8,
+        patch_size=2,
+        num_embeds_ada_norm=NUM_CLASSES,
+    ).eval()
+    vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=1, layers_per_block=1)
+    pipe = DiTPipeline(model, vae, DDIMScheduler(clip_sample=False)).to(options.device)
+    labels = [number % NUM_CLASSES for number in range(options.batch_size)]
+    return _quiet(pipe), {"class_labels": labels, "output_type": "np"}, {"class_labels": NUM_CLASSES}
+
+
+def _quiet(pipe: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
