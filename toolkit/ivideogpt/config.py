@@ -46,6 +46,7 @@ class Codebook:
     decay: float = number(0.99, above=0, below=1)  # of ema
     warmup_steps: int = number(0, least=0)  # without quantising; then the codebooks start from what is encoded
     restart_below: float | None = number(None, least=0)  # of ema: uses per batch below which a code starts anew
+    apart: bool = False  # codes start, and start anew, far from the others (k-means++), not at any latent (ours)
     restart_until: float = number(0.7, least=0, most=1)  # share of the training in which codes may start anew
     frozen: bool = False  # keep the codebooks of init (tokenizer-only adaptation)
 

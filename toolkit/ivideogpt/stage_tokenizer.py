@@ -84,7 +84,10 @@ def prepare(tokenizer: CompressiveVQModel, config: TrainIVideoGPT, accelerator: 
             quantizer.requires_grad_(False)
     elif config.codebook.kind == "ema":
         below = config.codebook.restart_below or 0.0
-        codebooks = {name: CodebookEMA(one, config.codebook.decay, below) for name, one in quantizers.items()}
+        codebooks = {
+            name: CodebookEMA(one, config.codebook.decay, below, config.codebook.apart)
+            for name, one in quantizers.items()
+        }
     learnt = [parameter for parameter in tokenizer.parameters() if parameter.requires_grad]
     fused = device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(learnt, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
@@ -109,7 +112,7 @@ def train_step(
     optim = config.tokenizer_optim
     quantize = step >= config.codebook.warmup_steps
     if step == config.codebook.warmup_steps and step > 0:
-        start_codebooks(training, batch, config.seed, accelerator)
+        start_codebooks(training, batch, config, accelerator)
     for group in training.optimizer.param_groups:
         group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
     terms, found = training.trained(*batch, quantize)
@@ -129,14 +132,16 @@ def train_step(
     loop.log(**terms, grad_norm=grad_norm)
 
 
-def start_codebooks(training: Training, batch: tuple[Tensor, Tensor], seed: int, accelerator: Accelerator) -> None:
+def start_codebooks(
+    training: Training, batch: tuple[Tensor, Tensor], config: TrainIVideoGPT, accelerator: Accelerator
+) -> None:
     """After a warm-up without quantising: every code starts at something that the encoders say (ours)."""
     tokenizer = training.tokenizer
     with torch.no_grad():
         found = tokenizer(*batch, False)
     quantizers = {"context": tokenizer.quantize, "dynamics": tokenizer.dynamics_quantize}
     for name, (latents, _) in _encoded(found, accelerator).items():
-        quantizers[name].initialise(latents, generator(seed, "codebook", name))
+        quantizers[name].initialise(latents, generator(config.seed, "codebook", name), apart=config.codebook.apart)
         if name in training.codebooks:
             table = quantizers[name].embedding.weight.detach()
             fresh = {"counts": torch.ones(len(table)), "sums": table, "num_restarted": 0}

@@ -44,9 +44,17 @@ class VectorQuantizer(nn.Module):
         return Quantized(latents + (vectors - latents).detach(), loss, codes)
 
     @torch.no_grad()
-    def initialise(self, latents: Tensor, generator: torch.Generator | None = None, spread: float = 0.01) -> None:
-        """Start every code at a random latent of (M,D), with a jitter of ``spread`` deviations where M is small."""
-        self.embedding.weight.copy_(_draw(latents, len(self.embedding.weight), generator, spread))
+    def initialise(
+        self, latents: Tensor, generator: torch.Generator | None = None, spread: float = 0.01, apart: bool = False
+    ) -> None:
+        """Start every code at a latent (M,D) drawn at random, moved by ``spread`` standard deviations where M is small.
+
+        apart: draw as k-means++ does (Arthur and Vassilvitskii 2007), each in proportion to its squared distance from
+        those already drawn: what is frequent, such as an empty background, then takes few codes.
+        """
+        num = len(self.embedding.weight)
+        drawn = draw_apart(latents, num, generator) if apart else _draw(latents, num, generator, spread)
+        self.embedding.weight.copy_(drawn)
 
 
 class CodebookEMA:
@@ -58,10 +66,13 @@ class CodebookEMA:
         quantizer: its table is changed in place.
         decay: of the averages.
         restart_below: a code whose average use per update falls below this is moved to a latent of the batch.
+        apart: to one that is badly coded (in proportion to its squared error), not to any.
     """
 
-    def __init__(self, quantizer: VectorQuantizer, decay: float = 0.99, restart_below: float = 0.0):
-        self.quantizer, self.decay, self.restart_below = quantizer, decay, restart_below
+    def __init__(
+        self, quantizer: VectorQuantizer, decay: float = 0.99, restart_below: float = 0.0, apart: bool = False
+    ):
+        self.quantizer, self.decay, self.restart_below, self.apart = quantizer, decay, restart_below, apart
         table = quantizer.embedding.weight.requires_grad_(False)
         self.counts = torch.ones(len(table), device=table.device)
         self.sums = table.detach().clone()
@@ -78,7 +89,11 @@ class CodebookEMA:
         dead = self.counts < self.restart_below
         num_dead = int(dead.sum())
         if num_dead:
-            fresh = _draw(latents.detach().to(self.sums), num_dead, generator, 0.01)
+            found = latents.detach().to(self.sums)
+            if self.apart:
+                fresh = draw_apart(found, num_dead, generator, table.detach()[~dead])
+            else:
+                fresh = _draw(found, num_dead, generator, 0.01)
             self.counts[dead], self.sums[dead] = 1.0, fresh
             self.num_restarted += num_dead
         table.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
@@ -113,3 +128,20 @@ def _draw(latents: Tensor, num: int, generator: torch.Generator | None, spread: 
         noise = torch.randn(rows.shape, generator=generator).to(rows)
         rows = rows + spread * latents.std(dim=0) * noise
     return rows
+
+
+def draw_apart(latents: Tensor, num: int, generator: torch.Generator | None, start: Tensor | None = None) -> Tensor:
+    """``num`` rows of latents (M,D), each drawn in proportion to its squared distance from the rows drawn before it
+    and from ``start`` (K,D)."""
+    if start is not None and len(start):
+        nearest = torch.cdist(latents, start).min(dim=1).values.square()
+    else:
+        nearest = torch.ones(len(latents), dtype=latents.dtype, device=latents.device)
+    rows = []
+    for _ in range(num):
+        weights = nearest.double().cpu() + 1e-12  # every latent may be drawn, also where all are coded already
+        chosen = latents[int(torch.multinomial(weights, 1, generator=generator))]
+        rows.append(chosen)
+        distance = (latents - chosen).square().sum(dim=1)
+        nearest = distance if len(rows) == 1 and (start is None or not len(start)) else torch.minimum(nearest, distance)
+    return torch.stack(rows)
