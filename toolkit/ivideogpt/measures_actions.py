@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toolkit.ivideogpt.env import action_range
 from toolkit.ivideogpt.measures_setting import Counterfactual, Setting, play_true, psnr
 from toolkit.ivideogpt.tracking import TRACKED, displacement, pearson, spearman
 from toolkit.ivideogpt.video import film_strip, save_png
@@ -48,7 +49,7 @@ def measure_actions(setting: Setting) -> dict[str, Any]:
 def _directions(setting: Setting) -> tuple[list[str], np.ndarray]:
     """Names and sequences [S, M, K, A]: each action dimension held at its ends (and at rest) for the whole horizon."""
     num_frames = setting.config.num_frames - setting.num_context
-    low, high = (np.array(setting.world.config[f"action_{name}"], np.float32) for name in ("low", "high"))
+    low, high = action_range(setting.world)
     middle = np.clip(0, low, high)
     names, rows = ["rest"], [middle]
     for axis in range(len(low)):
