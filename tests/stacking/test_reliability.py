@@ -11,6 +11,7 @@ import pytest
 
 from tests.stacking.models import make_model
 from tests.toyroom.harness import finish, start
+from toolkit.launch import launch
 from toolkit.stacking.config import Growth
 from toolkit.stacking.report import grow_checkpoint
 
@@ -47,7 +48,7 @@ def test_killed_while_writing_then_repeated(source):
     os.kill(process.pid, signal.SIGKILL)
     assert finish(process) == [-signal.SIGKILL]
     assert not Path("out").exists()
-    assert finish(start(*GROW, command="grow-llm")) == [0]
+    assert launch("grow-llm", list(GROW)) == 0
     assert not PARTIAL.exists()
     grow_checkpoint("source", "undisturbed", Growth(operator="stack", factor=8), measure=False)
     assert Path("out/model.safetensors").read_bytes() == Path("undisturbed/model.safetensors").read_bytes()

@@ -32,6 +32,7 @@ AXES = {
 }
 VALLEYS = {"growth_tokens": "growth timing d, tokens", "factor": "growth factor g"}
 LOSS = "held-out loss, nats per token"
+NOTE = "loss: held-out; tokens, FLOPs (6 x all parameters) and time include what an arm grew from"
 SHOWN_ABOVE = 1.2  # nats over the lowest loss: earlier parts of the curves are left out of the figure
 SPEEDUP_GRID = 25
 
@@ -183,8 +184,8 @@ def arms_table(arms: Sequence[Arm]) -> Table:
                 _spread(arm.final_loss for arm in alike),
             ]
         )
-    columns = ["arm", "layers", "lr", "tokens", "FLOPs", "time, s", "held-out loss"]
-    return Table("Arms", columns, rows, "tokens, FLOPs (6 x all parameters) and time include what an arm grew from")
+    columns = ["arm", "layers", "lr", "tokens", "FLOPs", "time, s", "loss"]
+    return Table("Arms", columns, rows, NOTE)
 
 
 def _spread(values: Any) -> Any:

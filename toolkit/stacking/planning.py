@@ -31,8 +31,8 @@ def plan_table(config: GrowLLM) -> Table:
     rows = [_row("base", base, small, budget.growth_tokens)]
     for arm in config.arms:
         network, cost = (base, small) if arm == "continued" else (target, large)
-        rates = f" at {len(config.scratch_lrs())} rates" if arm == "scratch" and len(config.scratch_lrs()) > 1 else ""
-        rows.append(_row(arm + rates, network, cost, left[arm]))
+        times = f"{len(config.scratch_lrs())} x " if arm == "scratch" and len(config.scratch_lrs()) > 1 else ""
+        rows.append(_row(times + arm, network, cost, left[arm]))
     return _table(rows)
 
 
@@ -51,11 +51,14 @@ def _left(whole: float, spent: Spent, cost: Cost, accounting: str) -> float:
 
 
 def _row(name: str, network: Any, cost: Cost, tokens: float) -> list[Any]:
-    memory, per_token = cost.parameters * BYTES_PER_PARAMETER / 2**30, cost.flops_total / 1e9
-    return [name, network.num_hidden_layers, cost.parameters, per_token, tokens, cost.flops_total * tokens, memory]
+    flops, gib = (
+        float(f"{value:.3g}")  # a row fits 80 columns
+        for value in (cost.flops_total * tokens, cost.parameters * BYTES_PER_PARAMETER / 2**30)
+    )
+    return [name, network.num_hidden_layers, cost.parameters, cost.flops_total / 1e9, round(tokens), flops, gib]
 
 
 def _table(rows: list[list[Any]]) -> Table:
-    columns = ["arm", "layers", "parameters", "GFLOP/token", "tokens", "FLOPs", "GiB"]
+    columns = ["arm", "layers", "parameters", "GFLOP/tok.", "tokens", "FLOPs", "GiB"]
     note = "FLOPs: 6 x all parameters; GiB: weights, gradients and Adam in float32; nothing was run"
     return Table("dry run", columns, rows, note)
