@@ -22,13 +22,14 @@ from PIL import Image
 from toolkit.data.environments import NAMED, ImageEnv, find
 from toolkit.data.episodes import EpisodeSpec, read_episode
 from toolkit.ivideogpt.build import load_world
+from toolkit.ivideogpt.packed import unpack
 from toolkit.runs.record import read_record
 from toolkit.schema import UserError
 from toolkit.zoo.world_model import WorldModel
 from toolkit.zoo.world_state import State
 
 HOST = "127.0.0.1"
-SHIPPED = Path(__file__).with_name("weights") / "push"
+SHIPPED = Path(__file__).parent / "weights" / "push.safetensors"
 MOST_BODY = 10_000  # bytes of a request
 KEYS = {  # by environment: which action the right and down arrows raise
     "push_sprite": (0, 1),
@@ -166,7 +167,7 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     Raises UserError where the model takes no actions or there is nothing to start from.
     """
     folder = SHIPPED if source is None else source
-    world = load_world(folder, "play").to(device)
+    world = (unpack(SHIPPED) if source is None else load_world(folder, "play")).to(device)
     if not world.spec.action_dim:
         raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
     env_name, options = _simulator(Path(folder))
