@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -167,6 +168,7 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     Raises UserError where the model takes no actions or there is nothing to start from.
     """
     folder = SHIPPED if source is None else source
+    _check_device(device)
     world = (unpack(SHIPPED) if source is None else load_world(folder, "play")).to(device)
     if not world.spec.action_dim:
         raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
@@ -178,6 +180,16 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
             f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
         )
     return Game(world, env_name, find(env_name).make(world.spec.resolution, **options), None)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a name that is none; a build without it
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"--device={device}: cannot be used here ({why}); use cpu, or cuda where there is one"
+        ) from None
 
 
 def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:
