@@ -196,7 +196,7 @@ class Compare:
 
     runs: run folders to compare instead of this run's own arms; several seeds give confidence bands. losses: held-out
     losses at which the speedup is read, fixed before the runs; empty reads it at scratch's last one. eval_every_steps:
-    optimiser steps between measurements of the held-out loss; 0 spaces them so that every curve gets 50.
+    optimiser steps between measurements of the held-out loss; 0 spaces them so that every curve gets 40.
     eval_tokens: held-out tokens it is measured on (the same ones every time).
     """
 
