@@ -22,7 +22,9 @@ def test_the_wheel_holds_code_configs_and_claims(tmp_path):
     configs = {f"toolkit/conf/{path.relative_to(REPO / 'conf')}" for path in (REPO / "conf").rglob("*.yaml")}
     claims = {f"toolkit/experiments/{path.parent.name}/claims.yaml" for path in REPO.glob("experiments/*/claims.yaml")}
     assert claims and code | configs | claims <= inside
-    assert not [name for name in inside if name.endswith((".png", ".md", ".pyc"))]
+    shipped = {f"toolkit/ivideogpt/weights/{name}" for name in ("push.safetensors", "README.md")}
+    assert shipped <= inside
+    assert not [name for name in inside - shipped if name.endswith((".png", ".md", ".pyc"))]
     [metadata] = [name for name in files if name.endswith(".dist-info/METADATA")]
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     assert "Requires-Python: <3.14,>=3.11" in text and "Requires-Dist: hydra-core<1.4,>=1.3.8" in text

@@ -28,7 +28,6 @@ BAD = {
     "data.size_px=4": "data.size_px=4: must be at least 8",
     "codebook.kind=emma": "did you mean 'ema'",
     "tokenizer_loss.gan_hidden=12": "tokenizer_loss.gan_hidden=12: must be a multiple of 8",
-    "transformer_optim.short_frames=8": "transformer_optim.short_frames=8: clips have 7 frames after the context",
     "tokenizer.width=3": "tokenizer.width: no such key",
 }
 

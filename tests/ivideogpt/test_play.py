@@ -83,6 +83,8 @@ def test_a_taken_port_and_models_that_cannot_be_driven_are_refused(url, tmp_path
     tiny.world(action_dim=0).save_pretrained(tmp_path / "free")
     with pytest.raises(UserError, match="action-free model"):
         make_game(tmp_path / "free")
+    with pytest.raises(UserError, match="--device=cpuu: cannot be used here"):
+        make_game(tmp_path / "free", device="cpuu")
     tiny.world().save_pretrained(tmp_path / "world")
     with pytest.raises(UserError, match="give --episodes FOLDER"):
         make_game(tmp_path / "world")

@@ -1,4 +1,4 @@
-"""The transformer's objective and data: short clips, weights of terms, aligned rewards, decay groups, cached tokens."""
+"""The transformer's objective and data: weights of terms, aligned rewards, decay groups, cached tokens."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from toolkit.ivideogpt.stage_transformer import (
     cached_tokens,
     held_out,
     make_optimizer,
-    shortened,
     tokenise,
 )
 from toolkit.runs.record import Run
@@ -63,17 +62,6 @@ def test_the_reward_of_a_frame_is_that_of_the_move_into_it(world):
         rewards[:, row] += 5
         changed = made(TokenClips(clip.tokens, clip.actions, rewards))["reward"]
         assert (changed != base) == matters, row
-
-
-def test_clips_begin_short(world):
-    config = tiny.config()
-    config.transformer_optim.num_steps, config.transformer_optim.short_frames = 10, 1
-    clip, layout = batch(world), world.tokenizer.layout
-    short = shortened(clip, 4, config, layout)
-    assert short.tokens.shape[1] == layout.length(1) and short.actions.shape[1] == short.rewards.shape[1] == 2
-    assert torch.equal(short.tokens, clip.tokens[:, : layout.length(1)])
-    assert shortened(clip, 5, config, layout) is clip
-    assert objective(world)(short)["frame_1"].isfinite()
 
 
 def test_other_actions_are_told_apart_by_a_model_that_minds_them(world):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -71,3 +72,26 @@ print(_peak_memory(lambda: Contender({"hold": lambda: float(torch.ones(16, 2**20
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 60 < float(done.stdout) < 100
+
+
+def test_the_cpu_clock_counts_work_and_not_waiting():
+    """Ours sleeps as long as theirs computes: on the processor's clock it is far faster."""
+
+    def sleep():
+        time.sleep(0.05)
+        return 1
+
+    def spin():
+        end = time.perf_counter() + 0.05
+        while time.perf_counter() < end:
+            pass
+        return 1
+
+    results = race({"ours": Contender({"it": sleep}), "spin": Contender({"it": spin})}, 1, "s", bench.CLOCKS["cpu"])
+    assert results["spin"]["it_ratio_to_ours"] > 3
+
+
+def test_the_cpu_clock_wants_one_thread(monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    with pytest.raises(UserError, match="add threads=1 device=cpu"):
+        bench.prepare(Options(clock="cpu"))

@@ -50,7 +50,7 @@ def read_folder(files: Sequence[Path], spec: EpisodeSpec, skip_bad: bool = False
         room -= 0 if one.episode is None else one.episode.image.nbytes
         found.append(one)
     if not found:
-        raise UserError(problems[0] if problems else "no episodes")
+        raise UserError(f"{problems[0]}; none of {len(files)} files is left" if problems else "no episodes")
     return _as_set(found, spec), problems
 
 

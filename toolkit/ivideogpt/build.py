@@ -65,23 +65,7 @@ def build_transformer(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, act
             has_reward=config.reward_head,
         )
     )
-    if keys.start_from_codes:
-        start_from_codes(network, tokenizer)
     return network
-
-
-@torch.no_grad()
-def start_from_codes(network: VideoTransformer, tokenizer: CompressiveVQModel) -> None:
-    """Tokens of codes that lie near each other begin with embeddings, and output rows, that do (ours)."""
-    width, place = network.config.hidden_size, 0
-    for quantizer in (tokenizer.quantize, tokenizer.dynamics_quantize):
-        codes = quantizer.embedding.weight
-        scaled = (codes - codes.mean(0)) / codes.std().clamp_min(1e-8)
-        rows = slice(place, place + len(codes))
-        for table in (network.llm.model.embed_tokens.weight, network.llm.lm_head.weight):
-            projection = torch.randn(codes.shape[1], width) / codes.shape[1] ** 0.5
-            table[rows] = network.config.initializer_range * (scaled @ projection)
-        place += len(codes)
 
 
 def check_length(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, num_positions: int) -> None:

@@ -103,7 +103,6 @@ class Transformer:
     max_position_embeddings: int = number(1024, least=2)
     attention_dropout: float = number(0.1, least=0, below=1)
     spatial_embedding: bool = False  # tokens are told where in the picture they lie (ours)
-    start_from_codes: bool = False  # embeddings of a fresh network begin as projections of the codebooks (ours)
 
     def check(self) -> None:
         """Heads divide the width, in even parts; key-value heads divide the heads."""
@@ -132,8 +131,6 @@ class TransformerOptim:
     weight_decay: float = number(0.01, least=0)
     grad_clip: float = number(1.0, above=0)
     first_frame_weight: float = number(1.0, above=0)  # of the loss of the first future frame (ours)
-    short_frames: int | None = number(None, least=1)  # clips begin so short, in frames after the context (ours)
-    short_until: float = number(0.5, least=0, most=1)  # share of the training
     reward_weight: float = number(1.0, least=0)
     cached_clips: int | None = number(None, least=1)  # tokenise this many clips once; None: new clips every step
 
@@ -267,11 +264,6 @@ class TrainIVideoGPT(Job):
             raise UserError(
                 f"tokenizer_optim.num_future={self.tokenizer_optim.num_future}: must be at most num_frames - "
                 f"context_length = {self.num_frames - self.context_length}"
-            )
-        if (self.transformer_optim.short_frames or 0) > self.num_frames - self.context_length:
-            raise UserError(
-                f"transformer_optim.short_frames={self.transformer_optim.short_frames}: clips have "
-                f"{self.num_frames - self.context_length} frames after the context"
             )
         for name in ("tokenizer", "transformer"):
             if getattr(self, f"{name}_optim").num_steps == 0 and not (self.init or self.model):

@@ -16,19 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from toolkit.data.environments import NAMED, ImageEnv, find
 from toolkit.data.episodes import EpisodeSpec, read_episode
 from toolkit.ivideogpt.build import load_world
+from toolkit.ivideogpt.packed import unpack
 from toolkit.runs.record import read_record
 from toolkit.schema import UserError
 from toolkit.zoo.world_model import WorldModel
 from toolkit.zoo.world_state import State
 
 HOST = "127.0.0.1"
-SHIPPED = Path(__file__).with_name("weights") / "push"
+SHIPPED = Path(__file__).parent / "weights" / "push.safetensors"
 MOST_BODY = 10_000  # bytes of a request
 KEYS = {  # by environment: which action the right and down arrows raise
     "push_sprite": (0, 1),
@@ -166,7 +168,8 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     Raises UserError where the model takes no actions or there is nothing to start from.
     """
     folder = SHIPPED if source is None else source
-    world = load_world(folder, "play").to(device)
+    _check_device(device)
+    world = (unpack(SHIPPED) if source is None else load_world(folder, "play")).to(device)
     if not world.spec.action_dim:
         raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
     env_name, options = _simulator(Path(folder))
@@ -177,6 +180,16 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
             f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
         )
     return Game(world, env_name, find(env_name).make(world.spec.resolution, **options), None)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a name that is none; a build without it
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"--device={device}: cannot be used here ({why}); use cpu, or cuda where there is one"
+        ) from None
 
 
 def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:

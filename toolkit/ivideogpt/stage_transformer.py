@@ -22,7 +22,6 @@ from toolkit.runs.distributed import rank
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive
-from toolkit.zoo.video_tokens import TokenLayout
 from toolkit.zoo.video_transformer import VideoTransformer, reward_targets
 from toolkit.zoo.vq_tokenizer import CompressiveVQModel
 
@@ -114,7 +113,7 @@ def train_transformer(
     for step in loop:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
-        terms = trained(shortened(batches(step), step, config, tokenizer.layout).to(device))
+        terms = trained(batches(step).to(device))
         accelerator.backward(terms["loss"])
         grad_norm = torch.nn.utils.clip_grad_norm_(transformer.parameters(), optim.grad_clip)
         optimizer.step()
@@ -125,19 +124,6 @@ def train_transformer(
     if transformer.action_dim:
         transformer.absorb_normaliser(objective.mean, objective.std)
     return transformer.eval()
-
-
-def shortened(batch: TokenClips, step: int, config: TrainIVideoGPT, layout: TokenLayout) -> TokenClips:
-    """In the first part of the training the first future frames alone: the first is the hardest to learn (ours).
-
-    It has to turn context tokens into dynamics tokens, where later frames can begin from the frame before.
-    """
-    optim = config.transformer_optim
-    if optim.short_frames is None or step >= optim.short_until * optim.num_steps:
-        return batch
-    num_tokens, num_frames = layout.length(optim.short_frames), layout.context_length + optim.short_frames
-    rows = (None if one is None else one[:, :num_frames] for one in (batch.actions, batch.rewards))
-    return TokenClips(batch.tokens[:, :num_tokens], *rows)
 
 
 @torch.no_grad()

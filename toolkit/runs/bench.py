@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -36,6 +37,7 @@ class BenchOptions:
     threads: int | None = number(None, least=1)
     device: str = choice("cpu", "cpu", "cuda")
     allocator: str = choice("tuned", "tuned", "default")
+    clock: str = choice("wall", "wall", "cpu")  # cpu: processor time of one thread, for a machine that others use too
     out: str | None = None
     only: str | None = None
 
@@ -92,12 +94,11 @@ def run_bench(name: str, options: BenchOptions, makers: Makers, unit: str, note:
         return 0
     from rich.console import Console
 
-    results = race({key: make() for key, make in makers.items()}, options.num_rounds, unit)
+    results = race({key: make() for key, make in makers.items()}, options.num_rounds, unit, CLOCKS[options.clock])
     for key in makers:
         results[key] |= _child_memory(name, options, key)
-    Console().print(
-        _table(name, results, f"{unit} per second, medians of {options.num_rounds} rounds; {note}").to_rich()
-    )
+    rounds = f"medians of {options.num_rounds} rounds, {options.clock} time"
+    Console().print(_table(name, results, f"{unit} per second, {rounds}; {note}").to_rich())
     if options.out:
         made_by = {"command": f"toolkit bench {name}", "machine": machine(), "versions": package_versions()}
         write_json(options.out, made_by | {"options": dataclasses.asdict(options), "results": results})
@@ -112,11 +113,24 @@ def prepare(options: BenchOptions) -> None:
         raise UserError("device=cuda: no CUDA device here")
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.clock == "cpu" and (options.device != "cpu" or torch.get_num_threads() != 1):
+        raise UserError("clock=cpu: processor time is comparable on one thread of a CPU only; add threads=1 device=cpu")
     if options.allocator == "tuned":
         keep_freed_memory()
 
 
-def race(contenders: Mapping[str, Contender], num_rounds: int, unit: str) -> dict[str, dict[str, float]]:
+def processor_time() -> float:
+    """Seconds that this process and those it has waited for spent on processors."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": lambda: time.perf_counter(), "cpu": processor_time}
+
+
+def race(
+    contenders: Mapping[str, Contender], num_rounds: int, unit: str, clock: Callable[[], float] = CLOCKS["wall"]
+) -> dict[str, dict[str, float]]:
     """Per contender: parameters, and per task the median speed and the median of ours over it, round by round."""
     tasks = list(dict.fromkeys(task for contender in contenders.values() for task in contender.tasks))
     speeds: dict[tuple[str, str], list[float]] = {}
@@ -127,7 +141,7 @@ def race(contenders: Mapping[str, Contender], num_rounds: int, unit: str) -> dic
         for task in tasks:
             for name, contender in contenders.items():
                 if task in contender.tasks:
-                    speeds.setdefault((name, task), []).append(_speed(contender.tasks[task]))
+                    speeds.setdefault((name, task), []).append(_speed(contender.tasks[task], clock))
     results: dict[str, dict[str, float]] = {}
     for name, contender in contenders.items():
         results[name] = {"parameters": contender.parameters}
@@ -140,15 +154,15 @@ def race(contenders: Mapping[str, Contender], num_rounds: int, unit: str) -> dic
     return results
 
 
-def _speed(action: Callable[[], float]) -> float:
+def _speed(action: Callable[[], float], clock: Callable[[], float]) -> float:
     import torch
 
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
-    start = time.perf_counter()
+    start = clock()
     num_items = action()
     wait()
-    return num_items / (time.perf_counter() - start)
+    return num_items / (clock() - start)
 
 
 def _child_memory(name: str, options: BenchOptions, contender: str) -> dict[str, float]:

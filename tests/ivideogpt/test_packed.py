@@ -6,7 +6,7 @@ import torch
 
 from tests.ivideogpt import tiny
 from toolkit.ivideogpt.measures_setting import imagine
-from toolkit.ivideogpt.weights import pack, unpack
+from toolkit.ivideogpt.packed import pack, unpack
 from toolkit.schema import UserError
 
 
