@@ -2,9 +2,9 @@
 
     python experiments/venhancer/flat_memory.py OUT.json [FOLDER]
 
-A narrow network with random weights (the pictures are not the point), two steps, tiles of 360x640 pixels; the input is
-Big Buck Bunny at 640x360. Every run is a process of its own; its peak is the one in its run.json. Runs that are done
-are not done again.
+A narrow network with random weights (the pictures are not the point), two steps, windows of 5 frames, tiles of 360x640
+pixels; the input is Big Buck Bunny, 1280x720, at 6 frames a second. Every run is a process of its own; its peak is the
+one in its run.json. Runs that are done are not done again.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ def measure(model: Path, folder: Path, height: int, seconds: int) -> dict[str, f
     words = [
         "input=bigbuckbunny",
         f"duration_s={seconds}",
-        "degrade.scale=2",
+        "fps=6",
         f"model={model}",
         f"height={height}",
         "sampling.mode=normal",
         "sampling.num_steps=2",
-        "windows.num_frames=9",
+        "windows.num_frames=5",
+        "windows.overlap=0.2",
         "windows.tile_height_px=360",
         "windows.tile_width_px=640",
         "baselines=[]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,14 +12,21 @@ import torch
 from toolkit.venhancer.pipeline import SMALL, VideoEnhancePipeline
 
 LIMIT = 2_500_000  # bytes
+TILE = {"tile_rows": 96, "tile_columns": 160}  # in latents: larger than a training crop, which convolutions allow
 
 
 def main(run: str) -> None:
-    pipeline = VideoEnhancePipeline.from_pretrained(Path(run) / "model")
+    pipeline = VideoEnhancePipeline.from_pretrained(Path(run) / "model", **TILE)
     torch.nn.Module.to(pipeline.denoiser, torch.float16)
     for part in ("denoiser", "scheduler", "vae"):
         shutil.rmtree(SMALL / part, ignore_errors=True)
     pipeline.save_pretrained(SMALL)
+    for path in SMALL.rglob("*.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # a folder of the machine that trained it
+        path.write_text(json.dumps(config, indent=2) + "\n")
+    for path in SMALL.rglob("*.safetensors"):
+        path.chmod(0o644)
     size = sum(path.stat().st_size for path in SMALL.rglob("*") if path.is_file())
     assert size < LIMIT, f"{size} bytes, more than {LIMIT}"
     print(f"{SMALL}: {size} bytes")

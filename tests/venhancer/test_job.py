@@ -116,6 +116,7 @@ def test_a_sweep_over_inputs(folder):
         (["input=IN.mp4", "output=taken.mp4"], "output=taken.mp4: exists already; give another name or overwrite=true"),
         (["input=IN.mp4", "output=o.webm"], "the name must end in one of .mp4"),
         (["input=IN.mp4", "output=text.mp4/o.mp4"], "cannot be written into"),
+        (["input=IN.mp4", "output=/proc/none/o.mp4"], "output=/proc/none/o.mp4: "),
         (["input=IN.mp4", "fps=97"], "more than 8 times the input's 12"),
         (["input=IN.mp4", "start_s=5"], "no frame after start_s=5"),
         (["input=IN.mp4", "reference=none.mp4"], "reference=none.mp4: no such file"),

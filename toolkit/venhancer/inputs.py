@@ -96,6 +96,14 @@ def check_free(task: Task, config: EnhanceVideo) -> None:
         raise UserError(f"output={task.output}: exists already; give another name or overwrite=true")
 
 
+def make_folder(task: Task) -> None:
+    """The folder that the output goes to. Raises UserError where it cannot be made, which no look from outside tells."""
+    try:
+        task.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={task.output}: its folder cannot be made ({(error.strerror or '').lower()})") from None
+
+
 def output_size(
     config: EnhanceVideo, index: VideoIndex, before_degrade: tuple[int, int] | None = None
 ) -> tuple[int, int, str, str]:

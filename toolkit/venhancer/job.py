@@ -22,7 +22,7 @@ from toolkit.schema import UserError
 from toolkit.venhancer.backends import KeyFrames
 from toolkit.venhancer.clip import write_parts
 from toolkit.venhancer.config import EnhanceVideo
-from toolkit.venhancer.inputs import Task, available_bytes, check_free, find_tasks, rate_text
+from toolkit.venhancer.inputs import Task, available_bytes, check_free, find_tasks, make_folder, rate_text
 from toolkit.venhancer.measures import load_perceptual, score_video, scores_table
 from toolkit.venhancer.side_by_side import frames_of, held_frames, write_sheet, write_side_by_side
 from toolkit.venhancer.work import Network, Work, claim_of, make_backend, prepare
@@ -90,6 +90,8 @@ def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
     try:
         works = [_prepare(config, run, task) for task in todo]
         notes = [line for work in works for line in (*work.notes, work.summary(), *_check(work, network, device))]
+        for work in works:
+            make_folder(work.task)
     except UserError:
         if is_new:
             shutil.rmtree(run.dir / "work", ignore_errors=True)
