@@ -1,4 +1,4 @@
-"""The packed file: small, whole, and nearly the same model; and the one that ships obeys its actions."""
+"""The packed file: small, whole, and nearly the same model."""
 
 import numpy as np
 import pytest

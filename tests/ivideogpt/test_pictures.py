@@ -72,3 +72,5 @@ def test_correlations():
     x = torch.tensor([1.0, 2.0, 3.0, 4.0])
     assert np.isclose(pearson(x, 2 * x + 1), 1) and np.isclose(pearson(x, -x), -1) and pearson(x, torch.ones(4)) == 0
     assert np.isclose(spearman(x, x.exp()), 1) and pearson(x, x.exp()) < 0.95
+    tied = torch.tensor([0.0, 0, 0, 1])  # the order of equal values is no order
+    assert spearman(torch.tensor([1.0, 2, 3, 9]), tied) == spearman(torch.tensor([3.0, 2, 1, 9]), tied) > 0.7

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from toolkit.schema import UserError
+from toolkit.stacking.comparing import arms_table
 from toolkit.stacking.curves import ACCOUNTINGS, Arm, load_arms
 from toolkit.stacking.readings import band, crossing, final_loss, first_to, reading, spike, valley, variants
 from toolkit.stacking.speedup import Curve
@@ -105,6 +106,14 @@ def test_a_band_over_seeds():
     assert all(a < b < c for a, b, c in zip(low, mean, high, strict=True))
     assert mean[-1] == pytest.approx(math.fsum(curve.losses[-1] for curve in curves) / 3)
     assert band([Curve([1, 2], [2, 1]), Curve([3, 4], [2, 1])]) is None
+
+
+def test_tables_of_several_seeds_give_means_and_deviations():
+    arms = [arm("scratch", [(1, 3), (2, last)], seed=seed, lr=1e-3, layers=2) for seed, last in ((0, 2.0), (1, 2.2))]
+    table = arms_table(arms)
+    assert table.rows[0][-1] == "2.100 ± 0.141" and "over 2 seeds" in table.note
+    single = arms_table(arms[:1])
+    assert single.rows[0][-1] == "2.000" and "seeds" not in single.note
 
 
 def test_an_isoflop_valley():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 LEAST_MASS = 0.25  # of a tracked thing's usual mass; below it a frame shows none
@@ -57,6 +58,5 @@ def pearson(x: Tensor, y: Tensor) -> float:
 
 
 def spearman(x: Tensor, y: Tensor) -> float:
-    """Correlation of ranks."""
-    ranks = [one.flatten().argsort().argsort().double() for one in (x, y)]
-    return pearson(*ranks)
+    """Correlation of ranks; equal values share theirs."""
+    return pearson(*(torch.from_numpy(rankdata(one.flatten().cpu().numpy())) for one in (x, y)))

@@ -69,6 +69,9 @@ def curves(
                 axes.fill_between(parts[0], parts[2], parts[3], color=color, alpha=0.18, linewidth=0)
         axes.set_xscale("log" if logx else "linear")
         axes.set_yscale("log" if logy else "linear")
+        axes.autoscale_view()
+        for axis in [axes.xaxis] * logx + [axes.yaxis] * logy:
+            _label_two_and_five(axis)
 
     return _plot(path, draw, xlabel, ylabel, title, caption, legend=len(arrays) > 1)
 
@@ -215,6 +218,16 @@ def _plot(
         metadata = {"Software": None, **({"Description": caption} if caption else {})}
         figure.savefig(buffer, format="png", metadata=metadata)
     return write_atomic(path, buffer.getvalue())
+
+
+def _label_two_and_five(axis: Any) -> None:
+    """Between powers of ten of a logarithmic axis of less than two decades; matplotlib's own choice overlaps there."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+
+    low, high = axis.get_view_interval()
+    if high < 100 * low:
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
 
 
 def _save_image(path: str | Path, image: Any, caption: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +152,14 @@ def speedup_table(results: Sequence[Mapping[str, Any]], config: GrowLLM) -> Tabl
         found = [by_arm[id(arm)]["readings"] for arm in arms]
         for point in dict.fromkeys(key for one in found for key in one[config.budget.accounting]):
             read = [one[config.budget.accounting][point] for one in found if point in one[config.budget.accounting]]
-            row: list[Any] = [f"{name}, {'last' if point == 'final' else 'fixed'}", _spread(r.loss for r in read)]
-            row += [_spread(r.scratch_flops for r in read), _spread(r.grown_flops for r in read)]
+            row: list[Any] = [f"{name}, {'last' if point == 'final' else 'fixed'}", _mean(r.loss for r in read)]
+            row += [_mean(r.scratch_flops for r in read), _mean(r.grown_flops for r in read)]
             for accounting in ACCOUNTINGS:
                 several = [one[accounting][point].speedup for one in found if point in one[accounting]]
                 row.append(_percent(several))
             rows.append(row)
     columns = ["arm, read at", "loss", "C scratch", "C grown", "speedup", "non-emb.", "matmul"]
-    note = (
+    note = _seeds_note(grouped.values()) + (
         "speedup = C_scratch / C_grown - 1 at equal held-out loss (eq. 48), in FLOPs of 6 x all parameters, 6 x those "
         "without embedding and head, and all matrix products; the base's training included; scratch at whichever rate "
         "of its sweep gets there first; last: the higher of the two last losses"
@@ -178,26 +178,38 @@ def arms_table(arms: Sequence[Arm]) -> Table:
                 name,
                 settings["layers"],
                 settings["lr"],
-                _spread(point["tokens"] for point in last),
-                _spread(point["flops.total"] for point in last),
-                _spread(point["time_s"] for point in last),
-                _spread(arm.final_loss for arm in alike),
+                _mean(point["tokens"] for point in last),
+                _mean(point["flops.total"] for point in last),
+                _mean(point["time_s"] for point in last),
+                _loss(arm.final_loss for arm in alike),
             ]
         )
     columns = ["arm", "layers", "lr", "tokens", "FLOPs", "time, s", "loss"]
-    return Table("Arms", columns, rows, NOTE)
+    return Table("Arms", columns, rows, _seeds_note(variants(arms).values()) + NOTE)
 
 
-def _spread(values: Any) -> Any:
+def _seeds_note(groups: Iterable[Sequence[Arm]]) -> str:
+    """Nothing for one seed; a terminal has no room for n in every cell."""
+    most = max(len(alike) for alike in groups)
+    return f"means ± standard deviation over {most} seeds; " if most > 1 else ""
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Of what hardly differs between seeds; whole where the values are."""
     items = list(values)
-    return items[0] if len(items) == 1 else Spread.of(items)
+    return items[0] if len(items) == 1 else math.fsum(items) / len(items)
+
+
+def _loss(values: Iterable[float]) -> str:
+    spread = Spread.of(values)
+    return f"{spread.mean:.3f}" + ("" if spread.n == 1 else f" ± {spread.sd:.3f}")
 
 
 def _percent(values: Sequence[float]) -> str:
     if not values:
         return "-"
     spread = Spread.of([100 * value for value in values])
-    return f"{spread.mean:.1f} %" + ("" if spread.n == 1 else f" ± {spread.sd:.1f} (n={spread.n})")
+    return f"{spread.mean:.1f}" + (" %" if spread.n == 1 else f" ± {spread.sd:.1f} %")
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
@@ -278,12 +290,13 @@ def _draw_valleys(run: Run, config: GrowLLM, grown: Sequence[Arm]) -> None:
     for key, label in VALLEYS.items():
         if len({arm.settings[key] for arm in grown}) < 3:
             continue
-        series, rows = {}, []
+        series: dict[str, tuple[list[float], ...]] = {}
+        rows: list[list[Any]] = []
         for flops, losses in valley(grown, key, config.budget.accounting).items():
             places = sorted(losses)
             means = [Spread.of(losses[place]).mean for place in places]
             series[f"{flops:.2g} FLOPs"] = (places, means)
-            rows += [[flops, place, _spread(losses[place])] for place in places]
+            rows += [[flops, place, _loss(losses[place])] for place in places]
         logx = min(place for _, place, _ in rows) > 0
         path = run.path("figures", f"valley_{key}.png")
         figures.curves(path, series, xlabel=label, ylabel=LOSS, logx=logx, caption="isoFLOP slices")
