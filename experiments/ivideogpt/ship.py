@@ -16,6 +16,7 @@ from toolkit import zoo
 from toolkit.ivideogpt.packed import pack, unpack
 from toolkit.runs.record import read_record
 
+POSITIONS = 256  # 11 frames, little more than it was trained on: then play renews the context, before it drifts
 ROWS = {
     "PSNR of imagined frames, dB": "prediction.psnr.predicted",
     "PSNR of the copied last frame, dB": "prediction.psnr.copy_last",
@@ -45,7 +46,8 @@ Commit {git_commit}, config {config_hash}, seed {seed}.
 | --- | --- | --- |
 {rows}
 
-Made for clips of 8 frames of this one simulator; beyond them it drifts, and it knows nothing of real robots.
+Made for clips of 8 frames of this one simulator. It is told that it holds 256 positions, 11 frames, where the run says 512,
+so that `toolkit play` renews its context before it drifts. It knows nothing of real robots.
 
 Licence: Apache-2.0, as the toolkit.
 """
@@ -54,7 +56,9 @@ Licence: Apache-2.0, as the toolkit.
 def main(run: str, dest: str) -> None:
     """Pack, measure what was packed, write ``push.safetensors`` and ``README.md``."""
     record = read_record(run)
-    path = pack(zoo.load(run), Path(dest) / "push.safetensors")
+    world = zoo.load(run)
+    world.transformer.config.max_position_embeddings = POSITIONS
+    path = pack(world, Path(dest) / "push.safetensors")
     with tempfile.TemporaryDirectory() as folder:
         unpack(path).save_pretrained(Path(folder) / "world")
         command = [sys.executable, "-m", "toolkit.cli", "train-ivideogpt", f"model={folder}/world", "stage=measure"]

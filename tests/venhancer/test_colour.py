@@ -6,7 +6,7 @@ import torch
 
 from tests.data_sets.videos import moving, write
 from toolkit.data.video_scan import index_video
-from toolkit.venhancer.colour import LEVELS, adain, fix_colour, low_pass, wavelet
+from toolkit.venhancer.colour import LEVELS, adain, damp_detail, fix_colour, low_pass, wavelet
 from toolkit.venhancer.scenes import CutFinder
 
 
@@ -39,6 +39,18 @@ def test_pixels_are_fixed_by_name():
     assert fix_colour(tinted, clip, "none") is tinted
     with pytest.raises(ValueError, match="differ"):
         fix_colour(tinted, clip[:10], "wavelet")
+
+
+def test_detail_is_held_back_where_the_guide_is_smooth():
+    torch.manual_seed(0)
+    guide = torch.full((1, 3, 40, 96), 100.0)
+    guide[..., 48:] += 20 * torch.randn(40, 48).sign()  # the right half has a contrast of 20 grey levels
+    x = guide + torch.randn(guide.shape)
+    added = (damp_detail(x, guide, limit=20.0) - guide) / (x - guide)
+    assert added[..., :32].abs().max() < 1e-3
+    assert added[..., 64:].mean() == pytest.approx(0.5, abs=0.02)
+    pixels = [np.full((20, 30, 3), level, np.uint8) for level in (90, 100)]
+    assert np.array_equal(fix_colour(*pixels, "none", detail_limit=5.0), pixels[1])
 
 
 def test_cuts_are_found_and_motion_is_none(tmp_path):

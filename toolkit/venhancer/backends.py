@@ -157,15 +157,15 @@ class _Grid:
             yield chunk.start, frames
 
     def _coloured(self, start: int, frames: np.ndarray) -> np.ndarray:
-        backend = self.backend
-        if backend.config.color_fix == "none":
+        backend, config = self.backend, self.backend.config
+        if config.color_fix == "none" and not config.detail_limit:
             return frames
         last = self.keys.num_frames - 1
         places = [min(Fraction(number, backend.factor), Fraction(last)) for number in range(start, start + len(frames))]
-        guides = motion_frames(self.keys, places, 0, backend.config.classic, backend.device)
+        guides = motion_frames(self.keys, places, 0, config.classic, backend.device)
         size = backend.width, backend.height
         fixed = [
-            fix_colour(frame, resize(guide, *size, "bicubic"), backend.config.color_fix, backend.device)
+            fix_colour(frame, resize(guide, *size, "bicubic"), config.color_fix, backend.device, config.detail_limit)
             for frame, guide in zip(frames, guides, strict=True)
         ]
         return np.stack(fixed)

@@ -216,6 +216,7 @@ class EnhanceVideo(Job):
     noise_level: of the latent noise augmentation, 0 (faithful) to 300 (free); None takes fidelity's.
     scale_condition: the value that the network is told as s; None tells it the true one. between: who makes the frames
     between key frames: the network, or motion compensation between key frames that the network enhanced.
+    detail_limit: local contrast of the input, in grey levels, at which half of the network's detail stays; 0 keeps all.
     """
 
     command: str = "enhance-video"
@@ -250,6 +251,7 @@ class EnhanceVideo(Job):
     conditioning_scale: float = number(1.0, least=0)
     between: str = choice("network", "network", "motion")
     color_fix: str = choice("wavelet", "none", "wavelet", "adain")
+    detail_limit: float = number(0.0, least=0)
     sampling: Sampling = field(default_factory=Sampling)
     windows: Windows = field(default_factory=Windows)
     cpu_offload: bool = cosmetic(False)

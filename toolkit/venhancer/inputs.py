@@ -97,7 +97,7 @@ def check_free(task: Task, config: EnhanceVideo) -> None:
 
 
 def make_folder(task: Task) -> None:
-    """The folder that the output goes to. Raises UserError where it cannot be made, which no look from outside tells."""
+    """The folder that the output goes to. Raises UserError where it cannot be made (tried, not guessed)."""
     try:
         task.output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
