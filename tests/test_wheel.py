@@ -22,8 +22,9 @@ def test_the_wheel_holds_code_configs_and_claims(tmp_path):
     configs = {f"toolkit/conf/{path.relative_to(REPO / 'conf')}" for path in (REPO / "conf").rglob("*.yaml")}
     claims = {f"toolkit/experiments/{path.parent.name}/claims.yaml" for path in REPO.glob("experiments/*/claims.yaml")}
     assert claims and code | configs | claims <= inside
-    shipped = {f"toolkit/ivideogpt/weights/{name}" for name in ("push.safetensors", "README.md")}
-    assert shipped <= inside
+    weights = (path for path in REPO.glob("toolkit/*/weights/**/*") if path.is_file())
+    shipped = {str(path.relative_to(REPO)) for path in weights}  # with their model cards
+    assert "toolkit/ivideogpt/weights/push.safetensors" in shipped and shipped <= inside
     assert not [name for name in inside - shipped if name.endswith((".png", ".md", ".pyc"))]
     [metadata] = [name for name in files if name.endswith(".dist-info/METADATA")]
     text = zipfile.ZipFile(wheel).read(metadata).decode()

@@ -46,8 +46,8 @@ Commit {git_commit}, config {config_hash}, seed {seed}.
 | --- | --- | --- |
 {rows}
 
-Made for clips of 8 frames of this one simulator. It is told that it holds 256 positions, 11 frames, where the run says 512,
-so that `toolkit play` renews its context before it drifts. It knows nothing of real robots.
+Made for clips of 8 frames of this one simulator. It is told that it holds 256 positions, 11 frames, where the run says
+512, so that `toolkit play` renews its context before it drifts. It knows nothing of real robots.
 
 Licence: Apache-2.0, as the toolkit.
 """

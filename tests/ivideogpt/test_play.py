@@ -10,11 +10,14 @@ import urllib.request
 
 import numpy as np
 import pytest
+import torch
 
 from tests.ivideogpt import tiny
 from toolkit.data.environments import PushSpriteEnv
 from toolkit.data.episodes import Episode, write_episode
+from toolkit.ivideogpt.measures_setting import imagine
 from toolkit.ivideogpt.play import Game, make_game, make_server
+from toolkit.ivideogpt.tracking import TRACKED, locate
 from toolkit.schema import UserError
 
 
@@ -95,6 +98,25 @@ def test_a_taken_port_and_models_that_cannot_be_driven_are_refused(url, tmp_path
     assert game.reset(0, 0)["truth"] is None and game.info()["num_starts"] == 1
     with pytest.raises(UserError, match=r"start=1: there are 0\.\.0"):
         game.reset(1, 0)
+
+
+def test_the_model_that_ships_obeys_the_arrow_keys():
+    game = make_game(None)
+    info, world, red = game.info(), game.world, TRACKED["push_sprite"]["agent"]
+    starts = (
+        torch.from_numpy(np.stack([game.env.reset(seed=seed)[0] for seed in range(12)])).movedim(-1, 1)[:, None] / 255
+    )
+    ends = {}
+    for axis, key in enumerate(("right", "down")):
+        for sign in (-1, 1):
+            action = torch.zeros(len(starts), 3, 2)
+            action[..., info[key]] = sign
+            frames, _ = imagine(world, starts, action, 3, range(len(starts)), None)
+            ends[axis, sign] = locate(frames[:, -1], red)[0].mean(0)
+    for axis in (0, 1):
+        moved = ends[axis, 1] - ends[axis, -1]  # walls stop some; nothing stops: 6 x 0.11
+        assert moved[axis] > 0.3 and moved[1 - axis].abs() < 0.1
+    assert info["truth"] and game.reset(3, 0)["frame"] and game.step([1.0, 0.0])["frame"]
 
 
 DRIVE = """

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,6 +128,16 @@ def test_too_little_memory_is_refused_with_a_tile_that_fits(folder, model, capfd
     error = capfd.readouterr().err
     assert "BIG: 2560x1440 in these windows and tiles needs about" in error
     assert "windows.tile_height_px=" in error or "no tile fits" in error
+    assert not (folder / "RUN").exists()
+
+
+def test_too_little_disk_is_refused_with_windows_that_fit(folder, model, capfd, monkeypatch):
+    write(folder / "BIG.mp4", moving(20, 64, 48))
+    words = [f"model={model}", *SMALL, "windows.num_frames=16", "input=BIG.mp4", "scale=4"]
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=56 * 2**20))
+    assert launch("enhance-video", [*words, "hydra.run.dir=RUN"]) == 2
+    error = capfd.readouterr().err
+    assert "BIG: 256x192 keeps" in error and "on disk while it works" in error and "windows.num_frames=" in error
     assert not (folder / "RUN").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from toolkit.venhancer.scenes import CutFinder
 from toolkit.venhancer.timeline import Timeline, make_timeline, output_rate
 
 TILE_SIDES_PX = (1280, 960, 720, 512, 384, 256, 192, 128)
+WINDOW_FRAMES = (24, 16, 9, 5, 3)
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,26 @@ class Network:
         return Enhancer(self._pipeline, settings)
 
     def check_memory(self, work: Work, free: int) -> list[str]:
-        """The plan's lines for the user. Raises UserError naming a tile that fits when ``free`` bytes are too few."""
+        """The plan's lines for the user. Raises UserError naming what fits in memory (``free`` bytes) or on disk."""
         source = _longest_shot(work)
         plan = self.enhancer(work).plan(source)
         if plan.peak_bytes > free:
             asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} in these windows and tiles"
             fits = self._fitting_tile(work, source, free)
             raise UserError(f"{asked} needs about {gib(plan.peak_bytes)}, {gib(free)} are free; {fits}")
+        self._check_disk(work, source, plan.disk_bytes)
         return [f"{work.task.name}: {note}" for note in plan.notes]
+
+    def _check_disk(self, work: Work, source: KeyFrames, need: int) -> None:
+        """Raises UserError, naming shorter windows that fit, where what is in flight would fill the disk."""
+        room = _room(work.folder)
+        if need <= room:
+            return
+        asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} keeps {gib(need)} on disk while it works"
+        for frames in WINDOW_FRAMES:
+            if self.enhancer(work, window_frames=frames).plan(source).disk_bytes <= room:
+                raise UserError(f"{asked}, {gib(room)} are free; windows.num_frames={frames} fits")
+        raise UserError(f"{asked}, {gib(room)} are free; lower the scale, or set hydra.run.dir to a larger disk")
 
     def _fitting_tile(self, work: Work, source: KeyFrames, free: int) -> str:
         for side in TILE_SIDES_PX:
@@ -142,6 +156,15 @@ class Network:
             if plan.peak_bytes <= free:
                 return f"windows.tile_height_px={side} windows.tile_width_px={side} fits"
         return "no tile fits; lower windows.num_frames or the scale"
+
+
+def _room(folder: Path) -> int:
+    """Bytes that may be taken in ``folder``, those of an earlier attempt there included."""
+    taken = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    above = folder.absolute()
+    while not above.exists():
+        above = above.parent
+    return shutil.disk_usage(above).free + taken
 
 
 def _longest_shot(work: Work) -> KeyFrames:
