@@ -2,8 +2,8 @@
 
     python experiments/venhancer/flat_memory.py OUT.json [FOLDER]
 
-A narrow network with random weights (the pictures are not the point), two steps, windows of 5 frames, tiles of 360x640
-pixels; the input is Big Buck Bunny, 1280x720, at 6 frames a second. Every run is a process of its own; its peak is the
+A narrow network with random weights (the pictures are not the point), one step, windows of 5 frames, tiles of 360x640
+pixels; the input is Big Buck Bunny, 1280x720, at 5 frames a second. Every run is a process of its own; its peak is the
 one in its run.json. Runs that are done are not done again.
 """
 
@@ -54,11 +54,11 @@ def measure(model: Path, folder: Path, height: int, seconds: int) -> dict[str, f
     words = [
         "input=bigbuckbunny",
         f"duration_s={seconds}",
-        "fps=6",
+        "fps=5",
         f"model={model}",
         f"height={height}",
         "sampling.mode=normal",
-        "sampling.num_steps=2",
+        "sampling.num_steps=1",
         "windows.num_frames=5",
         "windows.overlap=0.2",
         "windows.tile_height_px=360",
