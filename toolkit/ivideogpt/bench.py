@@ -54,7 +54,9 @@ def main(words: list[str]) -> int:
 
 def contenders(options: Options) -> Makers:
     """Name -> function that builds it."""
-    makers: dict[str, Callable[[], Contender]] = {"ours": lambda: _ours(options), "full": lambda: _full(options)}
+    makers: dict[str, Callable[[], Contender]] = {"ours": lambda: _ours(options)}
+    if "generate" in options.tasks.split(","):  # all that it can do
+        makers["full"] = lambda: _full(options)
     if options.checkout:
         from toolkit.ivideogpt.bench_official import official
 
@@ -193,4 +195,4 @@ def _full(options: Options) -> Contender:
         dynamics.frame(dynamics.look(codes, 1), actions[:, 0], SAMPLED, seeds, 0)
         return options.batch_size
 
-    return Contender({"generate": generate} if "generate" in options.tasks else {}, count_parameters(world.transformer))
+    return Contender({"generate": generate}, count_parameters(world.transformer))
