@@ -48,13 +48,13 @@ def narrow_model(folder: Path) -> Path:
     return folder
 
 
-def measure(model: Path, folder: Path, height: int, seconds: int) -> dict[str, float]:
+def measure(model: Path, folder: Path, height: int, seconds: int, fps: int = 5) -> dict[str, float]:
     """One run's peak memory in MiB, and its time."""
-    run = folder / f"{height}p-{seconds}s"
+    run = folder / f"{height}p-{seconds}s-{fps}fps"
     words = [
         "input=bigbuckbunny",
         f"duration_s={seconds}",
-        "fps=5",
+        f"fps={fps}",
         f"model={model}",
         f"height={height}",
         "sampling.mode=normal",
@@ -72,7 +72,7 @@ def measure(model: Path, folder: Path, height: int, seconds: int) -> dict[str, f
     ]
     subprocess.run([sys.executable, "-m", "toolkit.cli", "enhance-video", *words], check=True)
     record = json.loads((run / "run.json").read_text())
-    return {"height": height, "seconds": seconds, "peak_memory_mib": record["peak_memory_mib"],
+    return {"height": height, "seconds": seconds, "frames": fps * seconds, "peak_memory_mib": record["peak_memory_mib"],
             "wall_time_s": record["wall_time_s"]}  # fmt: skip
 
 
@@ -82,6 +82,7 @@ def main(out: str, folder: str | None = None) -> None:
     if not model.exists():
         narrow_model(model)
     results = [measure(model, home, height, seconds) for height in SIZES for seconds in SECONDS]
+    results.append(measure(model, home, 1080, 4, fps=12))  # does it go on growing?
     Path(out).write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 
