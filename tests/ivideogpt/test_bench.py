@@ -16,6 +16,7 @@ def test_every_task_counts_its_frames():
     assert tuple(ours.tasks) == TASKS and tuple(full.tasks) == ("generate",)
     assert {task: action() for task, action in ours.tasks.items()} == dict.fromkeys(TASKS, 4)
     assert full.tasks["generate"]() == 2  # one frame for each of two rows
+    assert "full" not in contenders(Options(**TINY, tasks="rollout,train"))  # it would have nothing to do
 
 
 def test_contenders_have_the_same_weights():
