@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.schema import UserError
-from toolkit.zoo.loading import hub_answers
+from toolkit.zoo.loading import hub_answers, load_or_refuse
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's CLIP
 BATCH = 32
@@ -35,11 +34,13 @@ class ClipScore:
         from transformers import CLIPModel, CLIPTokenizer
 
         offline = Path(model).exists() or not hub_answers()
-        try:
-            self.net: Any = CLIPModel.from_pretrained(model, use_safetensors=True, local_files_only=offline)
-            self.tokenizer: Any = CLIPTokenizer.from_pretrained(model, local_files_only=offline)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise UserError(f"measure.clip={model}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+        options: dict[str, Any] = {"local_files_only": offline}
+        self.net: Any = load_or_refuse(
+            "measure.clip", model, lambda: CLIPModel.from_pretrained(model, use_safetensors=True, **options)
+        )
+        self.tokenizer: Any = load_or_refuse(
+            "measure.clip", model, lambda: CLIPTokenizer.from_pretrained(model, **options)
+        )
         self.net.to(device).eval()
         self.device, self.mean, self.std = device, *_normalisation(model)
 

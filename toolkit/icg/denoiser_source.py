@@ -136,8 +136,8 @@ class DenoiserSource(Source):
         with self.autocast:
             denoise = self._guided(guidance, scale, request, 2 * num_steps - 1)
             x = heun(denoise, noise.to(self.device) * config.sigma_max, sigmas)
-            x = x.float() if self.decoder is None else self.decoder(x.float())
-        images = x.float().cpu()
+            images = x.float() if self.decoder is None else self.decoder(x.float()).float()
+        images = images.cpu()
         return images.clamp(-1, 1) if images.dim() == 4 else images, float(denoise.num_calls)
 
     def _guided(

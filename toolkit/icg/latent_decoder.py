@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toolkit.schema import UserError
 from toolkit.zoo.denoiser import Denoiser
-from toolkit.zoo.loading import hub_answers
+from toolkit.zoo.loading import hub_answers, load_or_refuse
 
 
 class LatentDecoder:
@@ -43,7 +43,5 @@ def _load(vae: str) -> Any:
     from diffusers import AutoencoderKL
 
     offline = Path(vae).exists() or not hub_answers()
-    try:
-        return AutoencoderKL.from_pretrained(vae, use_safetensors=True, local_files_only=offline)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"vae={vae}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+    options = {"use_safetensors": True, "local_files_only": offline}
+    return load_or_refuse("vae", vae, lambda: AutoencoderKL.from_pretrained(vae, **options))

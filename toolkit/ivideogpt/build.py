@@ -50,7 +50,7 @@ def build_transformer(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, act
     """A fresh transformer for the tokenizer's vocabulary. Raises UserError when clips exceed its positions."""
     keys = config.transformer
     check_length(config, tokenizer, keys.max_position_embeddings)
-    network = VideoTransformer(
+    return VideoTransformer(
         llama_config(
             tokenizer.layout,
             hidden_size=keys.hidden_size,
@@ -65,7 +65,6 @@ def build_transformer(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, act
             has_reward=config.reward_head,
         )
     )
-    return network
 
 
 def check_length(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, num_positions: int) -> None:

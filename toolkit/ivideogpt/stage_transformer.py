@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from toolkit.data.episodes_clips import Clip
@@ -19,6 +19,7 @@ from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.ivideogpt.stage_tokenizer import per_process
 from toolkit.runs import progress
 from toolkit.runs.distributed import rank
+from toolkit.runs.files import write_atomic
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive
@@ -197,10 +198,8 @@ def cached_tokens(
     if found is None:
         found = _tokenise_many(tokenizer, config, clips, device)
         if run.is_main:
-            temporary = path.with_suffix(".part")
-            kept = {name: value for name, value in vars(found).items() if value is not None}
-            save_file({name: value.contiguous() for name, value in kept.items()}, temporary, {"tokenizer": fingerprint})
-            temporary.replace(path)
+            kept = {name: value.contiguous() for name, value in vars(found).items() if value is not None}
+            write_atomic(path, save(kept, {"tokenizer": fingerprint}))
     return found
 
 

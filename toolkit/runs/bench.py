@@ -215,7 +215,7 @@ def _table(name: str, results: dict[str, dict[str, float]], note: str) -> Table:
         speeds = [key for key in found if key.endswith("_per_s")]
         for row, key in enumerate(speeds):
             task = key.split("_")[0]
-            ratio = next((found[other] for other in found if other == f"{task}_ratio_to_ours"), "–")
+            ratio = found.get(f"{task}_ratio_to_ours", "–")
             shared = [found["peak_memory_mib"], found["peak_resident_mib"]]
             rows.append([contender, task, found[key], ratio, *(shared if row == 0 else ["", ""])])
     heads = ["contender", "task", "per second", "ours / it", "MiB added", "MiB in all"]

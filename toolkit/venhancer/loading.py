@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from torch import Tensor
 
 from toolkit.schema import UserError
+from toolkit.zoo.loading import load_or_refuse
 
 _VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderKLTemporalDecoder": AutoencoderKLTemporalDecoder}
 
@@ -59,10 +59,3 @@ def _find_config(source: str, part: str, key: str) -> tuple[dict[str, Any], dict
         if file.exists():
             return json.loads(file.read_text()), where
     raise UserError(f"{key}={source}: no config.json there, nor in {part}/")
-
-
-def load_or_refuse(key: str, source: str, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{key}={source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None

@@ -24,9 +24,10 @@ from toolkit import zoo
 from toolkit.schema import UserError
 from toolkit.venhancer.codec import PixelUnshuffleCodec, as_codec
 from toolkit.venhancer.conditioning import Fill
-from toolkit.venhancer.loading import load_or_refuse, load_text_encoder, load_vae, penultimate
+from toolkit.venhancer.loading import load_text_encoder, load_vae, penultimate
 from toolkit.venhancer.schedule import VideoNoiseSchedule
 from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
+from toolkit.zoo.loading import load_or_refuse
 
 SMALL = Path(__file__).parent / "weights"
 NULL_TEXT = "this model has a fixed null text embedding: prompt and negative_prompt are ignored"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,14 @@ def _fetch_world_model(name: str, offline: bool) -> Path | None:
         return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=offline))
     except (HfHubHTTPError, LocalEntryNotFoundError):  # no such repository or file; ``_load_hub`` says what it tried
         return None
+
+
+def load_or_refuse(key: str, source: str, load: Callable[[], Any]) -> Any:
+    """``load()`` of a library's own ``from_pretrained``; UserError naming ``key=source`` where it fails."""
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"{key}={source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
 
 
 def hub_answers() -> bool:
