@@ -43,7 +43,7 @@ def narrow_model(folder: Path) -> Path:
         norm_num_groups=4,
     )
     pair = ControlledVideoUNet.from_parts(unet, VideoControlNetModel.from_unet(unet))
-    settings = {"diffuses": "residuals", "residual_scale": 8.0, "resize": "bicubic", "blend": True}
+    settings = {"diffuses": "residuals", "data_std": 1.0, "resize": "bicubic", "blend": True}
     VideoEnhancePipeline(pair, PixelUnshuffleCodec(8), VideoNoiseSchedule(), **settings).save_pretrained(folder)
     return folder
 

@@ -33,7 +33,7 @@ def tiny_pipeline(silent=False, **settings) -> VideoEnhancePipeline:
     if not silent:
         for parameter in [*unet.parameters(), *control.parameters()]:
             nn.init.normal_(parameter, std=0.05)
-    defaults = {"diffuses": "residuals", "residual_scale": 4.0, "resize": "bicubic", "blend": True}
+    defaults = {"diffuses": "residuals", "resize": "bicubic", "blend": True}
     pair = ControlledVideoUNet.from_parts(unet, control).eval()
     settings = defaults | {"tile_rows": 16, "tile_columns": 24, "max_frames": 32} | settings
     return VideoEnhancePipeline(pair, PixelUnshuffleCodec(2), VideoNoiseSchedule(), **settings)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from tests.venhancer.networks import clip, tiny_pipeline
 from toolkit.schema import JobError, UserError
+from toolkit.venhancer import residuals
 from toolkit.venhancer.conditioning import key_frame_index
 from toolkit.venhancer.enhancer import Enhancer, EnhanceSettings
 from toolkit.venhancer.flight import Flight
@@ -71,7 +72,9 @@ def plain(pipeline, video, settings):
             [torch.cat([Flight.noise_of(g, settings.seed, purpose, f, r)[0] for r in rows], 1) for f in range(count)]
         )
 
-    hint = pipeline.codec.encode(large)
+    keys = residuals.with_margin(pipeline.codec.encode(large))
+    units = [residuals.expected([(keys[key, None], weight) for key, weight in one], layout.scale) for one in parts]
+    hint = residuals.standardised(keys)
     hint = pipeline.scheduler.add_noise(hint, noise("hint", len(hint)), settings.noise_level - 1)
     z = pipeline.scheduler.at(settings.start_step - 1)[1] * noise("start", layout.num_frames)
     memory = None
@@ -93,7 +96,7 @@ def plain(pipeline, video, settings):
                 weight = layout.windows.weight(index, frame) if frame in shared else 1.0
                 x0[frame] = torch.lerp(x0[frame], value, weight)
         z, memory = one.advance(z, x0, memory, noise(f"step{number}", len(z)) if one.noise else None)
-    picture = pipeline.codec.decode(z / pipeline.config["residual_scale"] + fill)
+    picture = pipeline.codec.decode(z * torch.cat(units) + fill)
     return ((picture[:, :, : settings.height, : settings.width] + 1) * 127.5).clamp(0, 255).permute(0, 2, 3, 1).numpy()
 
 
@@ -198,7 +201,8 @@ def test_no_noise_level_means_no_noise(tmp_path):
         hint = Flight(tmp_path / str(level), geometry, "unread", resume=False).hints.read([1])
         frames = torch.from_numpy(video[1:2]).permute(0, 3, 1, 2).float() / 127.5 - 1
         large = functional.interpolate(frames, size=(40, 60), mode="bicubic", align_corners=False)
-        error = (hint - pipeline.codec.encode(large)).abs().max()
+        wanted = residuals.standardised(residuals.with_margin(pipeline.codec.encode(large)))
+        error = (hint - wanted).abs().max()
         assert error < 1e-5 if level == 0 else error > 1
 
 

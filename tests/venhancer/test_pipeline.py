@@ -25,12 +25,12 @@ CALL = {"scale": 1.5, "frame_factor": 2, "steps": 2, "noise_level": 50, "seed": 
 
 
 def test_saved_loaded_and_called(tmp_path):
-    pipeline, video = tiny_pipeline(residual_scale=3.0, tile_rows=20), clip(3, 12, 18)
+    pipeline, video = tiny_pipeline(data_std=0.7, tile_rows=20), clip(3, 12, 18)
     frames = pipeline(video, **CALL).frames
     assert frames.shape == (5, 18, 27, 3) and frames.dtype == np.uint8
     pipeline.save_pretrained(tmp_path / "model")
     again = VideoEnhancePipeline.from_pretrained(tmp_path / "model")
-    assert again.config["residual_scale"] == 3.0 and again.config["tile_rows"] == 20
+    assert again.config["data_std"] == 0.7 and again.config["tile_rows"] == 20
     assert np.array_equal(again(video, **CALL).frames, frames)
     assert isinstance(zoo.load(tmp_path), ControlledVideoUNet)  # as a run folder's model/denoiser
 
@@ -229,7 +229,7 @@ def test_frames_are_encoded_whole_where_one_tile_holds_them_and_blended_where_no
     cut_up = []
     for tile in ((12, 20), (8, 12)):
         transcoder = Transcoder(codec, flight, Fill(), (24, 40), tile, None, torch.device("cpu"))
-        cut_up.append(torch.cat([transcoder.key_latents(0, (start, start + 4), (0, 20)) for start in (0, 4, 8)], dim=2))
+        cut_up.append(torch.cat([transcoder.hint(0, (start, start + 4), (0, 20)) for start in (0, 4, 8)], dim=2))
     torch.testing.assert_close(cut_up[0], expected)
     assert 0 < (cut_up[1] - expected).abs().max() < 0.5 * expected.abs().max()
 

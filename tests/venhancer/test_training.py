@@ -80,14 +80,20 @@ def test_frame_factors_and_scales_are_drawn_in_proportion():
     assert scales.min() >= 1 and scales.max() <= 8
     near4, near8 = ((scales - 4).abs() < 0.25).sum(), (scales > 7.5).sum()
     assert near8 / near4 == pytest.approx(2 * 7.75 / 8, rel=0.1)  # 8x twice as often as 4x
-    even = augment.draw_scales(rng, 20000, 8.0, proportional=False)
+    even = augment.draw_scales(rng, 20000, 8.0, "uniform")
     assert even.mean() == pytest.approx(4.5, abs=0.05)
+    inverse = augment.draw_scales(rng, 20000, 8.0, "inverse")
+    near2, near4 = ((inverse - 2).abs() < 0.25).sum(), ((inverse - 4).abs() < 0.25).sum()
+    assert near2 / near4 == pytest.approx(2, rel=0.1) and inverse.log().mean() == pytest.approx(np.log(8) / 2, abs=0.02)
+    factors = np.bincount([augment.draw_frame_factor(rng, 3, "inverse") for _ in range(6600)], minlength=4)[1:]
+    assert factors / 6600 == pytest.approx(np.array([6, 3, 2]) / 11, abs=0.03)
 
 
 @pytest.mark.parametrize(("frame_factor", "frames"), [(1, 9), (2, 9), (3, 7), (5, 6), (8, 9)])
 def test_clips_start_and_end_on_key_frames(frame_factor, frames):
     assert augment.frames_for(frame_factor, 9) == frames
     assert (frames - 1) % frame_factor == 0
+    assert augment.frames_for(frame_factor, 9, most_keys=2) == frame_factor + 1
 
 
 def test_degrading():

@@ -24,6 +24,7 @@ from torch import Tensor
 from toolkit.data.fetching import cache_root
 from toolkit.data.video import VideoIndex, VideoReader
 from toolkit.data.video_scan import index_video
+from toolkit.runs.files import into_place
 from toolkit.schema import UserError
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def _make(
         shape = [sum(counts), num_frames, size_px, size_px, 3]
         (scratch / "content.json").write_text(json.dumps({"shape": shape, "counts": counts}))
         scratch.chmod(0o755)
-        scratch.rename(home)
+        into_place(scratch, home, "content.json")
         log.info("kept %d crops of %d asked for in %s", sum(counts), num_crops, home)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -35,6 +35,18 @@ def write_json(path: str | Path, value: Any) -> Path:
     return write_atomic(path, json.dumps(value, indent=1, allow_nan=True) + "\n")
 
 
+def into_place(aside: Path, folder: Path, last: str) -> None:
+    """Rename a folder that is complete; where another process was faster with the same, its own is left.
+
+    ``last`` names a file that only a complete ``folder`` holds. Raises OSError where neither is there in the end.
+    """
+    try:
+        os.replace(aside, folder)
+    except OSError:
+        if not (folder / last).is_file():
+            raise
+
+
 def remove_empty(folder: Path) -> None:
     """Remove ``folder`` if it is empty; where it is relative, also the folders above it that this leaves empty."""
     for path in [folder] if folder.is_absolute() else [folder, *folder.parents[:-1]]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from toolkit.data import Corpus
 from toolkit.data.fetching import cache_root
-from toolkit.runs.files import write_json
+from toolkit.runs.files import into_place, write_json
 from toolkit.runs.seeds import derive
 from toolkit.runs.table import Table
 from toolkit.schema import JobError, UserError
@@ -172,21 +172,12 @@ def prepare(corpus: Corpus, valid_fraction: float, make_tokenizer: Any, tokenize
     try:
         aside.mkdir(parents=True)
         _write(aside, corpus, valid_fraction, make_tokenizer, key)
-        _into_place(aside, folder)
+        into_place(aside, folder, "meta.json")
     except OSError as error:
         raise JobError(f"{folder}: the token files could not be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return TokenStore.open(folder)
-
-
-def _into_place(aside: Path, folder: Path) -> None:
-    """Rename; another process may have been faster with the same files."""
-    try:
-        os.replace(aside, folder)
-    except OSError:
-        if not (folder / "meta.json").is_file():
-            raise
 
 
 def _write(folder: Path, corpus: Corpus, valid_fraction: float, make_tokenizer: Any, key: str) -> None:

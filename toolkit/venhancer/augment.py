@@ -1,7 +1,7 @@
 """Space-time augmentation (He et al. 2024, section 3.3): what a training clip loses, and what the network gets of it.
 
-Per batch a frame factor m, per clip a scale s and a noise level; larger factors are drawn more often, in proportion to
-their size (the paper's example: 8x twice as often as 4x).
+Per batch a frame factor m, per clip a scale s and a noise level; in the paper larger factors are drawn more often, in
+proportion to their size (its example: 8x twice as often as 4x).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from toolkit.venhancer.conditioning import Fill
+from toolkit.venhancer.config import WEIGHTINGS
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,22 @@ class Degraded:
     noise_level: Tensor
 
 
-def frames_for(frame_factor: int, most: int) -> int:
-    """The longest clip of at most ``most`` frames that starts and ends on key frames."""
-    return (most - 1) // frame_factor * frame_factor + 1
+def frames_for(frame_factor: int, most: int, most_keys: int | None = None) -> int:
+    """The longest clip of at most ``most`` frames, and ``most_keys`` key frames, that starts and ends on key frames."""
+    intervals = (most - 1) // frame_factor
+    return (intervals if most_keys is None else min(intervals, most_keys - 1)) * frame_factor + 1
 
 
-def draw_frame_factor(rng: np.random.Generator, most: int, proportional: bool = True) -> int:
-    """m in 1..most."""
-    choices = np.arange(1, most + 1)
-    weights = choices / choices.sum() if proportional else np.full(most, 1 / most)
-    return int(rng.choice(choices, p=weights))
+def draw_frame_factor(rng: np.random.Generator, most: int, weighting: str = "proportional") -> int:
+    """m in 1..most, with a probability in proportion to ``WEIGHTINGS[weighting]``."""
+    weights = np.arange(1.0, most + 1) ** WEIGHTINGS[weighting]
+    return int(rng.choice(np.arange(1, most + 1), p=weights / weights.sum()))
 
 
-def draw_scales(rng: np.random.Generator, batch: int, most: float, proportional: bool = True) -> Tensor:
-    """s in [1, most], real numbers, with a density proportional to s."""
-    u = rng.random(batch)
-    scales = np.sqrt(1 + u * (most**2 - 1)) if proportional else 1 + u * (most - 1)
+def draw_scales(rng: np.random.Generator, batch: int, most: float, weighting: str = "proportional") -> Tensor:
+    """s in [1, most], real numbers, with a density in proportion to ``WEIGHTINGS[weighting]``."""
+    u, power = rng.random(batch), WEIGHTINGS[weighting]
+    scales = most**u if power == -1 else (1 + u * (most ** (power + 1) - 1)) ** (1 / (power + 1))
     return torch.from_numpy(scales).float()
 
 

@@ -158,14 +158,14 @@ class _Grid:
 
     def _coloured(self, start: int, frames: np.ndarray) -> np.ndarray:
         backend, config = self.backend, self.backend.config
-        if config.color_fix == "none" and not config.detail_limit:
+        if config.color_fix == "none":
             return frames
         last = self.keys.num_frames - 1
         places = [min(Fraction(number, backend.factor), Fraction(last)) for number in range(start, start + len(frames))]
         guides = motion_frames(self.keys, places, 0, config.classic, backend.device)
         size = backend.width, backend.height
         fixed = [
-            fix_colour(frame, resize(guide, *size, "bicubic"), config.color_fix, backend.device, config.detail_limit)
+            fix_colour(frame, resize(guide, *size, "bicubic"), config.color_fix, backend.device)
             for frame, guide in zip(frames, guides, strict=True)
         ]
         return np.stack(fixed)

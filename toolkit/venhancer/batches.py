@@ -30,16 +30,14 @@ class Batches:
         rng = np.random.default_rng(derive(self.config.seed, "augment", step))  # equal on every process
         size = self.config.optim.batch_size
         most = min(config.max_frame_factor, self.config.data.num_frames - 1)
-        proportional = config.scale_weighting == "proportional"
-        frame_factor = augment.draw_frame_factor(rng, most, proportional)
-        scale = augment.draw_scales(rng, size, config.max_scale, proportional)
+        frame_factor = augment.draw_frame_factor(rng, most, config.frame_factor_weighting)
+        scale = augment.draw_scales(rng, size, config.max_scale, config.scale_weighting)
         level = torch.from_numpy(rng.integers(0, config.max_noise_level + 1, size))
         level[torch.from_numpy(rng.random(size) < config.clean_fraction)] = 0
         flips, dropped = rng.random((size, 2)) < 0.5, rng.random(size) < config.text_dropout
         mine = slice(rank() * len(wanted), (rank() + 1) * len(wanted))
-        clips = self._flipped(
-            self.crops.read(wanted, augment.frames_for(frame_factor, self.crops.shape[1])), flips[mine]
-        )
+        num_frames = augment.frames_for(frame_factor, self.crops.shape[1], config.max_key_frames)
+        clips = self._flipped(self.crops.read(wanted, num_frames), flips[mine])
         batch = augment.degrade(clips.to(self.device), frame_factor, scale[mine], level[mine], self.pipeline.fill)
         texts = ["" if drop else self.captions[index] for index, drop in zip(wanted, dropped[mine], strict=True)]
         return batch, torch.cat([self._text(text) for text in texts])

@@ -77,7 +77,6 @@ def build_pipeline(config: EnhanceVideo, base: VideoUNet | None = None) -> Video
         encoder,
         tokenizer,
         diffuses=network.diffuses,
-        residual_scale=network.residual_scale,
         data_std=network.data_std,
         resize=network.resize,
         blend=network.blend,

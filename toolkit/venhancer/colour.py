@@ -1,8 +1,7 @@
-"""What the up-scaled input knows better than a diffusion model: colour, contrast, where it is smooth. Absent upstream.
+"""What the up-scaled input knows better than a diffusion model: its colours. Absent upstream.
 
 ``wavelet`` takes the low frequencies of the input and leaves the model its details; ``adain`` takes mean and contrast
-of every channel. ``damp_detail`` holds back details where the input is smooth: a small model spreads the contrast that
-it saw in training over everything. For in-between frames the input is what motion compensation makes of its neighbours.
+of every channel. For in-between frames the input is what motion compensation makes of its neighbours.
 """
 
 from __future__ import annotations
@@ -15,35 +14,37 @@ from torch import Tensor
 from toolkit.venhancer.classic import to_pixels, to_tensor
 
 LEVELS = 5
-NEAR = 3  # wavelet bands that the local contrast is taken over: a few pixels
+REACH = 2**LEVELS - 1  # rows around a row that its low band depends on
+BAND = 128  # rows fixed at a time
 
 
-def fix_colour(
-    pixels: np.ndarray, guide: np.ndarray, kind: str, device: str | torch.device = "cpu", detail_limit: float = 0.0
-) -> np.ndarray:
-    """``pixels`` in the colours of ``guide``; both uint8 RGB [h, w, 3].
-
-    ``kind``: none, wavelet or adain. ``detail_limit``: of :func:`damp_detail`; 0 leaves details as they are.
-    """
-    if kind == "none" and not detail_limit:
+def fix_colour(pixels: np.ndarray, guide: np.ndarray, kind: str, device: str | torch.device = "cpu") -> np.ndarray:
+    """``pixels`` in the colours of ``guide``; both uint8 RGB [h, w, 3]. ``kind``: none, wavelet or adain."""
+    if kind == "none":
         return pixels
     if pixels.shape != guide.shape:
         raise ValueError(f"shapes {pixels.shape} and {guide.shape} differ")
-    x, wanted = to_tensor(pixels, device), to_tensor(guide, device)
-    if kind != "none":
-        x = {"wavelet": wavelet, "adain": adain}[kind](x, wanted)
-    return to_pixels(damp_detail(x, wanted, detail_limit) if detail_limit else x)
+    fixed = np.empty_like(pixels)
+    moments = [_moments(frame) for frame in (pixels, guide)] if kind == "adain" else None
+    reach = REACH if kind == "wavelet" else 0
+    for top in range(0, len(pixels), BAND):  # of a large frame, floats of all rows would take a GiB
+        stop = min(top + BAND, len(pixels))
+        first, last = max(0, top - reach), min(len(pixels), stop + reach)
+        x, wanted = (to_tensor(frame[first:last], device) for frame in (pixels, guide))
+        y = adain(x, *moments[0], *moments[1]) if moments else wavelet(x, wanted)
+        fixed[top:stop] = to_pixels(y[:, :, top - first : stop - first])
+    return fixed
 
 
-@torch.no_grad()
-def damp_detail(x: Tensor, guide: Tensor, limit: float) -> Tensor:
-    """``guide`` plus what ``x`` adds times c / (c + limit), c the local contrast of ``guide`` in grey levels.
-
-    Where the guide is flat nothing is added; where its contrast is ``limit``, half of it. (n, 3, h, w), 0 to 255.
-    """
-    grey = guide.mean(1, keepdim=True)
-    contrast = (low_pass(grey.square(), NEAR) - low_pass(grey, NEAR).square()).clamp(min=0).sqrt()
-    return guide + (x - guide) * contrast / (contrast + limit)
+def _moments(frame: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (1, 3, 1, 1) of every channel, exact sums of whole numbers."""
+    counts = np.stack([np.bincount(frame[..., channel].ravel(), minlength=256) for channel in range(3)])
+    levels = np.arange(256)
+    mean = counts @ levels / counts.sum(1)
+    variance = counts @ levels**2 / counts.sum(1) - mean**2
+    return torch.from_numpy(mean).float().view(1, 3, 1, 1), torch.from_numpy(variance.clip(0)).sqrt().float().view(
+        1, 3, 1, 1
+    )
 
 
 @torch.no_grad()
@@ -52,11 +53,9 @@ def wavelet(x: Tensor, guide: Tensor) -> Tensor:
     return x + low_pass(guide - x, LEVELS)
 
 
-@torch.no_grad()
-def adain(x: Tensor, guide: Tensor) -> Tensor:
-    """``x`` with the mean and standard deviation of every channel of ``guide``."""
-    mean, deviation = x.mean((2, 3), keepdim=True), x.std((2, 3), keepdim=True)
-    return (x - mean) / (deviation + 1e-5) * guide.std((2, 3), keepdim=True) + guide.mean((2, 3), keepdim=True)
+def adain(x: Tensor, mean: Tensor, deviation: Tensor, wanted_mean: Tensor, wanted_deviation: Tensor) -> Tensor:
+    """``x`` (n, c, h, w) with the mean and standard deviation of every channel moved to those wanted."""
+    return (x - mean) / (deviation + 1e-5) * wanted_deviation + wanted_mean
 
 
 def low_pass(x: Tensor, levels: int) -> Tensor:

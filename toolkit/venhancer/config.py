@@ -13,6 +13,7 @@ STAGES = {
     "all": ["train", "evaluate", "enhance", "measure"],
 }
 FIDELITY_NOISE_LEVELS = {"faithful": 50, "balanced": 150, "creative": 250}
+WEIGHTINGS = {"proportional": 1, "uniform": 0, "inverse": -1}  # factors are drawn in proportion to this power
 MOST_FRAME_FACTOR = 8  # the factors that the paper trains, in time and in space
 MOST_SCALE = 8.0
 LEAST_SIDE_PX = 16
@@ -87,7 +88,7 @@ class VideoUNet:
     always does). entry_heads: of the temporal transformer after the first convolution. asymmetric: the release's odd
     padding. conditioning: where noise level and scale are told: to the key frames (the paper's video-aware
     conditioning), to all frames alike ("shared"), or not at all ("none").
-    diffuses: "latents", or "residuals": residual_scale times what they differ by from those of the filled-in input.
+    diffuses: "latents", or "residuals": their difference to those of the filled-in input, in units of its contrast.
     data_std: None, the network gives v; a number, it is preconditioned for latents of that standard deviation.
     resize, blend: how key frames are resized, and whether frames between them are blends or copies.
     tile_rows, tile_columns: of a tile, in latents.
@@ -108,7 +109,6 @@ class VideoUNet:
     dropout: float = number(0.1, least=0, below=1)
     conditioning: str = choice("video_aware", "video_aware", "shared", "none")
     diffuses: str = choice("latents", "latents", "residuals")
-    residual_scale: float = number(1.0, above=0)
     data_std: float | None = number(None, above=0)
     resize: str = choice("bilinear", "bilinear", "bicubic")
     blend: bool = False
@@ -138,12 +138,16 @@ class Clips:
 class Augment:
     """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip.
 
+    frame_factor_weighting, scale_weighting: how often a factor is drawn: in proportion to its size (the paper's), all
+    alike, or in inverse proportion. max_key_frames: of a clip; None: as many as data.num_frames has room for.
     clean_fraction: clips whose key frames get no noise at all, beside those that draw level 0.
     """
 
     max_frame_factor: int = number(MOST_FRAME_FACTOR, least=1, most=MOST_FRAME_FACTOR)
     max_scale: float = number(MOST_SCALE, least=1, most=MOST_SCALE)
-    scale_weighting: str = choice("proportional", "proportional", "uniform")
+    frame_factor_weighting: str = choice("proportional", *WEIGHTINGS)
+    scale_weighting: str = choice("proportional", *WEIGHTINGS)
+    max_key_frames: int | None = number(None, least=2)
     max_noise_level: int = number(300, least=0, most=999)
     clean_fraction: float = number(0.0, least=0, most=1)
     text_dropout: float = number(0.1, least=0, most=1)
@@ -155,10 +159,12 @@ class Optim:
 
     base: folder or hub id of the base (a VideoUNet, or a UNet3DConditionModel such as ModelScope's text-to-video);
     without it a base of its own is trained first, base_num_steps long. joint: both are trained together.
+    step_weighting: how often a diffusion step is drawn, all alike (the paper's) or in proportion to its number.
     """
 
     base: str | None = None
     joint: bool = False
+    step_weighting: str = choice("uniform", "uniform", "proportional")
     num_steps: int = number(2000, least=1, extends="train")
     base_num_steps: int = number(2000, least=0)
     batch_size: int = number(8, least=1)
@@ -216,7 +222,6 @@ class EnhanceVideo(Job):
     noise_level: of the latent noise augmentation, 0 (faithful) to 300 (free); None takes fidelity's.
     scale_condition: the value that the network is told as s; None tells it the true one. between: who makes the frames
     between key frames: the network, or motion compensation between key frames that the network enhanced.
-    detail_limit: local contrast of the input, in grey levels, at which half of the network's detail stays; 0 keeps all.
     """
 
     command: str = "enhance-video"
@@ -251,7 +256,6 @@ class EnhanceVideo(Job):
     conditioning_scale: float = number(1.0, least=0)
     between: str = choice("network", "network", "motion")
     color_fix: str = choice("wavelet", "none", "wavelet", "adain")
-    detail_limit: float = number(0.0, least=0)
     sampling: Sampling = field(default_factory=Sampling)
     windows: Windows = field(default_factory=Windows)
     cpu_offload: bool = cosmetic(False)

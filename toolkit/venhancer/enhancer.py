@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from toolkit.schema import JobError
+from toolkit.venhancer.conditioning import true_scale
 from toolkit.venhancer.flight import Flight
 from toolkit.venhancer.layout import Layout, plan_layout, summarise
 from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_pipeline
@@ -103,9 +104,9 @@ class _Run:
         self.pipeline, self.settings, self.layout, self.flight = pipeline, settings, layout, flight
         self.source, self.schedule = source, pipeline.scheduler
         size = (settings.height, settings.width)
-        residual_scale = pipeline.config["residual_scale"] if pipeline.config["diffuses"] == "residuals" else None
+        scale = true_scale((source.height, source.width), size) if pipeline.diffuses_residuals else None
         self.transcoder = Transcoder(
-            pipeline.codec, flight, pipeline.fill, size, layout.tile, residual_scale, pipeline.compute_device
+            pipeline.codec, flight, pipeline.fill, size, layout.tile, scale, pipeline.compute_device
         )
         self.steps = WindowSteps(pipeline, settings, layout, flight)
         self._reader: Iterator[Any] | None = None
@@ -154,7 +155,7 @@ class _Run:
 
     def _hint(self, key: int, rows: tuple[int, int]) -> Tensor:
         """Latents of a key frame, noised to ``noise_level`` (section 3.3); level 0 leaves them as they are."""
-        latents = self.transcoder.key_latents(key, rows, self._all_columns)
+        latents = self.transcoder.hint(key, rows, self._all_columns)
         level = self.settings.noise_level
         if not level:
             return latents
@@ -164,7 +165,7 @@ class _Run:
         """The filled-in frame at the first step: SDEdit's start (Meng et al. 2022), as the released code does it."""
         alpha, sigma = self.schedule.at(float(self.settings.start_step - 1))
         noise = sigma * self._noise("start", frame, rows)
-        if self.transcoder.residual_scale is not None:  # the fill's own residual is zero
+        if self.pipeline.diffuses_residuals:  # the fill's own residual is zero
             return noise
         return alpha * self.transcoder.fill_latents(frame, rows, self._all_columns) + noise
 

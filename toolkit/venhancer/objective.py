@@ -7,25 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toolkit.venhancer import residuals
 from toolkit.venhancer.augment import Degraded
 from toolkit.venhancer.codec import Codec
 from toolkit.venhancer.conditioning import key_frame_index
+from toolkit.venhancer.config import WEIGHTINGS
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
 
 
 class Denoising(nn.Module):
-    """The training loss of a network over degraded clips; ``controlled``: with key frames, or the base alone."""
+    """The training loss of a network over degraded clips.
 
-    def __init__(self, pipeline: VideoEnhancePipeline, controlled: bool) -> None:
+    Args:
+        controlled: with key frames, or the base alone. step_weighting: a key of ``WEIGHTINGS``, of how often a diffusion
+            step is drawn.
+    """
+
+    def __init__(self, pipeline: VideoEnhancePipeline, controlled: bool, step_weighting: str = "uniform") -> None:
         super().__init__()
         self.denoiser = pipeline.denoiser
         self.pipeline, self.controlled = [pipeline], controlled  # in a list: no parameters of this module
+        self.power = 1 / (WEIGHTINGS[step_weighting] + 1)
 
     def forward(self, batch: Degraded, text: Tensor) -> Tensor:
-        """Mean squared error of v at uniformly drawn steps."""
+        """Mean squared error of v at one step for each clip."""
         pipeline = self.pipeline[0]
         x0, hint = latents_of(pipeline, batch)
-        step = torch.randint(len(pipeline.scheduler), (len(x0),), device=x0.device)
+        count = len(pipeline.scheduler)
+        step = (torch.rand(len(x0), device=x0.device) ** self.power * count).long().clamp(max=count - 1)
         noise = torch.randn_like(x0)
         x, target = pipeline.scheduler.add_noise(x0, noise, step), pipeline.scheduler.velocity(x0, noise, step)
         given = conditions(pipeline, batch, hint) if self.controlled else {}
@@ -35,11 +44,15 @@ class Denoising(nn.Module):
 
 @torch.no_grad()
 def latents_of(pipeline: VideoEnhancePipeline, batch: Degraded) -> tuple[Tensor, Tensor]:
-    """x_0 [B, C, F, h, w] of what the pipeline diffuses, and the clean latents of the key frames [B, C, K, h, w]."""
+    """x_0 [B, C, F, h, w] of what the pipeline diffuses, and the key frames [B, C, K, h, w], not noised yet."""
     clean, keys = _encode(pipeline.codec, batch.clean), _encode(pipeline.codec, batch.keys)
-    if pipeline.config["diffuses"] == "residuals":
-        clean = (clean - _encode(pipeline.codec, batch.fill)) * pipeline.config["residual_scale"]
-    return clean, keys
+    if not pipeline.diffuses_residuals:
+        return clean, keys
+    fill = _encode(pipeline.codec, batch.fill)
+    wide = [residuals.with_margin(key) for key in keys.unbind(dim=2)]
+    blends = [pipeline.fill.parts(frame, batch.frame_factor) for frame in range(clean.shape[2])]
+    units = [residuals.expected([(wide[key], weight) for key, weight in parts], batch.scale) for parts in blends]
+    return (clean - fill) / torch.stack(units, dim=2), torch.stack([residuals.standardised(key) for key in wide], dim=2)
 
 
 def conditions(pipeline: VideoEnhancePipeline, batch: Degraded, hint: Tensor) -> dict[str, Any]:

@@ -49,11 +49,12 @@ class VideoEnhancePipeline(DiffusionPipeline):
         scheduler: the noise schedule.
         text_encoder, tokenizer: CLIP ViT-H of OpenCLIP as transformers has it; None: a fixed null text embedding,
             one token of zeros.
-        diffuses: "latents" (as published), or "residuals": latents minus those of the filled-in input, times
-            ``residual_scale``, so that a network that predicts nothing gives the plain resize.
+        diffuses: "latents" (as published), or "residuals": latents minus those of the filled-in input, in the units of
+            residuals.py, so that a network that predicts nothing gives the plain resize.
         data_std: None, the network gives v (as published); a number, it is preconditioned as in Karras et al. 2022 for
-            data of that standard deviation: x_0 = c_skip x_t + c_out F(c_in x_t). A network narrower than its latents
-            then never has to carry the noise from its input to its output.
+            data of that standard deviation: x_0 = c_skip x_t + c_out F(c_skip x_t / data_std). A network narrower than
+            its latents then never has to carry the noise from its input to its output, and what it is shown of x_t, the
+            best linear guess of x_0, fades with what x_t has to say (theirs keeps its variance).
         resize: of the input to the target, "bilinear" (as published) or "bicubic".
         blend: fill in-between frames by blending key frames; False repeats the one before (as published).
         tile_rows, tile_columns: of a spatial tile, in latents. max_frames: longest window in frames.
@@ -70,7 +71,6 @@ class VideoEnhancePipeline(DiffusionPipeline):
         text_encoder: Any = None,
         tokenizer: Any = None,
         diffuses: str = "latents",
-        residual_scale: float = 1.0,
         data_std: float | None = None,
         resize: str = "bilinear",
         blend: bool = False,
@@ -84,7 +84,6 @@ class VideoEnhancePipeline(DiffusionPipeline):
         )
         self.register_to_config(
             diffuses=diffuses,
-            residual_scale=residual_scale,
             data_std=data_std,
             resize=resize,
             blend=blend,
@@ -156,6 +155,10 @@ class VideoEnhancePipeline(DiffusionPipeline):
         return self.text_encoder is not None
 
     @property
+    def diffuses_residuals(self) -> bool:
+        return self.config["diffuses"] == "residuals"
+
+    @property
     def fill(self) -> Fill:
         return Fill(self.config["resize"], self.config["blend"])
 
@@ -170,8 +173,8 @@ class VideoEnhancePipeline(DiffusionPipeline):
         if data_std is None:
             return self.denoiser(x.to(dtype), step, text, **conditions).float()
         alpha, sigma, total = self._levels(step, x, data_std)
-        f = self.denoiser((x / total).to(dtype), step, text, **conditions).float()
         c_skip, c_out = alpha * data_std**2 / total.square(), sigma * data_std / total
+        f = self.denoiser((c_skip / data_std * x).to(dtype), step, text, **conditions).float()
         return (alpha * x - c_skip * x - c_out * f) / sigma
 
     def loss_weight(self, step: Tensor, like: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def _train_base(
     if config.network.diffuses == "residuals":
         raise UserError("network.diffuses=residuals: what is diffused depends on the input; set optim.joint=true")
     pipeline = build_pipeline(config, base)
-    denoising = Denoising(pipeline, controlled=False)
+    denoising = Denoising(pipeline, controlled=False, step_weighting=config.optim.step_weighting)
     averaged = _optimise(config, run, accelerator, "base", denoising, pipeline.denoiser.unet, crops)
     pipeline.denoiser.unet.load_state_dict(averaged.state_dict())
     return pipeline.denoiser.unet
@@ -92,7 +92,8 @@ def _train_control(
     denoiser = pipeline.denoiser
     denoiser.unet.requires_grad_(config.optim.joint)
     trained = denoiser if config.optim.joint else denoiser.controlnet
-    averaged = _optimise(config, run, accelerator, "train", Denoising(pipeline, controlled=True), trained, crops)
+    denoising = Denoising(pipeline, controlled=True, step_weighting=config.optim.step_weighting)
+    averaged = _optimise(config, run, accelerator, "train", denoising, trained, crops)
     trained.load_state_dict(averaged.state_dict())
     run.record["parameters"] = {
         "base": count_parameters(denoiser.unet),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from toolkit.venhancer import tiles
+from toolkit.venhancer import residuals, tiles
 from toolkit.venhancer.codec import Codec
 from toolkit.venhancer.conditioning import Fill, resize_region
 from toolkit.venhancer.flight import Flight
@@ -21,7 +22,7 @@ class Transcoder:
 
     Args:
         size: (height, width) of the output in pixels. tile: rows and columns of a tile in latents.
-        residual_scale: what the latents are of: None, the frames; a number, this times their difference to the fill.
+        scale: None: what is denoised are latents of frames; a number: residuals of key frames made so much smaller.
     """
 
     def __init__(
@@ -31,22 +32,40 @@ class Transcoder:
         fill: Fill,
         size: tuple[int, int],
         tile: tuple[int, int],
-        residual_scale: float | None,
+        scale: float | None,
         device: torch.device,
     ) -> None:
         self.codec, self.flight, self.fill, self.size = codec, flight, fill, size
-        self.tile, self.residual_scale, self.device = tile, residual_scale, device
+        self.tile, self.scale, self.device = tile, scale, device
         self.overlap = OVERLAP if codec.margin else 0.0
         self._encoded: dict[tuple[tuple[int, float], ...], Tensor] = {}
         self.canvas = flight.canvas(codec.group, codec.factor)
 
-    def key_latents(self, key: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-        """Latents [1, C, rows, columns] of an up-scaled key frame."""
-        return self._encode([(key, 1.0)], rows, columns)
+    def hint(self, key: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """An up-scaled key frame as the network is given it, [1, C, rows, columns]."""
+        if self.scale is None:
+            return self._encode([(key, 1.0)], rows, columns)
+        return residuals.standardised(self._key_with_margin(key, rows, columns))
 
     def fill_latents(self, frame: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
         """Latents of an output frame as the key frames around it fill it in."""
         return self._encode(self.fill.parts(frame, self.flight.geometry.frame_factor), rows, columns)
+
+    def _unit(self, frame: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """What a residual of this frame is measured in, [1, 1, rows, columns]."""
+        assert self.scale is not None
+        parts = self.fill.parts(frame, self.flight.geometry.frame_factor)
+        wide = [(self._key_with_margin(key, rows, columns), weight) for key, weight in parts]
+        return residuals.expected(wide, self.scale)
+
+    def _key_with_margin(self, key: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """Latents of a key frame and of those around the rectangle, the frame's border repeated around the frame."""
+        g, margin = self.flight.geometry, residuals.MARGIN
+        spans, pads = [], []
+        for (start, stop), whole in ((rows, g.rows), (columns, g.columns)):
+            spans.append((max(0, start - margin), min(whole, stop + margin)))
+            pads.append((spans[-1][0] - start + margin, stop + margin - spans[-1][1]))
+        return functional.pad(self._encode([(key, 1.0)], *spans), (*pads[1], *pads[0]), mode="replicate")
 
     def _encode(self, parts: Parts, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
         if not self.codec.margin:
@@ -96,9 +115,9 @@ class Transcoder:
         for tile in tiles.grid((g.rows, g.columns), self.tile, self.overlap):
             rows, columns = (tile.rows.start, tile.rows.stop), (tile.columns.start, tile.columns.stop)
             z = latents.read(shown, rows, columns)
-            if self.residual_scale is not None:
-                base = torch.cat([self.fill_latents(frame, rows, columns) for frame in shown])
-                z = z / self.residual_scale + base
+            if self.scale is not None:
+                units = torch.cat([self._unit(frame, rows, columns) for frame in shown])
+                z = z * units + torch.cat([self.fill_latents(frame, rows, columns) for frame in shown])
             picture = self.codec.decode(z.to(self.device)).float().cpu()
             weight = tile.weight().float().repeat_interleave(factor, 0).repeat_interleave(factor, 1)
             down, across = ((start * factor, stop * factor) for start, stop in (rows, columns))
