@@ -19,7 +19,7 @@ class Denoising(nn.Module):
     """The training loss of a network over degraded clips.
 
     Args:
-        controlled: with key frames, or the base alone. step_weighting: a key of ``WEIGHTINGS``, of how often a diffusion
+        controlled: with key frames, or the base alone. step_weighting: a key of ``WEIGHTINGS``: how often a diffusion
             step is drawn.
     """
 

@@ -27,7 +27,7 @@ from toolkit.venhancer.conditioning import Fill
 from toolkit.venhancer.loading import load_text_encoder, load_vae, penultimate
 from toolkit.venhancer.schedule import VideoNoiseSchedule
 from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
-from toolkit.zoo.loading import load_or_refuse
+from toolkit.zoo.loading import hub_answers, load_or_refuse
 
 SMALL = Path(__file__).parent / "weights"
 NULL_TEXT = "this model has a fixed null text embedding: prompt and negative_prompt are ignored"
@@ -247,7 +247,8 @@ def load_pipeline(model: str, vae: str | None = None, text_encoder: str | None =
         return VideoEnhancePipeline.from_pretrained("small" if model == "small" else folder)
     if folder.exists() or vae or text_encoder:
         return VideoEnhancePipeline.from_parts(model, vae, text_encoder)
-    return load_or_refuse("model", model, lambda: VideoEnhancePipeline.from_pretrained(model))
+    offline = not hub_answers()
+    return load_or_refuse("model", model, lambda: VideoEnhancePipeline.from_pretrained(model, local_files_only=offline))
 
 
 class ArraySource:
