@@ -182,13 +182,13 @@ class Sampling:
     """One guided denoising of the whole latent clip (sections 3.4 and 4.1 and the release's sampler).
 
     mode: ``fast`` is the release's list of 14 evaluations, ``normal`` takes num_steps. strength: the share of the
-    schedule that is denoised; 0.9 starts at t = 899 of 1000.
+    schedule that is denoised; None: 0.9, the release's, which starts at t = 899 of 1000, or 1 for residuals.
     """
 
     solver: str = choice("dpmpp_2m_sde", "dpmpp_2m_sde", "heun", "ddim")
     mode: str = choice("fast", "fast", "normal")
     num_steps: int = number(50, least=1, most=1000)
-    strength: float = number(0.9, above=0, most=1)
+    strength: float | None = number(None, above=0, most=1)
     guidance_scale: float = number(7.5, least=0)
     guidance_rescale: float = number(0.2, least=0, most=1)
 

@@ -1,8 +1,8 @@
 """The generative backend behind ``toolkit enhance-video``: one shot of a video in, finished frames out, in order.
 
 The caller (job.py) owns files, sound, frame rates and cuts; this side owns networks, latents, windows and tiles.
-Memory is flat in clip length and frame size: what is in flight lies in ``work_dir``, which is also what a killed
-job resumes from.
+Memory is flat in clip length, and nearly so in frame size: what is in flight lies in ``work_dir``, which is also what a
+killed job resumes from.
 
     enhancer = Enhancer.load(settings, device="cpu")
     plan = enhancer.plan(source)                       # sizes, counts, memory and disk; computes nothing
@@ -163,7 +163,7 @@ class _Run:
 
     def _start(self, frame: int, rows: tuple[int, int]) -> Tensor:
         """The filled-in frame at the first step: SDEdit's start (Meng et al. 2022), as the released code does it."""
-        alpha, sigma = self.schedule.at(float(self.settings.start_step - 1))
+        alpha, sigma = self.schedule.at(float(self.layout.start_step - 1))
         noise = sigma * self._noise("start", frame, rows)
         if self.pipeline.diffuses_residuals:  # the fill's own residual is zero
             return noise

@@ -22,11 +22,13 @@ class Layout:
     """Everything that follows from settings, model and source before anything is computed.
 
     Attributes:
-        num_frames: of the output. tile: rows and columns in latents. guided: two texts per evaluation.
+        num_frames: of the output. start_step: what the up-scaled clip is noised to. tile: rows and columns in latents.
+        guided: two texts per evaluation.
         scale: s as the network is told it.
     """
 
     num_frames: int
+    start_step: int
     tile: tuple[int, int]
     windows: Windows
     evaluations: tuple[Evaluation, ...]
@@ -60,7 +62,8 @@ def plan_layout(pipeline: VideoEnhancePipeline, settings: EnhanceSettings, sourc
         windows = plan_windows(num_frames, k, longest, settings.window_overlap)
     except ValueError as error:
         raise UserError(str(error)) from None
-    times = sampling_times(settings.steps, settings.solver, settings.start_step, len(pipeline.scheduler))
+    start_step = settings.start_step or pipeline.start_step
+    times = sampling_times(settings.steps, settings.solver, start_step, len(pipeline.scheduler))
     evaluations = tuple(plan_evaluations(pipeline.scheduler, settings.solver, times))
     in_flight = min(num_frames, windows.in_flight(len(evaluations)) + 2 * pipeline.codec.context)
     window_frames = max(end - start for start, end in windows.spans)
@@ -69,7 +72,7 @@ def plan_layout(pipeline: VideoEnhancePipeline, settings: EnhanceSettings, sourc
     )
     scale = settings.scale_condition or true_scale((source.height, source.width), (settings.height, settings.width))
     guided = pipeline.has_text and settings.guidance_scale != 1
-    return Layout(num_frames, (tile[0], tile[1]), windows, evaluations, geometry, guided, scale)
+    return Layout(num_frames, start_step, (tile[0], tile[1]), windows, evaluations, geometry, guided, scale)
 
 
 def _fit(length: int, axis: int, pipeline: VideoEnhancePipeline, down: bool) -> int:

@@ -159,6 +159,12 @@ class VideoEnhancePipeline(DiffusionPipeline):
         return self.config["diffuses"] == "residuals"
 
     @property
+    def start_step(self) -> int:
+        """Where sampling starts by default: the release leaves its last hundred steps out, so that a little is kept of
+        the up-scaled clip. A residual has nothing to keep, and is to be started without any signal."""
+        return len(self.scheduler) if self.diffuses_residuals else 900
+
+    @property
     def fill(self) -> Fill:
         return Fill(self.config["resize"], self.config["blend"])
 

@@ -26,7 +26,7 @@ class EnhanceSettings:
         guidance_scale: 1 switches classifier-free guidance off. guidance_rescale: in [0, 1].
         solver: "dpmpp_2m_sde", "heun" or "ddim".
         steps: number of steps, or "fast" (upstream's fixed list of 14 evaluations).
-        start_step: the up-scaled clip is noised to this step of 1000 and denoised from there (upstream: 900).
+        start_step: the up-scaled clip is noised to this step of 1000 and denoised from there; None: the pipeline's own.
         window_frames, window_overlap: temporal window, at most this long, and the fraction shared by neighbours.
         tile_height, tile_width: spatial tile in output pixels (rounded to what the network takes); None: its own.
         tile_overlap: fraction of a tile shared with its neighbour. shift_tiles: another grid at every step.
@@ -49,7 +49,7 @@ class EnhanceSettings:
     guidance_rescale: float = 0.2
     solver: str = "dpmpp_2m_sde"
     steps: int | str = "fast"
-    start_step: int = 900
+    start_step: int | None = None
     window_frames: int = 32
     window_overlap: float = 0.5
     tile_height: int | None = None

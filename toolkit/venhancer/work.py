@@ -217,7 +217,7 @@ def enhance_settings(work: Work, config: EnhanceVideo) -> Any:
         guidance_rescale=sampling.guidance_rescale,
         solver=sampling.solver,
         steps="fast" if sampling.mode == "fast" else sampling.num_steps,
-        start_step=round(1000 * sampling.strength),
+        start_step=None if sampling.strength is None else round(1000 * sampling.strength),
         window_frames=windows.num_frames,
         window_overlap=windows.overlap,
         tile_height=windows.tile_height_px,
