@@ -25,26 +25,24 @@ def fix_colour(pixels: np.ndarray, guide: np.ndarray, kind: str, device: str | t
     if pixels.shape != guide.shape:
         raise ValueError(f"shapes {pixels.shape} and {guide.shape} differ")
     fixed = np.empty_like(pixels)
-    moments = [_moments(frame) for frame in (pixels, guide)] if kind == "adain" else None
+    moments = [*_moments(pixels, device), *_moments(guide, device)] if kind == "adain" else None
     reach = REACH if kind == "wavelet" else 0
     for top in range(0, len(pixels), BAND):  # of a large frame, floats of all rows would take a GiB
         stop = min(top + BAND, len(pixels))
         first, last = max(0, top - reach), min(len(pixels), stop + reach)
         x, wanted = (to_tensor(frame[first:last], device) for frame in (pixels, guide))
-        y = adain(x, *moments[0], *moments[1]) if moments else wavelet(x, wanted)
+        y = adain(x, *moments) if moments else wavelet(x, wanted)
         fixed[top:stop] = to_pixels(y[:, :, top - first : stop - first])
     return fixed
 
 
-def _moments(frame: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (1, 3, 1, 1) of every channel, exact sums of whole numbers."""
+def _moments(frame: np.ndarray, device: str | torch.device) -> list[Tensor]:
+    """Mean and standard deviation (1, 3, 1, 1) of every channel, from exact sums of whole numbers."""
     counts = np.stack([np.bincount(frame[..., channel].ravel(), minlength=256) for channel in range(3)])
     levels = np.arange(256)
     mean = counts @ levels / counts.sum(1)
-    variance = counts @ levels**2 / counts.sum(1) - mean**2
-    return torch.from_numpy(mean).float().view(1, 3, 1, 1), torch.from_numpy(variance.clip(0)).sqrt().float().view(
-        1, 3, 1, 1
-    )
+    deviation = np.sqrt((counts @ levels**2 / counts.sum(1) - mean**2).clip(0))
+    return [torch.from_numpy(one).float().view(1, 3, 1, 1).to(device) for one in (mean, deviation)]
 
 
 @torch.no_grad()

@@ -31,10 +31,9 @@ def expected(parts: Sequence[tuple[Tensor, float]], scale: Tensor | float) -> Te
     weights = torch.tensor([weight for _, weight in parts]).to(parts[0][0]).view(-1, 1, 1, 1, 1)
     keys = torch.stack([one for one, _ in parts])
     contrast = sum(weight * _statistics(one)[1] for one, weight in parts)
-    blend = (weights * keys.square()).sum(dim=0) - (weights * keys).sum(
-        dim=0
-    ).square()  # variance of "this one or that"
-    between = _mean(blend.mean(dim=1, keepdim=True)).clamp(min=0)
+    # of a blend: the variance of "this key frame's value, or that one's"
+    doubt = (weights * keys.square()).sum(dim=0) - (weights * keys).sum(dim=0).square()
+    between = _mean(doubt.mean(dim=1, keepdim=True)).clamp(min=0)
     return (lost.square() * contrast + between).sqrt() + lost * FLOOR
 
 
