@@ -197,7 +197,7 @@ class Sampling:
 class Windows:
     """Windows in time on key frames, tiles in space, x0 blended where they overlap (the release: 32 frames, 1/2).
 
-    Tiles are in pixels of the output; None denoises whole frames.
+    Tiles are in pixels of the output; None: those of the model.
     """
 
     num_frames: int = number(32, least=2)
