@@ -8,7 +8,7 @@ import pytest
 
 from tests.toyroom.config import Optim, TrainToy
 from tests.toyroom.harness import record
-from toolkit.runs.files import remove_empty, write_atomic, write_json
+from toolkit.runs.files import into_place, remove_empty, write_atomic, write_json
 from toolkit.runs.record import Run, compare_configs, config_hash, is_locked, read_record
 from toolkit.schema import Job, UserError
 
@@ -178,3 +178,15 @@ def test_a_key_added_since_the_run_was_started_may_hold_its_default():
     config.precision = "bf16"
     with pytest.raises(UserError, match="precision is absent there, bf16 here"):
         compare_configs(Path("one"), previous | {"command": "x"}, config)
+
+
+def test_of_two_that_make_the_same_folder_the_first_wins(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "done").write_text(name)
+        into_place(tmp_path / name, tmp_path / "home", "done")
+    assert (tmp_path / "home" / "done").read_text() == "first"
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "other").write_text("of something else")
+    with pytest.raises(OSError, match="not empty"):
+        into_place(tmp_path / "second", tmp_path / "half", "done")

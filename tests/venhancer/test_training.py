@@ -138,6 +138,26 @@ def test_batches_depend_on_the_step_alone_and_every_crop_comes_once_an_epoch(fol
     assert len(set(epoch)) == len(epoch)
 
 
+def test_diffusion_steps_are_drawn_as_asked(folder, monkeypatch):
+    pipeline, drawn = build_pipeline(config_for(folder)), []
+    add_noise = pipeline.scheduler.add_noise
+
+    def noting(x0, noise, step):
+        drawn.extend(step.tolist())
+        return add_noise(x0, noise, step)
+
+    monkeypatch.setattr(pipeline.scheduler, "add_noise", noting)
+    clips = torch.zeros(2000, 1, 3, 8, 8, dtype=torch.uint8)
+    batch = augment.degrade(clips, 1, torch.ones(2000), torch.zeros(2000, dtype=torch.long), pipeline.fill)
+    text = pipeline.encode_prompt("", "", guided=False).expand(2000, -1, -1)
+    for weighting, mean in (("uniform", 499.5), ("proportional", 1000 * 2 / 3)):
+        drawn.clear()
+        torch.manual_seed(0)
+        with torch.no_grad():
+            training.Denoising(pipeline, controlled=False, step_weighting=weighting)(batch, text)
+        assert np.mean(drawn) == pytest.approx(mean, abs=20) and min(drawn) >= 0 and max(drawn) <= 999
+
+
 def weights(run):
     return load_file(run.dir / "model" / "denoiser" / "diffusion_pytorch_model.safetensors")
 
