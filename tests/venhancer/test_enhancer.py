@@ -76,7 +76,7 @@ def plain(pipeline, video, settings):
     units = [residuals.expected([(keys[key, None], weight) for key, weight in one], layout.scale) for one in parts]
     hint = residuals.standardised(keys)
     hint = pipeline.scheduler.add_noise(hint, noise("hint", len(hint)), settings.noise_level - 1)
-    z = pipeline.scheduler.at(layout.start_step - 1)[1] * noise("start", layout.num_frames)
+    z = pipeline.scheduler.at(pipeline.start_step - 1)[1] * noise("start", layout.num_frames)
     memory = None
     for number, one in enumerate(layout.evaluations):
         x0 = torch.zeros_like(z)

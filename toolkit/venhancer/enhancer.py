@@ -163,11 +163,11 @@ class _Run:
 
     def _start(self, frame: int, rows: tuple[int, int]) -> Tensor:
         """The filled-in frame at the first step: SDEdit's start (Meng et al. 2022), as the released code does it."""
-        alpha, sigma = self.schedule.at(float(self.layout.start_step - 1))
-        noise = sigma * self._noise("start", frame, rows)
+        first = self.layout.evaluations[0]
+        noise = first.sigma * self._noise("start", frame, rows)
         if self.pipeline.diffuses_residuals:  # the fill's own residual is zero
             return noise
-        return alpha * self.transcoder.fill_latents(frame, rows, self._all_columns) + noise
+        return first.alpha * self.transcoder.fill_latents(frame, rows, self._all_columns) + noise
 
     def _noise(self, purpose: str, frame: int, rows: tuple[int, int]) -> Tensor:
         return self.flight.noise(self.settings.seed, purpose, frame, rows)

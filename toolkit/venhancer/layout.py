@@ -22,13 +22,11 @@ class Layout:
     """Everything that follows from settings, model and source before anything is computed.
 
     Attributes:
-        num_frames: of the output. start_step: what the up-scaled clip is noised to. tile: rows and columns in latents.
-        guided: two texts per evaluation.
+        num_frames: of the output. tile: rows and columns in latents. guided: two texts per evaluation.
         scale: s as the network is told it.
     """
 
     num_frames: int
-    start_step: int
     tile: tuple[int, int]
     windows: Windows
     evaluations: tuple[Evaluation, ...]
@@ -72,7 +70,7 @@ def plan_layout(pipeline: VideoEnhancePipeline, settings: EnhanceSettings, sourc
     )
     scale = settings.scale_condition or true_scale((source.height, source.width), (settings.height, settings.width))
     guided = pipeline.has_text and settings.guidance_scale != 1
-    return Layout(num_frames, start_step, (tile[0], tile[1]), windows, evaluations, geometry, guided, scale)
+    return Layout(num_frames, (tile[0], tile[1]), windows, evaluations, geometry, guided, scale)
 
 
 def _fit(length: int, axis: int, pipeline: VideoEnhancePipeline, down: bool) -> int:
