@@ -10,8 +10,8 @@ import pytest
 
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
+from toolkit.errors import UserError
 from toolkit.paths import conf_dir, presets
-from toolkit.schema import UserError
 
 REAL = [name for name in COMMANDS if name != "train-toy"]  # which only tests register
 PRESETS = [(command, name) for command in REAL for name in presets(command)]

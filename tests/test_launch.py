@@ -130,7 +130,7 @@ def test_a_preset_wins_over_the_command_and_the_command_line_over_the_preset(toy
 
 
 def test_references_between_keys_work_and_are_resumed_as_typed(toy):
-    from toolkit.sweep import resume
+    from toolkit.resume import resume
 
     assert run_here("optim.batch_size=${network.width}", "hydra.run.dir=one") == 0
     assert record("one")["config"]["optim"]["batch_size"] == 8

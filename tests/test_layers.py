@@ -1,31 +1,45 @@
-"""Who may import whom: cli -> launch -> paper/job -> paper/* -> zoo; data, metrics and runs beside them."""
+"""Who may import whom: cli -> launch -> paper/job -> paper/* -> zoo; data, metrics, show and runs beside them."""
 
 import ast
 import sys
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from toolkit.commands import COMMANDS
+
 PACKAGE = Path(__file__).parent.parent / "toolkit"
-PAPERS = {"disco", "icg", "ivideogpt", "stacking", "venhancer"}
-SHARED = {"schema", "zoo", "data", "metrics", "runs"}
-BRIDGE = {"schema", "commands", "configs", "paths", "runs"}
+PAPERS = {command.room.split(".")[1] for command in COMMANDS.values() if command.room.startswith("toolkit.")}
+GROUND = {"errors", "schema", "commands", "paths", "lazy"}
+BRIDGE = GROUND | {"configs", "runs"}
 MAY_IMPORT = {
-    "schema": set(),
+    "errors": set(),
     "commands": set(),
-    "paths": {"schema"},
-    "zoo": {"schema"},
-    "data": {"schema", "runs"},
-    "metrics": {"schema", "runs", "data"},
-    "runs": {"schema", "paths", "metrics"},
-    "configs": BRIDGE,
-    "completion": BRIDGE,
-    "sweep": BRIDGE | {"launch"},
-    "launch": BRIDGE | {"sweep"},
-    "cli": BRIDGE | {"launch", "sweep", "completion", "zoo", "data"},
-    **dict.fromkeys(PAPERS, SHARED),
+    "lazy": set(),
+    "schema": {"errors"},
+    "paths": {"errors"},
+    "runs": {"errors", "schema"},
+    "zoo": {"errors", "schema"},
+    "data": {"errors", "schema", "lazy", "runs"},
+    "metrics": {"errors", "runs", "data", "zoo"},
+    "show": {"errors", "schema", "runs"},
+    "bench": {"errors", "schema", "runs", "show"},
+    "claims": {"errors", "paths", "runs", "metrics", "show"},
+    "configs": GROUND,
+    "completion": GROUND | {"configs"},
+    "sweep": {"runs"},
+    "launch": BRIDGE | {"sweep", "show"},
+    "resume": BRIDGE | {"launch"},
+    "cli": BRIDGE | {"launch", "resume", "completion", "zoo", "data", "show", "claims"},
+    **dict.fromkeys(PAPERS, frozenset({"errors", "schema", "lazy", "zoo", "data", "metrics", "runs", "show", "bench"})),
 }
+MOST_FILES = 18  # of a folder, without __init__.py: more than one sees at a glance
 FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES
+}
 
 
 def room(path):
@@ -35,7 +49,7 @@ def room(path):
 
 
 def imports(path, top_level_only=False):
-    """Dotted names that a file imports; ``from a import b`` counts as a.b."""
+    """Dotted names that a file imports, in functions too; ``from a import b`` counts as a.b."""
     tree = ast.parse(path.read_text())
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -45,8 +59,23 @@ def imports(path, top_level_only=False):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def modules_used(path):
+    """The modules of ours behind a file's imports: a.b itself, or a where b is a name in it."""
+    names = {target if target in MODULES else target.rpartition(".")[0] for target in imports(path)}
+    return {name for name in names if name in MODULES}
+
+
+def circle(arrows):
+    """A circle in ``{node: nodes it uses}``; empty where there is none."""
+    try:
+        TopologicalSorter({node: used - {node} for node, used in arrows.items()}).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
 def test_every_room_has_its_rule():
-    assert {room(path) for path in FILES} - {"__init__"} <= set(MAY_IMPORT)
+    assert {room(path) for path in FILES} - {"__init__"} == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("name", sorted(MAY_IMPORT))
@@ -56,18 +85,42 @@ def test_imports_follow_the_arrows(name):
         assert used <= MAY_IMPORT[name] | {name}, f"{path.relative_to(PACKAGE)} imports {used - MAY_IMPORT[name]}"
 
 
+def test_no_rule_goes_round():
+    assert not circle(MAY_IMPORT)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert not circle({name: modules_used(path) for name, path in MODULES.items()})
+
+
+def test_a_circle_would_be_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) and not circle({"a": {"a", "b"}, "b": set()})
+
+
+def test_no_folder_holds_more_files_than_one_sees_at_a_glance():
+    counts = Counter(path.parent for path in FILES if path.name != "__init__.py")
+    assert not {str(folder): count for folder, count in counts.items() if count > MOST_FILES}
+
+
+@pytest.mark.parametrize("paper", sorted(PAPERS))
+def test_every_room_has_the_same_doors(paper):
+    for door in ("config", "job", "bench"):
+        assert f"toolkit.{paper}.{door}" in MODULES, door
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if path.name in ("config.py", "schema.py", "commands.py")])
 def test_configs_need_only_the_standard_library(path):
+    ours = ("toolkit.schema.", "toolkit.errors.", "toolkit.zoo.config.", "toolkit.data.config.")
     for target in imports(path):
-        assert target.startswith("toolkit.schema.") or target.split(".")[0] in sys.stdlib_module_names, target
+        assert target.startswith(ours) or target.split(".")[0] in sys.stdlib_module_names, target
 
 
-@pytest.mark.parametrize("name", ["cli", "paths", "commands", "schema", "__init__"])
+@pytest.mark.parametrize("name", ["cli", "paths", "commands", "errors", "schema", "lazy", "__init__"])
 def test_the_command_line_imports_nothing_heavy(name):
     light = sys.stdlib_module_names | {"typer", "toolkit"}
     for target in imports(PACKAGE / f"{name}.py", top_level_only=True):
         assert target.split(".")[0] in light
-        assert not target.startswith(("toolkit.runs", "toolkit.launch", "toolkit.zoo", "toolkit.data")), target
+        assert not target.startswith("toolkit.") or target.split(".")[1] in GROUND, target
 
 
 def test_nothing_is_unpickled():

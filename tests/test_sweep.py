@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.toyroom.harness import finish, record, run_here, start
-from toolkit.schema import UserError
-from toolkit.sweep import resume
+from toolkit.errors import UserError
+from toolkit.resume import resume
 
 SHORT = ["optim.num_steps=4", "hydra.sweep.dir=sweep"]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.commands import COMMANDS, Command
-from toolkit.schema import JobError, UserError
+from toolkit.errors import JobError, UserError
 
 app = typer.Typer(
     help="Papers on image and video generation, each behind one command.",
@@ -74,7 +74,7 @@ def runs_list(
     command: Annotated[str | None, typer.Option(help="Only this command's runs.")] = None,
 ) -> None:
     """List runs: status and how far, seed, wall time, overrides or the error."""
-    from toolkit.runs.browse import list_runs
+    from toolkit.show.browse import list_runs
 
     _print(list_runs(root, command))
 
@@ -82,7 +82,7 @@ def runs_list(
 @runs_app.command("show")
 def runs_show(folder: Path) -> None:
     """Show one run: config, stages, metrics, files."""
-    from toolkit.runs.browse import show_run
+    from toolkit.show.browse import show_run
 
     for table in show_run(folder):
         _print(table)
@@ -94,7 +94,7 @@ def runs_compare(
     over: Annotated[str, typer.Option(help="Key to average over.")] = "seed",
 ) -> None:
     """Mean, spread and n over seeds, the best run, and where the configs differ."""
-    from toolkit.runs.browse import compare_runs
+    from toolkit.show.browse import compare_runs
 
     for table in compare_runs(folders, over):
         _print(table)
@@ -103,7 +103,7 @@ def runs_compare(
 @runs_app.command("resume")
 def runs_resume(folder: Path) -> None:
     """Continue an interrupted run or sweep; what is done is skipped."""
-    from toolkit.sweep import resume
+    from toolkit.resume import resume
 
     raise typer.Exit(resume(folder))
 
@@ -114,7 +114,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the run, or here.")] = None,
 ) -> None:
     """Write one self-contained HTML page for one or many runs."""
-    from toolkit.runs.report import write_report
+    from toolkit.show.report import write_report
 
     typer.echo(write_report(folders, out))
 
@@ -130,8 +130,8 @@ def reproduce(
     out: Annotated[Path | None, typer.Option(help="Where results go; default: experiments/PAPER.")] = None,
 ) -> None:
     """Run a paper's claims and decide: holds, does not hold, or inconclusive."""
+    from toolkit.claims.reproduce import reproduce as run_claims
     from toolkit.launch import launch
-    from toolkit.runs.reproduce import reproduce as run_claims
 
     if quick and full:
         raise UserError("--quick and --full: give one of them")
@@ -231,7 +231,7 @@ def data_record(
     seed: Annotated[int, typer.Option(help="Episode i is drawn for (seed, i).")] = 0,
 ) -> None:
     """Record episodes of an environment; goes on where an earlier call stopped."""
-    from toolkit.data.record import Plan, record
+    from toolkit.data.episodes.record import Plan, record
 
     there, problems = record(Plan(env, num_episodes, num_frames, size_px, seed), destination)
     typer.echo(f"{there} episodes in {destination}")
@@ -248,7 +248,7 @@ def data_convert(
     most: Annotated[int | None, typer.Option(help="Stop after so many episodes.")] = None,
 ) -> None:
     """Turn robot data sets as published into npz episodes."""
-    from toolkit.data.episodes_convert import Options, convert
+    from toolkit.data.episodes.convert import Options, convert
 
     there, problems = convert(layout, source, destination, Options(image_key, size_px, most))
     typer.echo(f"{there} episodes in {destination}")
@@ -272,7 +272,7 @@ def _options(
 
 
 def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    from toolkit.runs.table import Table
+    from toolkit.show.table import Table
 
     cells = [[value if isinstance(value, (int, float, str)) else str(value) for value in row.values()] for row in rows]
     _print(Table(title, list(rows[0]), cells))

@@ -8,8 +8,9 @@ import re
 from typing import Any
 
 from toolkit.commands import Command
+from toolkit.errors import UserError, did_you_mean
 from toolkit.paths import conf_dir, presets
-from toolkit.schema import Job, UserError, check, did_you_mean, fields_of
+from toolkit.schema import Job, check, fields_of
 
 
 def register(command: Command) -> None:

@@ -23,9 +23,9 @@ from typing import Any
 
 from toolkit.commands import COMMANDS, Command
 from toolkit.configs import check_preset, compose, is_config_error, one_line, register, typed_config
+from toolkit.errors import Interrupted, JobError, UserError, did_you_mean
 from toolkit.paths import conf_dir
 from toolkit.runs.files import remove_empty
-from toolkit.schema import Interrupted, JobError, UserError, did_you_mean
 
 log = logging.getLogger("toolkit")
 
@@ -208,7 +208,7 @@ def _close_failed(run: Any, message: str) -> None:
 
 
 def _write_report(run: Any) -> None:
-    from toolkit.runs.report import write_report
+    from toolkit.show.report import write_report
 
     if run.is_main:
         write_report([run.dir])
@@ -275,7 +275,7 @@ def run_bench(paper: str, options: list[str]) -> int:
 
 def run_play(source: Path | None, episodes: Path | None, port: int, device: str) -> int:
     """Serve the page that drives a world model. Raises UserError where there is none."""
-    return importlib.import_module("toolkit.ivideogpt.play").main(source, episodes, port, device)
+    return importlib.import_module("toolkit.ivideogpt.control.play").main(source, episodes, port, device)
 
 
 def environment_report() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from toolkit.schema import UserError
+from toolkit.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
 

@@ -6,29 +6,14 @@ Only the standard library is imported here, so a bad config is reported before t
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolkit.errors import UserError, did_you_mean
+
 MISSING: Any = "???"  # OmegaConf's mark for a value that must come from a config group or the user
-
-
-class UserError(ValueError):
-    """Bad input: shown as one line, exit code 2. Name the key or file, what is wrong, what is right."""
-
-
-class JobError(RuntimeError):
-    """The job itself failed (NaN loss, full disk): shown as one line, exit code 1."""
-
-
-class Interrupted(BaseException):
-    """A signal asked the job to stop; ``exit_code`` is 130 (SIGINT) or 143 (SIGTERM)."""
-
-    def __init__(self, exit_code: int):
-        super().__init__(f"interrupted (exit code {exit_code})")
-        self.exit_code = exit_code
 
 
 def number(
@@ -65,121 +50,6 @@ def _field(default: Any, metadata: dict[str, Any]) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
-
-
-@dataclass
-class Data:
-    """A data set by name (see ``toolkit data list``); ``folder`` reads any folder of images."""
-
-    name: str = "digits"
-    path: str | None = None
-    size_px: int | None = number(None, least=1)
-    channels: int | None = number(None, least=1)
-    num_train: int | None = number(None, least=1)
-    valid_fraction: float = number(0.1, above=0, below=1)
-    flip: bool = False
-    class_labels: bool = True
-
-
-@dataclass
-class Network:
-    """A denoiser network; the group ``network`` has one class per family."""
-
-    family: str = MISSING
-
-
-@dataclass
-class ADM(Network):
-    """The ADM UNet of the EDM release."""
-
-    family: str = "adm"
-    width: int = number(192, least=8)
-    width_multipliers: list[int] = number([1, 2, 3, 4], least=1)
-    num_blocks: int = number(3, least=1)
-    attention_resolutions: list[int] = number([32, 16, 8], least=1)
-    channels_per_head: int = number(64, least=1)
-    dropout: float = number(0.1, least=0, below=1)
-
-
-@dataclass
-class Song(Network):
-    """The DDPM++ and NCSN++ UNets of the EDM release."""
-
-    family: str = "song"
-    width: int = number(128, least=8)
-    width_multipliers: list[int] = number([2, 2, 2], least=1)
-    num_blocks: int = number(4, least=1)
-    attention_resolutions: list[int] = number([16], least=1)
-    dropout: float = number(0.13, least=0, below=1)
-    variant: str = choice("ddpmpp", "ddpmpp", "ncsnpp")
-
-
-@dataclass
-class UViT(Network):
-    """The U-ViT of the ImageNet-128 experiment."""
-
-    family: str = "uvit"
-    width: int = number(128, least=8)
-    width_multipliers: list[int] = number([1, 2, 4, 16], least=1)
-    num_blocks: int = number(2, least=1)
-    depth: int = number(36, least=1)
-    dropout: float = number(0.1, least=0, below=1)
-
-
-@dataclass
-class MLP(Network):
-    """Residual FiLM blocks on flattened samples: points and very small images."""
-
-    family: str = "mlp"
-    width: int = number(128, least=4)
-    depth: int = number(4, least=1)
-    layer_norm: bool = False
-
-
-@dataclass
-class ToyScore(Network):
-    """The paper's own parameterisation of the 2-D toy (appendix F.2)."""
-
-    family: str = "toy_score"
-    width: int = number(96, least=4)
-    depth: int = number(4, least=1)
-    component_std: float = number(0.2, above=0)
-
-
-@dataclass
-class TextData:
-    """A text corpus by name (see ``toolkit data list``); ``text_folder`` reads any folder of text or jsonl files.
-
-    text_key: the field of a jsonl line that holds the text. max_mb: how much of the corpus to take, in 10^6 bytes.
-    valid_fraction: share of the documents that is held out.
-    """
-
-    name: str = "text_python"
-    path: str | None = None
-    text_key: str = "text"
-    max_mb: float | None = number(None, above=0)
-    valid_fraction: float = number(0.05, above=0, below=1)
-
-
-@dataclass
-class EpisodeData:
-    """Episodes by name (kind ``episodes`` of ``toolkit data list``); ``episodes_folder`` reads any folder of npz."""
-
-    name: str = "push_sprite"
-    path: str | None = None
-    size_px: int | None = number(None, least=8)
-    image_key: str = "image"
-    frame_step: int = number(1, least=1)
-    num_train: int | None = number(None, least=1)
-    num_valid: int = number(256, least=1)
-    num_frames: int = number(24, least=2)  # of an episode that is recorded for this run
-    valid_fraction: float = number(0.1, above=0, below=1)
-    texture: float = number(0.0, least=0, most=1)  # of push_sprite
-    num_distractors: int = number(1, least=0)
-    random_goal: bool = False
-    agent_shape: str = choice("disc", "disc", "square", "diamond")
-    augment: bool = False
-    skip_bad: bool = False
 
 
 @dataclass
@@ -253,9 +123,3 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
         holds, words = _LIMITS[name]
         if (isinstance(value, float) and math.isnan(value)) or not holds(value, limit):
             raise UserError(f"{key}={value}: must be {words} {limit}")
-
-
-def did_you_mean(word: str, options: Any) -> str:
-    """``"did you mean 'x'? "`` or the empty string."""
-    near = difflib.get_close_matches(word, list(options), n=1)
-    return f"did you mean '{near[0]}'? " if near else ""

@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import OmegaConf
-from yaml import YAMLError
 
-from toolkit.commands import COMMANDS
 from toolkit.runs.distributed import rank
 from toolkit.runs.files import remove_empty
-from toolkit.runs.record import read_record
-from toolkit.schema import UserError
 
 directory: Path | None = None  # of the sweep that runs in this process
 _before: dict[Path, bytes | None] = {}  # what its files held when it started
@@ -74,50 +69,3 @@ def report() -> int:
         if failed:
             print(f"repeat what is missing with: toolkit runs resume {shlex.quote(str(directory))}")
     return 1 if failed else 0
-
-
-def resume(folder: Path) -> int:
-    """Continue a run or a sweep from what its folder says; returns the exit code.
-
-    Raises UserError when the folder holds neither, or one of a command that is not there.
-    """
-    from toolkit.launch import launch
-
-    if (folder / "multirun.yaml").exists():
-        saved = _saved(folder / "multirun.yaml")
-        kept = [word for word in saved.hydra.overrides.hydra if not word.startswith(("hydra.sweep.dir", "hydra.mode"))]
-        overrides = OmegaConf.to_container(saved.hydra.overrides.task)  # as typed: ${...} is left alone
-        assert isinstance(overrides, list)
-        words = ["-m", *_flags(saved.hydra), *overrides, *kept, f"hydra.sweep.dir={_quoted(folder)}"]
-        return launch(_known(folder, saved.command), words)
-    record = read_record(folder)
-    if record is None:
-        raise UserError(f"{folder}: neither a run (no run.json) nor a sweep (no multirun.yaml)")
-    flags = (
-        _flags(_saved(folder / ".hydra" / "hydra.yaml").hydra) if (folder / ".hydra" / "hydra.yaml").exists() else []
-    )
-    return launch(_known(folder, record["command"]), [*flags, *record["overrides"], f"hydra.run.dir={_quoted(folder)}"])
-
-
-def _saved(path: Path) -> Any:
-    try:
-        return OmegaConf.load(path)
-    except (YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-
-
-def _known(folder: Path, command: str) -> str:
-    if command not in COMMANDS:
-        raise UserError(f"{folder}: a run of {command}, which is not a command of this version")
-    return command
-
-
-def _flags(hydra: Any) -> list[str]:
-    """The flags that a user's own folder of configs came with."""
-    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    return [word for folder in folders for word in ("--config-dir", folder)]
-
-
-def _quoted(path: Path) -> str:
-    """A path as a value in Hydra's grammar."""
-    return "'" + str(path).replace("'", "\\'") + "'"

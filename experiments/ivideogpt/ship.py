@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from toolkit import zoo
-from toolkit.ivideogpt.packed import pack, unpack
+from toolkit.ivideogpt.control.packed import pack, unpack
 from toolkit.runs.record import read_record
 
 POSITIONS = 256  # 11 frames, little more than it was trained on: then play renews the context, before it drifts

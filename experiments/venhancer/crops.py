@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from toolkit.data.clips import clip_path
-from toolkit.data.video import VideoReader
-from toolkit.data.video_scan import index_video
+from toolkit.data.video.clips import clip_path
+from toolkit.data.video.reader import VideoReader
+from toolkit.data.video.scan import index_video
 
 CROPS = {4: (200, 60), 5: (200, 60), 32: (330, 40), 33: (330, 40)}  # frame: left, top
 WIDTH, HEIGHT, ZOOM, BAND = 150, 100, 2, 18

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from toolkit.venhancer.codec import PixelUnshuffleCodec
+from toolkit.venhancer.model.codec import PixelUnshuffleCodec
+from toolkit.venhancer.model.schedule import VideoNoiseSchedule
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
-from toolkit.venhancer.schedule import VideoNoiseSchedule
-from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
-from toolkit.zoo.video_controlnet import VideoControlNetModel
-from toolkit.zoo.video_unet import VideoUNet
+from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
+from toolkit.zoo.video.controlnet import VideoControlNetModel
+from toolkit.zoo.video.unet import VideoUNet
 
 SIZES = (1080, 2160)
 SECONDS = (1, 4)

@@ -26,18 +26,18 @@ from rich.console import Console
 
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
-from toolkit.data.video import VideoReader
-from toolkit.data.video_write import write_part
+from toolkit.data.video.reader import VideoReader
+from toolkit.data.video.write import write_part
 from toolkit.runs.files import write_json
 from toolkit.runs.record import machine, package_versions
-from toolkit.venhancer.backends import KeyFrames
-from toolkit.venhancer.bench_classic import ffmpeg_frames
-from toolkit.venhancer.classic import blended_frames, motion_frames, resize, to_pixels, to_tensor
+from toolkit.venhancer.bench.classic import ffmpeg_frames
+from toolkit.venhancer.clips.backends import KeyFrames
+from toolkit.venhancer.clips.classic import blended_frames, motion_frames, resize, to_pixels, to_tensor
+from toolkit.venhancer.clips.inputs import find_tasks
+from toolkit.venhancer.clips.prepare import Network, Work, make_backend, prepare
+from toolkit.venhancer.clips.timeline import Shot
 from toolkit.venhancer.config import Classic
-from toolkit.venhancer.inputs import find_tasks
-from toolkit.venhancer.measures import load_perceptual, score_video, scores_table
-from toolkit.venhancer.timeline import Shot
-from toolkit.venhancer.work import Network, Work, make_backend, prepare
+from toolkit.venhancer.measure import load_perceptual, score_video, scores_table
 
 CLIPS = {"bikes": (0.0, 1.2), "vtest": (10.0, 3.0), "citycc0": (1.0, 1.2), "cube": (0.4, 1.2)}  # start, duration in s
 DEGRADE = ["experiment=enhance_default", "degrade.scale=4", "degrade.frame_step=2", "perceptual=true"]

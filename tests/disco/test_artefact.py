@@ -9,7 +9,7 @@ import torch
 from tests.disco import tiny
 from toolkit.disco.artefact import load_parts, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_prior
-from toolkit.schema import UserError
+from toolkit.errors import UserError
 
 
 def save_run(folder, seed, codebook_size=3):

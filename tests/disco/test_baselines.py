@@ -6,7 +6,7 @@ from toolkit.configs import compose
 from toolkit.data.sets import Dataset, MemorySplit
 from toolkit.disco.baselines import KMeansEncoder, LabelEncoder, build_baseline_encoder, code_logits
 from toolkit.disco.discretize import sample_codes
-from toolkit.schema import UserError
+from toolkit.errors import UserError
 
 
 def corners(num_each: int) -> tuple[torch.Tensor, torch.Tensor]:

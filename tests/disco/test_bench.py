@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from toolkit.bench import parse_options
 from toolkit.disco import bench
-from toolkit.runs.bench import parse_options
-from toolkit.schema import UserError
+from toolkit.errors import UserError
 
 SMALL = ["size_px=8", "channels=1", "width=32", "batch_size=2", "num_steps=1", "sampling_steps=2"]
 

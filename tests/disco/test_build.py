@@ -11,7 +11,7 @@ from toolkit.configs import compose
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count
 from toolkit.disco.config import ADM, MLP, Song, ToyScore
 from toolkit.disco.stage1 import JointModel
-from toolkit.schema import UserError
+from toolkit.errors import UserError
 
 
 def test_matched_baseline_is_the_narrowest_with_enough_parameters():

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
+from toolkit.claims.claims import load_claims
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
-from toolkit.disco.measures_setting import evaluations_key, sigma_key
+from toolkit.disco.measure.setting import evaluations_key, sigma_key
 from toolkit.paths import experiments_dir
-from toolkit.runs.claims import load_claims
 
 CLAIMS = load_claims(experiments_dir() / "disco" / "claims.yaml")
 

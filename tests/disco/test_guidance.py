@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from toolkit.disco.guidance import LatentGuidance
-from toolkit.zoo.mlp import MLPDenoiser
-from toolkit.zoo.samplers import edm_sigmas, heun
+from toolkit.zoo.edm.mlp import MLPDenoiser
+from toolkit.zoo.edm.samplers import edm_sigmas, heun
 
 
 @pytest.fixture(scope="module")

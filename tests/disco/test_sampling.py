@@ -10,7 +10,7 @@ from toolkit.disco.artefact import Parts
 from toolkit.disco.build import build_denoiser, build_encoder, build_prior
 from toolkit.disco.config import Sampling
 from toolkit.disco.sampling import draw_latents, draw_samples
-from toolkit.schema import UserError
+from toolkit.errors import UserError
 
 
 @pytest.fixture(scope="module")

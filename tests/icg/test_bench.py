@@ -2,10 +2,10 @@
 
 import pytest
 
+from toolkit.bench import parse_options
+from toolkit.errors import UserError
 from toolkit.icg import bench
-from toolkit.icg.source import counted_rows
-from toolkit.runs.bench import parse_options
-from toolkit.schema import UserError
+from toolkit.icg.sources.base import counted_rows
 
 SMALL = ["size_px=8", "depth=1", "batch_size=2", "num_steps=4"]
 CALLS = {"none": 1, "half": 1.5, "icg_tsg": 3}

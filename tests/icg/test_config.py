@@ -9,10 +9,11 @@ import diffusers
 import pytest
 import torch
 
-from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, SchedulerClock, TimeStepGuidance, presets
-from toolkit.icg.clock import NoiseLevels
-from toolkit.schema import UserError
-from toolkit.zoo.mlp import MLPDenoiser
+from toolkit.errors import UserError
+from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, SchedulerClock, TimeStepGuidance
+from toolkit.icg.guiders import presets
+from toolkit.icg.guiders.clock import NoiseLevels
+from toolkit.zoo.edm.mlp import MLPDenoiser
 
 ICG, TSG = IndependentConditionGuidance, TimeStepGuidance
 

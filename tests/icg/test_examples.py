@@ -8,7 +8,7 @@ import pytest
 from tests.icg import tiny
 from tests.toyroom.harness import REPO
 from toolkit import icg
-from toolkit.zoo.mlp import MLPDenoiser
+from toolkit.zoo.edm.mlp import MLPDenoiser
 
 EXAMPLES = re.findall(r"(?:^    .*\n|^\n(?=    ))+", icg.__doc__, flags=re.MULTILINE)
 

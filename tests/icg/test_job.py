@@ -15,8 +15,8 @@ from tests.icg import tiny
 from tests.toyroom.harness import finish, record, start, start_ranks
 from toolkit import zoo
 from toolkit.launch import dry_run, launch
-from toolkit.runs.table import Table
-from toolkit.zoo.edm2 import EDM2UNet
+from toolkit.show.table import Table
+from toolkit.zoo.edm.edm2 import EDM2UNet
 
 SMOKE = ["experiment=icg_smoke", "seed=5"]
 FIXED = ["guidance.scale=1.4", "num_samples=4", "num_steps=4", "hydra.run.dir=one"]

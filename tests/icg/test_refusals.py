@@ -9,8 +9,8 @@ from diffusers.guiders import ClassifierFreeGuidance
 
 from tests.icg import tiny
 from tests.icg.tiny import run
+from toolkit.errors import UserError
 from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance, guided
-from toolkit.schema import UserError
 
 ICG, TSG = IndependentConditionGuidance, TimeStepGuidance
 

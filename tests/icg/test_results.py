@@ -7,7 +7,7 @@ import pytest
 from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column
 from toolkit.icg.config import CFG, ICG, NoGuidance
 from toolkit.icg.results import Result, all_scores, along_the_scale, frontier_ratio, headline, metrics
-from toolkit.icg.source import Source
+from toolkit.icg.sources.base import Source
 
 
 def result(name, scale, accuracy, frechet, model=PLAIN, valid=None, shown=True, repeats=1):

@@ -4,9 +4,9 @@ import pytest
 
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
+from toolkit.errors import UserError
 from toolkit.icg.config import METHODS, SMALL_CURVE
 from toolkit.paths import conf_dir
-from toolkit.schema import UserError
 
 
 def config(*words):

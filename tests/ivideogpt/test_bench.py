@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.ivideogpt.bench import TASKS, Options, build_world, contenders, main
-from toolkit.schema import UserError
+from toolkit.errors import UserError
+from toolkit.ivideogpt.bench import contenders, main
+from toolkit.ivideogpt.bench.shared import TASKS, Options, build_world
 
 TINY = {"size": "tiny", "num_future": 2, "batch_size": 2}
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.ivideogpt import tiny
+from toolkit.errors import UserError
 from toolkit.ivideogpt.build import build_tokenizer, build_transformer
-from toolkit.schema import UserError
 
 
 def test_the_networks_are_the_configs():

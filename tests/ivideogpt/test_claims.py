@@ -2,10 +2,10 @@
 
 import pytest
 
+from toolkit.claims.claims import load_claims
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.paths import experiments_dir
-from toolkit.runs.claims import load_claims
 
 CLAIMS = load_claims(experiments_dir() / "ivideogpt" / "claims.yaml")
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from tests.ivideogpt import tiny
-from toolkit.data.episodes import Episode, memory_set
-from toolkit.data.episodes_clips import Clip
-from toolkit.ivideogpt.clips import action_statistics, arrange, learning_rate_factor, tokenizer_frames, window_frames
+from toolkit.data.episodes.clips import Clip
+from toolkit.data.episodes.episode import Episode, memory_set
+from toolkit.ivideogpt.clips import action_statistics, arrange, tokenizer_frames, window_frames
+from toolkit.runs.schedule import learning_rate_factor
 
 
 def clip(num_frames=5):

@@ -4,7 +4,7 @@ import pytest
 
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
-from toolkit.schema import UserError
+from toolkit.errors import UserError
 
 COMMAND = COMMANDS["train-ivideogpt"]
 

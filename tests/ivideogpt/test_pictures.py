@@ -5,9 +5,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from toolkit.data.push_sprite import PushSprite, record
-from toolkit.ivideogpt.tracking import TRACKED, displacement, locate, pearson, spearman
-from toolkit.ivideogpt.video import film_strip, save_gif, save_mp4, side_by_side
+from toolkit.data.episodes.push_sprite import PushSprite, record
+from toolkit.ivideogpt.film import film_strip, save_gif, save_mp4, side_by_side
+from toolkit.ivideogpt.measure.tracking import TRACKED, displacement, locate, pearson, spearman
 
 RNG = np.random.default_rng(0)
 

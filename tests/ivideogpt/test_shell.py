@@ -11,7 +11,7 @@ import pytest
 
 from tests.ivideogpt import tiny
 from toolkit.cli import main
-from toolkit.data.episodes import Episode, EpisodeSpec, read_episode, write_episode
+from toolkit.data.episodes.episode import Episode, EpisodeSpec, read_episode, write_episode
 
 
 @pytest.fixture
@@ -48,7 +48,9 @@ def test_what_cannot_be_converted_is_one_line(toolkit):
 
 
 def test_what_failed_while_the_rest_was_kept_is_said_and_fails(toolkit, monkeypatch):
-    monkeypatch.setattr("toolkit.data.record.record", lambda plan, folder: (2, ["episode 1: RuntimeError: broke"]))
+    monkeypatch.setattr(
+        "toolkit.data.episodes.record.record", lambda plan, folder: (2, ["episode 1: RuntimeError: broke"])
+    )
     code, out, said = toolkit("data", "record", "push_sprite", "out")
     assert (
         code == 1 and out == "2 episodes in out\n" and "1 could not be had, the first: episode 1: RuntimeError" in said

@@ -12,9 +12,9 @@ import torch
 
 from tests.toyroom.harness import finish, record, start, start_ranks
 from toolkit import zoo
-from toolkit.data.episodes import Episode, write_episode
-from toolkit.data.push_sprite import PushSprite
-from toolkit.data.push_sprite import record as record_push
+from toolkit.data.episodes.episode import Episode, write_episode
+from toolkit.data.episodes.push_sprite import PushSprite
+from toolkit.data.episodes.push_sprite import record as record_push
 from toolkit.launch import launch
 
 SMOKE = ["experiment=ivideogpt_smoke", "seed=5"]

@@ -6,12 +6,12 @@ from functools import cache
 import numpy as np
 import torch
 
+from toolkit.data.config import EpisodeData
 from toolkit.ivideogpt.clips import Clips, load_clips
 from toolkit.ivideogpt.config import TrainIVideoGPT
-from toolkit.schema import EpisodeData
-from toolkit.zoo.video_transformer import VideoTransformer, llama_config
-from toolkit.zoo.vq_tokenizer import CompressiveVQModel
-from toolkit.zoo.world_model import WorldModel
+from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.tokenizer import CompressiveVQModel
+from toolkit.zoo.world.transformer import VideoTransformer, llama_config
 
 SIZE = 16
 

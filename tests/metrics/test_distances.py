@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.data.toys import ring
+from toolkit.data.images.toys import ring
 from toolkit.metrics.distances import energy_distance, sliced_wasserstein2, wasserstein2, within_mode_w2
 from toolkit.metrics.frechet import GaussianStats, frechet_distance, frechet_floor, gaussian_stats
 from toolkit.metrics.images import psnr

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from toolkit import data
+from toolkit.data.config import Data
 from toolkit.metrics import features as module
 from toolkit.metrics.features import FeatureNet, features_of
 from toolkit.metrics.frechet import frechet_distance
-from toolkit.schema import Data
 
 
 @pytest.fixture

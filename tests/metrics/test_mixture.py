@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from toolkit.data.toys import grid25, ring
+from toolkit.data.images.toys import grid25, ring
 from toolkit.metrics.mixture import bayes_loss, mode_counts, nearest_centre, off_mode_fraction, posterior_mean
 from toolkit.metrics.turning import curvature, follow, jacobian_norm, turning_grid
 

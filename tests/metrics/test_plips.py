@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data_sets.videos import moving
+from tests.data.videos import moving
 from toolkit.data import fetching
+from toolkit.errors import UserError
 from toolkit.metrics.plips import PLIPS
-from toolkit.schema import UserError
 
 
 def weights_file(path, network):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data_sets.videos import moving
+from tests.data.videos import moving
 from toolkit.metrics.video import VideoScores, decibel, luma_ssim, noise_deviation, sharpness, squared_error
 
 CLIP = [torch.from_numpy(frame).permute(2, 0, 1)[None].float() for frame in moving(8, 96, 64, step=2.0)]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.toyroom.harness import finish, record, result, run_here, start
+from toolkit.errors import JobError
 from toolkit.runs import checkpoint
-from toolkit.schema import JobError
 
 
 def files(folder):

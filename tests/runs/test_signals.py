@@ -8,8 +8,8 @@ import time
 import pytest
 
 from tests.toyroom.harness import finish, record, result, run_here, start
+from toolkit.errors import Interrupted
 from toolkit.runs.signals import deferred, raising
-from toolkit.schema import Interrupted
 
 
 def wait_for(path, timeout_s=60):

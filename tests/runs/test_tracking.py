@@ -2,8 +2,9 @@
 
 import pytest
 
+from toolkit.errors import UserError
 from toolkit.runs.tracking import make_tracker
-from toolkit.schema import Job, UserError
+from toolkit.schema import Job
 
 
 def test_none_is_no_tracker(tmp_path):

@@ -12,9 +12,9 @@ from transformers import (
     SmolLM3Config,
 )
 
-from toolkit.stacking.growth import Grown, grow
-from toolkit.stacking.llama import Llama
-from toolkit.stacking.tensors import InMemory
+from toolkit.stacking.operators.grow import Grown, grow
+from toolkit.stacking.operators.llama import Llama
+from toolkit.stacking.operators.tensors import InMemory
 
 VOCABULARY = 97
 _SIZES = {

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config
 
 from tests.stacking.models import make_model, make_tokenizer
-from toolkit.schema import JobError, UserError
+from toolkit.errors import JobError, UserError
 from toolkit.stacking.config import Growth
-from toolkit.stacking.report import grow_checkpoint
+from toolkit.stacking.grow_folder import grow_checkpoint
 
 STACK = Growth(operator="stack", factor=2)
 

@@ -13,7 +13,7 @@ from tests.stacking.models import make_model
 from tests.toyroom.harness import finish, start
 from toolkit.launch import launch
 from toolkit.stacking.config import Growth
-from toolkit.stacking.report import grow_checkpoint
+from toolkit.stacking.grow_folder import grow_checkpoint
 
 GROW = ("stage=grow", "source=source", "operator=stack", "factor=8", "out=out", "hydra.run.dir=run", "measure=false")
 PARTIAL = Path(".out.partial")

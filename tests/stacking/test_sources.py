@@ -16,13 +16,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from tests.stacking.checkpoints.test_open import load_strictly
 from tests.stacking.models import logits, make_bpe, make_model, token_ids
-from tests.stacking.test_checkpoint import load_strictly
+from toolkit.errors import UserError
 from toolkit.launch import launch
-from toolkit.schema import UserError
-from toolkit.stacking.checkpoint import open_checkpoint
+from toolkit.stacking.checkpoints.open import open_checkpoint
 from toolkit.stacking.config import Growth
-from toolkit.stacking.report import grow_checkpoint
+from toolkit.stacking.grow_folder import grow_checkpoint
 
 STACK = Growth(operator="stack", factor=2)
 NAMES = {

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from tests.zoo.nano_world import nano_clips, nano_world
+from tests.zoo.world.nano_world import nano_clips, nano_world
 from toolkit.launch import launch
 from toolkit.stacking.config import Growth
-from toolkit.stacking.networks import grow_network
+from toolkit.stacking.zoo_networks import grow_network
 from toolkit.zoo import load
 
 PRESERVING = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from toolkit.schema import Job, UserError, choice, number
+from toolkit.errors import UserError
+from toolkit.schema import Job, choice, number
 
 
 @dataclass

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from tests.toyroom.config import TrainToy
+from toolkit.errors import UserError
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.loop import Loop, Values
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator, seed_all
-from toolkit.schema import UserError
 
 
 def main(config: TrainToy, run: Run) -> float:

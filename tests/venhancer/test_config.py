@@ -6,8 +6,8 @@ import pytest
 
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
+from toolkit.errors import UserError
 from toolkit.paths import presets
-from toolkit.schema import UserError
 from toolkit.venhancer.config import parse_fps
 
 COMMAND = COMMANDS["enhance-video"]

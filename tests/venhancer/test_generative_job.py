@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data_sets.videos import moving, read, write
+from tests.data.videos import moving, read, write
 from tests.toyroom.harness import record, start
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
-from toolkit.data.video_scan import index_video
+from toolkit.data.video.scan import index_video
 from toolkit.launch import dry_run, launch
 
 NETWORK = [

@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from tests.data_sets.videos import moving, psnr, read, sound_bytes, write
+from tests.data.videos import moving, psnr, read, sound_bytes, write
 from tests.toyroom.harness import finish, record, start
-from toolkit.data.video_scan import index_video
+from toolkit.data.video.scan import index_video
 from toolkit.launch import launch
 
 CLIP = moving(9, 90, 62)
@@ -131,7 +131,7 @@ def test_bad_input_is_one_line_before_any_work(folder, capfd, words, said):
     (folder / "empty_folder").mkdir()
     (folder / "taken.mp4").write_bytes(b"mine")
     with av.open("sound.mp4", "w") as container:
-        from tests.data_sets.videos import tone
+        from tests.data.videos import tone
 
         container.mux(tone(container.add_stream("aac", rate=48000), 0.3))
     before = sorted(folder.iterdir())
@@ -193,7 +193,7 @@ def test_killed_at_any_moment_it_goes_on_after_its_last_part(folder):
 
 
 def test_stopped_after_the_result_is_in_place_it_knows_it_for_its_own(folder, monkeypatch):
-    from toolkit.schema import Interrupted
+    from toolkit.errors import Interrupted
     from toolkit.venhancer import job
 
     def stop(*_):

@@ -11,15 +11,16 @@ from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 
 from tests.venhancer.networks import clip, tiny_pipeline
 from toolkit import zoo
-from toolkit.schema import UserError
-from toolkit.venhancer.codec import PixelUnshuffleCodec, VAECodec
-from toolkit.venhancer.enhancer import Enhancer, EnhanceSettings
-from toolkit.venhancer.loading import load_text_encoder, load_vae, penultimate
-from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_pipeline
-from toolkit.venhancer.schedule import VideoNoiseSchedule
-from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
-from toolkit.zoo.video_controlnet import VideoControlNetModel
-from toolkit.zoo.video_unet import VideoUNet
+from toolkit.errors import UserError
+from toolkit.venhancer.engine.enhancer import Enhancer
+from toolkit.venhancer.engine.settings import EnhanceSettings
+from toolkit.venhancer.model.codec import PixelUnshuffleCodec, VAECodec
+from toolkit.venhancer.model.loading import load_text_encoder, load_vae, penultimate
+from toolkit.venhancer.model.schedule import VideoNoiseSchedule
+from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_enhancer, load_pipeline
+from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
+from toolkit.zoo.video.controlnet import VideoControlNetModel
+from toolkit.zoo.video.unet import VideoUNet
 
 CALL = {"scale": 1.5, "frame_factor": 2, "steps": 2, "noise_level": 50, "seed": 3}
 
@@ -47,7 +48,7 @@ def test_half_precision(frames, tmp_path):
     settings = EnhanceSettings(
         model=str(tmp_path), height=18, width=27, frame_factor=2, steps=2, noise_level=50, precision="bf16"
     )
-    enhancer = Enhancer.load(settings)
+    enhancer = load_enhancer(settings)
     assert enhancer.pipeline.denoiser.dtype == torch.bfloat16
     enhanced = enhancer.pipeline(clip(frames, 12, 18), scale=1.5, frame_factor=2, steps=2, noise_level=50).frames
     full = tiny_pipeline()(clip(frames, 12, 18), scale=1.5, frame_factor=2, steps=2, noise_level=50).frames
@@ -116,7 +117,7 @@ def test_an_imported_network_with_autoencoder_and_text(temporal, tmp_path):
         model=model, **parts, height=21, width=32, frame_factor=2, steps=2, prompt="a dog", negative_prompt="bad",
         guidance_scale=7.5, tile_height=24, tile_width=24,
     )  # fmt: skip
-    enhancer = Enhancer.load(settings)
+    enhancer = load_enhancer(settings)
     plan_of = [enhancer.plan(Frames(clip(4, 10, 16)))]
     assert plan_of[0].evaluations == 4 and plan_of[0].tiles == 2 and plan_of[0].notes == ()
     out = np.concatenate([one.frames for one in enhancer.enhance(Frames(clip(4, 10, 16)), tmp_path / "work")])
@@ -203,7 +204,7 @@ def test_parts_that_are_missing(change, message, tmp_path):
         "text_encoder": str(text_folder(tmp_path / "sd")),
     }
     with pytest.raises(UserError, match=message) as error:
-        Enhancer.load(EnhanceSettings(height=8, width=8, **given | change))
+        load_enhancer(EnhanceSettings(height=8, width=8, **given | change))
     assert "\n" not in str(error.value)
 
 
@@ -217,9 +218,9 @@ def test_a_folder_of_something_else(tmp_path):
 
 @torch.no_grad()
 def test_frames_are_encoded_whole_where_one_tile_holds_them_and_blended_where_not(tmp_path):
-    from toolkit.venhancer.conditioning import Fill
-    from toolkit.venhancer.flight import Flight, Geometry
-    from toolkit.venhancer.transcode import Transcoder
+    from toolkit.venhancer.engine.in_flight import Flight, Geometry
+    from toolkit.venhancer.engine.transcode import Transcoder
+    from toolkit.venhancer.model.conditioning import Fill
 
     codec, frame = VAECodec(tiny_autoencoder(False)), clip(1, 24, 40)[0]
     flight = Flight(tmp_path, Geometry(4, 12, 20, 1, 1, 24, 40, 1), "test")
@@ -235,8 +236,8 @@ def test_frames_are_encoded_whole_where_one_tile_holds_them_and_blended_where_no
 
 
 def test_no_room_on_the_disk_is_one_line(tmp_path):
-    from toolkit.schema import JobError
-    from toolkit.venhancer.store import FrameStore
+    from toolkit.errors import JobError
+    from toolkit.venhancer.engine.frame_store import FrameStore
 
     with pytest.raises(JobError, match=r"latents0: \d+ MiB for what is in flight"):
         FrameStore(tmp_path / "latents0", 10**6, 100, 1000, 1000)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+GOLDEN = Path(__file__).parents[1] / "files" / "golden"
 IVIDEOGPT_WEIGHTS = {"tokenizer": "diffusion_pytorch_model.safetensors", "transformer": "model.safetensors"}
 
 

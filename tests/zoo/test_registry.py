@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from toolkit import zoo
-from toolkit.schema import UserError
-from toolkit.zoo.unet import SongUNet
+from toolkit.errors import UserError
+from toolkit.zoo.edm.unet import SongUNet
 
 TINY = {"image_size": 8, "in_channels": 1, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1}
 

@@ -6,34 +6,29 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from toolkit.data.catalogue import CATALOGUE, Entry, Row, check, fetch, load, load_episodes, rows, stand_in
+from toolkit.lazy import lazy
 
 if TYPE_CHECKING:
-    from toolkit.data.sets import Dataset, MemorySplit, Split
+    from toolkit.data.sets import Dataset, GaussianMixture, MemorySplit, Split
     from toolkit.data.stream import batches
-    from toolkit.data.text import Corpus, check_text, load_text
-    from toolkit.data.toys import GaussianMixture
+    from toolkit.data.text.corpora import Corpus, check_text, load_text
 
-_HOMES = {
-    "batches": "toolkit.data.stream",
-    "Dataset": "toolkit.data.sets",
-    "MemorySplit": "toolkit.data.sets",
-    "Split": "toolkit.data.sets",
-    "GaussianMixture": "toolkit.data.toys",
-    "Corpus": "toolkit.data.text",
-    "check_text": "toolkit.data.text",
-    "load_text": "toolkit.data.text",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "batches": "toolkit.data.stream",
+        "Dataset": "toolkit.data.sets",
+        "MemorySplit": "toolkit.data.sets",
+        "Split": "toolkit.data.sets",
+        "GaussianMixture": "toolkit.data.sets",
+        "Corpus": "toolkit.data.text.corpora",
+        "check_text": "toolkit.data.text.corpora",
+        "load_text": "toolkit.data.text.corpora",
+    },
+)
 
 __all__ = [
     "CATALOGUE",

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.data import fetching
-from toolkit.data.clips import CLIPS
-from toolkit.schema import Data, EpisodeData, UserError, did_you_mean
+from toolkit.data.config import Data, EpisodeData
+from toolkit.data.video.clips import CLIPS
+from toolkit.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from toolkit.data.episodes import EpisodeSpec
-    from toolkit.data.episodes_sets import EpisodeDataset
+    from toolkit.data.episodes.episode import EpisodeSpec
+    from toolkit.data.episodes.sets import EpisodeDataset
     from toolkit.data.sets import Dataset
 
 
@@ -50,27 +51,33 @@ class Row:
 _MNIST = "CC BY-SA 3.0"
 _OWN = "its owner's"
 _FREE = "free to redistribute"
-_PACKAGED_TEXT = "toolkit.data.text:load_package"
-_EPISODES = "toolkit.data.episodes_sets"
+_PACKAGED_TEXT = "toolkit.data.text.corpora:load_package"
+_EPISODES = "toolkit.data.episodes.sets"
 CATALOGUE: dict[str, Entry] = {
-    "ring": Entry("points", "8,000 x 2, 8 modes", "generated", "toolkit.data.toys:load_ring"),
-    "grid25": Entry("points", "25,000 x 2, 25 modes", "generated", "toolkit.data.toys:load_grid25"),
-    "checkerboard": Entry("points", "8,000 x 2, 8 squares", "generated", "toolkit.data.toys:load_checkerboard"),
-    "digits": Entry("images", "1,797 x 1x8x8, 10 classes", "CC BY 4.0", "toolkit.data.digits:load_digits"),
-    "mnist": Entry("images", "70,000 x 1x28x28, 10 classes", _MNIST, "toolkit.data.digits:load_mnist", "mnist"),
-    "mnist16": Entry("images", "70,000 x 1x16x16, 10 classes", _MNIST, "toolkit.data.digits:load_mnist16", "mnist"),
-    "mnist8": Entry("images", "70,000 x 1x8x8, 10 classes", _MNIST, "toolkit.data.digits:load_mnist8", "mnist"),
-    "mnist5k": Entry("images", "5,000 x 1x28x28, 10 classes", _MNIST, "toolkit.data.digits:load_mnist5k", "mnist5k"),
-    "fashion": Entry("images", "70,000 x 1x28x28, 10 classes", "MIT", "toolkit.data.digits:load_fashion", "fashion"),
-    "crossfire": Entry(
-        "images", "4,369 x 3x32x32, 14 classes", "GPL-2.0", "toolkit.data.crossfire:load_crossfire", "crossfire"
+    "ring": Entry("points", "8,000 x 2, 8 modes", "generated", "toolkit.data.images.toys:load_ring"),
+    "grid25": Entry("points", "25,000 x 2, 25 modes", "generated", "toolkit.data.images.toys:load_grid25"),
+    "checkerboard": Entry("points", "8,000 x 2, 8 squares", "generated", "toolkit.data.images.toys:load_checkerboard"),
+    "digits": Entry("images", "1,797 x 1x8x8, 10 classes", "CC BY 4.0", "toolkit.data.images.digits:load_digits"),
+    "mnist": Entry("images", "70,000 x 1x28x28, 10 classes", _MNIST, "toolkit.data.images.digits:load_mnist", "mnist"),
+    "mnist16": Entry(
+        "images", "70,000 x 1x16x16, 10 classes", _MNIST, "toolkit.data.images.digits:load_mnist16", "mnist"
     ),
-    "folder": Entry("images", "any folder of images", _OWN, "toolkit.data.folder:load_folder", needs_path=True),
+    "mnist8": Entry("images", "70,000 x 1x8x8, 10 classes", _MNIST, "toolkit.data.images.digits:load_mnist8", "mnist"),
+    "mnist5k": Entry(
+        "images", "5,000 x 1x28x28, 10 classes", _MNIST, "toolkit.data.images.digits:load_mnist5k", "mnist5k"
+    ),
+    "fashion": Entry(
+        "images", "70,000 x 1x28x28, 10 classes", "MIT", "toolkit.data.images.digits:load_fashion", "fashion"
+    ),
+    "crossfire": Entry(
+        "images", "4,369 x 3x32x32, 14 classes", "GPL-2.0", "toolkit.data.images.crossfire:load_crossfire", "crossfire"
+    ),
+    "folder": Entry("images", "any folder of images", _OWN, "toolkit.data.images.folder:load_folder", needs_path=True),
     "imagenet64": Entry(
         "images",
         "1.28 M x 3x64x64, 1,000 classes",
         "research only",
-        "toolkit.data.imagenet:load_imagenet64",
+        "toolkit.data.images.imagenet:load_imagenet64",
         needs_path=True,
         num_classes=1000,
         size_px=64,
@@ -79,20 +86,28 @@ CATALOGUE: dict[str, Entry] = {
         "images",
         "1.28 M x 3x128x128, 1,000 classes",
         "research only",
-        "toolkit.data.imagenet:load_imagenet128",
+        "toolkit.data.images.imagenet:load_imagenet128",
         needs_path=True,
         num_classes=1000,
         size_px=128,
     ),
-    "text_python": Entry("text", "1 MB, Python's own documentation", "PSF-2.0", "toolkit.data.text:load_python"),
+    "text_python": Entry(
+        "text", "1 MB, Python's own documentation", "PSF-2.0", "toolkit.data.text.corpora:load_python"
+    ),
     "text_brown": Entry("text", "6 MB, 500 samples of 1961", _FREE, _PACKAGED_TEXT, "brown"),
     "text_english": Entry("text", "19 MB, Brown, speeches, a novel", _FREE, _PACKAGED_TEXT, "english"),
     "text_austen": Entry("text", "4 MB, six novels", "public domain", _PACKAGED_TEXT, "austen"),
     "text_gcide": Entry("text", "33 MB, a dictionary", "GPL-3.0", _PACKAGED_TEXT, "gcide"),
     "text_perl": Entry("text", "7 MB, Perl's documentation", "Artistic", _PACKAGED_TEXT, "perl"),
-    "text_folder": Entry("text", "any text, jsonl, parquet", _OWN, "toolkit.data.text:load_folder", needs_path=True),
+    "text_folder": Entry(
+        "text", "any text, jsonl, parquet", _OWN, "toolkit.data.text.corpora:load_folder", needs_path=True
+    ),
     "text_slimpajama": Entry(
-        "text", "627 B tokens, hub or path", "ODC-BY and sources'", "toolkit.data.text:load_slimpajama", on_hub=True
+        "text",
+        "627 B tokens, hub or path",
+        "ODC-BY and sources'",
+        "toolkit.data.text.corpora:load_slimpajama",
+        on_hub=True,
     ),
     "push_sprite": Entry("episodes", "any number x 32x32, 2 actions", "generated", f"{_EPISODES}:load_push_sprite"),
     "pusht": Entry("episodes", "gym-pusht, recorded, 2 actions", "Apache-2.0", f"{_EPISODES}:load_recorded"),
@@ -100,13 +115,13 @@ CATALOGUE: dict[str, Entry] = {
     "episodes_folder": Entry(
         "episodes", "any folder of npz episodes", _OWN, f"{_EPISODES}:load_episode_folder", needs_path=True
     ),
-    "oxe": Entry("episodes", "35 Open X-Embodiment sets", _OWN, "toolkit.data.oxe:load_oxe", needs_path=True),
+    "oxe": Entry("episodes", "35 Open X-Embodiment sets", _OWN, "toolkit.data.episodes.oxe:load_oxe", needs_path=True),
     **{
-        name: Entry("clips", clip.size, clip.licence, "toolkit.data.clips:refuse_as_images", clip.download)
+        name: Entry("clips", clip.size, clip.licence, "toolkit.data.video.clips:refuse_as_images", clip.download)
         for name, clip in CLIPS.items()
     },
     "clips_folder": Entry(
-        "clips", "any folder of videos", _OWN, "toolkit.data.clips:refuse_as_images", needs_path=True
+        "clips", "any folder of videos", _OWN, "toolkit.data.video.clips:refuse_as_images", needs_path=True
     ),
 }
 

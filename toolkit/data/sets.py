@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from toolkit.errors import UserError
 from toolkit.runs.seeds import generator
-from toolkit.schema import UserError
-
-if TYPE_CHECKING:
-    from toolkit.data.toys import GaussianMixture
 
 Indices = np.ndarray | Tensor | Sequence[int]
 Batch = tuple[Tensor, Tensor | None]
@@ -141,3 +138,17 @@ def limit_train(indices: np.ndarray, num_train: int | None) -> np.ndarray:
     if num_train is not None and num_train > len(indices):
         raise UserError(f"data.num_train={num_train}: only {len(indices)} training items; give at most that")
     return indices[fixed_subset(len(indices), num_train).numpy()]
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """Equal-weight isotropic Gaussians: ``centres`` float64 (k, d), one standard deviation ``std``."""
+
+    centres: Tensor = field(repr=False)
+    std: float
+
+    def sample(self, num_per_component: int, random: torch.Generator) -> tuple[Tensor, np.ndarray]:
+        """``num_per_component`` points of each component: float64 (n, d) and their components int64 (n,)."""
+        components = torch.arange(len(self.centres)).repeat_interleave(num_per_component)
+        noise = torch.randn(len(components), self.centres.shape[1], generator=random, dtype=torch.float64)
+        return self.centres[components] + self.std * noise, components.numpy()

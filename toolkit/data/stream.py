@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from toolkit.data.sets import Batch, Split
+from toolkit.errors import UserError
 from toolkit.runs.seeds import generator
-from toolkit.schema import UserError
 
 
 def batches(

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import zoo
+from toolkit.errors import UserError
 from toolkit.runs.files import write_json
-from toolkit.schema import UserError
 from toolkit.zoo.catalogue import CLASSES
-from toolkit.zoo.denoiser import Denoiser
-from toolkit.zoo.encoders import LatentEncoder
+from toolkit.zoo.disco.encoders import LatentEncoder
+from toolkit.zoo.edm.denoiser import Denoiser
 
 CLASSES.update(KMeansEncoder="toolkit.disco.baselines", LabelEncoder="toolkit.disco.baselines")
 PARTS = ("denoiser", "encoder", "prior", "baseline")

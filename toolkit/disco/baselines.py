@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from toolkit.data.sets import Dataset
 from toolkit.disco.config import TrainDisco
+from toolkit.errors import UserError
 from toolkit.runs.seeds import derive
-from toolkit.schema import UserError
-from toolkit.zoo.encoders import LatentEncoder
+from toolkit.zoo.disco.encoders import LatentEncoder
 
 CERTAIN = 100.0  # a gap between logits that Gumbel noise, which lies in (-5, 17) in float32, never bridges
 MOST_ITEMS = 20_000  # for k-means

@@ -13,11 +13,11 @@ from toolkit import zoo
 from toolkit.data.sets import Dataset
 from toolkit.disco.baselines import build_baseline_encoder
 from toolkit.disco.config import MLP, Network, ToyScore, TrainDisco
-from toolkit.schema import UserError
-from toolkit.zoo.build import build_network, image_shape
-from toolkit.zoo.denoiser import Denoiser
-from toolkit.zoo.encoders import LatentEncoder, MLPEncoder, ViTEncoder
-from toolkit.zoo.prior import AutoregressivePrior, LatentDiffusionPrior, MarginalPrior, UniformPrior
+from toolkit.errors import UserError
+from toolkit.zoo.disco.encoders import LatentEncoder, MLPEncoder, ViTEncoder
+from toolkit.zoo.disco.prior import AutoregressivePrior, LatentDiffusionPrior, MarginalPrior, UniformPrior
+from toolkit.zoo.edm.build import build_network, image_shape
+from toolkit.zoo.edm.denoiser import Denoiser
 
 
 def latent_shape(config: TrainDisco, num_labels: int) -> tuple[int, int]:

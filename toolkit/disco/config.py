@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from toolkit.schema import (
-    ADM,
-    MISSING,
-    MLP,
-    Data,
-    Job,
-    Network,
-    Song,
-    ToyScore,
-    UserError,
-    UViT,
-    choice,
-    did_you_mean,
-    number,
-)
+from toolkit.data.config import Data
+from toolkit.errors import UserError, did_you_mean
+from toolkit.schema import MISSING, Job, choice, number
+from toolkit.zoo.config import ADM, MLP, Network, Song, ToyScore, UViT
 
 STAGES = ["denoiser", "baseline", "prior", "sample", "measure"]
 MEASURES = ["loss", "use", "turning", "jacobian", "quality", "prior_gap", "guidance", "shared", "switch", "cost"]

@@ -13,29 +13,24 @@ from rich.console import Console
 from rich.panel import Panel
 
 from toolkit import data
-from toolkit.disco import measures
+from toolkit.disco import measure as measures
 from toolkit.disco.artefact import Parts, load_parts, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.sampling import draw_latents, draw_samples
-from toolkit.disco.stage1 import (
-    RESTART_EVERY_STEPS,
-    JointModel,
-    collapse_warning,
-    latent_summary,
-    learning_rate_factor,
-)
+from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, collapse_warning, latent_summary, learning_rate_factor
 from toolkit.disco.stage2 import train_prior
-from toolkit.runs import figures, progress
+from toolkit.errors import UserError
+from toolkit.runs import progress
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run, read_record
 from toolkit.runs.seeds import generator, seed_all
-from toolkit.runs.table import Table
-from toolkit.schema import UserError
-from toolkit.zoo.denoiser import Denoiser
-from toolkit.zoo.ema import EMA
+from toolkit.show import figures
+from toolkit.show.table import Table
+from toolkit.zoo.edm.denoiser import Denoiser
+from toolkit.zoo.edm.ema import EMA
 
 FIRST_JUDGED_STEP = 200  # before it every encoder is silent
 LEAST_TEST_ITEMS = 10  # scores by neighbours need a few

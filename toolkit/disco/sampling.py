@@ -12,10 +12,10 @@ from toolkit.disco.baselines import code_logits
 from toolkit.disco.config import Sampling
 from toolkit.disco.discretize import sample_codes, sample_gaussian, split_gaussian
 from toolkit.disco.guidance import LatentGuidance
-from toolkit.schema import UserError
-from toolkit.zoo import samplers
-from toolkit.zoo.denoiser import Denoiser
-from toolkit.zoo.prior import UniformPrior
+from toolkit.errors import UserError
+from toolkit.zoo.disco.prior import UniformPrior
+from toolkit.zoo.edm import samplers
+from toolkit.zoo.edm.denoiser import Denoiser
 
 
 @torch.no_grad()

@@ -22,9 +22,9 @@ from toolkit.disco.discretize import (
     split_gaussian,
     usage_bonus,
 )
-from toolkit.zoo.denoiser import Denoiser
-from toolkit.zoo.encoders import LatentEncoder
-from toolkit.zoo.latents import SlotLinear
+from toolkit.zoo.disco.encoders import LatentEncoder
+from toolkit.zoo.edm.denoiser import Denoiser
+from toolkit.zoo.edm.latents import SlotLinear
 
 RESTART_EVERY_STEPS = 200
 EDM_P_MEAN, EDM_P_STD = -1.2, 1.2  # ln sigma of EDM's ImageNet-64 training, the reference of edm_monotonic

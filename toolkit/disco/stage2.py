@@ -20,7 +20,7 @@ from toolkit.disco.sampling import encode
 from toolkit.runs.loop import Loop, Values
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator
-from toolkit.zoo.prior import LatentDiffusionPrior, MarginalPrior, UniformPrior
+from toolkit.zoo.disco.prior import LatentDiffusionPrior, MarginalPrior, UniformPrior
 
 ENCODE_BATCH = 1024
 

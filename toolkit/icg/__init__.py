@@ -49,25 +49,20 @@ scales, and ``sigma_min`` to leave low noise alone. A model distilled for guidan
 Importing this module loads no torch; the names below are loaded on first use.
 """
 
-from importlib import import_module
-from typing import Any
+from toolkit.lazy import lazy
 
-_HOMES = {
-    "IndependentConditionGuidance": "guiders",
-    "TimeStepGuidance": "guiders",
-    "CombinedGuidance": "combined",
-    "SchedulerClock": "clock",
-    "guided": "pipelines",
-    "GuidedDenoiser": "denoisers",
-    "guided_denoiser": "denoisers",
-    "encode_prompts": "text",
-    "random_token_bank": "text",
-    "find_time_embeddings": "timestep",
-}
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "IndependentConditionGuidance": "toolkit.icg.guiders.independent_condition_guidance",
+        "TimeStepGuidance": "toolkit.icg.guiders.time_step_guidance",
+        "CombinedGuidance": "toolkit.icg.guiders.combined_guidance",
+        "SchedulerClock": "toolkit.icg.guiders.clock",
+        "guided": "toolkit.icg.guiders.in_pipelines",
+        "GuidedDenoiser": "toolkit.icg.guiders.in_denoisers",
+        "guided_denoiser": "toolkit.icg.guiders.in_denoisers",
+        "encode_prompts": "toolkit.icg.guiders.random_text",
+        "random_token_bank": "toolkit.icg.guiders.random_text",
+        "find_time_embeddings": "toolkit.icg.guiders.time_embeddings",
+    },
+)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from toolkit.runs.bench import BenchOptions, Contender, Makers, parse_options, run_bench
+from toolkit.bench import BenchOptions, Contender, Makers, parse_options, run_bench
 from toolkit.schema import choice, number
 
 CONTENDERS = ("ours", "native", "cfg", "tsg", "icg_tsg", "batched", "batched_tsg", "half", "none")

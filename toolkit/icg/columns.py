@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from toolkit.icg.config import CFG, Guidance, NoGuidance, SampleICG
-from toolkit.icg.source import Source
+from toolkit.icg.sources.base import Source
 
 LABELS = {
     "none": "none",

@@ -6,21 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.schema import (
-    ADM,
-    MISSING,
-    MLP,
-    Data,
-    Job,
-    Network,
-    Song,
-    ToyScore,
-    UserError,
-    UViT,
-    choice,
-    did_you_mean,
-    number,
-)
+from toolkit.data.config import Data
+from toolkit.errors import UserError, did_you_mean
+from toolkit.schema import MISSING, Job, choice, number
+from toolkit.zoo.config import ADM, MLP, Network, Song, ToyScore, UViT
 
 SMALL_COMPARE = ["none", "cfg", "tsg", "icg_tsg"]  # beside ICG, where the command makes its own small models
 SMALL_CURVE, SMALL_CURVE_METHODS = [1.25, 1.5, 2.0, 3.0], ("cfg", "icg", "tsg")

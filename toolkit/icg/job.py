@@ -11,19 +11,19 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.panel import Panel
 
-from toolkit.icg import pictures
+from toolkit.icg import results as pictures
 from toolkit.icg.columns import DROPPING, Column
 from toolkit.icg.config import SampleICG
-from toolkit.icg.draws_on_disk import Draws, clear, to_floats
 from toolkit.icg.judge import LEAST_FOR_DISTANCES, Judge
 from toolkit.icg.plan import Plan, make_plan, open_models
 from toolkit.icg.results import Result, all_scores, headline, metrics
-from toolkit.icg.source import Request, Source
+from toolkit.icg.sample_store import Draws, clear, to_floats
+from toolkit.icg.sources.base import Request, Source
 from toolkit.runs import progress
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.record import Run
-from toolkit.runs.table import Table
+from toolkit.show.table import Table
 
 FEW_STEPS = 4
 
@@ -194,6 +194,6 @@ def _show(run: Run) -> None:
 
 def dry_run(config: SampleICG) -> None:
     """Parameters, FLOPs and network calls of what would be sampled; nothing is trained or drawn."""
-    from toolkit.icg.dry import describe
+    from toolkit.icg.dry_run import describe
 
     Console().print(describe(config).to_rich())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from toolkit.icg.base import WeakBranchGuidance
-from toolkit.icg.combined import CombinedGuidance
+from toolkit.errors import UserError
 from toolkit.icg.config import CFG, ICG, TSG, CFGAndTSG, Guidance, ICGAndTSG
-from toolkit.icg.guiders import IndependentConditionGuidance, TimeStepGuidance
-from toolkit.schema import UserError
+from toolkit.icg.guiders.base import WeakBranchGuidance
+from toolkit.icg.guiders.combined_guidance import CombinedGuidance
+from toolkit.icg.guiders.independent_condition_guidance import IndependentConditionGuidance
+from toolkit.icg.guiders.time_step_guidance import TimeStepGuidance
 
 Seed = int | Sequence[int]
 

@@ -12,18 +12,19 @@ import torch
 from accelerate import Accelerator
 
 from toolkit import data
+from toolkit.data.config import Data
 from toolkit.data.sets import Dataset
-from toolkit.icg.clip_score import ClipScore
+from toolkit.errors import UserError
 from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column, columns
 from toolkit.icg.config import AutoGuidance, SampleICG
-from toolkit.icg.exact import ExactSource, exact_dataset
 from toolkit.icg.judge import why_not
-from toolkit.icg.small import STAGE, SmallModel, make_small_model, small_config
-from toolkit.icg.source import Source
+from toolkit.icg.sources.base import Source
+from toolkit.icg.sources.exact import ExactSource, exact_dataset
+from toolkit.icg.sources.small import STAGE, SmallModel, make_small_model, small_config
+from toolkit.metrics.clip_score import ClipScore
 from toolkit.runs import progress
 from toolkit.runs.distributed import rank
 from toolkit.runs.record import Run
-from toolkit.schema import Data, UserError
 
 MOST_MEASURED = 5000
 PARTS = {PLAIN: "denoiser", DROPPING: "dropping", "weak": "weak"}  # of the run's model/
@@ -54,8 +55,8 @@ def open_models(config: SampleICG, run: Run, accelerator: Accelerator) -> tuple[
 
 def open_source(config: SampleICG, device: torch.device) -> Source:
     """The model that ``config.model`` names. Raises UserError where nothing usable is there."""
-    from toolkit.icg.denoiser_source import DenoiserSource
-    from toolkit.icg.pipeline_source import PipelineSource, find_index, refuse
+    from toolkit.icg.sources.denoiser import DenoiserSource
+    from toolkit.icg.sources.pipeline import PipelineSource, find_index, refuse
 
     assert config.model is not None
     index = find_index(config.model)
@@ -70,7 +71,7 @@ def open_source(config: SampleICG, device: torch.device) -> Source:
 
 def _small_models(config: SampleICG, run: Run, accelerator: Accelerator) -> tuple[dict[str, Source], Dataset]:
     """The two small models, from the cache or trained now, and the data they were trained on."""
-    from toolkit.icg.denoiser_source import DenoiserSource
+    from toolkit.icg.sources.denoiser import DenoiserSource
 
     dataset = small_dataset(config)
     made: dict[str, str] = {}

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from toolkit import zoo
+from toolkit.errors import UserError
 from toolkit.ivideogpt.clips import Clips
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator, seed_all
-from toolkit.schema import UserError
-from toolkit.zoo.video_transformer import VideoTransformer, llama_config
-from toolkit.zoo.vq_tokenizer import CompressiveVQModel
-from toolkit.zoo.world_model import WorldModel
+from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.tokenizer import CompressiveVQModel
+from toolkit.zoo.world.transformer import VideoTransformer, llama_config
 
 
 def build_tokenizer(config: TrainIVideoGPT, resolution: int) -> CompressiveVQModel:

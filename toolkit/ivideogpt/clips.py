@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from toolkit import data
-from toolkit.data.episodes import EpisodeSet, EpisodeSpec
-from toolkit.data.episodes_clips import Clip, ClipSource
-from toolkit.data.episodes_sets import EpisodeDataset
+from toolkit.data.episodes.clips import Clip, ClipSource
+from toolkit.data.episodes.episode import EpisodeSet, EpisodeSpec
+from toolkit.data.episodes.sets import EpisodeDataset
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.runs.seeds import generator
 
@@ -119,11 +118,3 @@ def action_statistics(episodes: EpisodeSet, frame_step: int) -> dict[str, np.nda
     std = rows.std(0)
     found = {"mean": rows.mean(0), "std": np.where(std < 1e-6, 1.0, std), "low": rows.min(0), "high": rows.max(0)}
     return {name: np.tile(value, frame_step).astype(np.float32) for name, value in found.items()}
-
-
-def learning_rate_factor(step: int, num_steps: int, schedule: str, warmup_steps: int) -> float:
-    """Linear warm-up, then constant or a cosine to zero."""
-    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    if schedule == "constant":
-        return warm
-    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, num_steps))))

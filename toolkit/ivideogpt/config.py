@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from toolkit.schema import EpisodeData, Job, UserError, choice, did_you_mean, number
+from toolkit.data.config import EpisodeData
+from toolkit.errors import UserError, did_you_mean
+from toolkit.schema import Job, choice, number
 
 STAGES = ["tokenizer", "transformer", "rollout", "plan", "measure"]
 MEASURES = ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward", "goal"]

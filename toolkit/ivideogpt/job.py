@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from toolkit import zoo
-from toolkit.ivideogpt import measures
+from toolkit.ivideogpt import measure as measures
 from toolkit.ivideogpt.build import (
     build_tokenizer,
     build_transformer,
@@ -23,17 +23,17 @@ from toolkit.ivideogpt.build import (
 )
 from toolkit.ivideogpt.clips import Clips, load_clips
 from toolkit.ivideogpt.config import TrainIVideoGPT
-from toolkit.ivideogpt.imagination import check_horizon, roll_out
-from toolkit.ivideogpt.perceptual import make_distance
-from toolkit.ivideogpt.planning import plan
-from toolkit.ivideogpt.stage_tokenizer import train_tokenizer
-from toolkit.ivideogpt.stage_transformer import train_transformer
+from toolkit.ivideogpt.control.planning import plan
+from toolkit.ivideogpt.rollout import check_horizon, roll_out
+from toolkit.ivideogpt.train.perceptual import make_distance
+from toolkit.ivideogpt.train.tokenizer import train_tokenizer
+from toolkit.ivideogpt.train.transformer import train_transformer
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
-from toolkit.runs.table import Table
+from toolkit.show.table import Table
 from toolkit.zoo.registry import count_parameters
-from toolkit.zoo.vq_tokenizer import CompressiveVQModel
+from toolkit.zoo.world.tokenizer import CompressiveVQModel
 
 
 def main(config: TrainIVideoGPT, run: Run) -> float | None:

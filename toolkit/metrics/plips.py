@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.data.fetching import fetch
-from toolkit.schema import UserError
+from toolkit.errors import UserError
 
 MEANS = (123.0, 117.0, 104.0)  # of RGB, as Caffe's network was trained; it reads BGR
 FIRES = {2: (64, 16, 64), 3: (128, 16, 64), 4: (128, 32, 128), 5: (256, 32, 128)} | {

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from toolkit.schema import JobError
+from toolkit.errors import JobError
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")

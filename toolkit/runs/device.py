@@ -6,8 +6,9 @@ import ctypes
 import platform
 from typing import TYPE_CHECKING
 
+from toolkit.errors import UserError
 from toolkit.runs.distributed import world_size
-from toolkit.schema import Job, UserError
+from toolkit.schema import Job
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
-from toolkit.schema import JobError, UserError
+from toolkit.errors import JobError, UserError
 
 T = TypeVar("T")
 

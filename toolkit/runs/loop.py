@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import torch
 
+from toolkit.errors import Interrupted, JobError
 from toolkit.runs import checkpoint, progress, signals
 from toolkit.runs.distributed import barrier, gather, rank, world_size
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import seed_all
-from toolkit.schema import Interrupted, JobError
 
 
 class Stateful(Protocol):

@@ -23,9 +23,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import UserError
 from toolkit.runs.files import write_atomic, write_json
 from toolkit.runs.tracking import Tracker
-from toolkit.schema import Job, UserError, fields_of
+from toolkit.schema import Job, fields_of
 
 PACKAGES = ("toolkit", "torch", "diffusers", "transformers", "accelerate", "hydra-core", "numpy", "safetensors")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from toolkit.schema import Interrupted
+from toolkit.errors import Interrupted
 
 _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _asked: list[int] = []  # signals whose exception was raised: a library's bare ``except`` may have swallowed it

@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import Protocol
 
-from toolkit.schema import Job, UserError
+from toolkit.errors import UserError
+from toolkit.schema import Job
 
 
 class Tracker(Protocol):

@@ -3,27 +3,22 @@
 Importing this loads no torch; the names below are loaded on first use.
 """
 
-from importlib import import_module
-from typing import Any
+from toolkit.lazy import lazy
 
-_HOMES = {
-    "Growth": "config",
-    "advise": "timing",
-    "cost": "flops",
-    "grow": "growth",
-    "grow_checkpoint": "report",
-    "grow_network": "networks",
-    "grow_saved_network": "networks",
-    "load_model": "loading",
-    "open_checkpoint": "checkpoint",
-    "Scorer": "scoring",
-    "train_map": "learn",
-    "GrowthMasks": "masks",
-}
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Growth": "toolkit.stacking.config",
+        "GrowthMasks": "toolkit.stacking.operators.masks",
+        "Scorer": "toolkit.stacking.evaluate.scoring",
+        "advise": "toolkit.stacking.operators.timing",
+        "cost": "toolkit.stacking.flops",
+        "grow": "toolkit.stacking.operators.grow",
+        "grow_checkpoint": "toolkit.stacking.grow_folder",
+        "grow_network": "toolkit.stacking.zoo_networks",
+        "grow_saved_network": "toolkit.stacking.zoo_networks",
+        "load_model": "toolkit.stacking.checkpoints.load",
+        "open_checkpoint": "toolkit.stacking.checkpoints.open",
+        "train_map": "toolkit.stacking.operators.learn",
+    },
+)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from toolkit.schema import Job, TextData, UserError, choice, did_you_mean, number
+from toolkit.data.config import TextData
+from toolkit.errors import UserError, did_you_mean
+from toolkit.schema import Job, choice, number
 
 ANY_DIRECTION = ("direct", "zero", "random", "learn")
 DEPTH_ONLY = ("stack", "interleave", "gradual", "solar", "llama_pro", "pattern", "list")

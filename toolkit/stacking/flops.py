@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toolkit.stacking.architecture import Architecture
+from toolkit.stacking.operators.architecture import Architecture
 
 
 @dataclass(frozen=True)

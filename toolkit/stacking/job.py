@@ -10,13 +10,14 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.panel import Panel
 
+from toolkit.errors import UserError
 from toolkit.runs.distributed import rank
 from toolkit.runs.record import Run
-from toolkit.runs.table import Table
-from toolkit.schema import UserError
-from toolkit.stacking import evaluating, growing
+from toolkit.show.table import Table
+from toolkit.stacking import stage_evaluate as evaluating
+from toolkit.stacking import stage_grow as growing
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.planning import plan_table
+from toolkit.stacking.dry_run import plan_table
 
 OBJECTIVES = ("final.grown", "pretrain.loss", "grow.target_perplexity", "evaluate.loss")  # what a sweep minimises
 
@@ -42,8 +43,8 @@ def _stages(config: GrowLLM, run: Run) -> dict[str, Callable[[], None]]:
         return {"advise": lambda: growing.advise_user(config, run)}
     if config.stage == "evaluate":
         return {"evaluate": lambda: evaluating.evaluate_source(config, run)}
-    from toolkit.stacking import comparing
-    from toolkit.stacking.testbed import Testbed
+    from toolkit.stacking import stage_compare as comparing
+    from toolkit.stacking.stages_train import Testbed
 
     compare = {"compare": lambda: comparing.compare_run(config, run)}
     return compare if config.stage == "compare" else Testbed(config, run).stages() | compare

@@ -8,15 +8,15 @@ from typing import Any
 from diffusers import UNet3DConditionModel
 
 from toolkit import zoo
-from toolkit.schema import UserError
-from toolkit.venhancer.codec import PixelUnshuffleCodec, as_codec
+from toolkit.errors import UserError
 from toolkit.venhancer.config import EnhanceVideo
-from toolkit.venhancer.loading import load_text_encoder, load_vae
+from toolkit.venhancer.model.codec import PixelUnshuffleCodec, as_codec
+from toolkit.venhancer.model.loading import load_text_encoder, load_vae
+from toolkit.venhancer.model.schedule import VideoNoiseSchedule
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
-from toolkit.venhancer.schedule import VideoNoiseSchedule
-from toolkit.zoo.controlled_video_unet import ControlledVideoUNet
-from toolkit.zoo.video_controlnet import VideoControlNetModel
-from toolkit.zoo.video_unet import VideoUNet
+from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
+from toolkit.zoo.video.controlnet import VideoControlNetModel
+from toolkit.zoo.video.unet import VideoUNet
 
 
 def build_vae(config: EnhanceVideo) -> Any:

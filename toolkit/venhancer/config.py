@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from toolkit.schema import Job, UserError, choice, cosmetic, number
+from toolkit.errors import UserError
+from toolkit.schema import Job, choice, cosmetic, number
 
 STAGES = {
     "enhance": ["enhance", "measure"],

@@ -11,21 +11,21 @@ from typing import Any
 from rich.console import Console
 from rich.panel import Panel
 
-from toolkit.data.video import VideoReader
-from toolkit.data.video_write import Sound, is_claimed, join_parts
+from toolkit.data.video.reader import VideoReader
+from toolkit.data.video.write import Sound, is_claimed, join_parts
+from toolkit.errors import UserError
 from toolkit.runs import progress
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
-from toolkit.runs.table import Table
-from toolkit.schema import UserError
-from toolkit.venhancer.backends import KeyFrames
-from toolkit.venhancer.clip import write_parts
+from toolkit.show.table import Table
+from toolkit.venhancer.clips.backends import KeyFrames
+from toolkit.venhancer.clips.inputs import Task, available_bytes, check_free, find_tasks, make_folder, rate_text
+from toolkit.venhancer.clips.parts import write_parts
+from toolkit.venhancer.clips.prepare import Network, Work, claim_of, make_backend, prepare
+from toolkit.venhancer.clips.side_by_side import frames_of, held_frames, write_sheet, write_side_by_side
 from toolkit.venhancer.config import EnhanceVideo
-from toolkit.venhancer.inputs import Task, available_bytes, check_free, find_tasks, make_folder, rate_text
-from toolkit.venhancer.measures import load_perceptual, score_video, scores_table
-from toolkit.venhancer.side_by_side import frames_of, held_frames, write_sheet, write_side_by_side
-from toolkit.venhancer.work import Network, Work, claim_of, make_backend, prepare
+from toolkit.venhancer.measure import load_perceptual, score_video, scores_table
 
 OURS = "ours"
 
@@ -52,7 +52,7 @@ def main(config: EnhanceVideo, run: Run) -> float | None:
 
 
 def _training(name: str, config: EnhanceVideo, run: Run, accelerator: Any) -> None:
-    from toolkit.venhancer import training
+    from toolkit.venhancer.train import stage as training
 
     {"train": training.train, "evaluate": training.evaluate}[name](config, run, accelerator)
 

@@ -1,8 +1,7 @@
 """Networks that several rooms use: build by name, load, import official weights. Importing this loads no torch."""
 
-from toolkit.zoo.catalogue import CLASSES, LAYOUTS, NAMED, Entry, Layout
+from toolkit.zoo.catalogue import CLASSES, LAYOUTS, NAMED, PUBLISHED, Entry, Layout
 from toolkit.zoo.loading import load
-from toolkit.zoo.published import PUBLISHED
 from toolkit.zoo.registry import (
     build_on_meta,
     count_flops,

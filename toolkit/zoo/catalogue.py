@@ -18,23 +18,23 @@ Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 
 # class name, as in the "_class_name" of a config.json -> module
 CLASSES = {
-    "ADMUNet": "toolkit.zoo.unet",
-    "SongUNet": "toolkit.zoo.unet",
-    "UViT": "toolkit.zoo.uvit",
-    "EDM2UNet": "toolkit.zoo.edm2",
-    "MLPDenoiser": "toolkit.zoo.mlp",
-    "ToyScoreDenoiser": "toolkit.zoo.mlp",
-    "MLPEncoder": "toolkit.zoo.encoders",
-    "ViTEncoder": "toolkit.zoo.encoders",
-    "AutoregressivePrior": "toolkit.zoo.prior",
-    "MarginalPrior": "toolkit.zoo.prior",
-    "UniformPrior": "toolkit.zoo.prior",
-    "LatentDiffusionPrior": "toolkit.zoo.prior",
-    "CompressiveVQModel": "toolkit.zoo.vq_tokenizer",
-    "WorldModel": "toolkit.zoo.world_model",
-    "VideoUNet": "toolkit.zoo.video_unet",
-    "VideoControlNetModel": "toolkit.zoo.video_controlnet",
-    "ControlledVideoUNet": "toolkit.zoo.controlled_video_unet",
+    "ADMUNet": "toolkit.zoo.edm.unet",
+    "SongUNet": "toolkit.zoo.edm.unet",
+    "UViT": "toolkit.zoo.edm.uvit",
+    "EDM2UNet": "toolkit.zoo.edm.edm2",
+    "MLPDenoiser": "toolkit.zoo.edm.mlp",
+    "ToyScoreDenoiser": "toolkit.zoo.edm.mlp",
+    "MLPEncoder": "toolkit.zoo.disco.encoders",
+    "ViTEncoder": "toolkit.zoo.disco.encoders",
+    "AutoregressivePrior": "toolkit.zoo.disco.prior",
+    "MarginalPrior": "toolkit.zoo.disco.prior",
+    "UniformPrior": "toolkit.zoo.disco.prior",
+    "LatentDiffusionPrior": "toolkit.zoo.disco.prior",
+    "CompressiveVQModel": "toolkit.zoo.world.tokenizer",
+    "WorldModel": "toolkit.zoo.world.model",
+    "VideoUNet": "toolkit.zoo.video.unet",
+    "VideoControlNetModel": "toolkit.zoo.video.controlnet",
+    "ControlledVideoUNet": "toolkit.zoo.video.controlled_unet",
 }
 
 
@@ -93,12 +93,12 @@ _NCSNPP = {
     "resample_filter": (1, 3, 3, 1),
 }
 _LATENTS = {"num_latents": 10, "codebook_size": 100, "latent_width": 192, "latent_layers": 6}
-_ADM = "toolkit.zoo.unet:ADMUNet"
-_SONG = "toolkit.zoo.unet:SongUNet"
-_VIT = "toolkit.zoo.encoders:ViTEncoder"
+_ADM = "toolkit.zoo.edm.unet:ADMUNet"
+_SONG = "toolkit.zoo.edm.unet:SongUNet"
+_VIT = "toolkit.zoo.disco.encoders:ViTEncoder"
 _IVIDEOGPT = "Wu et al. 2024 (iVideoGPT)"
-_VQ = "toolkit.zoo.vq_tokenizer:CompressiveVQModel"
-_VIDEO = "toolkit.zoo.video_transformer:build_video_transformer"
+_VQ = "toolkit.zoo.world.tokenizer:CompressiveVQModel"
+_VIDEO = "toolkit.zoo.world.transformer:build_video_transformer"
 _VQ_256 = {
     "down_block_types": ("DownEncoderBlock2D",) * 5,
     "up_block_types": ("UpDecoderBlock2D",) * 5,
@@ -123,7 +123,7 @@ NAMED: dict[str, Entry] = {
     "edm_ddpmpp_cifar10": Entry(_SONG, {"dropout": 0.13}, _image_inputs(32), _KARRAS, "CIFAR-10, DDPM++"),
     "edm_ncsnpp_cifar10": Entry(_SONG, {"dropout": 0.13, **_NCSNPP}, _image_inputs(32), _KARRAS, "CIFAR-10, NCSN++"),
     "edm2_xs_imagenet512": Entry(
-        "toolkit.zoo.edm2:EDM2UNet",
+        "toolkit.zoo.edm.edm2:EDM2UNet",
         {"model_channels": 128},
         _image_inputs(64, 4, num_classes=1000),
         "Karras et al. 2024 (EDM2)",
@@ -144,7 +144,7 @@ NAMED: dict[str, Entry] = {
         "three groups of 10 latents, one per resolution of the up path",
     ),
     "disco_imagenet128": Entry(
-        "toolkit.zoo.uvit:UViT",
+        "toolkit.zoo.edm.uvit:UViT",
         {"num_classes": 1000, **_LATENTS},
         _image_inputs(128, num_classes=1000),
         _DISCO,
@@ -157,7 +157,7 @@ NAMED: dict[str, Entry] = {
         _VIT, {"image_size": 128, "patch_size": 16}, {"y": ("float32", (1, 3, 128, 128))}, _DISCO, "ViT-B encoder of z"
     ),
     "disco_prior_imagenet": Entry(
-        "toolkit.zoo.prior:AutoregressivePrior",
+        "toolkit.zoo.disco.prior:AutoregressivePrior",
         {"num_classes": 1000},
         {"codes": ("int64", (1, 10)), "class_labels": ("int64", (1,))},
         _DISCO,
@@ -179,14 +179,14 @@ NAMED: dict[str, Entry] = {
         _VIDEO, _MEDIUM, f"{_VIDEO}_inputs", _IVIDEOGPT, "24 layers; flops of 16 frames, 751 tokens"
     ),
     "venhancer": Entry(
-        "toolkit.zoo.controlled_video_unet:ControlledVideoUNet",
+        "toolkit.zoo.video.controlled_unet:ControlledVideoUNet",
         {"unet_config": {"asymmetric": True}, "controlnet_config": {"asymmetric": True}},
         _latent_clip_inputs(5, 90, 160, key_frames=3),
         _VENHANCER,
         "base and control network; FLOPs of 5 frames of 720x1280",
     ),
     "venhancer_base": Entry(
-        "toolkit.zoo.video_unet:VideoUNet",
+        "toolkit.zoo.video.unet:VideoUNet",
         {"asymmetric": True},
         _latent_clip_inputs(5, 90, 160),
         _VENHANCER,
@@ -196,22 +196,22 @@ NAMED: dict[str, Entry] = {
 
 LAYOUTS: dict[str, Layout] = {
     "edm": Layout(
-        "toolkit.zoo.importing_edm:import_edm",
+        "toolkit.zoo.edm.import_edm:import_edm",
         "folder with config.json and model.safetensors of NVlabs/edm (ADM, DDPM++, NCSN++)",
         "CC BY-NC-SA 4.0, non-commercial",
     ),
     "edm2": Layout(
-        "toolkit.zoo.importing_edm2:import_edm2",
+        "toolkit.zoo.edm.import_edm2:import_edm2",
         "folder with config.json and model.safetensors of NVlabs/edm2",
         "CC BY-NC-SA 4.0, non-commercial",
     ),
     "ivideogpt": Layout(
-        "toolkit.zoo.importing_ivideogpt:import_ivideogpt",
+        "toolkit.zoo.world.release:import_ivideogpt",
         "folder with tokenizer/ and transformer/ of thuml/iVideoGPT",
         "MIT",
     ),
     "venhancer": Layout(
-        "toolkit.zoo.importing_venhancer:import_venhancer",
+        "toolkit.zoo.video.import_venhancer:import_venhancer",
         "folder with config.json and model.safetensors, or venhancer_paper.pt / venhancer_v2.pt of Vchitect/VEnhancer",
         "none stated; base CC BY-NC-ND 4.0 (non-commercial)",
     ),
@@ -222,3 +222,44 @@ def resolve(target: str) -> Any:
     """What "module:name" stands for."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Published:
+    """hub: id on the Hugging Face hub. tokenizer, transformer: the entries of NAMED that give their sizes."""
+
+    hub: str
+    tokenizer: str
+    transformer: str
+    action_dim: int
+    note: str
+    licence: str = "MIT"
+    paper: str = "Wu et al. 2024 (iVideoGPT)"
+
+
+def _ivideogpt(
+    name: str, note: str, action_dim: int = 0, tokenizer: str = "64", transformer: str = "small"
+) -> tuple[str, Published]:
+    hub = f"thuml/ivideogpt-{name}"
+    parts = f"ivideogpt_tokenizer_{tokenizer}", f"ivideogpt_transformer_{transformer}"
+    return f"ivideogpt_{name.replace('-', '_')}", Published(hub, *parts, action_dim, note)
+
+
+PUBLISHED: dict[str, Published] = dict(
+    [
+        _ivideogpt("oxe-64-act-free", "pre-trained on Open X-Embodiment, without actions"),
+        _ivideogpt("oxe-64-act-free-medium", "the same with the medium transformer", transformer="medium"),
+        _ivideogpt("oxe-64-goal-cond", "the first context frame is the goal"),
+        _ivideogpt("oxe-256-act-free", "256x256; less trained than the others, say its authors", tokenizer="256"),
+        _ivideogpt("bair-64-act-free", "BAIR robot pushing, one context frame", tokenizer="64_context1"),
+        _ivideogpt("bair-64-act-cond", "BAIR robot pushing, one context frame", 4, tokenizer="64_context1"),
+        _ivideogpt("robonet-64-act-cond", "RoboNet", 5),
+        _ivideogpt("vp2-robosuite-64-act-cond", "VP2, Robosuite", 4),
+        _ivideogpt("vp2-robodesk-64-act-cond", "VP2, RoboDesk", 5),
+    ]
+)
+
+
+def hub_id(name: str) -> str:
+    """The hub id of a published name; any other name as it is."""
+    return PUBLISHED[name].hub if name in PUBLISHED else name

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from toolkit.schema import UserError
+from toolkit.errors import UserError
 
 
 def refuse_existing(dest: Path) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.schema import UserError, did_you_mean
-from toolkit.zoo.catalogue import CLASSES
-from toolkit.zoo.published import hub_id
+from toolkit.errors import UserError, did_you_mean
+from toolkit.zoo.catalogue import CLASSES, hub_id
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +74,7 @@ def _load_folder(folder: Path) -> Any:
 
 
 def _load_hub(name: str, part: str | None) -> Any:
-    from toolkit.zoo.denoiser import Denoiser
+    from toolkit.zoo.edm.denoiser import Denoiser
 
     reachable = hub_answers()
     world = None if part else _fetch_world_model(name, not reachable)

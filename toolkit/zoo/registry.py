@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.schema import UserError, did_you_mean
-from toolkit.zoo.catalogue import LAYOUTS, NAMED, resolve
+from toolkit.errors import UserError, did_you_mean
+from toolkit.zoo.catalogue import LAYOUTS, NAMED, PUBLISHED, resolve
 from toolkit.zoo.loading import load
-from toolkit.zoo.published import PUBLISHED
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

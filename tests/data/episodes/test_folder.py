@@ -1,0 +1,179 @@
+"""npz episodes: what is read, what is refused (in one line that names the file), and how folders are split."""
+
+import numpy as np
+import pytest
+
+from toolkit import data
+from toolkit.data.config import EpisodeData
+from toolkit.data.episodes.episode import Episode, EpisodeSpec, read_episode, resize, write_episode
+from toolkit.data.episodes.folder import read_folder
+from toolkit.errors import UserError
+
+
+def episode(num_frames=6, size=8, action_dim=2, seed=0):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (num_frames, size, size, 3), dtype=np.uint8)
+    return Episode(
+        image, rng.normal(size=(num_frames, action_dim)).astype(np.float32), np.zeros(num_frames, np.float32)
+    )
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def refused(path, spec=None):
+    with pytest.raises(UserError) as caught:
+        read_episode(path, spec or EpisodeSpec())
+    message = str(caught.value)
+    assert "\n" not in message and str(path) in message
+    return message
+
+
+def test_written_and_read_back(tmp_path):
+    made = episode()
+    found = read_episode(write_episode(tmp_path / "a.npz", made), EpisodeSpec())
+    assert (found.image == made.image).all() and (found.action == made.action).all() and (found.reward == 0).all()
+
+
+def test_one_action_fewer_than_frames_gets_a_row_of_zeros(tmp_path):
+    made = episode()
+    path = save(tmp_path / "a.npz", image=made.image, action=made.action[:-1])
+    assert (read_episode(path, EpisodeSpec()).action == np.concatenate([made.action[:-1], np.zeros((1, 2))])).all()
+
+
+def test_integers_and_floats_become_bytes(tmp_path):
+    image = episode().image
+    for name, stored in (("int", image.astype(np.int64)), ("float", image / 255.0)):
+        assert (read_episode(save(tmp_path / f"{name}.npz", image=stored), EpisodeSpec()).image == image).all()
+
+
+def test_bad_files_are_refused_in_one_line(tmp_path):
+    made = episode()
+    whole = write_episode(tmp_path / "whole.npz", made).read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    assert "truncated" in refused(tmp_path / "cut.npz")
+    damaged = bytearray(whole)
+    damaged[200:260] = bytes(60)
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    assert "truncated or no npz" in refused(tmp_path / "damaged.npz")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    refused(tmp_path / "empty.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    refused(tmp_path / "text.npz")
+    np.save(tmp_path / "bare.npy", made.image)
+    (tmp_path / "bare.npy").rename(tmp_path / "bare.npz")
+    refused(tmp_path / "bare.npz")
+    assert "no such file" in refused(tmp_path / "absent.npz")
+
+
+def test_bad_arrays_are_refused_in_one_line(tmp_path):
+    made = episode()
+    bad = np.array([{"a": 1}], dtype=object)
+    assert "plain arrays" in refused(save(tmp_path / "object.npz", image=bad))
+    assert "no array 'image'" in refused(save(tmp_path / "other.npz", frames=made.image))
+    assert "expected frames" in refused(save(tmp_path / "grey.npz", image=made.image[..., 0]))
+    assert "floats 0..1" in refused(save(tmp_path / "range.npz", image=made.image * 2.0))
+    nan = (made.image / 255.0).copy()
+    nan[0, 0, 0, 0] = np.nan
+    assert "not finite" in refused(save(tmp_path / "nan.npz", image=nan))
+    action = made.action.copy()
+    action[3, 1] = np.inf
+    assert "action is inf at [3, 1]" in refused(save(tmp_path / "inf.npz", image=made.image, action=action))
+    assert "expected 6 rows" in refused(save(tmp_path / "rows.npz", image=made.image, action=made.action[:2]))
+    assert "expected [T, A]" in refused(save(tmp_path / "flat.npz", image=made.image, action=made.action[:, 0]))
+    short = save(tmp_path / "short.npz", image=made.image)
+    assert "6 frames, a clip needs 9" in refused(short, EpisodeSpec(least_frames=9))
+    assert "no array 'action'" in refused(short, EpisodeSpec(needs_action=True))
+
+
+def test_episodes_of_a_folder_must_be_alike_unless_bad_ones_are_left_out(tmp_path):
+    files = [write_episode(tmp_path / f"{i}.npz", episode(seed=i)) for i in range(3)]
+    files.append(write_episode(tmp_path / "big.npz", episode(size=10)))
+    files.append(write_episode(tmp_path / "wide.npz", episode(action_dim=3)))
+    with pytest.raises(UserError, match=r"big\.npz: frames are 10x10, those of .*0\.npz 8x8; set data\.size_px"):
+        read_folder(files[:4], EpisodeSpec())
+    with pytest.raises(
+        UserError, match=r"wide\.npz: actions of 3 numbers, those of .*0\.npz have 2.*data\.skip_bad=true"
+    ):
+        read_folder([*files[:3], files[4]], EpisodeSpec())
+    found, problems = read_folder(files, EpisodeSpec(), skip_bad=True)
+    assert len(found) == 3 and len(problems) == 2 and found.action_dim == 2
+    resized, _ = read_folder(files[:4], EpisodeSpec(size_px=4))
+    assert resized.size_px == (4, 4) and len(resized) == 4
+
+
+def test_large_folders_are_read_again_when_a_clip_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.data.episodes.folder.IN_MEMORY_BYTES", 0)
+    files = [write_episode(tmp_path / f"{i}.npz", episode(seed=i)) for i in range(2)]
+    found, _ = read_folder(files, EpisodeSpec())
+    assert (found.read(1).image == episode(seed=1).image).all()
+
+
+def test_of_very_large_folders_only_headers_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.data.episodes.folder.READ_WHOLLY_BYTES", 0)
+    files = [write_episode(tmp_path / f"{i}.npz", episode(seed=i)) for i in range(2)]
+    found, _ = read_folder(files, EpisodeSpec(size_px=4))
+    assert found.lengths == [6, 6] and found.size_px == (4, 4) and found.action_dim == 2
+    assert found.read(0).image.shape == (6, 4, 4, 3)
+    bad = {"big": episode(size=10), "wide": episode(action_dim=3), "short": episode(num_frames=2)}
+    files += [write_episode(tmp_path / f"{name}.npz", one) for name, one in bad.items()]
+    (tmp_path / "cut.npz").write_bytes(files[0].read_bytes()[:100])
+    _, problems = read_folder([*files, tmp_path / "cut.npz"], EpisodeSpec(least_frames=4), skip_bad=True)
+    assert [line.split(": ")[0].rsplit("/", 1)[1] for line in problems] == [
+        "big.npz",
+        "wide.npz",
+        "short.npz",
+        "cut.npz",
+    ]
+
+
+def test_resize_crops_the_centre():
+    image = np.zeros((1, 4, 8, 3), np.uint8)
+    image[:, :, 2:6] = 200
+    assert (resize(image, 4) == 200).all() and (resize(image, 2) == 200).all()
+
+
+def load(path, **keys):
+    return data.load_episodes(EpisodeData(name="episodes_folder", path=str(path), **keys), 0, EpisodeSpec())
+
+
+def test_what_is_not_there_is_held_out_of_training(tmp_path):
+    for i in range(20):
+        write_episode(tmp_path / f"{i:02d}.npz", episode(seed=i))
+    found = load(tmp_path)
+    assert (len(found.train), len(found.valid), len(found.test)) == (16, 2, 2)
+    names = [set(split.sources) for split in (found.train, found.valid, found.test)]
+    assert len(set.union(*names)) == 20
+    (tmp_path / "parts").mkdir()
+    for part, num in (("train", 5), ("val", 2), ("test", 3)):
+        for i in range(num):
+            write_episode(tmp_path / "parts" / part / f"{i}.npz", episode(seed=i))
+    found = load(tmp_path / "parts")
+    assert (len(found.train), len(found.valid), len(found.test)) == (5, 2, 3)
+
+
+def test_folders_that_are_no_data_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"data\.path: data\.name=episodes_folder needs the folder of episodes"):
+        data.load_episodes(EpisodeData(name="episodes_folder"), 0, EpisodeSpec())
+    with pytest.raises(UserError, match="no such folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"no \.npz files"):
+        load(tmp_path)
+    write_episode(tmp_path / "0.npz", episode())
+    with pytest.raises(UserError, match="too few episodes"):
+        load(tmp_path)
+    with pytest.raises(UserError, match="episodes are push_sprite"):
+        data.load_episodes(EpisodeData(name="mnist"), 0, EpisodeSpec())
+    with pytest.raises(UserError, match="reads no files"):
+        data.load_episodes(EpisodeData(name="push_sprite", path=str(tmp_path)), 0, EpisodeSpec())
+
+
+def test_push_sprite_holds_out_the_same_worlds_for_every_seed():
+    config = EpisodeData(num_train=4, num_valid=3, num_frames=5, size_px=16)
+    first, second = (data.load_episodes(config, seed, EpisodeSpec(least_frames=6)) for seed in (0, 1))
+    assert first.train.lengths == [6] * 4  # as long as a clip needs
+    assert (first.test.read(0).image == second.test.read(0).image).all()
+    assert (first.train.read(0).image != second.train.read(0).image).any()
+    assert (first.test.read(0).image != first.valid.read(0).image).any()

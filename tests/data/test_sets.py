@@ -1,0 +1,124 @@
+"""Built-in sets: ranges, splits that do not move with the seed, the toys' densities."""
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit import data
+from toolkit.data.config import Data
+from toolkit.data.images import toys
+from toolkit.data.images.pixels import pool_to, resize, to_channels
+from toolkit.data.sets import MemorySplit, fixed_subset, hold_out
+from toolkit.errors import UserError
+
+
+def test_digits_are_in_range_with_disjoint_stratified_splits():
+    digits = data.load(Data(name="digits"), seed=0)
+    assert digits.shape == (1, 8, 8) and digits.num_classes == 10
+    assert len(digits.train) + len(digits.valid) + len(digits.test) == 1797
+    x, labels = digits.train.all()
+    assert x.dtype == torch.float32 and x.min() == -1 and x.max() == 1 and labels.dtype == torch.int64
+    assert np.bincount(digits.test.labels).min() >= 34  # a fifth of the rarest class
+    train, test = ({row.tobytes() for row in split.all()[0].numpy()} for split in (digits.train, digits.test))
+    assert len(train & test) <= 1  # the set itself may hold a picture twice
+
+
+def test_real_splits_do_not_depend_on_the_seed_and_generated_ones_do():
+    first, second = (data.load(Data(name="digits"), seed) for seed in (0, 1))
+    assert first.train.fingerprint() == second.train.fingerprint()
+    first, second = (data.load(Data(name="ring"), seed) for seed in (0, 1))
+    assert first.train.fingerprint() != second.train.fingerprint()
+
+
+def test_class_labels_off_hides_them_from_networks_not_from_measures():
+    digits = data.load(Data(name="digits", class_labels=False))
+    assert digits.num_classes == 0 and digits.train.batch([0, 1])[1] is None
+    assert digits.train.labels is not None and len(digits.class_names) == 10
+
+
+def test_size_channels_and_number_of_images_follow_the_config():
+    digits = data.load(Data(name="digits", size_px=16, channels=3, num_train=100))
+    assert digits.shape == (3, 16, 16) and len(digits.train) == 100
+    with pytest.raises(UserError, match=r"data.num_train=9999: only 1295"):
+        data.load(Data(name="digits", num_train=9999))
+    with pytest.raises(UserError, match=r"data.channels=2"):
+        data.load(Data(name="digits", channels=2))
+
+
+def test_ring_is_exactly_balanced_with_known_components():
+    ring = data.load(Data(name="ring"))
+    assert len(ring.train) == 8000 and set(np.bincount(ring.train.labels)) == {1000}
+    points, _ = ring.train.all()
+    radii = (points.double() - ring.mixture.centres[ring.train.labels]).pow(2).mean().sqrt()
+    assert abs(radii - 0.2) < 0.005
+    assert ring.mixture.centres.norm(dim=1).allclose(torch.tensor(3.0, dtype=torch.float64))
+    assert abs(ring.sigma_data - 2.13) < 0.02  # sqrt(3^2 / 2 + 0.2^2) per coordinate
+
+
+def test_grid_and_checkerboard():
+    grid = data.load(Data(name="grid25", num_train=50))
+    assert len(grid.train) == 50 and grid.num_classes == 25
+    with pytest.raises(UserError, match="multiple of 25"):
+        data.load(Data(name="grid25", num_train=51))
+    points, squares = toys.checkerboard(500, torch.Generator().manual_seed(0))
+    cells = ((points + 4) // 2).long()
+    assert ((cells.sum(1) % 2) == 0).all() and len(np.unique(squares)) == 8 and points.abs().max() <= 4
+
+
+def test_points_refuse_image_options():
+    with pytest.raises(UserError, match=r"data.size_px: data.name=ring is a set of points"):
+        data.load(Data(name="ring", size_px=8))
+
+
+def test_sigma_data_is_the_standard_deviation_of_all_training_values():
+    digits = data.load(Data(name="digits"))
+    assert digits.sigma_data == pytest.approx(float(digits.train.all()[0].double().std()), abs=1e-12)
+
+
+def test_hold_out_keeps_units_together_and_classes_present():
+    labels = np.repeat([0, 1], [30, 10])
+    units = np.arange(40) // 5
+    kept, held_out = hold_out(labels, 40, 0.2, "valid", units)
+    assert not set(units[kept]) & set(units[held_out]) and len(kept) + len(held_out) == 40
+    assert set(labels[held_out]) == {0, 1}
+    with pytest.raises(UserError, match="too few"):
+        hold_out(None, 1, 0.5, "test")
+
+
+def test_limited_reads_are_a_fixed_spread_subset():
+    split = MemorySplit(torch.arange(100.0)[:, None])
+    first, _ = split.all(10)
+    assert torch.equal(first, split.all(10)[0]) and len(first) == 10 and first.max() > 50
+    assert torch.equal(fixed_subset(5, 9), torch.arange(5))
+
+
+def test_pooling_resizing_and_grey():
+    image = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+    image[..., 2:6, 2:6] = 200
+    assert pool_to(image, 8, 2)[0, 0, 1, 1] == 200 and pool_to(image, 8, 2).sum() == 200
+    wide = torch.full((2, 3, 10, 20), 7, dtype=torch.uint8)
+    assert resize(wide, 5).shape == (2, 3, 5, 5) and (resize(wide, 5) == 7).all()
+    red = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+    red[:, 0] = 255
+    assert to_channels(red, 1).item() == 76
+
+
+def test_wrong_names_and_paths_are_one_line():
+    with pytest.raises(UserError, match="did you mean 'digits'"):
+        data.check(Data(name="digit"))
+    with pytest.raises(UserError, match=r"data.path: data.name=folder needs"):
+        data.check(Data(name="folder"))
+    with pytest.raises(UserError, match="no such folder"):
+        data.check(Data(name="folder", path="/nowhere/at/all"))
+    with pytest.raises(UserError, match="is a file"):
+        data.check(Data(name="folder", path=__file__))
+    with pytest.raises(UserError, match="reads no files"):
+        data.check(Data(name="digits", path="."))
+
+
+def test_a_stand_in_has_the_shape_of_a_set_whose_folder_is_absent():
+    dataset = data.stand_in(Data(name="imagenet64"))
+    assert (dataset.shape, dataset.num_classes) == ((3, 64, 64), 1000)
+    assert data.stand_in(Data(name="folder", size_px=32, channels=1)).shape == (1, 32, 32)
+    with pytest.raises(UserError, match=r"data\.size_px: data\.name=folder without data\.path needs it"):
+        data.stand_in(Data(name="folder"))

@@ -1,0 +1,164 @@
+"""The world model as a gymnasium environment: its contract, and that many worlds in a batch equal single ones."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from tests.ivideogpt import tiny
+from toolkit.errors import UserError
+from toolkit.ivideogpt.control.env import WorldModelEnv, WorldModelVectorEnv
+
+ACTIONS = np.random.default_rng(0).uniform(-1, 1, (6, 3, 2)).astype(np.float32)  # [step, row, A]
+
+
+def make(**keys):
+    return WorldModelEnv(tiny.world(), tiny.starts(), **keys)
+
+
+@pytest.mark.filterwarnings("ignore:.*render_modes.*", "ignore:.*not within the.*")
+def test_gymnasiums_own_checks_pass():
+    check_env(make(horizon=4), skip_render_check=False)
+
+
+def play(env, seed, actions):
+    seen = [env.reset(seed=seed)[0]]
+    rewards = []
+    for action in actions:
+        frame, reward, _, truncated, _ = env.step(action)
+        seen.append(frame)
+        rewards.append(reward)
+        if truncated:
+            break
+    return np.stack(seen), rewards
+
+
+def test_the_same_seed_and_actions_give_the_same_bytes_and_other_actions_another_world():
+    env = make(horizon=5)
+    first, rewards = play(env, 4, ACTIONS[:, 0])
+    again, same = play(env, 4, ACTIONS[:, 0])
+    assert (first == again).all() and rewards == same
+    other, _ = play(env, 4, -ACTIONS[:, 0])
+    assert (other[0] == first[0]).all() and (other != first).any()
+    assert (play(env, 5, ACTIONS[:, 0])[0] != first).any()
+
+
+def test_an_episode_is_truncated_at_its_horizon():
+    env = make(horizon=3)
+    frames, _ = play(env, 0, ACTIONS[:, 0])
+    assert len(frames) == 4
+    assert make().worlds.horizon == tiny.world().spec.max_future
+
+
+def test_beyond_the_positions_it_raises_or_goes_on_from_a_renewed_context():
+    most = tiny.world().spec.max_future
+    with pytest.raises(UserError, match=f"horizon={most + 1}: the model imagines {most} frames"):
+        make(horizon=most + 1)
+    env = make(horizon=most + 2, on_overflow="recontext")
+    env.reset(seed=0)
+    renewed = [env.step(ACTIONS[0, 0])[-1]["recontextualised"] for _ in range(most + 2)]
+    assert renewed == [False] * most + [True, False]
+
+
+def test_starts_are_chosen_by_options_or_brought_along():
+    env = make()
+    contexts = tiny.starts()
+    frame, info = env.reset(seed=0, options={"context": 2})
+    assert info["start"] == 2 and (frame == contexts[2, -1]).all()
+    frame, info = env.reset(seed=0, options={"context": contexts[1]})
+    assert info["start"] == -1 and (frame == contexts[1, -1]).all()
+    with pytest.raises(UserError, match=r"starts 0\.\.2"):
+        env.reset(options={"context": 3})
+    with pytest.raises(UserError, match="uint8 frames of shape"):
+        env.reset(options={"context": contexts[1] / 255.0})
+
+
+def test_states_are_saved_and_returned_to():
+    env = make()
+    env.reset(seed=1)
+    env.step(ACTIONS[0, 0])
+    saved = env.save_state()
+    first = env.step(ACTIONS[1, 0])[0]
+    env.step(ACTIONS[2, 0])
+    env.load_state(saved)
+    assert (env.step(ACTIONS[1, 0])[0] == first).all()
+
+
+def test_termination_and_rendering():
+    env = make(termination=lambda frame, reward: True, render_scale=3)
+    env.reset(seed=0)
+    frame, _, terminated, _, info = env.step(ACTIONS[0, 0])
+    assert terminated and info["has_reward"] and info["tokens"].shape == (4,)
+    assert env.render().shape == (48, 48, 3) and (env.render()[::3, ::3] == frame).all()
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="action-free"):
+        WorldModelEnv(tiny.world(action_dim=0), tiny.starts())
+    with pytest.raises(UserError, match="starts of shape"):
+        WorldModelEnv(tiny.world(), tiny.starts()[:, 0])
+    env = make()
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(ACTIONS[0, 0])
+    env.reset(seed=0)
+    with pytest.raises(UserError, match="shape"):
+        env.step(np.zeros(3))
+    with pytest.raises(UserError, match="not finite"):
+        env.step(np.array([np.nan, 0]))
+
+
+def test_every_row_of_the_vector_equals_a_single_environment():
+    many = WorldModelVectorEnv(tiny.world(), tiny.starts(), 3, horizon=4)
+    frames = [many.reset(seed=7)[0]]
+    rewards = []
+    for actions in ACTIONS[:4]:
+        frame, reward, terminated, truncated, info = many.step(actions)
+        frames.append(frame)
+        rewards.append(reward)
+        assert info["entropy"].shape == (3,) and not terminated.any()
+    assert truncated.all() and frame.dtype == np.uint8
+    for row in range(3):
+        single, its_rewards = play(make(horizon=4), 7 + row, ACTIONS[:4, row])
+        assert (single == np.stack(frames)[:, row]).all()
+        assert np.allclose(its_rewards, np.stack(rewards)[:, row], atol=1e-5)
+
+
+def test_a_row_that_ends_is_begun_anew_at_the_next_step_and_the_others_go_on():
+    calls = []
+
+    def end_first_row(frame, reward):
+        calls.append(reward)
+        return len(calls) == 1  # the first row of the first step
+
+    many = WorldModelVectorEnv(tiny.world(), tiny.starts(), 3, horizon=6, termination=end_first_row)
+    plain = WorldModelVectorEnv(tiny.world(), tiny.starts(), 3, horizon=6)
+    many.reset(seed=7)
+    plain.reset(seed=7)
+    assert many.step(ACTIONS[0])[2].tolist() == [True, False, False]
+    plain.step(ACTIONS[0])
+    frames, rewards, terminated, _, _ = many.step(ACTIONS[1])
+    assert many.t.tolist() == [0, 2, 2] and rewards[0] == 0 and not terminated[0]
+    assert any((frames[0] == start[-1]).all() for start in tiny.starts())
+    for actions in ACTIONS[1:2]:
+        expected = plain.step(actions)[0]
+    assert (frames[1:] == expected[1:]).all()
+    assert (many.step(ACTIONS[2])[0][1:] == plain.step(ACTIONS[2])[0][1:]).all()
+    assert many.t.tolist() == [1, 3, 3] and len(many.render()) == 3
+
+
+def test_a_standard_wrapper_runs_on_the_vector():
+    many = gymnasium.wrappers.vector.RecordEpisodeStatistics(
+        WorldModelVectorEnv(tiny.world(), tiny.starts(), 2, horizon=2)
+    )
+    many.reset(seed=0)
+    many.step(ACTIONS[0, :2])
+    info = many.step(ACTIONS[1, :2])[-1]
+    assert info["episode"]["l"].tolist() == [2, 2]
+
+
+def test_other_libraries_find_its_spaces():
+    env = make()
+    assert env.action_space == gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    assert env.observation_space == gymnasium.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    two = WorldModelEnv(tiny.world(context_length=2), tiny.starts(context_length=2))
+    assert (two.reset(seed=0, options={"context": 0})[0] == tiny.starts(context_length=2)[0, -1]).all()

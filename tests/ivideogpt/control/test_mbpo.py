@@ -1,0 +1,57 @@
+"""The MBPO loop: what the agent remembers, how batches are mixed, and that it learns from imagination."""
+
+import numpy as np
+import pytest
+
+from tests.ivideogpt import tiny
+from tests.toyroom.harness import record
+from toolkit.data.episodes.environments import PushSpriteEnv
+from toolkit.errors import UserError
+from toolkit.launch import launch
+
+pytest.importorskip("stable_baselines3", reason="the extra rl is not installed")
+
+from toolkit.ivideogpt.control.mbpo import Agent, Settings, _Mixed, learn
+
+SMALL = Settings(num_rounds=2, episode_steps=4, imagined=3, horizon=2, updates=1, batch_size=4)
+
+
+def test_real_and_imagined_transitions_are_kept_apart_and_the_loop_is_a_function_of_its_seed():
+    runs = [learn(tiny.world(), PushSpriteEnv(16), SMALL) for _ in range(2)]
+    agent, returns = runs[0]
+    assert agent.sac.replay_buffer.size() == 8 and agent.imagined.size() == 2 * 3 * 2
+    assert len(returns) == 2 and returns == runs[1][1]
+    frames = np.zeros((5, 16, 16, 3), np.uint8)
+    assert (agent.act(frames, False) == runs[1][0].act(frames, False)).all() and agent.act(frames, False).shape == (
+        5,
+        2,
+    )
+
+
+def test_without_imagination_it_is_plain_sac():
+    agent, _ = learn(tiny.world(), PushSpriteEnv(16), SMALL, imagine=False)
+    assert agent.imagined.size() == 0 and agent.sac.replay_buffer.size() == 8
+
+
+def test_half_of_a_batch_is_real():
+    agent = Agent(16, 2, SMALL)
+    blank = np.zeros((16, 16, 3), np.uint8)
+    for reward in range(6):
+        agent.remember(True, blank, blank, [0, 0], reward)
+        agent.remember(False, blank, blank, [0, 0], -100)
+    rewards = _Mixed(agent.sac.replay_buffer, agent.imagined, 0.5).sample(8).rewards.flatten()
+    assert (rewards == -100).tolist() == [False] * 4 + [True] * 4
+
+
+def test_it_is_a_planner_of_the_plan_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=ivideogpt_smoke", "tokenizer_optim.num_steps=2", "transformer_optim.num_steps=2"]
+    words += ["codebook.warmup_steps=0", "plan.planners=[mbpo,sac]", "plan.objective=reward", "plan.num_rounds=2"]
+    words += ["measure.names=[tokenizer]", "data.num_train=8", "data.num_valid=4", "hydra.run.dir=one"]
+    assert launch("train-ivideogpt", words) == 0
+    assert {"plan.progress.mbpo", "plan.progress.sac"} <= set(record("one")["metrics"])
+
+
+def test_models_that_cannot_be_learned_in_are_refused():
+    with pytest.raises(UserError, match="mbpo: needs a world model with actions, a reward head"):
+        learn(tiny.world(has_reward=False), PushSpriteEnv(16), SMALL)

@@ -1,0 +1,100 @@
+"""The planners find what a score asks for; control in the true simulator with the true simulator's scores succeeds."""
+
+import numpy as np
+import pytest
+
+from tests.ivideogpt import tiny
+from toolkit.data.episodes.environments import PushSpriteEnv
+from toolkit.errors import UserError
+from toolkit.ivideogpt.config import Plan
+from toolkit.ivideogpt.control.planning import Task, control, goal_image, search
+
+LOW, HIGH = np.float32([-2, 0]), np.float32([2, 4])
+TARGET = np.array([1.5, 0.5])
+
+
+def task(env=None):
+    return Task(env, LOW, HIGH, 1)
+
+
+def score(candidates):
+    assert candidates.dtype == np.float32 and (candidates >= LOW).all() and (candidates <= HIGH).all()
+    return -np.square(candidates - TARGET).sum((1, 2))
+
+
+def found(planner, seed=0, **keys):
+    settings = Plan(horizon=3, num_candidates=64, num_elites=8, num_iterations=6, **keys)
+    return search(score if planner != "random" else None, task(), settings, np.random.default_rng(seed), planner)
+
+
+def test_the_cross_entropy_method_comes_nearer_than_shooting_and_that_nearer_than_chance():
+    errors = {
+        planner: np.mean([np.abs(found(planner, seed) - TARGET).mean() for seed in range(10)])
+        for planner in ("cem", "shooting", "random")
+    }
+    assert errors["cem"] < 0.15 and errors["cem"] < 0.5 * errors["shooting"] and errors["shooting"] < errors["random"]
+
+
+def test_shooting_spends_as_many_candidates_as_all_iterations_together():
+    counts = []
+    settings = Plan(horizon=3, num_candidates=8, num_elites=2, num_iterations=5)
+    for planner in ("cem", "shooting"):
+        calls = []
+        search(
+            lambda c, calls=calls: calls.append(len(c)) or score(c), task(), settings, np.random.default_rng(0), planner
+        )
+        counts.append((len(calls), sum(calls)))
+    assert counts == [(5, 40), (1, 40)]
+
+
+def push_task():
+    env = PushSpriteEnv(16)
+    return Task(env, env.action_space.low, env.action_space.high, 1)
+
+
+def test_planning_in_the_simulator_itself_reaches_goal_images_and_chance_does_not():
+    config = tiny.config()
+    settings = {
+        "horizon": 7,
+        "num_candidates": 32,
+        "num_elites": 6,
+        "num_iterations": 3,
+        "num_steps": 9,
+        "replan_every": 3,
+    }
+    config.plan = Plan(num_episodes=6, objective="goal_image", **settings)
+    ends = {
+        planner: [control(tiny.world(), push_task(), config, planner, index) for index in range(6)]
+        for planner in ("oracle", "random")
+    }
+    assert sum(end.success for end in ends["oracle"]) >= 4 and not any(end.success for end in ends["random"])
+    assert (
+        np.mean([end.progress for end in ends["oracle"]])
+        > 0.6
+        > 0.2
+        > np.mean([end.progress for end in ends["random"]])
+    )
+
+
+@pytest.mark.parametrize("objective", ["reward", "goal_image"])
+def test_plans_are_made_in_the_model_and_are_a_function_of_the_seed(objective):
+    config = tiny.config()
+    config.plan = Plan(horizon=3, num_candidates=6, num_elites=2, num_iterations=2, num_steps=4, objective=objective)
+    ends = [control(tiny.world(), push_task(), config, "cem", 3) for _ in range(2)]
+    assert ends[0] == ends[1]
+
+
+def test_goal_images_can_be_reached_from_their_start():
+    task = push_task()
+    settings = Plan(horizon=5)
+    goal = goal_image(task, 11, settings)
+    assert (goal == goal_image(task, 11, settings)).all()
+    assert (goal != task.env.reset(seed=11)[0]).any()
+
+
+def test_data_without_a_simulator_cannot_be_planned_for():
+    import dataclasses
+
+    dataset = dataclasses.replace(tiny.clips().dataset, env=None)
+    with pytest.raises(UserError, match="came from no simulator that is here"):
+        dataset.make_env()

@@ -1,0 +1,175 @@
+"""``toolkit play``: the local page, its requests, and a real browser that drives it."""
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ivideogpt import tiny
+from toolkit.data.episodes.environments import PushSpriteEnv
+from toolkit.data.episodes.episode import Episode, write_episode
+from toolkit.errors import UserError
+from toolkit.ivideogpt.control.play import Game, make_game, make_server
+from toolkit.ivideogpt.measure.tracking import TRACKED, locate
+from toolkit.ivideogpt.rollout import imagine
+
+
+@pytest.fixture
+def url():
+    game = Game(tiny.world(), "push_sprite", PushSpriteEnv(tiny.SIZE), None)
+    server = make_server(game, 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def ask(url, body=None, **headers):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+def refused(url, body=None, **headers):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        ask(url, body, **headers)
+    return caught.value.code, json.loads(caught.value.read())["error"]
+
+
+def test_the_world_is_driven_by_requests(url):
+    info = ask(url + "/info")
+    assert info["low"] == [-1, -1] and info["truth"] and info["right"] == 0
+    begun = ask(url + "/reset", {"start": 3, "seed": 1})
+    assert begun["t"] == 0 and begun["frame"].startswith("data:image/png;base64,") and begun["frame"] == begun["truth"]
+    seen = [ask(url + "/step", {"action": [1, 0]}) for _ in range(2)]
+    assert [one["t"] for one in seen] == [1, 2] and isinstance(seen[0]["reward"], float)
+    ask(url + "/reset", {"start": 3, "seed": 1})
+    assert ask(url + "/step", {"action": [1, 0]}) == seen[0]
+    ask(url + "/reset", {"start": 3, "seed": 1})
+    assert ask(url + "/step", {"action": [-1, 0]})["frame"] != seen[0]["frame"]
+
+
+def test_past_the_positions_the_context_is_renewed_and_said(url):
+    ask(url + "/reset", {"start": 3, "seed": 1})
+    most = tiny.world().spec.max_future
+    said = [ask(url + "/step", {"action": [0, 0]})["recontextualised"] for _ in range(most + 1)]
+    assert said == [False] * most + [True]
+
+
+def test_bad_requests_get_one_line(url):
+    ask(url + "/reset", {"start": 3, "seed": 1})
+    assert refused(url + "/step", {"action": [1, 0, 0]})[0] == 400
+    assert "not finite" in refused(url + "/step", {"action": [float("nan"), 0]})[1]
+    assert refused(url + "/step", {"go": 1})[0] == 400
+    assert refused(url + "/step", [1, 2])[0] == 400
+    assert refused(url + "/else")[0] == 404 and refused(url + "/else", {})[0] == 404
+
+
+def test_only_this_machines_own_page_may_ask(url):
+    assert refused(url + "/info", Host="evil.example")[0] == 403
+    assert refused(url + "/reset", {"start": 0, "seed": 0}, Origin="http://evil.example")[0] == 403
+
+
+def test_a_taken_port_and_models_that_cannot_be_driven_are_refused(url, tmp_path):
+    port = int(url.rsplit(":", 1)[1])
+    with pytest.raises(UserError, match=f"--port={port}: cannot be used"):
+        make_server(Game(tiny.world(), "push_sprite", PushSpriteEnv(16), None), port)
+    tiny.world(action_dim=0).save_pretrained(tmp_path / "free")
+    with pytest.raises(UserError, match="action-free model"):
+        make_game(tmp_path / "free")
+    with pytest.raises(UserError, match="--device=cpuu: cannot be used here"):
+        make_game(tmp_path / "free", device="cpuu")
+    tiny.world().save_pretrained(tmp_path / "world")
+    with pytest.raises(UserError, match="give --episodes FOLDER"):
+        make_game(tmp_path / "world")
+    with pytest.raises(UserError, match="no npz episodes"):
+        make_game(tmp_path / "world", tmp_path)
+    write_episode(tmp_path / "episodes" / "a.npz", Episode(np.zeros((3, 32, 32, 3), np.uint8)))
+    game = make_game(tmp_path / "world", tmp_path / "episodes")  # resized to the model's frames
+    assert game.reset(0, 0)["truth"] is None and game.info()["num_starts"] == 1
+    with pytest.raises(UserError, match=r"start=1: there are 0\.\.0"):
+        game.reset(1, 0)
+
+
+def test_the_model_that_ships_obeys_the_arrow_keys():
+    game = make_game(None)
+    info, world, red = game.info(), game.world, TRACKED["push_sprite"]["agent"]
+    starts = (
+        torch.from_numpy(np.stack([game.env.reset(seed=seed)[0] for seed in range(12)])).movedim(-1, 1)[:, None] / 255
+    )
+    ends = {}
+    for axis, key in enumerate(("right", "down")):
+        for sign in (-1, 1):
+            action = torch.zeros(len(starts), 3, 2)
+            action[..., info[key]] = sign
+            frames, _ = imagine(world, starts, action, 3, range(len(starts)), None)
+            ends[axis, sign] = locate(frames[:, -1], red)[0].mean(0)
+    for axis in (0, 1):
+        moved = ends[axis, 1] - ends[axis, -1]  # walls stop some; nothing stops: 6 x 0.11
+        assert moved[axis] > 0.3 and moved[1 - axis].abs() < 0.1
+    assert info["truth"] and game.reset(3, 0)["frame"] and game.step([1.0, 0.0])["frame"]
+
+
+DRIVE = """
+<script>
+window.addEventListener("load", async () => {
+  const wait = ms => new Promise(done => setTimeout(done, ms));
+  const settled = async t => { for (let i = 0; i < 200 && document.body.dataset.t !== t; i++) await wait(25); };
+  await settled("0");
+  const frames = [document.getElementById("frame").src];
+  let t = 0;
+  for (const key of ["ArrowRight", "ArrowLeft", "ArrowDown", " "]) {
+    document.dispatchEvent(new KeyboardEvent("keydown", { key: key, bubbles: true }));
+    await settled(String(++t));
+    frames.push(document.getElementById("frame").src);
+  }
+  const report = document.createElement("pre");
+  report.id = "report";
+  const sliders = document.querySelectorAll("input").length;
+  report.textContent = "FRAMES " + new Set(frames).size + " T " + document.body.dataset.t + " SLIDERS " + sliders;
+  document.body.append(report);
+});
+</script>
+"""
+
+
+def test_keys_change_the_imagined_frames_in_a_browser(url, tmp_path, monkeypatch):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    from toolkit.ivideogpt.control import play
+
+    page = play.Path(play.__file__).with_name("play.html").read_text()
+    original = play.Path.read_bytes
+    monkeypatch.setattr(
+        play.Path,
+        "read_bytes",
+        lambda path: (
+            (page.replace("</body>", DRIVE + "</body>")).encode() if path.name == "play.html" else original(path)
+        ),
+    )
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-component-update",
+    ]
+    flags += ["--disable-background-networking", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--virtual-time-budget=20000", "--dump-dom"]
+    started = time.monotonic()
+    found = subprocess.run([browser, *flags, url + "/"], capture_output=True, text=True, timeout=120)
+    assert '<pre id="report">' in found.stdout, (found.stdout[-2000:], found.stderr[-2000:], time.monotonic() - started)
+    report = found.stdout.split('<pre id="report">')[1].split("</pre>")[0]
+    words = report.split()
+    assert int(words[1]) >= 4 and words[3] == "4" and words[5] == "2", report

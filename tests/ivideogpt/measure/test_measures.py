@@ -1,0 +1,90 @@
+"""Measures on a world model of random weights: what they find is known, and they leave the model as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ivideogpt import tiny
+from toolkit.data.episodes.push_sprite import PushSprite, replay
+from toolkit.ivideogpt.measure import MEASURES, measure_tokens
+from toolkit.ivideogpt.measure.actions import _agreement, _directions, _starts
+from toolkit.ivideogpt.measure.prediction import _difference
+from toolkit.ivideogpt.measure.setting import Setting, frame_ssim, play_true, psnr
+from toolkit.ivideogpt.measure.tokenizer import _without_cross_attention, per_frame
+from toolkit.runs.record import Run
+
+
+@pytest.fixture
+def setting(tmp_path):
+    config = tiny.config()
+    run = Run(tmp_path, config)
+    run.record["metrics"] = {}
+    return Setting(tiny.world(), tiny.clips(), config, run)
+
+
+@pytest.mark.parametrize("name", ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward"])
+def test_every_measure_gives_finite_numbers_and_leaves_the_weights_alone(setting, name):
+    before = setting.world.tokenizer.fingerprint()
+    setting.run.add_metrics(name, MEASURES[name](setting))
+    assert setting.run.record["metrics"] and np.isfinite(list(setting.run.record["metrics"].values())).all()
+    assert setting.world.tokenizer.fingerprint() == before
+
+
+def test_the_releases_token_arithmetic(setting):
+    found = measure_tokens(setting)
+    lengths = {name: one["length"] for name, one in found.items()}
+    assert lengths == {"bair": 511, "oxe": 751, "robonet": 683, "goal": 768, "own": 64 + 1 + 3 * 5 - 1}
+    reductions = {name: round(one["reduction"], 2) for name, one in found.items()}
+    assert [reductions[name] for name in ("bair", "oxe", "robonet", "goal")] == [8.05, 5.47, 4.51, 5.69]
+
+
+def test_without_cross_attention_the_context_does_not_matter_and_afterwards_it_does_again():
+    tokenizer = tiny.tokenizer()
+    codes = torch.randint(0, 16, (1, 2, 4), generator=torch.Generator().manual_seed(0))
+    contexts = [tokenizer.decode_context(torch.full((1, 1, 64), code)) for code in (0, 5)]
+    with _without_cross_attention(tokenizer):
+        blind = [tokenizer.decode_frames(codes, one) for one in contexts]
+    seen = [tokenizer.decode_frames(codes, one) for one in contexts]
+    assert torch.equal(*blind) and not torch.allclose(*seen)
+
+
+def test_a_frame_by_itself_is_coded_as_a_context():
+    tokenizer = tiny.tokenizer()
+    frames = torch.rand(2, 3, 3, 16, 16)
+    expected = tokenizer.decode_context(tokenizer.encode_context(frames[:, 1:2]).codes).frames[:, 0]
+    assert torch.allclose(per_frame(tokenizer, frames)[:, 1], expected, atol=1e-6)
+
+
+def test_the_true_environment_is_played_as_the_simulator_says(setting):
+    _, sequences = _directions(setting)
+    starts = _starts(setting, 2)
+    truth = play_true(setting.clips.dataset.make_env(), starts, sequences, 1)
+    assert truth.frames.shape == (10, 3, 3, 16, 16) and truth.start.tolist() == [0] * 5 + [1] * 5
+    actions = np.concatenate([truth.actions[1:2], truth.actions[1:2, -1:]], 1)
+    expected = replay(PushSprite(16), starts[:1], actions)
+    found = (truth.frames[1].permute(0, 2, 3, 1).numpy() * 255).round()
+    assert (found == expected.frames[0, 1:]).all() and np.allclose(truth.rewards[1], expected.rewards[0, :3])
+
+
+def test_agreement_is_perfect_for_the_truth_and_absent_for_noise():
+    rng = torch.Generator().manual_seed(0)
+    true = torch.randn(200, 3, 2, generator=rng)
+    found = _agreement("agent", true, true, 32)
+    assert found["r.least.agent"] == pytest.approx(1) and found["sign.agent"] == 1 and found["error_px.agent"] == 0
+    noise = _agreement("agent", torch.randn(200, 3, 2, generator=rng), true, 32)
+    assert abs(noise["r.x.agent"]) < 0.2 and 0.4 < noise["sign.agent"] < 0.6
+    mirrored = _agreement("agent", true * torch.tensor([1.0, -1.0]), true, 32)
+    assert mirrored["r.y.agent"] == pytest.approx(-1) == mirrored["r.least.agent"]
+
+
+def test_bootstrap_interval_holds_the_mean():
+    gaps = torch.randn(100, 7, generator=torch.Generator().manual_seed(0)) + 0.5
+    found = {key.removeprefix("psnr.true_minus_other_actions"): value for key, value in _difference(gaps).items()}
+    assert 0 < found["_low"] < found[""] < found["_high"] and found["_high"] - found["_low"] < 0.3
+
+
+def test_frame_scores():
+    x = torch.rand(2, 3, 3, 16, 16)
+    assert torch.allclose(psnr(x, x), torch.full((2, 3), 50.0)) and torch.allclose(frame_ssim(x, x), torch.ones(2, 3))
+    assert psnr(x * 0, x * 0 + 0.1)[0, 0] == pytest.approx(20)
+    assert (frame_ssim(x.flip(-1), x) < 0.6).all()

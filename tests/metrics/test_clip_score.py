@@ -1,0 +1,53 @@
+"""The CLIP score on a tiny CLIP of transformers' own class: what it computes, and where it is used."""
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+from transformers.models.clip.modeling_clip import CLIPTextModel
+
+from tests.icg import tiny
+from tests.toyroom.harness import record
+from toolkit.errors import UserError
+from toolkit.launch import launch
+from toolkit.metrics.clip_score import ClipScore
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    tokenizer, _ = tiny.clip(CLIPTextModel, 8)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": len(tokenizer), "max_position_embeddings": 7, "bos_token_id": 0, "eos_token_id": 1}
+    vision = sizes | {"image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_score_is_the_mean_cosine_of_each_picture_with_its_prompt(clip):
+    score = ClipScore(clip, torch.device("cpu"))
+    images = torch.rand(40, 3, 20, 20) * 2 - 1
+    prompts = ["a", "b c"] * 20
+    each = [score(images[i : i + 1], prompts[i : i + 1]) for i in range(40)]
+    assert score(images, prompts) == pytest.approx(sum(each) / 40, abs=1e-3) and len(set(each)) > 10
+    assert min(each) >= 0 and max(each) <= 100
+    grey = torch.rand(1, 1, 16, 16) * 2 - 1
+    assert score(grey, ["a"]) == pytest.approx(score(grey.expand(1, 3, 16, 16), ["a"]))
+
+
+def test_what_is_no_clip_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"measure\.clip=.*cannot be loaded"):
+        ClipScore(str(tmp_path), torch.device("cpu"))
+
+
+def test_a_text_model_is_scored_and_another_refuses(clip, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    tiny.stable_diffusion().save_pretrained("sd")
+    words = ["num_samples=2", "num_steps=2", f"measure.clip={clip}"]
+    assert launch("sample-icg", ["model=sd", *words, "hydra.run.dir=one"]) == 0
+    assert {"none.clip", "icg.w_1p5.clip"} <= set(record("one")["metrics"])
+    assert "CLIP score" in capfd.readouterr().out
+    tiny.ddpm().save_pretrained("ddpm")
+    assert launch("sample-icg", ["model=ddpm", "guidance=tsg", *words, "hydra.run.dir=two"]) == 2
+    assert "needs a model that takes prompts" in capfd.readouterr().err

@@ -1,0 +1,223 @@
+"""What every benchmark shares: options from the command line, paired rounds, peak memory, the table and the JSON.
+
+A room's ``bench.py`` names its contenders and what each of them does; here they are timed side by side in one process:
+one round of every contender, then the next, so that a busy machine slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from toolkit.errors import UserError, did_you_mean
+from toolkit.runs.device import keep_freed_memory
+from toolkit.runs.files import write_json
+from toolkit.runs.record import machine, package_versions
+from toolkit.schema import check, choice, number
+from toolkit.show.table import Table
+
+OURS = "ours"  # the contender that ratios are taken to
+
+
+@dataclass
+class BenchOptions:
+    """key=value options that every benchmark has; a room's own come in a subclass."""
+
+    num_rounds: int = number(7, least=1)
+    threads: int | None = number(None, least=1)
+    device: str = choice("cpu", "cpu", "cuda")
+    allocator: str = choice("tuned", "tuned", "default")
+    clock: str = choice("wall", "wall", "cpu")  # cpu: processor time of one thread, for a machine that others use too
+    out: str | None = None
+    only: str | None = None
+
+
+@dataclass
+class Contender:
+    """``tasks``: name -> an action that does one piece of work and returns how many items (images, tokens) that was.
+
+    Peak memory is taken over the first task.
+    """
+
+    tasks: Mapping[str, Callable[[], float]]
+    parameters: int = 0
+
+
+Makers = Mapping[str, Callable[[], Contender]]
+O = TypeVar("O", bound=BenchOptions)  # noqa: E741
+
+
+def parse_options(kind: type[O], words: Sequence[str]) -> O:
+    """Options from ``key=value`` words. Raises UserError naming the key."""
+    options = kind()
+    types = {item.name: getattr(item.type, "__name__", str(item.type)) for item in dataclasses.fields(kind)}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in types or not value:
+            raise UserError(f"{word}: {did_you_mean(key, types)}options are {', '.join(f'{name}=' for name in types)}")
+        setattr(options, key, _convert(word, value, types[key]))
+    check(options)
+    return options
+
+
+def _convert(word: str, value: str, kind: str) -> Any:
+    try:
+        return int(value) if kind.startswith("int") else float(value) if kind.startswith("float") else value
+    except ValueError:
+        raise UserError(f"{word}: must be a {'whole ' if kind.startswith('int') else ''}number") from None
+
+
+def run_bench(name: str, options: BenchOptions, makers: Makers, unit: str, note: str = "") -> int:
+    """Time every contender of ``toolkit bench NAME``, print the table and write ``options.out``; returns the exit code.
+
+    Args:
+        name: of the benchmark, as on the command line.
+        options: parsed; with ``only`` one contender's peak memory is measured and nothing is timed.
+        makers: contender -> function that builds it; one is called "ours".
+        unit: what the tasks count, such as "images".
+        note: under the table: shapes and sizes.
+    """
+    prepare(options)
+    if options.only:  # the child process that measures one contender's peak memory
+        rise = _peak_memory(makers[options.only], options.device)
+        print(json.dumps({"peak_memory_mib": rise, "peak_resident_mib": _most_resident_bytes() / 2**20}))
+        return 0
+    from rich.console import Console
+
+    results = race({key: make() for key, make in makers.items()}, options.num_rounds, unit, CLOCKS[options.clock])
+    for key in makers:
+        results[key] |= _child_memory(name, options, key)
+    rounds = f"medians of {options.num_rounds} rounds, {options.clock} time"
+    Console().print(_table(name, results, f"{unit} per second, {rounds}; {note}").to_rich())
+    if options.out:
+        made_by = {"command": f"toolkit bench {name}", "machine": machine(), "versions": package_versions()}
+        write_json(options.out, made_by | {"options": dataclasses.asdict(options), "results": results})
+    return 0
+
+
+def prepare(options: BenchOptions) -> None:
+    """Threads and allocator, for every contender alike: our jobs tune glibc's, which helps their peers too."""
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: no CUDA device here")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.clock == "cpu" and (options.device != "cpu" or torch.get_num_threads() != 1):
+        raise UserError("clock=cpu: processor time is comparable on one thread of a CPU only; add threads=1 device=cpu")
+    if options.allocator == "tuned":
+        keep_freed_memory()
+
+
+def processor_time() -> float:
+    """Seconds that this process and those it has waited for spent on processors."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": lambda: time.perf_counter(), "cpu": processor_time}
+
+
+def race(
+    contenders: Mapping[str, Contender], num_rounds: int, unit: str, clock: Callable[[], float] = CLOCKS["wall"]
+) -> dict[str, dict[str, float]]:
+    """Per contender: parameters, and per task the median speed and the median of ours over it, round by round."""
+    tasks = list(dict.fromkeys(task for contender in contenders.values() for task in contender.tasks))
+    speeds: dict[tuple[str, str], list[float]] = {}
+    for contender in contenders.values():  # warm-up
+        for action in contender.tasks.values():
+            action()
+    for _ in range(num_rounds):
+        for task in tasks:
+            for name, contender in contenders.items():
+                if task in contender.tasks:
+                    speeds.setdefault((name, task), []).append(_speed(contender.tasks[task], clock))
+    results: dict[str, dict[str, float]] = {}
+    for name, contender in contenders.items():
+        results[name] = {"parameters": contender.parameters}
+        for task in contender.tasks:
+            found = speeds[name, task]
+            results[name][f"{task}_{unit}_per_s"] = statistics.median(found)
+            if (OURS, task) in speeds:
+                ratios = [ours / it for ours, it in zip(speeds[OURS, task], found, strict=True)]
+                results[name][f"{task}_ratio_to_ours"] = statistics.median(ratios)
+    return results
+
+
+def _speed(action: Callable[[], float], clock: Callable[[], float]) -> float:
+    import torch
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    start = clock()
+    num_items = action()
+    wait()
+    return num_items / (clock() - start)
+
+
+def _child_memory(name: str, options: BenchOptions, contender: str) -> dict[str, float]:
+    """Peak memory of one contender alone, in a process of its own: what the first task adds, and all in all."""
+    asked = dataclasses.replace(options, only=contender, out=None)
+    words = [f"{key}={value}" for key, value in dataclasses.asdict(asked).items() if value is not None]
+    command = [sys.executable, "-m", "toolkit.cli", "bench", name, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _peak_memory(make: Callable[[], Contender], device: str) -> float:
+    """MiB by which the first task raises the memory above what the contender took before it."""
+    contender = make()
+    action = next(iter(contender.tasks.values()))
+    if device == "cuda":
+        import torch
+
+        action()
+        return torch.cuda.max_memory_allocated() / 2**20
+    before, peak, done = _resident_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, _resident_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    action()
+    done.set()
+    watcher.join()
+    return (peak - before) / 2**20
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _most_resident_bytes() -> int:
+    """Since the process started; ``getrusage`` would count the process that started it."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024
+
+
+def _table(name: str, results: dict[str, dict[str, float]], note: str) -> Table:
+    """One row for every task of a contender; what belongs to the contender stands in its first row."""
+    rows: list[list[float | str]] = []
+    for contender, found in results.items():
+        speeds = [key for key in found if key.endswith("_per_s")]
+        for row, key in enumerate(speeds):
+            task = key.split("_")[0]
+            ratio = found.get(f"{task}_ratio_to_ours", "–")
+            shared = [found["peak_memory_mib"], found["peak_resident_mib"]]
+            rows.append([contender, task, found[key], ratio, *(shared if row == 0 else ["", ""])])
+    heads = ["contender", "task", "per second", "ours / it", "MiB added", "MiB in all"]
+    return Table(f"bench {name}", heads, rows, note)

@@ -1,0 +1,237 @@
+"""``toolkit reproduce PAPER``: run the paper's claims, decide each, publish what came out.
+
+Every (run, seed) has a folder of its own, ``ROOT/PAPER/RUN/seed_N`` (``ROOT/PAPER/quick/RUN/seed_N`` with --quick), so
+the same command again skips what is done and resumes what was interrupted. Three levels: quick runs the quick claims at
+toy cost on one seed (smoke, no evidence, nothing published), safe adds the safe claims, full adds the open ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.claims import results as publish
+from toolkit.claims.claims import REFERENCE, Claim, Claims, load_claims
+from toolkit.claims.jobs import Job
+from toolkit.claims.verdict import Metrics, MissingMetric, judge, values_by_seed
+from toolkit.errors import UserError, did_you_mean
+from toolkit.paths import PACKAGE, experiments_dir
+from toolkit.show.browse import duration
+from toolkit.show.table import Cell, Table
+
+Launch = Callable[[str, list[str]], int]  # (command, words after it) -> exit code
+INCLUDED = {"quick": ("quick",), "safe": ("quick", "safe"), "full": ("quick", "safe", "open")}
+INTERRUPTED = (130, 143)
+
+
+def reproduce(
+    paper: str,
+    claims: Sequence[str] | None = None,
+    *,
+    level: str = "safe",
+    root: str | Path = "runs/reproduce",
+    out: str | Path | None = None,
+    dry_run: bool = False,
+    launch: Launch,
+) -> int:
+    """Run what the chosen claims need, decide them, write results.json, figures and the README's table.
+
+    ``claims`` names claims of any level; without it ``level`` (quick, safe, full) chooses. Results go to ``out``
+    (default: the paper's folder of experiments/; ROOT/PAPER/quick for quick). Returns 0; 1 when a run failed or lacks a
+    metric; 130 or 143 when interrupted. A claim that does not hold is a result, not a failure. Raises UserError.
+    """
+    source = paper_folder(paper)
+    spec = load_claims(source / "claims.yaml")
+    chosen = choose_claims(spec, claims, level)
+    quick = level == "quick"
+    home = Path(root) / paper / "quick" if quick else Path(root) / paper
+    jobs = plan(spec, chosen, home, quick)
+    if dry_run:
+        _print(plan_table(jobs))
+        return 0
+    published = not quick and not source.is_relative_to(PACKAGE)  # an installed package is not written into
+    target = Path(out) if out else source if published else home
+    earlier = publish.read_results(target)
+    exit_code, failures = run_all(jobs, launch)
+    if exit_code in INTERRUPTED:
+        return exit_code
+    results = publish.merge(earlier, spec, jobs)
+    problems = dict(failures)
+    for claim in chosen:
+        entry = decide(spec, claim, jobs, failures, quick)
+        results["claims"][claim.id] = entry
+        if entry["verdict"].startswith("not run"):
+            problems[claim.id] = entry["verdict"]
+    problems.update(publish.draw_figures(chosen, results, target, lambda claim: metrics_by_seed(claim, jobs, quick)))
+    publish.write(target, paper, spec, results, level)
+    _print(publish.verdict_table(results, chosen))
+    _print_problems(problems, target)
+    return 1 if problems else 0
+
+
+def paper_folder(paper: str) -> Path:
+    """``experiments/PAPER`` of the current folder, else of the installation. Raises UserError naming the papers."""
+    here = Path("experiments")
+    root = here if (here / paper / "claims.yaml").is_file() else experiments_dir()
+    known = sorted(path.parent.name for path in root.glob("*/claims.yaml"))
+    if paper in known:
+        return root / paper
+    raise UserError(f"reproduce {paper}: {did_you_mean(paper, known)}choose one of {', '.join(known) or '(none)'}")
+
+
+def choose_claims(spec: Claims, names: Sequence[str] | None, level: str) -> list[Claim]:
+    """The claims by name, or those of the level. Raises UserError for an unknown one and when none is left."""
+    if level not in INCLUDED:
+        raise UserError(f"level={level}: choose one of {', '.join(INCLUDED)}")
+    for name in names or ():
+        if name not in spec.claims:
+            near = did_you_mean(name, spec.claims)
+            raise UserError(f"claim {name}: {near}choose among {', '.join(spec.claims) or '(none)'}")
+    chosen = [c for c in spec.claims.values() if (c.id in names if names else c.level in INCLUDED[level])]
+    if not chosen:
+        raise UserError(f"no claim of level {level}; the levels here: {_levels(spec)}")
+    return chosen
+
+
+def plan(spec: Claims, chosen: Sequence[Claim], home: Path, quick: bool) -> list[Job]:
+    """The jobs in an order in which each one's ``@RUN`` comes before it."""
+    jobs = []
+    for name in spec.needed_runs(chosen):
+        run = spec.runs[name]
+        words = run.overrides + (run.quick_overrides if quick else [])
+        minutes = run.quick_minutes if quick else run.minutes
+        for seed in _seeds_for(spec, name, run.seeds[:1] if quick else run.seeds, chosen, quick):
+            typed = [*words, f"seed={seed}"]
+            launched = [_insert_folders(word, home, seed) for word in typed]
+            jobs.append(Job(run, seed, _folder(home, name, seed), typed, launched, minutes))
+    return jobs
+
+
+def run_all(jobs: Sequence[Job], launch: Launch) -> tuple[int, dict[str, str]]:
+    """Launch every job (a finished one is skipped by its own folder); ``(exit code, {job: why it failed})``."""
+    failures: dict[str, str] = {}
+    for index, job in enumerate(jobs):
+        print(
+            f"[{index + 1}/{len(jobs)}] {publish.command_line(job.spec.command, job.overrides)}  -> {job.dir}",
+            flush=True,
+        )
+        lost = [name for name in job.spec.references() if f"{name} seed={job.seed}" in failures]
+        if lost:
+            failures[_name(job)] = f"{lost[0]} seed={job.seed} failed"
+            continue
+        exit_code = launch(job.spec.command, [*job.overrides, f"hydra.run.dir={quote(str(job.dir))}"])
+        if exit_code in INTERRUPTED:
+            return exit_code, failures
+        info = job.info()
+        if exit_code or info.status != "done":
+            said = info.record.get("error") or info.problem or info.status
+            failures[_name(job)] = f"exit code {exit_code}: {str(said).splitlines()[0]}"
+    return (1 if failures else 0), failures
+
+
+def decide(
+    spec: Claims, claim: Claim, jobs: Sequence[Job], failures: dict[str, str], quick: bool = False
+) -> dict[str, Any]:
+    """The entry of ``claim`` in results.json: values per seed, centre, interval, verdict."""
+    entry: dict[str, Any] = {
+        "statement": claim.statement,
+        "source": claim.source,
+        "paper": claim.paper,
+        "paper_value": claim.paper_value,
+        "test": claim.test,
+        "statistic": str(claim.statistic),
+        "holds": claim.holds,
+        "runs": claim.runs(),
+        "definition": spec.definition(claim),
+    }
+    lost = [f"{name}: {why}" for name, why in failures.items() if name.split(" seed=")[0] in claim.runs()]
+    try:
+        if lost:
+            raise MissingMetric(lost[0])
+        values = values_by_seed(claim.statistic, metrics_by_seed(claim, jobs, quick))
+    except MissingMetric as error:
+        return entry | {"verdict": f"not run: {error}"}
+    found = judge(claim.statistic.kind, list(values.values()), claim.holds, smoke=quick)
+    return entry | {
+        "values": {str(seed): _finite(value) for seed, value in values.items()},
+        "center": _finite(found.center),
+        "interval_95": None if found.n < 2 or math.isnan(found.center) else [_finite(found.low), _finite(found.high)],
+        "n": found.n,
+        "verdict": found.verdict,
+    }
+
+
+def metrics_by_seed(claim: Claim, jobs: Sequence[Job], quick: bool = False) -> Metrics:
+    """``{seed: {run: metrics}}`` for the seeds of ``claim``."""
+    found: Metrics = {}
+    for job in jobs:
+        if job.spec.name in claim.runs() and job.seed in claim.seeds_at(quick):
+            found.setdefault(job.seed, {})[job.spec.name] = job.info().metrics
+    return found
+
+
+def plan_table(jobs: Sequence[Job]) -> Table:
+    """What --dry-run prints: every run, its state and expected minutes."""
+    rows: list[list[Cell]] = []
+    for job in jobs:
+        line = publish.command_line(job.spec.command, job.overrides)
+        rows.append([_name(job), job.state(), job.minutes, line])
+    open_jobs = [job for job in jobs if job.state() != "done"]
+    known = math.fsum(job.minutes or 0 for job in open_jobs)
+    unknown = sum(job.minutes is None for job in open_jobs)
+    note = f"{len(open_jobs)} of {len(jobs)} runs to do"
+    note += f", about {duration(known * 60)}" if known else ""
+    note += f" and {unknown} of unknown cost" if unknown else ""
+    return Table("Runs", ["run", "state", "minutes", "command"], rows, note)
+
+
+def quote(value: str) -> str:
+    """``value`` as the right-hand side of a Hydra override."""
+    plain = all(char.isalnum() or char in "/_-.+" for char in value)
+    return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _seeds_for(spec: Claims, name: str, seeds: list[int], chosen: Sequence[Claim], quick: bool) -> list[int]:
+    """All seeds of a run; with --quick those that a claim's first seed or a later run's ``@RUN`` asks for."""
+    if not quick:
+        return seeds
+    asked = {claim.seeds[0] for claim in chosen if name in claim.runs()}
+    users = [run for run in spec.needed_runs(chosen) if name in spec.runs[run].references()]
+    asked |= {seed for user in users for seed in _seeds_for(spec, user, spec.runs[user].seeds[:1], chosen, quick)}
+    return sorted(asked)
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _folder(home: Path, name: str, seed: int) -> Path:
+    return home / name / f"seed_{seed}"
+
+
+def _insert_folders(word: str, home: Path, seed: int) -> str:
+    """``@RUN`` -> the folder of that run."""
+    return REFERENCE.sub(lambda match: quote(str(_folder(home, match[1], seed))), word)
+
+
+def _name(job: Job) -> str:
+    return f"{job.spec.name} seed={job.seed}"
+
+
+def _levels(spec: Claims) -> str:
+    return ", ".join(dict.fromkeys(claim.level for claim in spec.claims.values())) or "(none)"
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table.to_rich())
+
+
+def _print_problems(problems: dict[str, str], target: Path) -> None:
+    for name, why in problems.items():
+        print(f"{name}: {why}")
+    print(f"results: {target / 'results.json'}")

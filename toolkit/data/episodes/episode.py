@@ -1,0 +1,183 @@
+"""Episodes: one ``.npz`` per episode, as the iVideoGPT release reads them, checked before anything long begins.
+
+``image`` uint8 [T, H, W, 3]; ``action`` float [T, A], row t is taken at frame t and leads to frame t + 1 (a file with
+T - 1 rows gets a row of zeros); ``reward`` float [T], row t is the reward of that same move. The last two are optional.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from toolkit.errors import UserError
+from toolkit.runs.files import write_atomic
+
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode: ``image`` uint8 [T, H, W, 3], ``action`` float32 [T, A] and ``reward`` float32 [T], or None."""
+
+    image: NDArray[np.uint8]
+    action: NDArray[np.float32] | None = None
+    reward: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """What a folder's episodes must be. ``size_px``: centre-crop and resize; None: as they are, all of one size."""
+
+    size_px: int | None = None
+    least_frames: int = 1
+    image_key: str = "image"
+    needs_action: bool = False
+    needs_reward: bool = False
+
+
+@dataclass(frozen=True)
+class EpisodeSet:
+    """The episodes of one split; those of a large folder are read when they are asked for.
+
+    ``groups``: the data sets of a mixture, each (first episode, one past the last, weight, frame step).
+    """
+
+    lengths: list[int]
+    read: Callable[[int], Episode]
+    sources: list[str]
+    size_px: tuple[int, int]
+    action_dim: int = 0
+    has_reward: bool = False
+    groups: tuple[tuple[int, int, float, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def memory_set(episodes: list[Episode], sources: list[str]) -> EpisodeSet:
+    """Episodes that are in memory already; ``sources`` name them in messages."""
+    first = episodes[0]
+    return EpisodeSet(
+        [len(one) for one in episodes],
+        episodes.__getitem__,
+        sources,
+        (first.image.shape[1], first.image.shape[2]),
+        0 if first.action is None else first.action.shape[1],
+        first.reward is not None,
+    )
+
+
+# -- one file --------------------------------------------------------------------------------------------------------
+
+
+def write_episode(path: str | Path, episode: Episode) -> Path:
+    """Write ``episode`` as compressed npz, whole or not at all."""
+    arrays: dict[str, Any] = {"image": episode.image}
+    arrays |= {
+        name: value for name, value in (("action", episode.action), ("reward", episode.reward)) if value is not None
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return write_atomic(path, buffer.getvalue())
+
+
+def read_episode(path: str | Path, spec: EpisodeSpec) -> Episode:
+    """Read and check one file. Raises UserError: one line with the file, what is wrong and what would be right."""
+    arrays = _arrays(Path(path), spec.image_key)
+    image = _frames(path, spec.image_key, arrays[spec.image_key])
+    if len(image) < spec.least_frames:
+        raise UserError(
+            f"{path}: {len(image)} frames, a clip needs {spec.least_frames}; leave it out or shorten the clips"
+        )
+    if spec.size_px is not None:
+        image = resize(image, spec.size_px)
+    action = _rows(path, "action", arrays.get("action"), len(image), spec.needs_action)
+    reward = _rows(path, "reward", arrays.get("reward"), len(image), spec.needs_reward)
+    if action is not None and action.ndim != 2:
+        raise UserError(f"{path}: action has shape {list(action.shape)}, expected [T, A]")
+    return Episode(image, action, None if reward is None else reward.reshape(len(image)))
+
+
+def _arrays(path: Path, image_key: str) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if image_key not in file.files:
+                names = ", ".join(file.files) or "nothing"
+                raise UserError(
+                    f"{path}: no array '{image_key}' in it (found {names}); name the frames with data.image_key"
+                )
+            return {name: file[name] for name in (image_key, "action", "reward") if name in file.files}
+    except UNREADABLE as error:
+        if isinstance(error, UserError):
+            raise
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{path}: truncated or no npz file of plain arrays ({why}); record or convert it anew"
+        ) from None
+    except TypeError:  # np.load gives a bare array for a .npy file under another name
+        raise UserError(f"{path}: a single array, not an npz file with '{image_key}'") from None
+
+
+def _frames(path: str | Path, key: str, image: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 frames from integers in 0..255 (the BAIR sample is int64) or floats in 0..1."""
+    if image.ndim != 4 or image.shape[-1] != 3 or image.size == 0:
+        raise UserError(f"{path}: {key} has shape {list(image.shape)}, expected frames [T, H, W, 3]")
+    if image.dtype == np.uint8:
+        return image
+    most = 1.0 if np.issubdtype(image.dtype, np.floating) else 255
+    if not np.issubdtype(image.dtype, np.number) or not np.isfinite(image).all():
+        raise UserError(f"{path}: {key} has values that are not finite numbers")
+    if image.min() < 0 or image.max() > most:
+        low, high = image.min(), image.max()
+        raise UserError(
+            f"{path}: {key} is {image.dtype} in {low:g}..{high:g}, expected whole numbers 0..255 or floats 0..1"
+        )
+    return (image * 255 + 0.5).astype(np.uint8) if most == 1.0 else image.astype(np.uint8)
+
+
+def _rows(
+    path: str | Path, key: str, value: NDArray[Any] | None, num_frames: int, needed: bool
+) -> NDArray[np.float32] | None:
+    if value is None:
+        if needed:
+            raise UserError(f"{path}: no array '{key}' in it, which this config needs")
+        return None
+    if not np.issubdtype(value.dtype, np.number) or not np.isfinite(value).all():
+        where = _first_bad(value) if np.issubdtype(value.dtype, np.number) else f"is {value.dtype}"
+        raise UserError(f"{path}: {key} {where}, expected finite numbers")
+    if value.ndim == 0 or len(value) not in (num_frames - 1, num_frames):
+        raise UserError(f"{path}: {key} has shape {list(value.shape)}, expected {num_frames} rows, one per frame")
+    if len(value) == num_frames - 1:
+        value = np.concatenate([value, np.zeros_like(value[:1])]) if len(value) else np.zeros((1, *value.shape[1:]))
+    return np.ascontiguousarray(value, np.float32)
+
+
+def _first_bad(value: NDArray[Any]) -> str:
+    place = np.argwhere(~np.isfinite(value))[0].tolist()
+    return f"is {value[tuple(place)]} at {place}"
+
+
+def resize(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """Frames [T, H, W, 3] cropped to their central square and resized (area filter) to [T, size, size, 3]."""
+    height, width = image.shape[1:3]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    square = image[:, top : top + edge, left : left + edge]
+    if edge == size_px:
+        return np.ascontiguousarray(square)
+    method = Image.Resampling.BOX if edge % size_px == 0 else Image.Resampling.BICUBIC
+    return np.stack([np.asarray(Image.fromarray(one).resize((size_px, size_px), method)) for one in square])

@@ -1,0 +1,131 @@
+"""A folder of npz episodes: all of it is checked before training begins, and kept in memory as far as it fits."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.data.episodes.episode import UNREADABLE, Episode, EpisodeSet, EpisodeSpec, read_episode
+from toolkit.errors import UserError
+
+IN_MEMORY_BYTES = 4 * 2**30  # of frames; what exceeds it is read again when a clip asks for it
+READ_WHOLLY_BYTES = 16 * 2**30  # of files; in larger folders only the headers of the arrays are checked
+
+
+@dataclass(frozen=True)
+class Found:
+    """One good file: its episode where that is kept in memory, and what all files must have in common."""
+
+    path: Path
+    episode: Episode | None
+    length: int
+    size_px: tuple[int, int]
+    action_dim: int | None  # None: no actions
+    has_reward: bool
+
+
+def read_folder(files: Sequence[Path], spec: EpisodeSpec, skip_bad: bool = False) -> tuple[EpisodeSet, list[str]]:
+    """The episodes of ``files`` and one line for each that was left out.
+
+    Without ``skip_bad`` the first bad file raises UserError; so does a folder in which none is left.
+    """
+    look = _look_wholly if sum(path.stat().st_size for path in files) <= READ_WHOLLY_BYTES else _look_at_headers
+    found: list[Found] = []
+    problems: list[str] = []
+    room = IN_MEMORY_BYTES
+    for path in files:
+        try:
+            one = look(path, spec, room)
+            if found:
+                _same_kind(one, found[0])
+        except UserError as error:
+            if not skip_bad:
+                raise UserError(f"{error} (data.skip_bad=true leaves such files out)") from None
+            problems.append(str(error))
+            continue
+        room -= 0 if one.episode is None else one.episode.image.nbytes
+        found.append(one)
+    if not found:
+        raise UserError(f"{problems[0]}; none of {len(files)} files is left" if problems else "no episodes")
+    return _as_set(found, spec), problems
+
+
+def _as_set(found: list[Found], spec: EpisodeSpec) -> EpisodeSet:
+    def read(index: int) -> Episode:
+        return found[index].episode or read_episode(found[index].path, spec)
+
+    first = found[0]
+    lengths, sources = [one.length for one in found], [str(one.path) for one in found]
+    return EpisodeSet(lengths, read, sources, first.size_px, first.action_dim or 0, first.has_reward)
+
+
+def _look_wholly(path: Path, spec: EpisodeSpec, room: int) -> Found:
+    episode = read_episode(path, spec)
+    return Found(
+        path,
+        episode if episode.image.nbytes <= room else None,
+        len(episode),
+        (episode.image.shape[1], episode.image.shape[2]),
+        None if episode.action is None else episode.action.shape[1],
+        episode.reward is not None,
+    )
+
+
+def _look_at_headers(path: Path, spec: EpisodeSpec, room: int) -> Found:
+    """Shapes alone; what else may be wrong is said when a clip reads the file."""
+    shapes = _shapes(path)
+    image, action = shapes.get(spec.image_key), shapes.get("action")
+    if image is None or len(image) != 4 or image[-1] != 3:
+        raise UserError(f"{path}: no frames [T, H, W, 3] under '{spec.image_key}'; name them with data.image_key")
+    if image[0] < spec.least_frames:
+        raise UserError(f"{path}: {image[0]} frames, a clip needs {spec.least_frames}")
+    if (spec.needs_action and action is None) or (action is not None and len(action) != 2):
+        raise UserError(f"{path}: no array 'action' of shape [T, A] in it")
+    if spec.needs_reward and "reward" not in shapes:
+        raise UserError(f"{path}: no array 'reward' in it, which this config needs")
+    size = (spec.size_px, spec.size_px) if spec.size_px else (image[1], image[2])
+    return Found(path, None, image[0], size, action[1] if action else None, "reward" in shapes)
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Array name -> shape, from the headers of the arrays in an npz."""
+    shapes = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    version = np.lib.format.read_magic(member)
+                    read = (
+                        np.lib.format.read_array_header_1_0
+                        if version == (1, 0)
+                        else np.lib.format.read_array_header_2_0
+                    )
+                    shapes[name.removesuffix(".npy")] = read(member)[0]
+    except UNREADABLE as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{path}: truncated or no npz file of plain arrays ({why}); record or convert it anew"
+        ) from None
+    return shapes
+
+
+def _same_kind(one: Found, first: Found) -> None:
+    if one.size_px != first.size_px:
+        sizes = [f"{height}x{width}" for height, width in (one.size_px, first.size_px)]
+        raise UserError(
+            f"{one.path}: frames are {sizes[0]}, those of {first.path} {sizes[1]}; set data.size_px to resize all"
+        )
+    for name, mine, other in (
+        ("action", one.action_dim is not None, first.action_dim is not None),
+        ("reward", one.has_reward, first.has_reward),
+    ):
+        if mine != other:
+            raise UserError(f"{one.path}: {'' if mine else 'no '}{name} in it, unlike {first.path}")
+    if one.action_dim != first.action_dim:
+        raise UserError(
+            f"{one.path}: actions of {one.action_dim} numbers, those of {first.path} have {first.action_dim}"
+        )

@@ -1,0 +1,174 @@
+"""Sets of episodes by name: made by our simulator, recorded from an environment once, or read from a folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.data import fetching
+from toolkit.data.config import EpisodeData
+from toolkit.data.episodes.environments import ImageEnv, find
+from toolkit.data.episodes.episode import Episode, EpisodeSet, EpisodeSpec, memory_set
+from toolkit.data.episodes.folder import read_folder
+from toolkit.data.episodes.push_sprite import PushSprite
+from toolkit.data.episodes.push_sprite import record as record_push
+from toolkit.data.episodes.record import Plan, read_manifest, record
+from toolkit.errors import UserError
+from toolkit.runs.seeds import derive
+
+log = logging.getLogger(__name__)
+SIMULATED_TRAIN = 2000  # episodes, unless data.num_train says otherwise
+HELD_OUT = ("valid", "test")
+FOLDERS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class EpisodeDataset:
+    """Episodes for training, for watching it, and for measures that count. ``env`` names their simulator, if any."""
+
+    name: str
+    train: EpisodeSet
+    valid: EpisodeSet
+    test: EpisodeSet
+    licence: str
+    source: str
+    env: str | None = None
+    env_options: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def make_env(self) -> ImageEnv:
+        """The simulator of the episodes, with frames of their size. Raises UserError where there is none."""
+        if self.env is None:
+            raise UserError(f"data.name={self.name}: {self.source} came from no simulator that is here")
+        return find(self.env).make(self.train.size_px[0], **self.env_options)
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers of an action row; 0 without actions."""
+        return self.train.action_dim
+
+
+def load_push_sprite(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDataset:
+    """Generated in memory; valid and test are the same for every seed, so that seeds and settings compare."""
+    size_px = config.size_px or 32
+    num_frames = max(config.num_frames, spec.least_frames)
+    sizes = {"train": config.num_train or SIMULATED_TRAIN, "valid": config.num_valid, "test": config.num_valid}
+
+    names = ("texture", "num_distractors", "random_goal", "agent_shape")
+    options = {name: getattr(config, name) for name in names}
+
+    def make(split: str) -> EpisodeSet:
+        start = derive(seed if split == "train" else 0, "push_sprite", split) % 2**40
+        return _push_episodes(PushSprite(size_px, **options), range(start, start + sizes[split]), num_frames)
+
+    sets = {split: make(split) for split in sizes}
+    parts = (sets["train"], sets["valid"], sets["test"])
+    return EpisodeDataset("push_sprite", *parts, "generated", "push-sprite simulator", "push_sprite", options)
+
+
+def _push_episodes(sim: PushSprite, seeds: Sequence[int], num_frames: int) -> EpisodeSet:
+    episodes: list[Episode] = []
+    for start in range(0, len(seeds), 256):  # of bounded memory
+        made = record_push(sim, seeds[start : start + 256], num_frames)
+        episodes += [Episode(*rows) for rows in zip(made.frames, made.actions, made.rewards, strict=True)]
+    return memory_set(episodes, [f"push_sprite world {seed}" for seed in seeds])
+
+
+def load_recorded(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDataset:
+    """Episodes of an environment, from ``data.path`` or recorded into the cache the first time they are asked for."""
+    if config.path is not None:
+        return load_episode_folder(config, seed, spec)
+    size_px = config.size_px or 64
+    wanted = (config.num_train or 400) + 2 * config.num_valid
+    plan = Plan(config.name, wanted, max(config.num_frames, spec.least_frames), size_px)
+    folder = fetching.cache_root() / "episodes" / f"{config.name}_{size_px}px_{plan.num_frames}frames"
+    there = len(list(folder.glob("episode_*.npz")))
+    if there < wanted:
+        log.info("recording %d episodes of %s into %s", wanted - there, config.name, folder)
+        _, problems = record(plan, folder)
+        if problems:
+            raise UserError(f"{folder}: {len(problems)} episodes could not be recorded, the first: {problems[0]}")
+    files = sorted(folder.glob("episode_*.npz"))[:wanted]
+    valid, test, train = (
+        files[: config.num_valid],
+        files[config.num_valid : 2 * config.num_valid],
+        files[2 * config.num_valid :],
+    )
+    sets = {name: read_folder(part, spec)[0] for name, part in (("train", train), ("valid", valid), ("test", test))}
+    licence = str((read_manifest(folder) or {}).get("licence"))
+    return EpisodeDataset(config.name, sets["train"], sets["valid"], sets["test"], licence, str(folder), config.name)
+
+
+def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDataset:
+    """``data.path``: npz files, or train/ with val/ and test/ of them; what is missing is held out of training.
+
+    Raises UserError naming the file or folder at fault, unless ``data.skip_bad`` leaves bad files out.
+    """
+    if config.path is None:
+        raise UserError(f"data.path: data.name={config.name} needs the folder of npz episodes, data.path=FOLDER")
+    root = Path(config.path).expanduser()
+    files = _split_files(root, config)
+    sets, problems = {}, []
+    for name, part in files.items():
+        sets[name], bad = read_folder(part, spec, config.skip_bad)
+        problems += bad
+    for name in HELD_OUT:
+        _compatible(root, name, sets["train"], sets[name])
+    for problem in problems:
+        log.warning("left out: %s", problem)
+    facts = read_manifest(root) or {}
+    return EpisodeDataset(
+        config.name,
+        sets["train"],
+        sets["valid"],
+        sets["test"],
+        licence="the owner's of the folder",
+        source=str(root),
+        env=facts.get("env"),
+        problems=problems,
+    )
+
+
+def _compatible(root: Path, name: str, train: EpisodeSet, other: EpisodeSet) -> None:
+    if (train.action_dim, train.size_px) != (other.action_dim, other.size_px):
+        raise UserError(
+            f"{root}: {name} has frames {other.size_px} and {other.action_dim} actions, "
+            f"train {train.size_px} and {train.action_dim}; they must be alike"
+        )
+
+
+def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:
+    """Files of train, valid and test. Where a part has no folder, every k-th file of train, as the release does."""
+    if not root.is_dir():
+        raise UserError(f"data.path={config.path}: no such folder")
+    places = {
+        split: next((root / name for name in names if (root / name).is_dir()), None) for split, names in FOLDERS.items()
+    }
+    train = sorted((places["train"] or root).rglob("*.npz"))
+    if places["train"] is None and any(places.values()):
+        raise UserError(f"data.path={config.path}: has a held-out folder but no train/")
+    if not train:
+        raise UserError(
+            f"data.path={config.path}: no .npz files in it; see toolkit data record and toolkit data convert"
+        )
+    chosen: dict[str, list[Path]] = {}
+    for name in HELD_OUT:
+        place = places[name]
+        chosen[name] = sorted(place.rglob("*.npz")) if place else _every_kth(train, config.valid_fraction)
+        train = [path for path in train if path not in set(chosen[name])]
+        if not chosen[name] or not train:
+            raise UserError(
+                f"data.path={config.path}: too few episodes for train, valid and test; add some, or folders"
+            )
+        chosen[name] = chosen[name][: config.num_valid]
+    return {"train": train[: config.num_train], **chosen}
+
+
+def _every_kth(files: list[Path], fraction: float) -> list[Path]:
+    num = max(1, round(len(files) * fraction))
+    return [files[i] for i in np.unique(np.linspace(0, len(files) - 1, num).round().astype(int))]

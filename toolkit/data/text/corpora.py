@@ -1,0 +1,247 @@
+"""Text corpora: what comes with Python, what packages ship, and anybody's folder of text, jsonl or parquet files.
+
+A corpus is a stream of documents in a fixed order, so that one larger than memory is read like a small one. torch is
+not imported here.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import hashlib
+import importlib
+import io
+import json
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from toolkit.data import catalogue, fetching
+from toolkit.data.config import TextData
+from toolkit.errors import UserError, did_you_mean
+
+PLAIN = (".txt", ".md", ".text")
+SUFFIXES = (*PLAIN, ".jsonl", ".parquet")
+COMPRESSED = (".gz", ".zst")
+SLIMPAJAMA = "cerebras/SlimPajama-627B"
+LEAST_DOCSTRING = 200  # characters
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents (non-empty strings) in a fixed order; ``documents()`` starts again from the first.
+
+    fingerprint: 16 hex digits that change when the text does.
+    """
+
+    name: str
+    licence: str
+    origin: str
+    fingerprint: str
+    documents: Callable[[], Iterator[str]]
+
+
+def load_text(config: TextData) -> Corpus:
+    """The corpus that ``config`` names, fetched first where it must be; no document is read yet.
+
+    Raises UserError naming the key or the file.
+    """
+    entry = check_text(config)
+    module, function = entry.loader.split(":")
+    corpus: Corpus = getattr(importlib.import_module(module), function)(config)
+    return corpus if config.max_mb is None else _limited(corpus, int(config.max_mb * 1e6))
+
+
+def check_text(config: TextData) -> catalogue.Entry:
+    """Hold ``config`` against the table without reading anything. Raises UserError."""
+    known = {name: entry for name, entry in catalogue.CATALOGUE.items() if entry.kind == "text"}
+    if config.name not in known:
+        raise UserError(f"data.name={config.name}: {did_you_mean(config.name, known)}choose one of {', '.join(known)}")
+    entry = known[config.name]
+    takes_path = entry.needs_path or entry.download or entry.on_hub
+    if config.path is None and entry.needs_path:
+        raise UserError(f"data.path: data.name={config.name} needs the folder of files, data.path=FOLDER")
+    if config.path is not None and not takes_path:
+        raise UserError(f"data.path={config.path}: data.name={config.name} reads no files; use data=text_folder")
+    if config.path is not None and not Path(config.path).expanduser().exists():
+        raise UserError(f"data.path={config.path}: no such folder or file")
+    return entry
+
+
+def _limited(corpus: Corpus, num_bytes: int) -> Corpus:
+    """The first documents, as many as fit (one at least)."""
+
+    def documents() -> Iterator[str]:
+        left = num_bytes
+        for text in corpus.documents():
+            yield text
+            left -= len(text.encode())
+            if left <= 0:
+                return
+
+    return replace(corpus, fingerprint=_digest(corpus.fingerprint, str(num_bytes)), documents=documents)
+
+
+# -- what comes with the toolkit or a package ------------------------------------------------------------------------
+
+
+def load_python(config: TextData) -> Corpus:
+    """The documentation inside Python's standard library: its help topics, then its long docstrings."""
+    import platform
+
+    name = f"Python {platform.python_version()}"
+    return Corpus(config.name, "PSF-2.0", f"documentation in {name}", _digest(name), _python_documents)
+
+
+def _python_documents() -> Iterator[str]:
+    from pydoc_data.topics import topics
+
+    yield from topics.values()
+    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                text = ast.get_docstring(node) or ""
+                if len(text) >= LEAST_DOCSTRING:
+                    yield text
+
+
+def load_package(config: TextData) -> Corpus:
+    """The jsonl files of a download of the catalogue, fetched into the cache."""
+    entry = catalogue.lookup(config.name)
+    assert entry.download is not None
+    fetched = fetching.fetch(entry.download, config.path)
+    paths = sorted(fetched.path.glob("*.jsonl"))
+
+    def documents() -> Iterator[str]:
+        """All of them shuffled, so that the first megabytes of a mixture are a mixture."""
+        found = [text for path in paths for text in _read_file(path, "text")]
+        yield from sorted(found, key=lambda text: hashlib.sha256(text.encode()).digest())
+
+    pins = fetching.pins(entry.download).values()
+    return Corpus(config.name, fetched.licence, fetched.origin, _digest(*pins), documents)
+
+
+# -- users' files ----------------------------------------------------------------------------------------------------
+
+
+def load_folder(config: TextData) -> Corpus:
+    """Every text, jsonl and parquet file under ``data.path`` (or that one file), in the order of their names."""
+    assert config.path is not None
+    return _files_corpus(config, Path(config.path).expanduser(), lambda _: True)
+
+
+def load_slimpajama(config: TextData) -> Corpus:
+    """SlimPajama-627B without its GitHub part, as the paper: from ``data.path``, or streamed from the hub."""
+    if config.path is not None:
+        return _files_corpus(config, Path(config.path).expanduser(), _not_github)
+    origin = f"{SLIMPAJAMA} on the hub"
+    return Corpus(
+        config.name, catalogue.lookup(config.name).licence, origin, _digest(origin), lambda: _hub_documents(SLIMPAJAMA)
+    )
+
+
+def _not_github(record: Record) -> bool:
+    return (record.get("meta") or {}).get("redpajama_set_name") != "RedPajamaGithub"
+
+
+def _hub_documents(name: str) -> Iterator[str]:
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"data: {name} is streamed by the datasets package (pip install datasets)") from None
+    try:
+        for record in datasets.load_dataset(name, split="train", streaming=True):
+            if _not_github(record) and record["text"].strip():
+                yield record["text"]
+    except Exception as error:  # the client's network errors share no base class
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"data: {name} cannot be read from the hub ({reason}); give data.path=FOLDER") from error
+
+
+def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) -> Corpus:
+    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if _kind(path) and path.is_file())
+    if not files or not _kind(files[0]):
+        kinds = ", ".join(SUFFIXES)
+        raise UserError(f"data.path={config.path}: no text there ({kinds}; all but parquet also as .gz or .zst)")
+    stamps = [f"{path.relative_to(root.parent)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+
+    def documents() -> Iterator[str]:
+        for path in files:
+            yield from _read_file(path, config.text_key, keep)
+
+    licence = catalogue.lookup(config.name).licence
+    return Corpus(config.name, licence, str(root), _digest(config.text_key, *stamps), documents)
+
+
+def _kind(path: Path) -> str | None:
+    """The suffix that says how to read the file, None for one that is no text."""
+    suffixes = [suffix for suffix in path.suffixes[-2:] if suffix not in COMPRESSED]
+    return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
+
+
+def _read_file(path: Path, text_key: str, keep: Callable[[Record], bool] = lambda _: True) -> Iterator[str]:
+    kind = _kind(path)
+    try:
+        if kind == ".parquet":
+            records = _parquet_records(path, text_key)
+        elif kind == ".jsonl":
+            records = _jsonl_records(path)
+        else:
+            with _open(path) as file:
+                records = iter([{text_key: file.read()}])
+        for number, record in enumerate(records):
+            text = record.get(text_key)
+            if not isinstance(text, str):
+                raise UserError(f"{path}: record {number + 1} has no text in '{text_key}'; set data.text_key=KEY")
+            if text.strip() and keep(record):
+                yield text
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+
+
+def _jsonl_records(path: Path) -> Iterator[Record]:
+    with _open(path) as file:
+        for number, line in enumerate(file):
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    record = None
+                if not isinstance(record, dict):
+                    raise UserError(f"{path}: line {number + 1} is not a JSON object")
+                yield record
+
+
+def _parquet_records(path: Path, text_key: str) -> Iterator[Record]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{path}: parquet files are read by pyarrow (pip install pyarrow)") from None
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        wanted = [name for name in (text_key, "meta") if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=1024, columns=wanted):
+            yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())[:160]}") from None
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    if path.suffix == ".zst":
+        try:
+            import zstandard
+        except ImportError:
+            raise UserError(f"{path}: .zst files are read by zstandard (pip install zstandard)") from None
+        return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(open(path, "rb")), encoding="utf-8")
+    return open(path, encoding="utf-8")
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

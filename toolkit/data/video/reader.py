@@ -1,0 +1,186 @@
+"""Reading video files, any container and codec that PyAV's FFmpeg knows: the frames as RGB, from any position.
+
+``toolkit.data.video.scan.index_video`` says what is in a file; ``VideoReader(index).frames(start)`` gives its frames.
+Memory does not grow with length.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from toolkit.data.video.pixels import to_rgb
+from toolkit.errors import UserError
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """A video's frames in order of display; ``width`` and ``height`` are those of the upright picture.
+
+    pts: of every frame, strictly rising, in units of ``time_base`` seconds. rate: frames per second, the declared one
+    where the frames keep to it, else their mean. is_constant: whether they keep to it. audio: codec names of the sound
+    streams. notes: what a user should know, one line each.
+    """
+
+    path: str
+    size_bytes: int
+    modified_ns: int
+    width: int
+    height: int
+    codec: str
+    pixel_format: str
+    aspect: Fraction
+    time_base: Fraction
+    pts: tuple[int, ...]
+    rate: Fraction
+    is_constant: bool
+    audio: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames there are."""
+        return len(self.pts)
+
+    @property
+    def duration_s(self) -> Fraction:
+        """From the first frame's beginning to the last frame's end."""
+        return self.time(self.num_frames - 1) + 1 / self.rate
+
+    def time(self, index: int) -> Fraction:
+        """When frame ``index`` is shown, in seconds after the first one."""
+        if self.is_constant:
+            return index / self.rate
+        return (self.pts[index] - self.pts[0]) * self.time_base
+
+    def position(self, time_s: Fraction) -> tuple[int, Fraction]:
+        """``(i, a)``: ``time_s`` lies the fraction a in [0, 1) of the way from frame i to the next; the ends hold."""
+        last = self.num_frames - 1
+        if self.is_constant:
+            place = max(Fraction(0), min(time_s * self.rate, Fraction(last)))
+            return int(place), place - int(place)
+        tick = time_s / self.time_base + self.pts[0]
+        index = max(0, bisect.bisect_right(self.pts, tick) - 1)
+        if index >= last or tick <= self.pts[0]:
+            return min(index, last), Fraction(0)
+        return index, (tick - self.pts[index]) / (self.pts[index + 1] - self.pts[index])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; fractions as text."""
+        return {key: str(value) if isinstance(value, Fraction) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> VideoIndex:
+        """The inverse of :meth:`to_json`."""
+        fractions = {key: Fraction(values[key]) for key in ("aspect", "time_base", "rate")}
+        lists = {key: tuple(values[key]) for key in ("pts", "audio", "notes")}
+        return cls(**{**values, **fractions, **lists})
+
+
+def open_video(path: Path, key: str = "input") -> Any:
+    """The file as a PyAV container. Raises UserError where it cannot be opened."""
+    try:
+        return av.open(str(path))
+    except FileNotFoundError:
+        raise UserError(f"{key}={path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{key}={path}: is a folder") from None
+    except PermissionError:
+        raise UserError(f"{key}={path}: may not be read") from None
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        size = path.stat().st_size if path.exists() else 0
+        why = "the file is empty" if size == 0 else reason(error)
+        raise UserError(f"{key}={path}: not a video that can be read ({why})") from None
+
+
+def picture_stream(container: Any, path: Path, key: str = "input") -> Any:
+    """The first stream of moving pictures (a song's cover is none). Raises UserError where there is none."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
+            return stream
+    has = "only sound" if container.streams.audio else "no stream of pictures"
+    raise UserError(f"{key}={path}: has {has}; give a video")
+
+
+def reason(error: Exception) -> str:
+    """What FFmpeg says, in a few words."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text[:1].lower() + text[1:]
+
+
+class VideoReader:
+    """The frames of an indexed video as uint8 RGB, from any position on; opens the file anew for every pass."""
+
+    def __init__(self, index: VideoIndex):
+        self.index = index
+        self.num_frames, self.height, self.width = index.num_frames, index.height, index.width
+
+    def frames(self, start: int = 0) -> Iterator[np.ndarray]:
+        """Frames ``start``, start + 1, ... to the end, each uint8 [height, width, 3].
+
+        Raises UserError when the file changed since it was indexed.
+        """
+        state = Path(self.index.path).stat()
+        if (state.st_size, state.st_mtime_ns) != (self.index.size_bytes, self.index.modified_ns):
+            raise UserError(f"input={self.index.path}: the file changed while it was worked on; start again")
+        if start >= self.num_frames:
+            return
+        count = start
+        for frame in self._decode(start):
+            yield to_rgb(frame, self.width, self.height)
+            count += 1
+            if count == self.num_frames:
+                return
+        raise UserError(f"input={self.index.path}: only {count} of {self.num_frames} frames could be read again")
+
+    def _decode(self, start: int) -> Iterator[av.VideoFrame]:
+        """Frames from ``start`` on: by seeking where that lands on it, else from the beginning."""
+        found = self._seek(self.index.pts[start]) if start > 0 else None
+        if found is not None:
+            yield from found
+            return
+        with open_video(Path(self.index.path)) as container:
+            stream = picture_stream(container, Path(self.index.path))
+            stream.thread_type = "AUTO"
+            decoded = enumerate(_until_damage(container, stream))
+            first = self.index.pts[0]
+            wanted = (frame for number, frame in decoded if (number if frame.pts is None else frame.pts) >= first)
+            yield from itertools.islice(wanted, start, None)
+
+    def _seek(self, wanted: int) -> Iterator[av.VideoFrame] | None:
+        container = open_video(Path(self.index.path))
+        stream = picture_stream(container, Path(self.index.path))
+        stream.thread_type = "AUTO"
+        try:
+            container.seek(wanted, stream=stream, backward=True)
+            frames = _until_damage(container, stream)
+            first = next(frames, None)
+            while first is not None and first.pts is not None and first.pts < wanted:
+                first = next(frames, None)
+        except av.FFmpegError:
+            first = None
+        if first is None or first.pts != wanted:
+            container.close()
+            return None
+        return _chain(container, first, frames)
+
+
+def _chain(container: Any, first: av.VideoFrame, rest: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    with container:
+        yield first
+        yield from rest
+
+
+def _until_damage(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+    try:
+        yield from container.decode(stream)
+    except av.FFmpegError:
+        return

@@ -1,0 +1,181 @@
+"""What is in a video file: one decoding pass that notes the time of every frame, and the first damage.
+
+So counts, rates, sizes and damage are known before any long work starts. Memory does not grow with the pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from toolkit.data.video.pixels import has_alpha, quarter_turns
+from toolkit.data.video.reader import VideoIndex, open_video, picture_stream, reason
+from toolkit.errors import UserError
+
+CONSTANT_RATE_TOLERANCE = 0.25  # of the mean interval: containers round times, cameras drop whole frames
+GUESSED_RATE = Fraction(25)
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+
+
+def index_video(
+    path: str | Path,
+    *,
+    key: str = "input",
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    most_bytes: int | None = None,
+    each: Callable[[av.VideoFrame], None] | None = None,
+) -> VideoIndex:
+    """Decode ``path`` once, from ``start_s`` for ``duration_s`` seconds, and say what is there.
+
+    ``each`` is called with every frame. ``most_bytes``: refuse a picture of more uint8 RGB bytes, before decoding one.
+    Raises UserError naming ``key`` for a file that is missing, no video, without frames or without a picture stream.
+    """
+    path = Path(path)
+    with open_video(path, key) as container:
+        stream = picture_stream(container, path, key)
+        _refuse_huge(stream, path, key, most_bytes)
+        stream.thread_type = "AUTO"
+        scan = _Scan(stream, start_s, duration_s, each)
+        scan.run(container)
+        if scan.first is None:
+            raise UserError(f"{key}={path}: {scan.nothing()}")
+        turned = bool(quarter_turns(scan.first) % 2)
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        state = path.stat()
+        base = VideoIndex(
+            path=str(path),
+            size_bytes=state.st_size,
+            modified_ns=state.st_mtime_ns,
+            width=scan.height if turned else scan.width,
+            height=scan.width if turned else scan.height,
+            codec=stream.codec_context.name,
+            pixel_format=scan.first.format.name,
+            aspect=1 / aspect if turned else aspect,
+            time_base=scan.time_base,
+            pts=tuple(scan.pts),
+            rate=GUESSED_RATE,
+            is_constant=True,
+            audio=tuple(audio.codec_context.name for audio in container.streams.audio),
+        )
+        rate, is_constant = _frame_rate(scan, stream)
+        index = replace(base, rate=rate, is_constant=is_constant)
+        return replace(index, notes=tuple(_notes(index, scan, stream, container)))
+
+
+class _Scan:
+    """One pass over the frames: their times, and the first damage."""
+
+    def __init__(self, stream: Any, start_s: float, duration_s: float | None, each: Any):
+        self.stream, self.each = stream, each
+        self.start_s, self.end_s = start_s, None if duration_s is None else start_s + duration_s
+        self.first: av.VideoFrame | None = None
+        self.time_base = stream.time_base or Fraction(1, 1000)
+        self.pts: list[int] = []
+        self.width = self.height = 0
+        self.decoded = 0
+        self.origin: int | None = None
+        self.damage = ""
+        self.is_interlaced = self.changes_size = self.was_timed = False
+
+    def run(self, container: Any) -> None:
+        """Decode to the end of the part asked for, or to the damage."""
+        try:
+            for frame in container.decode(self.stream):
+                if not self._take(frame):
+                    return
+        except (av.FFmpegError, OSError) as error:
+            self.damage = reason(error)
+
+    def _take(self, frame: av.VideoFrame) -> bool:
+        pts = self._pts(frame)
+        self.decoded += 1
+        self.origin = pts if self.origin is None else self.origin
+        time_s = (pts - self.origin) * self.time_base
+        if time_s < self.start_s - 1e-9:
+            return True
+        if self.end_s is not None and time_s >= self.end_s - 1e-9:
+            return False
+        if self.first is None:
+            self.first = frame
+            self.width, self.height = frame.width, frame.height
+        self.pts.append(max(pts, self.pts[-1] + 1) if self.pts else pts)
+        self.is_interlaced |= bool(frame.interlaced_frame)
+        self.changes_size |= (frame.width, frame.height) != (self.width, self.height)
+        if self.each:
+            self.each(frame)
+        return True
+
+    def _pts(self, frame: av.VideoFrame) -> int:
+        """The frame's time; frames of a raw stream have none and follow each other at the stream's rate."""
+        if frame.pts is not None:
+            self.was_timed = True
+            if frame.time_base:
+                self.time_base = frame.time_base
+            return frame.pts
+        if not self.was_timed:
+            self.time_base = 1 / (self.stream.average_rate or GUESSED_RATE)
+            return self.decoded
+        return (self.pts[-1] if self.pts else self.origin or 0) + 1
+
+    def nothing(self) -> str:
+        """Why there is no frame."""
+        if self.damage:
+            return f"no frame of it can be decoded ({self.damage})"
+        return f"has no frame after start_s={self.start_s}" if self.decoded else "has no frames"
+
+
+def _refuse_huge(stream: Any, path: Path, key: str, most_bytes: int | None) -> None:
+    need = 3 * stream.codec_context.width * stream.codec_context.height
+    if most_bytes is not None and need > most_bytes:
+        size = f"{stream.codec_context.width}x{stream.codec_context.height}"
+        raise UserError(
+            f"{key}={path}: one frame of {size} takes {need / 2**20:.0f} MiB and work on it several; "
+            f"{most_bytes / 2**20:.0f} MiB are the most here; make it smaller first"
+        )
+
+
+def _frame_rate(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
+    """(rate, whether the frames keep to it)."""
+    declared = Fraction(stream.average_rate or stream.base_rate or GUESSED_RATE)
+    if len(scan.pts) < 2:
+        return declared, True
+    mean = Fraction(len(scan.pts) - 1) / ((scan.pts[-1] - scan.pts[0]) * scan.time_base)
+    for rate in (declared, Fraction(stream.base_rate or declared), mean.limit_denominator(1001)):
+        interval = 1 / rate / scan.time_base
+        off = max(abs(pts - scan.pts[0] - index * interval) for index, pts in enumerate(scan.pts))
+        if off <= max(CONSTANT_RATE_TOLERANCE * interval, 1):
+            return rate, True
+    return mean.limit_denominator(1001), False
+
+
+def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Iterator[str]:
+    name = Path(index.path).name
+    declared_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    if not declared_s and container.duration and not index.audio:
+        declared_s = container.duration / av.time_base
+    got_s = float(index.duration_s)
+    is_short = scan.end_s is None and declared_s - scan.start_s > 1.05 * got_s + 0.5
+    if scan.damage or is_short:
+        said = f" of {declared_s:.2f}" if declared_s else ""
+        why = f" ({scan.damage})" if scan.damage else ""
+        can = f"{index.num_frames} frames, {got_s:.2f}{said} s"
+        yield f"{name}: damaged or cut short{why}; used is what can be read: {can}"
+    if not index.is_constant:
+        yield f"{name}: varying frame rate, {float(index.rate):.4g} fps in the mean; frames keep their times"
+    assert scan.first is not None
+    if has_alpha(scan.first.format):
+        yield f"{name}: transparent parts, if any, are laid on black"
+    if container.streams.subtitles:
+        yield f"{name}: subtitles are not copied"
+    if scan.is_interlaced:
+        yield f"{name}: interlaced; fields are not separated"
+    if scan.changes_size:
+        yield f"{name}: frames change their size on the way; all are brought to {index.width}x{index.height}"
+    if (transfer := getattr(scan.first, "color_trc", None)) in HDR_TRANSFERS:
+        yield f"{name}: HDR ({HDR_TRANSFERS[transfer]}) is read as 8-bit without tone mapping"

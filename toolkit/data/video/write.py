@@ -1,0 +1,248 @@
+"""Writing video files in parts: each part is encoded by itself, put in place whole, and joined without re-encoding.
+
+A killed job goes on after its last part. The joined file is written beside its final name, read back, and renamed:
+under the final name there is a whole video or nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from toolkit.data.video.pixels import from_rgb
+from toolkit.data.video.reader import VideoIndex
+from toolkit.errors import JobError, UserError
+from toolkit.runs.files import write_json
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+ENCODERS = {"h264": "libx264", "hevc": "libx265", "rgb": "libx264rgb"}  # rgb: lossless
+MOST_SIDE_PX = {"h264": 16384, "hevc": 16384, "rgb": 16384}
+THREADS = 6  # fixed: the encoders' output depends on it, and a resumed job must write the same bytes
+KEY_FRAME_EVERY = 250
+MOST_REORDERING = 16  # frames; both encoders' presets stay below
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How frames become a video. ``aspect``: width of a pixel over its height.
+
+    ``codec``: h264 or hevc with ``pix_fmt`` yuv420p or yuv444p; or rgb with rgb24, which is exact.
+    """
+
+    width: int
+    height: int
+    rate: Fraction
+    codec: str = "h264"
+    crf: int = 17
+    speed: str = "medium"
+    pix_fmt: str = "yuv420p"
+    aspect: Fraction = Fraction(1)
+
+
+def container_of(path: Path, key: str = "output") -> str:
+    """FFmpeg's name of the container that the suffix of ``path`` says. Raises UserError for any other suffix."""
+    if path.suffix.lower() not in CONTAINERS:
+        known = ", ".join(CONTAINERS)
+        raise UserError(f"{key}={path}: the name must end in one of {known}, which hold h264 and hevc")
+    return CONTAINERS[path.suffix.lower()]
+
+
+def write_part(path: Path, frames: Iterable[np.ndarray], encoding: Encoding) -> int:
+    """Encode ``frames`` (uint8 RGB [height, width, 3]) into ``path``, put in place whole; returns their number.
+
+    Raises OSError when the disk is full; there is then no ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    count = 0
+    try:
+        with av.open(str(temporary), "w", format="mp4") as container:
+            stream = _add_stream(container, encoding)
+            for packet in _encoded(frames, stream, encoding):
+                packet.dts = count - MOST_REORDERING  # x265 leaves it undefined in clips of one or two frames
+                container.mux(packet)
+                count += 1
+        _into_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _encoded(frames: Iterable[np.ndarray], stream: Any, encoding: Encoding) -> Iterator[av.Packet]:
+    for number, pixels in enumerate(frames):
+        frame = from_rgb(pixels, encoding.pix_fmt)
+        frame.pts, frame.time_base = number, 1 / encoding.rate
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def _add_stream(container: Any, encoding: Encoding) -> Any:
+    crf = 0 if encoding.codec == "rgb" else encoding.crf
+    options = {"crf": str(crf), "preset": encoding.speed, "g": str(KEY_FRAME_EVERY)}
+    if encoding.codec == "hevc":
+        options["x265-params"] = "log-level=none:open-gop=0:frame-threads=4"
+    else:
+        options["x264-params"] = f"threads={THREADS}:open-gop=0"
+    stream = container.add_stream(ENCODERS[encoding.codec], rate=encoding.rate, options=options)
+    context = stream.codec_context
+    context.width, context.height, context.pix_fmt = encoding.width, encoding.height, encoding.pix_fmt
+    context.time_base = 1 / encoding.rate
+    context.sample_aspect_ratio = encoding.aspect
+    if encoding.codec != "rgb":  # BT.709, video range
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+    if encoding.codec == "hevc":
+        context.codec_tag = "hvc1"  # the tag that Apple's players take
+    return stream
+
+
+def count_frames(path: Path) -> int:
+    """How many frames a written file holds. Raises FFmpegError where it cannot be read."""
+    with av.open(str(path)) as container:
+        return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound of ``index``'s file, to be copied along with the pictures that were made of it."""
+
+    index: VideoIndex
+    is_whole: bool = True  # False: only what sounds while the frames of the index are shown
+
+    @property
+    def start_s(self) -> Fraction:
+        """The time in the file at which the first frame is shown."""
+        return self.index.pts[0] * self.index.time_base
+
+
+def join_parts(
+    parts: Sequence[Path],
+    target: Path,
+    encoding: Encoding,
+    sound: Sound | None = None,
+    *,
+    overwrite: bool,
+    token: str,
+    claim: Path | None = None,
+) -> list[str]:
+    """Join ``parts`` into ``target`` with the packets of ``sound``; returns what a user should know, one line each.
+
+    ``token`` marks the unfinished file of this job; ``claim`` is a file to note in that ``target`` is this job's
+    (:func:`is_claimed`), so that a job killed right after knows its own result. Raises JobError when ``target`` came
+    into being meanwhile or the result does not read back, OSError when the disk is full; ``target`` is then as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{token}.part")
+    total = sum(count_frames(part) for part in parts)
+    try:
+        notes = _join(parts, temporary, container_of(target), encoding, sound)
+        found = count_frames(temporary)
+        if found != total:
+            raise JobError(f"{target}: {found} of {total} frames read back from what was written; is the disk full?")
+        if target.exists() and not overwrite:
+            raise JobError(f"{target}: was made by someone else meanwhile; give another output or overwrite=true")
+        if claim:
+            write_json(claim, _identity(temporary))
+        _into_place(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return notes
+
+
+def is_claimed(target: Path, claim: Path) -> bool:
+    """Whether ``target`` is the file that a job put there and noted in ``claim``."""
+    return target.exists() and claim.exists() and json.loads(claim.read_text()) == _identity(target)
+
+
+def _identity(path: Path) -> list[int]:
+    """What renaming does not change."""
+    state = path.stat()
+    return [state.st_ino, state.st_size, state.st_mtime_ns]
+
+
+def _join(parts: Sequence[Path], path: Path, form: str, encoding: Encoding, sound: Sound | None) -> list[str]:
+    notes: list[str] = []
+    options = {"movflags": "+faststart"} if form in ("mp4", "mov") else {}
+    delay = max(_reordering(part, encoding.rate) for part in parts)
+    with av.open(str(path), "w", format=form, options=options) as out, av.open(str(parts[0])) as first:
+        video = out.add_stream_from_template(first.streams.video[0])
+        video.time_base = 1 / encoding.rate
+        streams = [_video_packets(parts, video, encoding.rate, delay)]
+        source = av.open(sound.index.path) if sound and sound.index.audio else None
+        if source and sound:
+            streams += _sound_packets(source, out, sound, notes)
+        try:
+            for _, packet in heapq.merge(*streams, key=lambda item: item[0]):
+                out.mux(packet)
+        finally:
+            if source:
+                source.close()
+    return notes
+
+
+def _reordering(part: Path, rate: Fraction) -> int:
+    """By how many frames the decoding order runs ahead of the display order."""
+    with av.open(str(part)) as container:
+        stream = container.streams.video[0]
+        shown = (_frame_number(packet, rate) for packet in container.demux(stream) if packet.size)
+        return max((order - number for order, number in enumerate(shown)), default=0)
+
+
+def _frame_number(packet: Any, rate: Fraction) -> int:
+    return round(packet.pts * packet.time_base * rate)
+
+
+def _video_packets(parts: Sequence[Path], stream: Any, rate: Fraction, delay: int) -> Iterator[tuple[float, av.Packet]]:
+    order = begin = 0
+    for part in parts:
+        with av.open(str(part)) as container:
+            count = 0
+            for packet in container.demux(container.streams.video[0]):
+                if not packet.size:
+                    continue
+                number = begin + _frame_number(packet, rate)
+                packet.time_base, packet.pts, packet.dts, packet.duration = 1 / rate, number, order - delay, 1
+                packet.stream = stream
+                yield float((order - delay) / rate), packet
+                order += 1
+                count += 1
+            begin += count
+
+
+def _sound_packets(source: Any, out: Any, sound: Sound, notes: list[str]) -> list[Iterator[tuple[float, av.Packet]]]:
+    """One iterator over all sound streams that the container takes; the others are named."""
+    taken = {}
+    for stream in source.streams.audio:
+        name = stream.codec_context.name
+        if name in out.supported_codecs:
+            taken[stream.index] = out.add_stream_from_template(stream)
+        else:
+            notes.append(f"sound stream {stream.index} ({name}) is left out: the container does not take it; try .mkv")
+
+    def packets() -> Iterator[tuple[float, av.Packet]]:
+        for packet in source.demux([stream for stream in source.streams.audio if stream.index in taken]):
+            if packet.pts is None or packet.dts is None:
+                continue
+            time_s = packet.pts * packet.time_base - sound.start_s
+            if not sound.is_whole and not 0 <= time_s < sound.index.duration_s:
+                continue
+            shift = round(sound.start_s / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            packet.stream = taken[packet.stream.index]
+            yield float(time_s), packet
+
+    return [packets()] if taken else []
+
+
+def _into_place(temporary: Path, path: Path) -> None:
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,117 @@
+"""``toolkit bench disco``: our training step and sampler against peers, side by side in one process.
+
+Contenders at equal parameters, same shapes, same threads:
+  ours       the ADM denoiser without latents, trained by job.train_step (loss, AdamW, EMA, logging, checkpoint loop)
+  bare       the same network's forward, backward and fused AdamW alone: the limit of any loop
+  disco      ours with encoder and latents, for what they cost
+  diffusers  UNet2DModel trained as diffusers' unconditional example does it: DDPM noise, MSE, AdamW, clipping, EMA
+  edm        the official network and loss, from a checkout of NVlabs/edm that the user names (edm=PATH)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from toolkit.bench import Contender, Makers, parse_options, run_bench
+from toolkit.disco.bench.shared import Options, contender, dataset, disco_config, images
+
+
+def main(words: list[str]) -> int:
+    """Time every contender and print the table; ``out=FILE`` also writes it as JSON. Returns the exit code."""
+    options = parse_options(Options, words)
+    shape = f"{options.channels}x{options.size_px}x{options.size_px}, batch {options.batch_size}"
+    return run_bench("disco", options, contenders(options), "images", f"{options.num_steps} steps a round; {shape}")
+
+
+def contenders(options: Options) -> Makers:
+    """Name -> function that builds it."""
+    from toolkit.disco.bench import peers as bench_peers
+
+    makers: dict[str, Callable[[], Contender]] = {
+        "ours": lambda: _ours(options, "none"),
+        "bare": lambda: _bare(options),
+        "disco": lambda: _ours(options, "discrete"),
+        "diffusers": lambda: bench_peers.diffusers(options),
+    }
+    return makers | ({"edm": lambda: bench_peers.edm(options)} if options.edm else {})
+
+
+def _ours(options: Options, latents: str) -> Contender:
+    """The job's own pieces: the stream, JointModel, train_step and the Loop with its logging."""
+    import tempfile
+
+    from accelerate import Accelerator
+
+    from toolkit.disco.build import build_denoiser, build_encoder, count
+    from toolkit.disco.job import device_batches, make_optimizer, train_step
+    from toolkit.disco.stage1 import JointModel
+    from toolkit.runs.loop import Loop
+    from toolkit.runs.record import Run
+    from toolkit.zoo.edm.ema import EMA
+
+    config, data = disco_config(options, latents), dataset(options)
+    accelerator = Accelerator(cpu=options.device == "cpu")
+    denoiser = build_denoiser(config, data, latents != "none")
+    joint = JointModel(denoiser, build_encoder(config, data), config).to(options.device)
+    ema, optimizer = EMA(denoiser, 50e6), make_optimizer(joint, config)
+    run = Run(tempfile.mkdtemp(prefix="bench-"), config)
+    run.record = {"stages": {"denoiser": {}}}
+    loop = Loop(run, "denoiser", 10**9, state={})
+    trained, batches = accelerator.prepare_model(joint), device_batches(data, config, accelerator)
+    steps = iter(loop)
+
+    def train(num_steps: int) -> None:
+        for _ in range(num_steps):
+            step = next(steps)
+            train_step(step, trained, joint, optimizer, ema, batches(step), loop, config, accelerator)
+
+    return contender(options, count(denoiser), train, _our_sampler(options, config, denoiser))
+
+
+def _our_sampler(options: Options, config: Any, denoiser: Any) -> Callable[[], None]:
+    import torch
+
+    from toolkit.disco.sampling import draw_samples
+
+    config.sampling.batch_size, config.sampling.num_steps = options.batch_size, options.sampling_steps
+    latents = None
+    if denoiser.num_latents:
+        latents = torch.zeros(options.batch_size, denoiser.num_latents, dtype=torch.int64, device=options.device)
+
+    def sample() -> None:
+        generator = torch.Generator(options.device).manual_seed(0)
+        denoiser.eval()
+        draw_samples(denoiser, latents, options.batch_size, config.sampling, generator)
+        denoiser.train()
+
+    return sample
+
+
+def _bare(options: Options) -> Contender:
+    """Forward, backward and optimiser of our network on a fixed batch; sampling: as many bare forwards."""
+    import torch
+
+    from toolkit.disco.build import build_denoiser, count
+
+    config = disco_config(options, "none")
+    denoiser = build_denoiser(config, dataset(options), with_latents=False).to(options.device)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-3, fused=options.device in ("cpu", "cuda"))
+    y = images(options)
+    sigma = torch.ones(len(y), device=y.device)
+
+    def train(num_steps: int) -> None:
+        for _ in range(num_steps):
+            loss = (denoiser(y, sigma) - y).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def sample() -> None:
+        denoiser.eval()
+        for _ in range(2 * options.sampling_steps - 1):
+            denoiser(y, sigma[0])
+        denoiser.train()
+
+    return contender(options, count(denoiser), train, sample)

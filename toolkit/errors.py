@@ -1,0 +1,28 @@
+"""The errors users see, and the ends of a job that are no errors. Imports only the standard library."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+
+class UserError(ValueError):
+    """Bad input: shown as one line, exit code 2. Name the key or file, what is wrong, what is right."""
+
+
+class JobError(RuntimeError):
+    """The job itself failed (NaN loss, full disk): shown as one line, exit code 1."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the job to stop; ``exit_code`` is 130 (SIGINT) or 143 (SIGTERM)."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"interrupted (exit code {exit_code})")
+        self.exit_code = exit_code
+
+
+def did_you_mean(word: str, options: Any) -> str:
+    """``"did you mean 'x'? "`` or the empty string."""
+    near = difflib.get_close_matches(word, list(options), n=1)
+    return f"did you mean '{near[0]}'? " if near else ""

@@ -1,0 +1,140 @@
+"""Where a network embeds its time step, and the noise that time-step guidance adds there.
+
+Sadat et al. 2025, section 5 (algorithm 2, figure 12): t_emb + s * t^alpha * n with n ~ N(0, I), by default times the
+standard deviation of t_emb. t_emb is the output of the time-step MLP, before class or pooled text are added.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from diffusers.models.embeddings import TimestepEmbedding
+from torch import Tensor, nn
+
+from toolkit.errors import UserError, did_you_mean
+from toolkit.icg.guiders.hooks import OutputChange
+from toolkit.icg.guiders.streams import Draws
+
+# A TimestepEmbedding also embeds sizes (SDXL), guidance (Flux), resolutions (PixArt): the attribute's name tells.
+TIME_NAMES = {"time_embedding", "timestep_embedder", "time_embedder", "t_embedder", "time_step_proj"}
+# Ours. SongUNet and the toy network mix the class or x in before their MLP ends: the nearest embedding they have.
+ZOO_MODULES = {
+    "ADMUNet": "map_out",
+    "SongUNet": "map_out",
+    "UViT": "map_out",
+    "EDM2UNet": "embed_noise",
+    "ControlledVideoUNet": "unet.time_embedding",  # the control network stays as it is
+    "MLPDenoiser": "embed_noise",
+    "ToyScoreDenoiser": "features",
+}
+DIT_PATTERN = "transformer_blocks.*.norm1.emb.timestep_embedder"
+
+Named = list[tuple[str, nn.Module]]
+
+
+def find_time_embeddings(
+    network: nn.Module, names: Sequence[str] | None = None, max_layers: int | None = None
+) -> list[tuple[str, nn.Module]]:
+    """The modules whose output is the time-step embedding.
+
+    Args:
+        network: a denoiser of diffusers or of the zoo.
+        names: dotted names or patterns (``blocks.*.time_mlp``) of the modules instead of the search.
+        max_layers: keep the first so many blocks (DiT only).
+
+    Raises:
+        UserError: nothing or more than one kind of embedding matches; the message names the candidates.
+    """
+    found = _named(network, names) if names is not None else _searched(network)
+    if max_layers is None:
+        return found
+    if not _is_dit(found):
+        raise UserError(
+            f"max_layers={max_layers}: {type(network).__name__} has one time embedding; only DiT has layers"
+        )
+    return [(name, module) for name, module in found if _block(name) < max_layers]
+
+
+def time_noise(
+    draws: Draws, scale: float, std_scaling: bool, names: Sequence[str] | None, max_layers: int | None
+) -> OutputChange:
+    """Noise of ``scale`` = s * t^alpha for one call: one vector per sample, the same in every layer."""
+    noise: Tensor | None = None
+
+    def change(embedding_BE: Tensor) -> Tensor:
+        nonlocal noise
+        values = embedding_BE.float()
+        if noise is None:
+            noise = draws.normal(values.shape, values.device)
+        # All rows share t, so a row's deviation is the paper's t_emb.std(), and independent of the rest of the batch.
+        size = scale * values.std(-1, keepdim=True) if std_scaling else scale
+        return (values + size * noise).to(embedding_BE.dtype)
+
+    return OutputChange(
+        find=lambda network: find_time_embeddings(network, names, max_layers),
+        change=change,
+        once=lambda network: _shared_first_block(find_time_embeddings(network, names), max_layers),
+    )
+
+
+def _shared_first_block(found: Named, max_layers: int | None) -> set[str]:
+    """DiT's output layer calls the embedding of block 0 a second time: clean when only the first layers are noisy."""
+    if max_layers is None or not _is_dit(found) or max_layers >= len(found):
+        return set()
+    return {found[0][0]}
+
+
+def _named(network: nn.Module, names: Sequence[str]) -> Named:
+    modules = dict(network.named_modules())
+    found: dict[str, nn.Module] = {}
+    for name in names:
+        pattern = re.escape(name).replace(r"\*", "[^.]*")
+        matches = {key: module for key, module in modules.items() if re.fullmatch(pattern, key)}
+        if not matches:
+            candidates = ", ".join(_kinds(_candidates(network))) or "none found"
+            raise UserError(
+                f"time_embedding_modules: no module {name!r} in {type(network).__name__}; "
+                f"{did_you_mean(name, modules)}candidates: {candidates}"
+            )
+        found |= matches
+    return list(found.items())
+
+
+def _searched(network: nn.Module) -> Named:
+    found = _candidates(network)
+    kinds = _kinds(found)
+    if len(kinds) == 1:
+        return found
+    choices = kinds or _kinds([(name, module) for name, module in network.named_modules() if _resembles(name, module)])
+    problem = "several time embeddings match" if kinds else "no time embedding found"
+    raise UserError(
+        f"time_embedding_modules: {problem} in {type(network).__name__}; "
+        f"name the right one, candidates: {', '.join(choices) or 'none'}"
+    )
+
+
+def _candidates(network: nn.Module) -> Named:
+    ours = ZOO_MODULES.get(type(network).__name__)
+    if ours is not None:
+        return [(ours, network.get_submodule(ours))]
+    named = [(name, module) for name, module in network.named_modules() if name.rpartition(".")[2] in TIME_NAMES]
+    # HunyuanVideo's text refiner has a time embedding of its own, within its context_embedder.
+    return [(name, module) for name, module in named if "context_embedder" not in name]
+
+
+def _resembles(name: str, module: nn.Module) -> bool:
+    return isinstance(module, TimestepEmbedding) or "time" in name.rpartition(".")[2]
+
+
+def _kinds(found: Named) -> list[str]:
+    """Names with block numbers replaced by a star, each once."""
+    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name, _ in found))
+
+
+def _is_dit(found: Named) -> bool:
+    return bool(found) and _kinds(found) == [DIT_PATTERN]
+
+
+def _block(name: str) -> int:
+    return int(name.split(".")[1])

@@ -1,0 +1,194 @@
+"""The two small class-conditional models that ``sample-icg`` makes for itself: with and without label dropping.
+
+Made once per setting and kept in the cache under a hash of all that makes them, as an ordinary run folder: an
+interrupted training goes on where it was, a finished one is used again by every later run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional
+
+from toolkit import data
+from toolkit.data.config import Data
+from toolkit.data.fetching import cache_root
+from toolkit.data.sets import Dataset
+from toolkit.errors import Interrupted, UserError
+from toolkit.icg.config import SampleICG, Train
+from toolkit.runs import progress
+from toolkit.runs.distributed import barrier, from_rank_zero, rank
+from toolkit.runs.files import write_json
+from toolkit.runs.loop import Loop
+from toolkit.runs.record import Run, config_hash
+from toolkit.runs.seeds import seed_all
+from toolkit.schema import Job
+from toolkit.zoo.config import Network
+from toolkit.zoo.edm.build import build_network
+from toolkit.zoo.edm.denoiser import Denoiser
+from toolkit.zoo.edm.ema import EMA
+
+STAGE = "denoiser"
+
+
+@dataclass
+class SmallModel(Job):
+    """The config of one small model; its hash is its name in the cache."""
+
+    command: str = "sample-icg"
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    train: Train = field(default_factory=Train)
+    fingerprint: str = ""
+
+    def stages(self) -> list[str]:
+        """One."""
+        return [STAGE]
+
+
+def small_config(config: SampleICG, dataset: Dataset, label_drop: float, num_steps: int | None = None) -> SmallModel:
+    """The model that ``config`` asks for, trained with ``label_drop`` for ``num_steps`` (default: the config's)."""
+    shared = {item.name: getattr(config, item.name) for item in dataclasses.fields(Job) if item.name != "command"}
+    train = dataclasses.replace(config.train, label_drop=label_drop, num_steps=num_steps or config.train.num_steps)
+    # what is in the data, and how this file trains on it, belong to the name
+    content = hashlib.sha256(Path(__file__).read_bytes() + dataset.train.fingerprint().encode()).hexdigest()
+    data_config = config.data or Data()
+    made = SmallModel(data=data_config, network=config.network, train=train, fingerprint=content, **shared)
+    return dataclasses.replace(made, tracker="none", num_workers=0)
+
+
+def folder_of(small: SmallModel) -> Path:
+    """Where in the cache this model lies, whether it is there or not."""
+    return cache_root() / "icg" / f"{small.data.name}-{config_hash(small)}"
+
+
+def make_small_model(small: SmallModel, dataset: Dataset, accelerator: Accelerator) -> Path:
+    """The folder of the trained model, trained now unless the cache has it; ``model/denoiser`` in it holds the weights.
+
+    Another process that trains the same model is waited for. Raises UserError where the cache cannot be written.
+    """
+    folder = folder_of(small)
+    run = Run(folder, small, is_main=rank() == 0)
+    with _alone(folder):
+        run.record = from_rank_zero(lambda: run.open([]))
+        try:
+            if not run.stage_done(STAGE):
+                with run.stage(STAGE):
+                    _train(run, small, dataset, accelerator)
+        except BaseException as error:
+            run.close("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
+            raise
+        run.close("done")
+    barrier()
+    return folder
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the model's lock, waiting for it."""
+    if rank() != 0:
+        yield
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(folder.with_name(f"{folder.name}.lock"), "w")  # noqa: SIM115 - held to the end of the block
+    except OSError as error:
+        raise UserError(f"{folder.parent}: the cache cannot be written ({error.strerror}); set TOOLKIT_CACHE") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            progress.say(f"waiting for the process that trains {folder.name}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _train(run: Run, small: SmallModel, dataset: Dataset, accelerator: Accelerator) -> None:
+    """EDM training (Karras et al. 2022, eq. 2 and table 1); the stored weights are the average."""
+    train, device = small.train, accelerator.device
+    dropping = f"dropping {train.label_drop:.0%} of the labels" if train.label_drop else "without label dropping"
+    progress.say(f"small model {dropping}, {train.num_steps} steps on {dataset.name}; kept in {run.dir}")
+    seed_all(small.seed, STAGE, "init")
+    model = build_network(small.network, dataset.shape, dataset.sigma_data, dataset.num_classes).to(device)
+    ema = EMA(model, train.ema_half_life_images)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=device.type in ("cpu", "cuda")
+    )
+    if small.compile:
+        model.compile()
+    batches = _batches(small, dataset, device)
+    loop = Loop(run, STAGE, train.num_steps, {"model": model, "optimizer": optimizer, "ema": ema}, replicated=True)
+    for step in loop:
+        for group in optimizer.param_groups:
+            group["lr"] = train.lr * learning_rate_factor(step, train)
+        with accelerator.autocast():
+            loss = edm_loss(model, *batches(step), train)
+        loss.backward()
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update(train.batch_size)
+        loop.log(loss=loss, grad_norm=grad_norm)
+    if rank() == 0:
+        save_model(run.path("model", STAGE), ema.model, small.data, train.label_drop)
+
+
+def _batches(small: SmallModel, dataset: Dataset, device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """``batches(step)``, starting wherever it is first asked to."""
+    stream: Any = None
+
+    def batches(step: int) -> tuple[Tensor, Tensor]:
+        nonlocal stream
+        if stream is None:
+            size = small.train.batch_size
+            stream = data.batches(dataset.train, size, small.seed, start_step=step, flip=small.data.flip)
+        y, labels = next(stream)
+        return y.to(device), labels.to(device)
+
+    return batches
+
+
+def edm_loss(model: Denoiser, y: Tensor, class_labels: Tensor, train: Train) -> Tensor:
+    """The weighted denoising error of clean samples y (B, ...) with labels int64 (B,); a dropped label is all zeros.
+
+    The labels are drawn last, so that models that differ in ``label_drop`` see the same noise.
+    """
+    sigma = (torch.randn(len(y), device=y.device) * train.p_std + train.p_mean).exp()
+    noise = torch.randn_like(y) * sigma.view(-1, *[1] * (y.dim() - 1))
+    one_hot = functional.one_hot(class_labels, model.num_classes).float()
+    keep = torch.rand(len(y), 1, device=y.device) >= train.label_drop
+    denoised = model(y + noise, sigma, one_hot * keep)
+    weight = (sigma.square() + model.sigma_data**2) / (sigma * model.sigma_data).square()
+    return (weight * (denoised - y).square().flatten(1).mean(1)).mean()
+
+
+def learning_rate_factor(step: int, train: Train) -> float:
+    """Constant, or a cosine to zero."""
+    return 1.0 if train.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / train.num_steps))
+
+
+def save_model(folder: Path, model: Any, trained_on: Data, label_drop: float) -> None:
+    """``save_pretrained``, with what later runs need to know of the training beside it."""
+    model.save_pretrained(folder)
+    write_json(folder / "training.json", {"data": dataclasses.asdict(trained_on), "label_drop": label_drop})
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """What ``save_model`` noted; {} where nothing is."""
+    path = folder / "training.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        raise UserError(f"{path}: damaged; delete the folder, and it is made again") from None

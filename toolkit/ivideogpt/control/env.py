@@ -1,0 +1,286 @@
+"""The world model as a gymnasium environment: one imagined world, or many in one batched call per step.
+
+Observations are uint8 frames [H, W, 3]; actions are in the data's own units. ``reset(seed=s)`` and the same actions
+give the same bytes, alone or in a batch. An episode is truncated after ``horizon`` frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from PIL import Image
+
+from toolkit.errors import UserError
+from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.sampling import Sampling
+from toolkit.zoo.world.state import Pred, State
+
+Frame = NDArray[np.uint8]
+Termination = Callable[[Frame, float], bool]  # (newest frame, its reward) -> whether the episode is over
+MOST_SEED = 2**31
+
+
+def spaces_of(world: WorldModel) -> tuple[spaces.Box, spaces.Box]:
+    """Observation and action space. Raises UserError for a model without actions."""
+    spec = world.spec
+    if not spec.action_dim:
+        raise UserError("the world model is action-free: an environment needs one that takes actions")
+    low, high = action_range(world)
+    observation = spaces.Box(0, 255, (spec.resolution, spec.resolution, 3), np.uint8)
+    return observation, spaces.Box(low, high, dtype=np.float32)
+
+
+def action_range(world: WorldModel) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lowest and highest value of every number of an action, [A]; -1 and 1 where the model does not say."""
+    found = []
+    for name, otherwise in (("action_low", -1.0), ("action_high", 1.0)):
+        value: Any = world.config[name]
+        found.append(np.asarray(value if value is not None else [otherwise] * world.spec.action_dim, np.float32))
+    return found[0], found[1]
+
+
+class _Worlds:
+    """What both environments share: starts, horizon, and one model step for all rows."""
+
+    def __init__(
+        self, world: WorldModel, starts: Any, horizon: int | None, sampling: Sampling | str | None, on_overflow: str
+    ):
+        self.world, self.sampling, self.on_overflow = world, sampling, on_overflow
+        self.starts = np.asarray(starts, np.uint8)
+        spec = world.spec
+        expected = (spec.T0, spec.resolution, spec.resolution, 3)
+        if self.starts.ndim != 5 or self.starts.shape[1:] != expected or not len(self.starts):
+            raise UserError(f"starts of shape {self.starts.shape}: expected (clips, {', '.join(map(str, expected))})")
+        self.horizon = horizon or spec.max_future
+        if self.horizon > spec.max_future and on_overflow == "raise":
+            raise UserError(
+                f"horizon={self.horizon}: the model imagines {spec.max_future} frames from one context; "
+                "on_overflow='recontext' goes on from the last frames"
+            )
+
+    def begin(self, contexts: NDArray[np.uint8], seeds: Sequence[int]) -> State:
+        return self.world.begin(contexts, list(seeds), frames=min(self.horizon, self.world.spec.max_future))
+
+    def step(self, state: State, actions: NDArray[np.float32]) -> tuple[State, Pred]:
+        return self.world.step(state, actions, self.sampling, self.on_overflow)
+
+    def choose(self, rng: np.random.Generator, options: dict[str, Any] | None) -> tuple[NDArray[np.uint8], int]:
+        """A context [T0, H, W, 3] and its number among ``starts``, -1 for one that ``options`` brings."""
+        given = (options or {}).get("context")
+        if given is None:
+            number = int(rng.integers(len(self.starts)))
+            return self.starts[number], number
+        if isinstance(given, (int, np.integer)):
+            if not 0 <= given < len(self.starts):
+                raise UserError(f"options['context']={given}: there are starts 0..{len(self.starts) - 1}")
+            return self.starts[given], int(given)
+        context = np.asarray(given)
+        if context.shape != self.starts.shape[1:] or context.dtype != np.uint8:
+            raise UserError(f"options['context']: uint8 frames of shape {self.starts.shape[1:]} expected")
+        return context, -1
+
+
+class WorldModelEnv(gymnasium.Env):
+    """One imagined world.
+
+    Args:
+        world: the model.
+        starts: uint8 [M, T0, H, W, 3], contexts that ``reset`` draws from; ``options={"context": k or frames}``
+            chooses.
+        horizon: frames of an episode; None: as many as the positions hold.
+        sampling: None, "greedy" or a ``Sampling``.
+        termination: ends an episode by the newest frame and reward.
+        on_overflow: "raise" or "recontext", for horizons beyond the positions.
+        render_scale: whole factor by which ``render`` enlarges frames.
+
+    Raises UserError where these do not fit together.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012 - gymnasium's own form
+
+    def __init__(
+        self,
+        world: WorldModel,
+        starts: Any,
+        horizon: int | None = None,
+        sampling: Sampling | str | None = None,
+        termination: Termination | None = None,
+        on_overflow: str = "raise",
+        render_mode: str | None = "rgb_array",
+        render_scale: int = 1,
+    ):
+        self.worlds = _Worlds(world, starts, horizon, sampling, on_overflow)
+        self.observation_space, self.action_space = spaces_of(world)
+        self.termination, self.render_mode, self.render_scale = termination, render_mode, render_scale
+        self.state: State | None = None
+        self.t = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+        """A start drawn for ``seed``; the observation is its last frame."""
+        super().reset(seed=seed)
+        context, number = self.worlds.choose(self.np_random, options)
+        self.state = self.worlds.begin(context[None], [int(self.np_random.integers(MOST_SEED))])
+        self.t = 0
+        return context[-1].copy(), {"start": number, "t": 0}
+
+    def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        """Imagine the next frame."""
+        if self.state is None:
+            raise gymnasium.error.ResetNeeded("reset() comes before step()")
+        self.state, pred = self.worlds.step(self.state, np.asarray(action, np.float32)[None])
+        self.t += 1
+        frame = pred.frame[0].cpu().numpy()
+        reward = 0.0 if pred.reward is None else float(pred.reward[0])
+        terminated = bool(self.termination and self.termination(frame, reward))
+        info = {
+            "t": self.t,
+            "has_reward": pred.reward is not None,
+            "tokens": pred.tokens[0].cpu().numpy(),
+            "logprob": float(pred.logprob[0]),
+            "entropy": float(pred.entropy[0]),
+            "recontextualised": pred.recontextualised,
+        }
+        return frame, reward, terminated, self.t >= self.worlds.horizon, info
+
+    def render(self) -> Frame:  # type: ignore[override]
+        """The newest frame, enlarged ``render_scale`` times."""
+        if self.state is None:
+            raise gymnasium.error.ResetNeeded("reset() comes before render()")
+        frame = self.state.observation[0].cpu().numpy()
+        edge = frame.shape[0] * self.render_scale
+        return np.asarray(Image.fromarray(frame).resize((edge, edge), Image.Resampling.NEAREST))
+
+    def save_state(self) -> tuple[State | None, int]:
+        """What ``load_state`` returns to, for tree search; states are never changed in place."""
+        return self.state, self.t
+
+    def load_state(self, saved: tuple[State | None, int]) -> None:
+        """Go back to where ``save_state`` was called."""
+        self.state, self.t = saved
+
+
+class WorldModelVectorEnv(VectorEnv):
+    """``num_envs`` imagined worlds, one batched model call per step; row i equals a single environment of its seed.
+
+    All rows end together unless ``termination`` ends one: it is then reset at the next step (autoreset "next step").
+    """
+
+    metadata = {  # noqa: RUF012 - gymnasium's own form
+        "render_modes": ["rgb_array"],
+        "render_fps": 8,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        world: WorldModel,
+        starts: Any,
+        num_envs: int,
+        horizon: int | None = None,
+        sampling: Sampling | str | None = None,
+        termination: Termination | None = None,
+        on_overflow: str = "raise",
+    ):
+        if num_envs < 1:
+            raise UserError(f"num_envs={num_envs}: must be at least 1")
+        self.worlds, self.num_envs, self.termination = (
+            _Worlds(world, starts, horizon, sampling, on_overflow),
+            num_envs,
+            termination,
+        )
+        self.single_observation_space, self.single_action_space = spaces_of(world)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.render_mode = "rgb_array"
+        self.rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self.states: list[State] = []
+        self.ended = np.zeros(num_envs, bool)
+        self.t = np.zeros(num_envs, np.int64)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Every row anew; an int seed s stands for s, s + 1, ... as in gymnasium."""
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed or [None] * self.num_envs
+        if len(seeds) != self.num_envs:
+            raise UserError(f"seed: {len(seeds)} seeds for {self.num_envs} environments")
+        for row, one in enumerate(seeds):
+            if one is not None:
+                self.rngs[row] = gymnasium.utils.seeding.np_random(one)[0]
+        self.states = []
+        frames, starts = self._restart(list(range(self.num_envs)), options)
+        self.ended[:] = False
+        return frames, {"start": starts}
+
+    def _restart(self, rows: list[int], options: dict[str, Any] | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """New worlds in ``rows``, each drawn by its own generator as ``WorldModelEnv.reset`` would."""
+        chosen, luck = [], []
+        for row in rows:
+            chosen.append(self.worlds.choose(self.rngs[row], options))
+            luck.append(int(self.rngs[row].integers(MOST_SEED)))
+        contexts = np.stack([context for context, _ in chosen])
+        fresh = self.worlds.begin(contexts, luck)
+        if len(rows) == self.num_envs:
+            self.states = [fresh]
+            self.groups = [np.arange(self.num_envs)]
+        else:
+            self._drop(rows)
+            self.states.append(fresh)
+            self.groups.append(np.array(rows))
+        self.t[rows] = 0
+        return contexts[:, -1].copy(), np.array([number for _, number in chosen])
+
+    def _drop(self, rows: list[int]) -> None:
+        """Take ``rows`` out of the groups of worlds that are equally old, which are stepped together."""
+        kept = []
+        for state, group in zip(self.states, self.groups, strict=True):
+            stay = ~np.isin(group, rows)
+            if stay.all():
+                kept.append((state, group))
+            elif stay.any():
+                kept.append((state.select(np.flatnonzero(stay).tolist()), group[stay]))
+        self.states, self.groups = [state for state, _ in kept], [group for _, group in kept]
+
+    def step(
+        self, actions: Any
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """One frame for every row; a row that ended at the step before is reset instead (its action is not used)."""
+        if not self.states:
+            raise gymnasium.error.ResetNeeded("reset() comes before step()")
+        actions = np.asarray(actions, np.float32)
+        restarted = np.flatnonzero(self.ended).tolist()
+        size = self.worlds.starts.shape[2:]
+        frames, rewards = np.zeros((self.num_envs, *size), np.uint8), np.zeros(self.num_envs)
+        info: dict[str, Any] = {"logprob": np.zeros(self.num_envs), "entropy": np.zeros(self.num_envs)}
+        if restarted:
+            frames[restarted], _ = self._restart(restarted, None)
+        for place, (state, group) in enumerate(zip(self.states, self.groups, strict=True)):
+            if np.isin(group, restarted).all():
+                continue
+            self.states[place], pred = self.worlds.step(state, actions[group])
+            frames[group] = pred.frame.cpu().numpy()
+            rewards[group] = 0.0 if pred.reward is None else pred.reward.cpu().numpy()
+            info["logprob"][group], info["entropy"][group] = pred.logprob.cpu().numpy(), pred.entropy.cpu().numpy()
+            self.t[group] += 1
+        terminated = np.array([self._over(row, frames, rewards, restarted) for row in range(self.num_envs)])
+        truncated = self.t >= self.worlds.horizon
+        self.ended = terminated | truncated
+        return frames, rewards, terminated, truncated, info
+
+    def _over(self, row: int, frames: NDArray[np.uint8], rewards: NDArray[np.float64], restarted: list[int]) -> bool:
+        return bool(self.termination and row not in restarted and self.termination(frames[row], float(rewards[row])))
+
+    def render(self) -> tuple[Frame, ...]:  # type: ignore[override]
+        """The newest frames, one per row."""
+        shown: list[Any] = [None] * self.num_envs
+        for state, group in zip(self.states, self.groups, strict=True):
+            for row, frame in zip(group, state.observation.cpu().numpy(), strict=True):
+                shown[row] = frame
+        return tuple(shown)

@@ -1,0 +1,232 @@
+"""``toolkit play RUN``: a page on this machine's loopback where keys and sliders drive the imagined world.
+
+The standard library's server, bound to 127.0.0.1 alone; requests that name another host are refused, so no other page
+in the browser can reach it. Where the simulator that the data came from is here, the truth is shown beside.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from toolkit.data.episodes.environments import NAMED, ImageEnv, find
+from toolkit.data.episodes.episode import EpisodeSpec, read_episode
+from toolkit.errors import UserError
+from toolkit.ivideogpt.build import load_world
+from toolkit.ivideogpt.control.packed import unpack
+from toolkit.runs.record import read_record
+from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.state import State
+
+HOST = "127.0.0.1"
+SHIPPED = Path(__file__).parent / "weights" / "push.safetensors"
+MOST_BODY = 10_000  # bytes of a request
+KEYS = {  # by environment: which action the right and down arrows raise
+    "push_sprite": (0, 1),
+    "pusht": (0, 1),
+    "kuka": (1, 0),
+}
+
+
+class Game:
+    """One imagined world that a page drives, and the true one beside it where there is a simulator."""
+
+    def __init__(self, world: WorldModel, env_name: str | None, env: ImageEnv | None, starts: NDArray[np.uint8] | None):
+        self.world, self.env_name, self.env, self.starts = world, env_name, env, starts
+        self.state: State
+        self.t = 0
+        self.lock = threading.Lock()
+
+    def info(self) -> dict[str, Any]:
+        """What the page needs to draw its controls."""
+        spec, config = self.world.spec, self.world.config
+        low, high = (config[f"action_{name}"] for name in ("low", "high"))
+        right, down = KEYS.get(self.env_name or "", (0, min(1, spec.action_dim - 1)))
+        return {
+            "resolution": spec.resolution,
+            "low": low or [-1.0] * spec.action_dim,
+            "high": high or [1.0] * spec.action_dim,
+            "right": right,
+            "down": down,
+            "truth": self.env is not None,
+            "max_future": spec.max_future,
+            "num_starts": 2**31 if self.starts is None else len(self.starts),
+        }
+
+    def reset(self, start: int, seed: int) -> dict[str, Any]:
+        """Begin at a start (a seed of the simulator, or a number among the contexts) with luck ``seed``."""
+        if self.env is None:
+            assert self.starts is not None
+            if not 0 <= start < len(self.starts):
+                raise UserError(f"start={start}: there are 0..{len(self.starts) - 1}")
+            context = self.starts[start]
+        else:
+            frame, _ = self.env.reset(seed=start)
+            still = np.zeros(self.world.spec.action_dim, np.float32)
+            context = np.stack([frame] + [self.env.step(still)[0] for _ in range(self.world.spec.T0 - 1)])
+        self.state, self.t = self.world.begin(context[None], [seed]), 0
+        return {"t": 0, "frame": _png(context[-1]), "truth": _png(context[-1]) if self.env else None}
+
+    def step(self, action: list[float]) -> dict[str, Any]:
+        """One frame further."""
+        row = np.asarray(action, np.float32)
+        self.state, pred = self.world.step(self.state, row[None], on_overflow="recontext")
+        self.t += 1
+        return {
+            "t": self.t,
+            "frame": _png(pred.frame[0].cpu().numpy()),
+            "truth": _png(self.env.step(row)[0]) if self.env else None,
+            "reward": None if pred.reward is None else float(pred.reward[0]),
+            "entropy": float(pred.entropy[0]),
+            "recontextualised": pred.recontextualised,
+        }
+
+
+def _png(frame: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """GET / and /info, POST /reset and /step; everything else is refused."""
+
+    game: Game
+
+    def do_GET(self) -> None:
+        if not self._trusted():
+            return
+        if self.path == "/":
+            page = Path(__file__).with_name("play.html").read_bytes()
+            self._send(HTTPStatus.OK, page, "text/html; charset=utf-8")
+        elif self.path == "/info":
+            self._json(HTTPStatus.OK, self.game.info())
+        else:
+            self._json(HTTPStatus.NOT_FOUND, {"error": f"{self.path}: no such page"})
+
+    def do_POST(self) -> None:
+        if not self._trusted():
+            return
+        try:
+            length = int(self.headers.get("Content-Length") or 0)
+            if length > MOST_BODY:
+                raise ValueError("too long")
+            body = json.loads(self.rfile.read(length))
+            with self.game.lock:
+                if self.path == "/reset":
+                    answer = self.game.reset(int(body["start"]), int(body["seed"]))
+                elif self.path == "/step":
+                    answer = self.game.step([float(value) for value in body["action"]])
+                else:
+                    self._json(HTTPStatus.NOT_FOUND, {"error": f"{self.path}: no such page"})
+                    return
+        except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._json(HTTPStatus.BAD_REQUEST, {"error": " ".join(str(error).split())})
+            return
+        self._json(HTTPStatus.OK, answer)
+
+    def _trusted(self) -> bool:
+        """Refuse other hosts' names (DNS rebinding) and other pages' requests."""
+        port = self.server.server_port  # type: ignore[attr-defined]
+        own = {f"{name}:{port}" for name in (HOST, "localhost")}
+        origin = self.headers.get("Origin")
+        if self.headers.get("Host") in own and (origin is None or origin.removeprefix("http://") in own):
+            return True
+        self._json(HTTPStatus.FORBIDDEN, {"error": "only this machine's own page may ask"})
+        return False
+
+    def _json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
+        self._send(status, json.dumps(value).encode(), "application/json")
+
+    def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """The terminal stays quiet."""
+
+
+def make_game(source: str | Path | None, episodes: str | Path | None = None, device: str = "cpu") -> Game:
+    """The game of a run, a folder of weights or a hub id; None: the small model that comes with the toolkit.
+
+    ``episodes``: a folder of npz episodes to start from; without it the simulator of the run's data is used.
+    Raises UserError where the model takes no actions or there is nothing to start from.
+    """
+    folder = SHIPPED if source is None else source
+    _check_device(device)
+    world = (unpack(SHIPPED) if source is None else load_world(folder, "play")).to(device)
+    if not world.spec.action_dim:
+        raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
+    env_name, options = _simulator(Path(folder))
+    if episodes is not None:
+        return Game(world, env_name, None, _starts(Path(episodes), world))
+    if env_name not in NAMED:
+        raise UserError(
+            f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
+        )
+    return Game(world, env_name, find(env_name).make(world.spec.resolution, **options), None)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a name that is none; a build without it
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"--device={device}: cannot be used here ({why}); use cpu, or cuda where there is one"
+        ) from None
+
+
+def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """Name and options of the environment that a run's data came from."""
+    if folder == SHIPPED:
+        return "push_sprite", {}
+    data = (read_record(folder) or {}).get("data", {})
+    return data.get("env"), data.get("env_options", {})
+
+
+def _starts(folder: Path, world: WorldModel) -> NDArray[np.uint8]:
+    files = sorted(folder.expanduser().rglob("*.npz"))
+    if not files:
+        raise UserError(f"{folder}: no npz episodes in it")
+    spec = EpisodeSpec(size_px=world.spec.resolution, least_frames=world.spec.T0)
+    return np.stack([read_episode(path, spec).image[: world.spec.T0] for path in files])
+
+
+def make_server(game: Game, port: int) -> ThreadingHTTPServer:
+    """A server on 127.0.0.1; port 0 takes a free one. Raises UserError where the port is taken."""
+    handler = type("Handler", (_Handler,), {"game": game})
+    try:
+        return ThreadingHTTPServer((HOST, port), handler)
+    except OSError as error:
+        raise UserError(
+            f"--port={port}: cannot be used ({error.strerror}); choose another, or 0 for any free one"
+        ) from None
+
+
+def main(source: str | Path | None, episodes: str | Path | None, port: int, device: str) -> int:
+    """Serve until Ctrl-C; returns the exit code."""
+    server = make_server(make_game(source, episodes, device), port)
+    print(f"drive the imagined world at http://{HOST}:{server.server_port}/ (Ctrl-C ends)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.server_close()
+    return 0

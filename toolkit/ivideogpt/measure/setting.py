@@ -1,0 +1,124 @@
+"""What every measure is given, and the small things they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.data.episodes.clips import Clip
+from toolkit.data.episodes.environments import ImageEnv
+from toolkit.ivideogpt.clips import Clips, arrange
+from toolkit.ivideogpt.config import TrainIVideoGPT
+from toolkit.ivideogpt.rollout import imagine, sampling_of
+from toolkit.metrics.ssim import ssim
+from toolkit.runs.record import Run
+from toolkit.runs.seeds import derive
+from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.sampling import Sampling
+
+
+@dataclass
+class Setting:
+    """A trained world model, its data and config; measures write tables, figures and numbers into ``run``."""
+
+    world: WorldModel
+    clips: Clips
+    config: TrainIVideoGPT
+    run: Run
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.world.tokenizer.device
+
+    @property
+    def num_context(self) -> int:
+        """T0."""
+        return self.config.context_length
+
+    @property
+    def sampling(self) -> Sampling | str:
+        """How tokens are drawn."""
+        return sampling_of(self.config)
+
+    @cached_property
+    def test(self) -> Clip:
+        """Held-out clips as the model sees them."""
+        return arrange(self.clips.test.fixed(self.config.measure.num_clips), self.config)
+
+    def seeds(self, num: int, name: str) -> list[int]:
+        """One seed per row of imagination."""
+        start = derive(self.config.seed, "imagine", name) % 2**40
+        return list(range(start, start + num))
+
+    def imagine(self, context: Tensor, actions: Tensor | None, num_frames: int, name: str) -> Any:
+        """``imagine`` of this model, any number of clips: frames float [B, K, 3, H, W] in [0, 1], rewards or None."""
+        size, seeds = self.config.measure.batch_size, self.seeds(len(context), name)
+        parts = []
+        for start in range(0, len(context), size):
+            stop = start + size
+            rows = None if actions is None else actions[start:stop]
+            parts.append(imagine(self.world, context[start:stop], rows, num_frames, seeds[start:stop], self.sampling))
+        rewards = [reward for _, reward in parts if reward is not None]
+        return torch.cat([frames for frames, _ in parts]), torch.cat(rewards) if rewards else None
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Per frame in dB, [...], of frames [..., 3, H, W] in [0, 1] (clamped first); at most 50, for equal ones."""
+    error = (x.clamp(0, 1) - y).square().mean((-1, -2, -3))
+    return -10 * torch.log10(error.clamp_min(1e-5))
+
+
+def frame_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM per frame, [...], of frames [..., 3, H, W] in [0, 1]."""
+    flat = ssim(x.clamp(0, 1).flatten(0, -4), y.flatten(0, -4))
+    return flat.view(x.shape[:-3])
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """What the true environment does under chosen actions: context (B,T0,3,H,W), actions (B,K,A), frames (B,K,3,H,W),
+    rewards (B,K). Several action sequences from one start are separate rows; ``start`` numbers the starts.
+    """
+
+    context: Tensor
+    actions: Tensor
+    frames: Tensor
+    rewards: Tensor
+    start: Tensor
+
+
+def play_true(env: ImageEnv, starts: Sequence[int], sequences: np.ndarray, num_context: int) -> Counterfactual:
+    """Run action sequences [S, M, K, A] in the environment: M from each of the S starts (seeds).
+
+    With several context frames the environment first stands still for as many steps less one.
+    """
+    rows: dict[str, list[Any]] = {"context": [], "frames": [], "rewards": [], "start": []}
+    still = np.zeros(sequences.shape[-1], np.float32)
+    for index, seed in enumerate(starts):
+        for actions in sequences[index]:
+            frame, _ = env.reset(seed=int(seed))
+            rows["context"].append(np.stack([frame] + [env.step(still)[0] for _ in range(num_context - 1)]))
+            seen = [env.step(action)[:2] for action in actions]
+            rows["frames"].append(np.stack([one for one, _ in seen]))
+            rows["rewards"].append([float(reward) for _, reward in seen])
+            rows["start"].append(index)
+    env.close()
+    return Counterfactual(
+        _images(rows["context"]),
+        torch.from_numpy(sequences.reshape(-1, *sequences.shape[2:]).astype(np.float32)),
+        _images(rows["frames"]),
+        torch.tensor(rows["rewards"]),
+        torch.tensor(rows["start"]),
+    )
+
+
+def _images(clips: list[np.ndarray]) -> Tensor:
+    """uint8 clips [T, H, W, 3] -> float [B, T, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).float() / 255

@@ -1,0 +1,231 @@
+"""Stage two: the transformer learns to continue the tokens, told the actions (section 3.2, eqs. 3 and 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from toolkit.data.episodes.clips import Clip
+from toolkit.ivideogpt.clips import Clips, arrange
+from toolkit.ivideogpt.config import TrainIVideoGPT
+from toolkit.ivideogpt.train.tokenizer import per_process
+from toolkit.runs import progress
+from toolkit.runs.distributed import rank
+from toolkit.runs.files import write_atomic
+from toolkit.runs.loop import Loop
+from toolkit.runs.record import Run
+from toolkit.runs.schedule import learning_rate_factor
+from toolkit.runs.seeds import derive
+from toolkit.zoo.world.tokenizer import CompressiveVQModel
+from toolkit.zoo.world.transformer import VideoTransformer, reward_targets
+
+NUM_VALID_CLIPS = 64
+VALID_EVERY_LOGS = 4  # held-out loss once in so many log lines
+
+
+@dataclass(frozen=True)
+class TokenClips:
+    """Tokens int64 [M, L] of clips; actions [M, T, A] in data units and rewards [M, T], or None."""
+
+    tokens: Tensor
+    actions: Tensor | None
+    rewards: Tensor | None
+
+    def rows(self, index: Tensor) -> TokenClips:
+        """Some of the clips."""
+        parts = (self.tokens, self.actions, self.rewards)
+        return TokenClips(*(None if part is None else part[index] for part in parts))  # type: ignore[arg-type]
+
+    def to(self, device: torch.device) -> TokenClips:
+        """The same on another device."""
+        parts = (self.tokens, self.actions, self.rewards)
+        return TokenClips(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
+
+class TransformerObjective(nn.Module):
+    """A transformer and its loss in one module, so that it can be trained on several processes."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        transformer: VideoTransformer,
+        tokenizer: CompressiveVQModel,
+        config: TrainIVideoGPT,
+        statistics: dict[str, np.ndarray],
+    ):
+        super().__init__()
+        self.transformer, self.config, self.layout = transformer, config, tokenizer.layout
+        width = max(1, transformer.action_dim)
+        self.register_buffer("mean", torch.from_numpy(statistics.get("mean", np.zeros(width, np.float32))))
+        self.register_buffer("std", torch.from_numpy(statistics.get("std", np.ones(width, np.float32))))
+
+    def forward(self, batch: TokenClips) -> dict[str, Tensor]:
+        """Loss terms; "loss" is their weighted sum. Cross-entropy is per token; "frame_1": of the first frame."""
+        actions = None
+        if self.config.action_conditioned:
+            assert batch.actions is not None
+            actions = (batch.actions - self.mean) / self.std
+        out = self.transformer(batch.tokens, self.layout, actions)
+        frames = out.token_losses.mean((0, 2))  # [F]
+        optim = self.config.transformer_optim
+        loss = out.loss
+        if optim.first_frame_weight != 1:  # eq. 3 with another weight on the frame that is hardest
+            loss = loss + (optim.first_frame_weight - 1) * frames[0] / len(frames)
+        terms = {"tokens": out.token_losses.mean(), "frame_1": frames[0]}
+        if self.config.reward_head:
+            assert batch.rewards is not None
+            targets = reward_targets(batch.rewards, self.layout.context_length)
+            terms["reward"] = (out.rewards - targets).square().mean()
+            loss = loss + optim.reward_weight * terms["reward"]
+        return {"loss": loss, **terms}
+
+
+def train_transformer(
+    transformer: VideoTransformer,
+    tokenizer: CompressiveVQModel,
+    run: Run,
+    config: TrainIVideoGPT,
+    clips: Clips,
+    accelerator: Accelerator,
+    normalised: bool = True,
+) -> VideoTransformer:
+    """Train for ``transformer_optim.num_steps`` updates, resuming where the run stopped; returns it in eval mode.
+
+    ``normalised``: actions enter with mean 0 and deviation 1; afterwards the network takes them in the data's units.
+    """
+    optim, device = config.transformer_optim, accelerator.device
+    tokenizer.to(device).eval()
+    transformer.to(device).train()
+    objective = TransformerObjective(transformer, tokenizer, config, clips.statistics if normalised else {}).to(device)
+    trained: Any = accelerator.prepare_model(objective)
+    optimizer = make_optimizer(transformer, config)
+    batches = _batches(tokenizer, run, config, clips, device)
+    valid = tokenise(tokenizer, arrange(clips.valid.fixed(NUM_VALID_CLIPS), config), device).to(device)
+    loop = Loop(run, "transformer", optim.num_steps, state={"model": transformer, "optimizer": optimizer})
+    for step in loop:
+        for group in optimizer.param_groups:
+            group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
+        terms = trained(batches(step).to(device))
+        accelerator.backward(terms["loss"])
+        grad_norm = torch.nn.utils.clip_grad_norm_(transformer.parameters(), optim.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loop.log(**terms, grad_norm=grad_norm)
+        if (step + 1) % (VALID_EVERY_LOGS * config.log_every_steps) == 0:
+            loop.log(**held_out(objective, valid))
+    if transformer.action_dim:
+        transformer.absorb_normaliser(objective.mean, objective.std)
+    return transformer.eval()
+
+
+@torch.no_grad()
+def held_out(objective: TransformerObjective, valid: TokenClips) -> dict[str, Tensor]:
+    """Cross-entropy per token of held-out clips, and how much it rises with another clip's actions.
+
+    The rise is the early, cheap sign that actions are obeyed: both losses look fine for a model that ignores them.
+    """
+    objective.eval()
+    found = objective(valid)
+    terms = {"valid_tokens": found["tokens"], "valid_frame_1": found["frame_1"]}
+    if valid.actions is not None and objective.config.action_conditioned:
+        exchanged = TokenClips(valid.tokens, valid.actions.roll(1, 0), valid.rewards)
+        terms["valid_rise_with_other_actions"] = objective(exchanged)["tokens"] - terms["valid_tokens"]
+    objective.train()
+    return terms
+
+
+def make_optimizer(transformer: VideoTransformer, config: TrainIVideoGPT) -> torch.optim.Optimizer:
+    """AdamW; no decay on biases, norms and embeddings."""
+    optim = config.transformer_optim
+    embeddings = {id(part.weight) for part in transformer.modules() if isinstance(part, nn.Embedding)}
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in transformer.parameters():
+        groups[parameter.dim() > 1 and id(parameter) not in embeddings].append(parameter)
+    rows = [
+        {"params": groups[True], "weight_decay": optim.weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]
+    fused = next(transformer.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(rows, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=fused)
+
+
+def tokenise(tokenizer: CompressiveVQModel, clip: Clip, device: torch.device, batch_size: int = 32) -> TokenClips:
+    """The tokens of clips, by the tokenizer in eval mode."""
+    tokens = [tokenizer.tokenize(part.frames.to(device)).cpu() for part in clip.split(batch_size)]
+    return TokenClips(torch.cat(tokens), clip.actions, clip.rewards)
+
+
+def _batches(
+    tokenizer: CompressiveVQModel, run: Run, config: TrainIVideoGPT, clips: Clips, device: torch.device
+) -> Any:
+    """``batches(step)``: this process's clips as tokens, a pure function of (seed, step)."""
+    optim = config.transformer_optim
+    batch_size = per_process(optim.batch_size, "transformer_optim.batch_size")
+    if optim.cached_clips is None:
+        return lambda step: tokenise(
+            tokenizer,
+            arrange(clips.train.sample(batch_size, config.seed, "transformer", step, rank()), config),
+            device,
+        )
+    cache = cached_tokens(tokenizer, run, config, clips, device)
+
+    def batches(step: int) -> TokenClips:
+        rng = torch.Generator().manual_seed(derive(config.seed, "cached", step, rank()))
+        return cache.rows(torch.randint(len(cache.tokens), (batch_size,), generator=rng))
+
+    return batches
+
+
+def cached_tokens(
+    tokenizer: CompressiveVQModel, run: Run, config: TrainIVideoGPT, clips: Clips, device: torch.device
+) -> TokenClips:
+    """``transformer_optim.cached_clips`` random clips as tokens, made once and kept beside the checkpoints.
+
+    Tokens of another tokenizer are made anew.
+    """
+    path = run.path("checkpoints", "tokens.safetensors")
+    fingerprint = tokenizer.fingerprint()
+    found = _read_tokens(path, fingerprint)
+    if found is None:
+        found = _tokenise_many(tokenizer, config, clips, device)
+        if run.is_main:
+            kept = {name: value.contiguous() for name, value in vars(found).items() if value is not None}
+            write_atomic(path, save(kept, {"tokenizer": fingerprint}))
+    return found
+
+
+def _read_tokens(path: Path, fingerprint: str) -> TokenClips | None:
+    """The tokens at ``path`` where this tokenizer made them."""
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        if (file.metadata() or {}).get("tokenizer") != fingerprint:
+            return None
+    tensors = load_file(path)
+    return TokenClips(tensors["tokens"], tensors.get("actions"), tensors.get("rewards"))
+
+
+def _tokenise_many(
+    tokenizer: CompressiveVQModel, config: TrainIVideoGPT, clips: Clips, device: torch.device
+) -> TokenClips:
+    num = config.transformer_optim.cached_clips
+    assert num is not None
+    progress.say(f"transformer: tokenising {num} clips once")
+    parts = []
+    for start in range(0, num, 256):
+        drawn = clips.train.sample(min(256, num - start), config.seed, "cache", start)
+        parts.append(tokenise(tokenizer, arrange(drawn, config), device))
+    tokens = torch.cat([part.tokens for part in parts])
+    actions = [part.actions for part in parts if part.actions is not None]
+    rewards = [part.rewards for part in parts if part.rewards is not None]
+    return TokenClips(tokens, torch.cat(actions) if actions else None, torch.cat(rewards) if rewards else None)

@@ -1,0 +1,184 @@
+"""Hugging Face checkpoints, opened without reading their weights. They are written by writing.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.errors import UserError
+from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer
+from toolkit.stacking.checkpoints.safetensors_io import SafetensorsFile
+from toolkit.stacking.operators.architecture import Architecture
+from toolkit.stacking.operators.llama import Llama, check_config
+from toolkit.stacking.operators.tensors import Info, InMemory, Tensors
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint whose tensors are read when asked for.
+
+    source: what the user called it. folder: where its other files are; None for a single GGUF file.
+    tokenizer: the transformers tokenizer, None where the checkpoint has none.
+    generation_config: only of a single file; a folder's is copied.
+    """
+
+    source: str
+    architecture: Architecture
+    config: Any
+    tensors: Tensors
+    folder: Path | None
+    tokenizer: Any | None
+    generation_config: Any | None = None
+
+
+class Shards(Tensors):
+    """The files of one checkpoint as one set of tensors; ``weight_map``: name -> file name, as in the index."""
+
+    def __init__(self, folder: Path, files: list[str], weight_map: Mapping[str, str] | None = None) -> None:
+        self._files = {name: SafetensorsFile(folder / name) for name in files}
+        self._home = {name: file for file in self._files.values() for name in file.infos}
+        if weight_map is not None:
+            _check_index(folder, weight_map, {name: file.path.name for name, file in self._home.items()})
+        self.infos = {name: file.infos[name] for name, file in self._home.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self._home[name].read(name)
+
+    def write(self, name: str, file: Any) -> None:
+        self._home[name].write(name, file)
+
+
+def find_network(source: str, part: str | None = None) -> str:
+    """Where the network is that ``source`` and ``part`` name: ``model/<part>`` of a run; anything else as it is.
+
+    Raises UserError where a run has no such part, or several and none is named.
+    """
+    folder = Path(source)
+    if part is None and not (folder / "run.json").is_file():
+        return source
+    found = {path.parent.name: str(path.parent) for path in sorted(folder.glob("model/*/config.json"))}
+    if part is None and len(found) == 1:
+        return next(iter(found.values()))
+    if part not in found:
+        what = f"has no network {part}" if part else "has several networks"
+        raise UserError(f"source={source}: {what}; part= is one of {', '.join(found) or 'none: it saved no network'}")
+    return found[part]
+
+
+def is_zoo_network(source: str) -> bool:
+    """Whether ``source`` is the folder of a network of the zoo rather than a transformers checkpoint."""
+    try:
+        return "_class_name" in json.loads((Path(source) / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """A checkpoint folder, ``.gguf`` file or hub id.
+
+    Raises UserError in one line: nothing there, another architecture, quantised, a damaged or missing shard, tensors
+    that do not fit the config, a tokenizer that does not fit the vocabulary.
+    """
+    if str(source).endswith(".gguf"):
+        return _open_gguf(Path(source))
+    folder = Path(fetched(str(source)))
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json there (expected a folder of save_pretrained)")
+    config, architecture = _folder_config(folder), Llama()
+    tensors = open_weights(folder)
+    tensors.infos = _checked(architecture, config, tensors.infos, str(source))
+    return Checkpoint(str(source), architecture, config, tensors, folder, load_tokenizer(folder, config.vocab_size))
+
+
+def _folder_config(folder: Path) -> Any:
+    """The config of a folder, whose architecture is checked before transformers interprets it."""
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+        check_config(type("Raw", (), raw), str(path))
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+    return load_config(str(folder))
+
+
+def open_weights(folder: Path) -> Tensors:
+    """The weights of a checkpoint folder. Raises UserError where files are missing or damaged."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            weight_map = json.loads(index.read_text())["weight_map"]
+            files = sorted(set(weight_map.values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{index}: not an index of shards") from None
+        missing = [name for name in files if not (folder / name).is_file()]
+        if missing:
+            raise UserError(f"{index}: names {missing[0]}, which is not there")
+        return Shards(folder, files, weight_map)
+    if (folder / "model.safetensors").is_file():
+        return Shards(folder, ["model.safetensors"])
+    pickled = sorted(folder.glob("pytorch_model*.bin"))
+    if pickled:
+        return _open_pickled(pickled)
+    raise UserError(f"{folder}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin there")
+
+
+def _open_pickled(paths: list[Path]) -> Tensors:
+    """Old ``.bin`` files, mapped into memory and read without running what they contain."""
+    state: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            state |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except Exception as error:  # torch raises pickle, zip, OS and runtime errors alike
+            raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+    return InMemory({name: tensor for name, tensor in state.items() if not name.endswith("rotary_emb.inv_freq")})
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    """transformers turns the file's 4- to 16-bit values back into floats, which needs memory for the model."""
+    check_config(_unquantised(load_config(str(path))), str(path))
+    network, tokenizer = load_model(str(path))
+    config, architecture = _unquantised(network.config), Llama()
+    state = network.state_dict()
+    tensors = InMemory({name: state[name] for name in architecture.shapes(config)})
+    return Checkpoint(str(path), architecture, config, tensors, None, tokenizer, network.generation_config)
+
+
+def _unquantised(config: Any) -> Any:
+    """The config without a word about the file's own types: its values are floats by now."""
+    settings = config.to_dict()
+    settings.pop("quantization_config", None)
+    return type(config).from_dict(settings)
+
+
+def _checked(architecture: Architecture, config: Any, infos: Mapping[str, Info], where: str) -> dict[str, Info]:
+    """The infos in the network's order, exactly those its config asks for; a tied head stored twice is left out."""
+    shapes = architecture.shapes(config)
+    if any(name.startswith("llm.") for name in infos):
+        raise UserError(f"{where}: the transformer of a world model; give the folder that holds its tokenizer too")
+    extra = [name for name in infos if name not in shapes and not (architecture.tied(config) and "lm_head." in name)]
+    missing = [name for name in shapes if name not in infos]
+    for what, names in (("missing", missing), ("unknown", extra)):
+        if names:
+            raise UserError(f"{where}: {what} tensor {names[0]}" + (f" and {len(names) - 1} more" * (len(names) > 1)))
+    for name, shape in shapes.items():
+        if infos[name].shape != shape:
+            raise UserError(f"{where}: {name} is {list(infos[name].shape)}, its config asks for {list(shape)}")
+    return {name: infos[name] for name in shapes}
+
+
+def _check_index(folder: Path, weight_map: Mapping[str, str], stored: Mapping[str, str]) -> None:
+    index = folder / "model.safetensors.index.json"
+    for name, file in stored.items():
+        if weight_map.get(name) != file:
+            raise UserError(f"{index}: no entry for {name}, which {file} holds")
+    absent = [name for name in weight_map if name not in stored and not name.endswith("rotary_emb.inv_freq")]
+    if absent:
+        raise UserError(f"{index}: says that {weight_map[absent[0]]} holds {absent[0]}, which it does not")

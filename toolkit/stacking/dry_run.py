@@ -1,0 +1,64 @@
+"""--dry-run of the testbed: who trains on how much, and what it costs; nothing is built beyond shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolkit.show.table import Table
+from toolkit.stacking.checkpoints.open import find_network, open_checkpoint
+from toolkit.stacking.config import GrowLLM
+from toolkit.stacking.curves.training_curve import Spent, flops_per_token
+from toolkit.stacking.flops import Cost
+from toolkit.stacking.pretrain.networks import llama_config, planned, training_cost
+
+BYTES_PER_PARAMETER = 16  # float32 weights, gradients and Adam's two moments
+
+
+def plan_table(config: GrowLLM) -> Table:
+    """Rows for the base, the target and what each arm trains on. Raises UserError as the run would."""
+    base, budget = _base_config(config), config.budget
+    if config.stage == "pretrain":
+        return _table([_row("pretrain", base, _cost(config, base), budget.tokens)])
+    target = planned(base, config.growth(), config.seed).config
+    small, large = _cost(config, base), _cost(config, target)
+    spent = Spent().after(small, round(budget.growth_tokens / config.network.context), config.network.context)
+    whole = budget.tokens * flops_per_token(large)[budget.accounting]
+    left = {
+        "grown": budget.grown_tokens or _left(whole, spent, large, budget.accounting),
+        "scratch": budget.tokens,
+        "continued": budget.continued_tokens or _left(whole, spent, small, budget.accounting),
+    }
+    rows = [_row("base", base, small, budget.growth_tokens)]
+    for arm in config.arms:
+        network, cost = (base, small) if arm == "continued" else (target, large)
+        times = f"{len(config.scratch_lrs())} x " if arm == "scratch" and len(config.scratch_lrs()) > 1 else ""
+        rows.append(_row(times + arm, network, cost, left[arm]))
+    return _table(rows)
+
+
+def _base_config(config: GrowLLM) -> Any:
+    if config.source is None:
+        return llama_config(config.network, config.tokenize.vocab_size)
+    return open_checkpoint(find_network(config.source, config.part)).config
+
+
+def _cost(config: GrowLLM, network: Any) -> Cost:
+    return training_cost(network, config.network.context)
+
+
+def _left(whole: float, spent: Spent, cost: Cost, accounting: str) -> float:
+    return max(0.0, (whole - spent.flops[accounting]) / flops_per_token(cost)[accounting])
+
+
+def _row(name: str, network: Any, cost: Cost, tokens: float) -> list[Any]:
+    flops, gib = (
+        float(f"{value:.3g}")  # a row fits 80 columns
+        for value in (cost.flops_total * tokens, cost.parameters * BYTES_PER_PARAMETER / 2**30)
+    )
+    return [name, network.num_hidden_layers, cost.parameters, cost.flops_total / 1e9, round(tokens), flops, gib]
+
+
+def _table(rows: list[list[Any]]) -> Table:
+    columns = ["arm", "layers", "parameters", "GFLOP/tok.", "tokens", "FLOPs", "GiB"]
+    note = "FLOPs: 6 x all parameters; GiB: weights, gradients and Adam in float32; nothing was run"
+    return Table("dry run", columns, rows, note)

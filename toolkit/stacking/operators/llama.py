@@ -1,0 +1,104 @@
+"""Llama-architecture language models of transformers: Llama, Mistral, Ministral, Qwen2, Qwen3, SmolLM3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from toolkit.errors import UserError
+from toolkit.stacking.operators.architecture import Architecture, Spaces, Spec
+from toolkit.stacking.operators.patterns import Layer
+
+MODEL_TYPES = ("llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3")
+
+
+def _linear(name: str, rows: str, columns: str, writes: bool = False) -> dict[str, Spec]:
+    return {
+        f"{name}.weight": Spec("linear", (rows, columns), reads=1, writes=writes),
+        f"{name}.bias": Spec("bias", (rows,), writes=writes),
+    }
+
+
+class Llama(Architecture):
+    """``config`` is the transformers config; tensor names are those of the ``...ForCausalLM`` class."""
+
+    layer_prefix = "model.layers."
+    final_norm = "model.norm.weight"
+    tensors: ClassVar[Mapping[str, Spec]] = {
+        "model.embed_tokens.weight": Spec("embedding", ("", "residual")),
+        "model.norm.weight": Spec("gain", ("residual",)),
+        "lm_head.weight": Spec("head", ("", "residual"), reads=1),
+    }
+    layer_tensors: ClassVar[Mapping[str, Spec]] = {
+        **_linear("self_attn.q_proj", "query", "residual"),
+        **_linear("self_attn.k_proj", "key", "residual"),
+        **_linear("self_attn.v_proj", "value", "residual"),
+        **_linear("self_attn.o_proj", "residual", "attended", writes=True),
+        "self_attn.q_norm.weight": Spec("gain", ("",)),
+        "self_attn.k_norm.weight": Spec("gain", ("",)),
+        **_linear("mlp.gate_proj", "mlp", "residual"),
+        **_linear("mlp.up_proj", "mlp", "residual"),
+        **_linear("mlp.down_proj", "residual", "mlp", writes=True),
+        "input_layernorm.weight": Spec("gain", ("residual",)),
+        "post_attention_layernorm.weight": Spec("gain", ("residual",)),
+    }
+
+    def spaces(self, config: Any) -> Spaces:
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kv_heads = config.num_key_value_heads or config.num_attention_heads
+        return Spaces(config.hidden_size, config.num_attention_heads, kv_heads, head_size, config.intermediate_size)
+
+    def num_layers(self, config: Any) -> int:
+        return config.num_hidden_layers
+
+    def tied(self, config: Any) -> bool:
+        return bool(config.tie_word_embeddings)
+
+    def context(self, config: Any) -> int:
+        return config.max_position_embeddings
+
+    def deepened(self, config: Any, plan: Sequence[Layer]) -> Any:
+        """Every list in the config with one entry per layer (``layer_types``, ``no_rope_layers``) grows along."""
+        old = config.num_hidden_layers
+        changes: dict[str, Any] = {"num_hidden_layers": len(plan)}
+        for key, value in config.to_dict().items():
+            if isinstance(value, list) and len(value) == old and "layer" in key:
+                changes[key] = [value[layer.source] for layer in plan]
+        return _changed(config, changes)
+
+    def widened(self, config: Any, spaces: Spaces, norm_eps_factor: float = 1.0) -> Any:
+        changes = {
+            "hidden_size": spaces.residual,
+            "num_attention_heads": spaces.heads,
+            "num_key_value_heads": spaces.kv_heads,
+            "intermediate_size": spaces.mlp,
+            "rms_norm_eps": config.rms_norm_eps * norm_eps_factor,
+        }
+        if getattr(config, "head_dim", None):
+            changes["head_dim"] = spaces.head_size
+        return _changed(config, changes)
+
+    def skeleton(self, config: Any) -> nn.Module:
+        """On the meta device, except for the rotary frequencies, which no checkpoint stores."""
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(config)
+        network.model.rotary_emb = type(network.model.rotary_emb)(config)
+        return network.eval()
+
+
+def check_config(config: Any, where: str) -> None:
+    """Raises UserError for another architecture, a quantised checkpoint, or one split for tensor parallelism."""
+    kind = getattr(config, "model_type", None)
+    if kind not in MODEL_TYPES:
+        raise UserError(f"{where}: model_type {kind} is not of the Llama architecture ({', '.join(MODEL_TYPES)})")
+    if getattr(config, "quantization_config", None):
+        raise UserError(f"{where}: the weights are quantised; growth needs them in a floating-point type")
+
+
+def _changed(config: Any, changes: dict[str, Any]) -> Any:
+    return type(config).from_dict({**config.to_dict(), **changes})

@@ -1,0 +1,205 @@
+"""Pre-training one network: AdamW, warm-up, clipping, accumulation; its losses against tokens, FLOPs and time."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from toolkit.errors import UserError
+from toolkit.runs.distributed import gather, rank, world_size
+from toolkit.runs.loop import Loop
+from toolkit.runs.record import Run
+from toolkit.stacking.config import GrowLLM, Optim
+from toolkit.stacking.curves.training_curve import Spent, TrainingCurve
+from toolkit.stacking.flops import Cost
+from toolkit.stacking.operators.masks import GrowthMasks
+from toolkit.stacking.pretrain.language_loss import LanguageModelLoss
+from toolkit.stacking.pretrain.states import NetworkState, OptimizerState, shard
+from toolkit.stacking.pretrain.tokens import Sequences, TokenStore, held_out
+
+POINTS = 40  # of a curve, where compare.eval_every_steps does not say
+
+
+@dataclass
+class Task:
+    """A network to train in stage ``stage``.
+
+    num_sequences: how many to train on, rounded up to whole steps. spent: before this training. masks: of G_random,
+    opened while it trains. moments: the optimizer's state to begin with, by name. first_step: where the learning rate's
+    schedule begins, for training that goes on.
+    """
+
+    stage: str
+    network: Any
+    cost: Cost
+    lr: float
+    num_sequences: int
+    spent: Spent
+    masks: GrowthMasks | None = None
+    moments: dict[str, Any] | None = None
+    first_step: int = 0
+
+
+@dataclass
+class Trained:
+    """What training left: the network (weights still sharded under FSDP), its curve, all that was spent."""
+
+    network: Any
+    curve: TrainingCurve
+    spent: Spent
+
+
+def train(task: Task, run: Run, config: GrowLLM, store: TokenStore, accelerator: Accelerator) -> Trained:
+    """Train ``task`` on ``store`` from its newest checkpoint on; exact wherever it was interrupted.
+
+    Raises UserError where batches do not divide among processes or the corpus is too short, JobError where the loss
+    is not finite.
+    """
+    check_batches(config.optim)
+    network, context = task.network.to(accelerator.device), config.network.context
+    module = LanguageModelLoss(network)
+    if config.compile:
+        module.compile()
+    trained = shard(module, config.precision) if config.optim.sharding == "fsdp" else accelerator.prepare_model(module)
+    optimizer = make_optimizer(network, config.optim)
+    moments = OptimizerState(optimizer, network)
+    if task.moments:
+        moments.load_state_dict(task.moments)
+    curve, size = TrainingCurve(), config.optim.batch_size
+    num_steps = math.ceil(task.num_sequences / size)
+    sequences = Sequences(store.train, context, config.seed)
+    measure = measurer(trained, store, config, accelerator)
+    every = config.compare.eval_every_steps or max(1, num_steps // POINTS)
+
+    def point(step: int) -> float:
+        loss = measure()
+        curve.add(step, task.spent.after(task.cost, step * size, context), loss)
+        return loss
+
+    loop = Loop(
+        run, task.stage, num_steps, state={"model": NetworkState(network), "optimizer": moments, "curve": curve}
+    )
+    for step in loop:
+        if task.masks:
+            task.masks.set_step(step)
+        if not curve.points:
+            point(0)
+        start = time.perf_counter()
+        batch = sequences.batch(task.spent.sequences + step * size, size, rank(), world_size())
+        lr = task.lr * learning_rate_factor(
+            task.first_step + step, config.optim, task.first_step + num_steps, size * context
+        )
+        loss, grad_norm = train_step(trained, network, optimizer, batch, lr, config, accelerator)
+        curve.note(loss, time.perf_counter() - start)
+        loop.log(loss=loss, grad_norm=grad_norm, lr=lr)
+        if (step + 1) % every == 0 or step + 1 == num_steps:
+            loop.log(valid_loss=point(step + 1))
+    if not curve.points:
+        point(0)
+    spent = task.spent.after(task.cost, num_steps * size, context, curve.time_s)
+    return Trained(network, curve, spent)
+
+
+def train_step(
+    trained: Any,
+    network: Any,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    lr: float,
+    config: GrowLLM,
+    accelerator: Accelerator,
+) -> tuple[Tensor, Tensor]:
+    """One optimiser step on this rank's inputs and targets (B,T); the mean loss and the gradient's norm."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    ids, targets = (part.to(accelerator.device, non_blocking=True) for part in batch)
+    micro = config.optim.micro_batch_size or len(ids)
+    parts = list(zip(ids.split(micro), targets.split(micro), strict=True))
+    total = torch.zeros((), device=ids.device)
+    for number, part in enumerate(parts):
+        with _unsynchronised(trained, number + 1 < len(parts)), accelerator.autocast():
+            loss = trained(*part) * (len(part[0]) / len(ids))
+        loss.backward()
+        total = total + loss.detach()
+    grad_norm: Any = torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.grad_clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total, grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
+
+
+@contextlib.contextmanager
+def _unsynchronised(trained: Any, more_to_come: bool) -> Iterator[None]:
+    """Gradients are averaged over the processes once, with the last micro-batch."""
+    if hasattr(trained, "set_requires_gradient_sync"):
+        trained.set_requires_gradient_sync(not more_to_come)
+    elif more_to_come and hasattr(trained, "no_sync"):
+        with trained.no_sync():
+            yield
+        return
+    yield
+
+
+def make_optimizer(network: Any, optim: Optim) -> torch.optim.Optimizer:
+    """AdamW, fused to one kernel on CPU and CUDA; matrices decay, norm gains where ``decay_norms`` says so."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+    gains = [parameter for parameter in parameters if parameter.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": optim.weight_decay},
+        {"params": gains, "weight_decay": optim.weight_decay if optim.decay_norms else 0.0},
+    ]
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=fused)
+
+
+def learning_rate_factor(step: int, optim: Optim, num_steps: int, tokens_per_step: int) -> float:
+    """Linear warm-up, then 1 or a cosine to ``min_lr_ratio`` at the end of ``schedule_tokens`` (None: of the run)."""
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    if optim.schedule == "constant":
+        return 1.0
+    horizon = optim.schedule_tokens / tokens_per_step if optim.schedule_tokens else num_steps
+    progress = min(1.0, (step - optim.warmup_steps) / max(1.0, horizon - optim.warmup_steps))
+    return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Accelerator) -> Callable[[], float]:
+    """A function that gives the network's mean loss on the fixed held-out windows, in nats per token."""
+    ids, targets = held_out(store.valid, config.network.context, config.compare.eval_tokens)
+    if len(ids) < world_size():
+        raise UserError(f"compare.eval_tokens: {len(ids)} held-out windows for {world_size()} processes; ask for more")
+    rows = range(rank(), len(ids) - len(ids) % world_size(), world_size())  # equally many for each rank
+    ids, targets = ids[list(rows)], targets[list(rows)]
+    size = config.optim.micro_batch_size or max(1, config.optim.batch_size // world_size())
+
+    @torch.no_grad()
+    def measure() -> float:
+        total = 0.0
+        for part in zip(ids.split(size), targets.split(size), strict=True):
+            part_ids, part_targets = (x.to(accelerator.device) for x in part)
+            with accelerator.autocast():
+                total += trained(part_ids, part_targets).item() * len(part_ids)
+        if hasattr(trained, "reshard"):  # FSDP leaves the outermost weights whole until the next backward pass
+            trained.reshard()
+        return math.fsum(gather(total)) / math.fsum(gather(len(ids)))
+
+    return measure
+
+
+def check_batches(optim: Optim) -> None:
+    """Raises UserError where a batch cannot be shared among the processes or cut into micro-batches."""
+    if optim.batch_size % world_size():
+        raise UserError(f"optim.batch_size={optim.batch_size}: must be divisible by {world_size()} processes")
+    share = optim.batch_size // world_size()
+    if optim.micro_batch_size and share % optim.micro_batch_size:
+        raise UserError(
+            f"optim.micro_batch_size={optim.micro_batch_size}: must divide the {share} sequences of each process"
+        )

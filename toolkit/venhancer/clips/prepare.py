@@ -1,0 +1,232 @@
+"""Everything that is known about a clip before work on it starts: what is in it, what it becomes, what does not fit."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.video.reader import VideoIndex, VideoReader
+from toolkit.data.video.scan import index_video
+from toolkit.data.video.write import Encoding
+from toolkit.errors import UserError
+from toolkit.venhancer.clips.backends import Backend, ClassicBackend, GenerativeBackend, KeyFrames
+from toolkit.venhancer.clips.degrade import write_degraded
+from toolkit.venhancer.clips.inputs import Task, available_bytes, check_size, gib, output_size, rate_text
+from toolkit.venhancer.clips.parts import keep_index
+from toolkit.venhancer.clips.scenes import CutFinder
+from toolkit.venhancer.clips.timeline import Timeline, make_timeline, output_rate
+from toolkit.venhancer.config import EnhanceVideo
+
+TILE_SIDES_PX = (1280, 960, 720, 512, 384, 256, 192, 128)
+WINDOW_FRAMES = (24, 16, 9, 5, 3)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One clip, ready to be worked on. ``reference``: the clip as it should look, where that is known."""
+
+    task: Task
+    folder: Path
+    index: VideoIndex
+    timeline: Timeline
+    encoding: Encoding
+    reference: VideoIndex | None
+    notes: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the result."""
+        return self.encoding.width, self.encoding.height
+
+    @property
+    def claim(self) -> Path:
+        """Says that the output is this run's (``is_claimed``)."""
+        return claim_of(self.folder)
+
+    def summary(self) -> str:
+        """What becomes of the clip, in one line."""
+        index, made, cuts = self.index, self.encoding, len(self.timeline.shots) - 1
+        before = f"{index.width}x{index.height}, {index.num_frames} frames at {rate_text(index.rate)} fps"
+        after = f"{made.width}x{made.height}, {self.timeline.num_frames} frames at {rate_text(made.rate)} fps"
+        cut = f", {cuts} cut{'s' if cuts > 1 else ''}" if cuts else ""
+        return f"{self.task.name}: {before} -> {after}{cut}"
+
+
+def claim_of(folder: Path) -> Path:
+    """Of the work in ``folder``."""
+    return folder / "joined.json"
+
+
+def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
+    """Read the clip, and the reference, and check all that is asked. Raises UserError."""
+    most = available_bytes() // 16
+
+    def look() -> tuple[VideoIndex, list[int]]:
+        finder = CutFinder(config.cut_threshold) if config.scene_cuts else None
+        found = index_video(
+            task.source, start_s=config.start_s, duration_s=config.duration_s, most_bytes=most, each=finder
+        )
+        return found, finder.cuts() if finder else []
+
+    index, cuts = keep_index(folder / "index.json", look)
+    notes = list(index.notes)
+    original = None
+    if config.degrade.active:
+        original, index = index, _degraded(index, config, folder)
+        cuts = sorted({-(-cut // config.degrade.frame_step) for cut in cuts} - {0})
+        cuts = [cut for cut in cuts if cut < index.num_frames]
+    rate = output_rate(config, index, original.rate if original else None)
+    before = (original.width, original.height) if original else None
+    width, height, pix_fmt, note = output_size(config, index, before)
+    check_size(config, index, width, height)
+    aspect = index.aspect * index.width * height / (index.height * width)
+    encode = config.encode
+    encoding = Encoding(
+        width, height, rate, encode.codec, encode.crf, encode.speed, pix_fmt, aspect.limit_denominator(255)
+    )
+    reference = original or (index_video(task.reference, key="reference") if task.reference else None)
+    if reference and reference is not original:
+        notes += reference.notes
+    return Work(
+        task,
+        folder,
+        index,
+        make_timeline(index, rate, cuts),
+        encoding,
+        reference,
+        tuple([*notes, f"{task.name}: {note}"] if note else notes),
+    )
+
+
+def _degraded(index: VideoIndex, config: EnhanceVideo, folder: Path) -> VideoIndex:
+    path = folder / "degraded.mp4"
+    if not path.exists():
+        write_degraded(index, config.degrade, path, config.seed)
+    return keep_index(folder / "degraded.json", lambda: (index_video(path), []))[0]
+
+
+class Network:
+    """The generative model, loaded once, with the settings of each clip."""
+
+    def __init__(self, config: EnhanceVideo, device: Any):
+        self.config, self.device = config, device
+        self._pipeline: Any = None
+
+    def enhancer(self, work: Work, **changes: Any) -> Any:
+        """An ``Enhancer`` for ``work``; ``changes`` to its settings."""
+        from diffusers.utils import logging
+
+        from toolkit.venhancer.engine.enhancer import Enhancer
+        from toolkit.venhancer.pipeline import load_enhancer
+
+        settings = replace(enhance_settings(work, self.config), **changes)
+        if self._pipeline is None:
+            logging.disable_progress_bar()
+            enhancer = load_enhancer(settings, device=self.device)
+            self._pipeline = enhancer.pipeline
+            return enhancer
+        return Enhancer(self._pipeline, settings)
+
+    def check_memory(self, work: Work, free: int) -> list[str]:
+        """The plan's lines for the user. Raises UserError naming what fits in memory (``free`` bytes) or on disk."""
+        source = _longest_shot(work)
+        plan = self.enhancer(work).plan(source)
+        if plan.peak_bytes > free:
+            asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} in these windows and tiles"
+            fits = self._fitting_tile(work, source, free)
+            raise UserError(f"{asked} needs about {gib(plan.peak_bytes)}, {gib(free)} are free; {fits}")
+        self._check_disk(work, source, plan.disk_bytes)
+        return [f"{work.task.name}: {note}" for note in plan.notes]
+
+    def _check_disk(self, work: Work, source: KeyFrames, need: int) -> None:
+        """Raises UserError, naming shorter windows that fit, where what is in flight would fill the disk."""
+        room = _room(work.folder)
+        if need <= room:
+            return
+        asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} keeps {gib(need)} on disk while it works"
+        for frames in WINDOW_FRAMES:
+            if self.enhancer(work, window_frames=frames).plan(source).disk_bytes <= room:
+                raise UserError(f"{asked}, {gib(room)} are free; windows.num_frames={frames} fits")
+        raise UserError(f"{asked}, {gib(room)} are free; lower the scale, or set hydra.run.dir to a larger disk")
+
+    def _fitting_tile(self, work: Work, source: KeyFrames, free: int) -> str:
+        for side in TILE_SIDES_PX:
+            plan = self.enhancer(work, tile_height=side, tile_width=side).plan(source)
+            if plan.peak_bytes <= free:
+                return f"windows.tile_height_px={side} windows.tile_width_px={side} fits"
+        return "no tile fits; lower windows.num_frames or the scale"
+
+
+def _room(folder: Path) -> int:
+    """Bytes that may be taken in ``folder``, those of an earlier attempt there included."""
+    taken = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    above = folder.absolute()
+    while not above.exists():
+        above = above.parent
+    return shutil.disk_usage(above).free + taken
+
+
+def _longest_shot(work: Work) -> KeyFrames:
+    longest = max(work.timeline.shots, key=lambda shot: len(shot.keys))
+    return KeyFrames(VideoReader(work.index), longest)
+
+
+def make_backend(
+    name: str, work: Work, config: EnhanceVideo, device: Any, network: Network | None = None, bar: Any = None
+) -> Backend:
+    """The backend ``name`` for ``work``: generative (on ``network``, progress to ``bar``), classic or bicubic."""
+    reader = VideoReader(work.index)
+    if name != "generative":
+        return ClassicBackend(reader, *work.size, config.classic, device, blend=name == "bicubic")
+    assert network is not None
+
+    def report(state: Any) -> None:
+        if bar:
+            bar.tell(f"network step {state.step}, window {state.window}: {state.done} of {state.total} windows")
+
+    enhancer = network.enhancer(work)
+    return GenerativeBackend(
+        reader, enhancer, config, work.size, network_factor(work, config), device, work.folder / "network", report
+    )
+
+
+def network_factor(work: Work, config: EnhanceVideo) -> int:
+    """Steps between key frames that the network makes."""
+    return work.timeline.factor if config.between == "network" else 1
+
+
+def enhance_settings(work: Work, config: EnhanceVideo) -> Any:
+    """The config in the words of ``Enhancer``."""
+    from toolkit.venhancer.engine.enhancer import EnhanceSettings
+
+    width, height = work.size
+    sampling, windows = config.sampling, config.windows
+    return EnhanceSettings(
+        model=config.model,
+        vae=config.vae,
+        text_encoder=config.text_encoder,
+        height=height,
+        width=width,
+        frame_factor=network_factor(work, config),
+        scale_condition=config.scale_condition,
+        noise_level=config.noise,
+        prompt=config.prompt or "",
+        negative_prompt=config.negative_prompt or "",
+        guidance_scale=sampling.guidance_scale,
+        guidance_rescale=sampling.guidance_rescale,
+        solver=sampling.solver,
+        steps="fast" if sampling.mode == "fast" else sampling.num_steps,
+        start_step=None if sampling.strength is None else round(1000 * sampling.strength),
+        window_frames=windows.num_frames,
+        window_overlap=windows.overlap,
+        tile_height=windows.tile_height_px,
+        tile_width=windows.tile_width_px,
+        tile_overlap=windows.tile_overlap,
+        shift_tiles=windows.shift_tiles,
+        conditioning_scale=config.conditioning_scale,
+        offload=config.cpu_offload,
+        seed=config.seed,
+        precision=config.precision,
+    )

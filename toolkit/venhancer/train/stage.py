@@ -1,0 +1,151 @@
+"""``stage=train``: what the release left out. A base (given, or trained first), then its control network.
+
+He et al. 2024 section 4.1: v-prediction, mean squared error over all frames, AdamW on the control network while the
+base stays frozen, 10 % of the texts dropped. ``optim.joint`` trains both together, which is how a small model without a
+pretrained base is made.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from toolkit.data.video.clips import clip_paths
+from toolkit.data.video.crops import ClipCrops, clip_crops
+from toolkit.errors import UserError
+from toolkit.runs.distributed import barrier, rank, world_size
+from toolkit.runs.loop import Loop
+from toolkit.runs.record import Run
+from toolkit.runs.seeds import seed_all
+from toolkit.venhancer.build import build_base, build_pipeline, build_vae
+from toolkit.venhancer.config import EnhanceVideo, Optim
+from toolkit.venhancer.model.codec import Codec, as_codec
+from toolkit.venhancer.pipeline import VideoEnhancePipeline
+from toolkit.venhancer.train.batches import Batches
+from toolkit.venhancer.train.held_out import evaluate
+from toolkit.venhancer.train.objective import Denoising
+from toolkit.zoo.edm.ema import EMA
+from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.video.unet import VideoUNet
+
+__all__ = ["evaluate", "train"]
+
+
+def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
+    """Train and save a ``VideoEnhancePipeline`` in ``run.path("model")``.
+
+    Raises UserError for clips, networks or sizes that do not fit, before the first step.
+    """
+    crops = load_crops(config)
+    seed_all(config.seed, "base", "init")
+    vae = build_vae(config)
+    base = build_base(config, as_codec(vae).channels)
+    check_crop(config, as_codec(vae), base)
+    if not config.optim.base and not config.optim.joint and config.optim.base_num_steps:
+        with run.stage("base"):
+            base = _train_base(config, run, accelerator, base, vae, crops)
+    seed_all(config.seed, "train", "init")
+    pipeline = build_pipeline(config, base)
+    _train_control(config, run, accelerator, pipeline, crops)
+
+
+def load_crops(config: EnhanceVideo) -> ClipCrops:
+    """The training clips, cut up. Raises UserError where there are none."""
+    data = config.data
+    paths = clip_paths(data.name, data.path)
+    return clip_crops(paths, data.num_crops, data.num_frames, data.crop_px, data.rate_fps, config.seed)
+
+
+def check_crop(config: EnhanceVideo, codec: Codec, base: VideoUNet) -> None:
+    """Raises UserError for a crop that is no whole number of latents, or a size that the network does not take."""
+    size = config.data.crop_px
+    if size % codec.factor:
+        raise UserError(f"data.crop_px={size}: must be a multiple of {codec.factor}, the codec's pixels per latent")
+    try:
+        base.check_size(size // codec.factor, size // codec.factor)
+    except ValueError as error:
+        raise UserError(f"data.crop_px={size}: {error}; network.asymmetric=false takes any size") from None
+    if config.optim.batch_size % world_size():
+        raise UserError(f"optim.batch_size={config.optim.batch_size}: must be divisible by {world_size()} processes")
+
+
+def _train_base(
+    config: EnhanceVideo, run: Run, accelerator: Accelerator, base: VideoUNet, vae: Any, crops: ClipCrops
+) -> VideoUNet:
+    """The generative prior: v of clean latents, no key frames. Residuals have none, so they need ``joint``."""
+    if config.network.diffuses == "residuals":
+        raise UserError("network.diffuses=residuals: what is diffused depends on the input; set optim.joint=true")
+    pipeline = build_pipeline(config, base)
+    denoising = Denoising(pipeline, controlled=False, step_weighting=config.optim.step_weighting)
+    averaged = _optimise(config, run, accelerator, "base", denoising, pipeline.denoiser.unet, crops)
+    pipeline.denoiser.unet.load_state_dict(averaged.state_dict())
+    return pipeline.denoiser.unet
+
+
+def _train_control(
+    config: EnhanceVideo, run: Run, accelerator: Accelerator, pipeline: VideoEnhancePipeline, crops: ClipCrops
+) -> None:
+    denoiser = pipeline.denoiser
+    denoiser.unet.requires_grad_(config.optim.joint)
+    trained = denoiser if config.optim.joint else denoiser.controlnet
+    denoising = Denoising(pipeline, controlled=True, step_weighting=config.optim.step_weighting)
+    averaged = _optimise(config, run, accelerator, "train", denoising, trained, crops)
+    trained.load_state_dict(averaged.state_dict())
+    run.record["parameters"] = {
+        "base": count_parameters(denoiser.unet),
+        "control": count_parameters(denoiser.controlnet),
+    }
+    if rank() == 0:
+        pipeline.save_pretrained(run.path("model"))
+    barrier()
+
+
+def _optimise(
+    config: EnhanceVideo,
+    run: Run,
+    accelerator: Accelerator,
+    stage: str,
+    denoising: Denoising,
+    trained: nn.Module,
+    crops: ClipCrops,
+) -> nn.Module:
+    """Train ``trained`` inside ``denoising``; returns its average."""
+    optim, device = config.optim, accelerator.device
+    pipeline = denoising.pipeline[0]
+    for part in (denoising, pipeline.vae, pipeline.text_encoder):
+        if part is not None:
+            part.to(device)
+    num_steps = optim.num_steps if stage == "train" else optim.base_num_steps
+    ema = EMA(trained, optim.ema_half_life_steps * optim.batch_size, ramp_up_ratio=0.2)
+    optimizer = torch.optim.AdamW(
+        [one for one in trained.parameters() if one.requires_grad],
+        lr=optim.lr,
+        betas=(optim.betas[0], optim.betas[1]),
+        weight_decay=optim.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    batches = Batches(config, crops, pipeline, device)
+    wrapped: Any = accelerator.prepare_model(denoising)
+    trained.train()
+    loop = Loop(run, stage, num_steps, state={"model": trained, "optimizer": optimizer, "ema": ema})
+    for step in loop:
+        for group in optimizer.param_groups:
+            group["lr"] = optim.lr * learning_rate_factor(step, num_steps, optim)
+        loss = wrapped(*batches(step))
+        accelerator.backward(loss)
+        norm = nn.utils.clip_grad_norm_(trained.parameters(), optim.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update(optim.batch_size)
+        loop.log(loss=loss, grad_norm=norm)
+    return ema.model
+
+
+def learning_rate_factor(step: int, num_steps: int, optim: Optim) -> float:
+    """Linear warm-up, then constant or half a cosine down to nothing."""
+    warm = min(1.0, (step + 1) / optim.warmup_steps) if optim.warmup_steps else 1.0
+    return warm * (0.5 + 0.5 * math.cos(math.pi * step / num_steps)) if optim.decay == "cosine" else warm

@@ -1,0 +1,72 @@
+"""Configs of the networks that more than one command builds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolkit.schema import MISSING, choice, number
+
+
+@dataclass
+class Network:
+    """A denoiser network; the group ``network`` has one class per family."""
+
+    family: str = MISSING
+
+
+@dataclass
+class ADM(Network):
+    """The ADM UNet of the EDM release."""
+
+    family: str = "adm"
+    width: int = number(192, least=8)
+    width_multipliers: list[int] = number([1, 2, 3, 4], least=1)
+    num_blocks: int = number(3, least=1)
+    attention_resolutions: list[int] = number([32, 16, 8], least=1)
+    channels_per_head: int = number(64, least=1)
+    dropout: float = number(0.1, least=0, below=1)
+
+
+@dataclass
+class Song(Network):
+    """The DDPM++ and NCSN++ UNets of the EDM release."""
+
+    family: str = "song"
+    width: int = number(128, least=8)
+    width_multipliers: list[int] = number([2, 2, 2], least=1)
+    num_blocks: int = number(4, least=1)
+    attention_resolutions: list[int] = number([16], least=1)
+    dropout: float = number(0.13, least=0, below=1)
+    variant: str = choice("ddpmpp", "ddpmpp", "ncsnpp")
+
+
+@dataclass
+class UViT(Network):
+    """The U-ViT of the ImageNet-128 experiment."""
+
+    family: str = "uvit"
+    width: int = number(128, least=8)
+    width_multipliers: list[int] = number([1, 2, 4, 16], least=1)
+    num_blocks: int = number(2, least=1)
+    depth: int = number(36, least=1)
+    dropout: float = number(0.1, least=0, below=1)
+
+
+@dataclass
+class MLP(Network):
+    """Residual FiLM blocks on flattened samples: points and very small images."""
+
+    family: str = "mlp"
+    width: int = number(128, least=4)
+    depth: int = number(4, least=1)
+    layer_norm: bool = False
+
+
+@dataclass
+class ToyScore(Network):
+    """The paper's own parameterisation of the 2-D toy (appendix F.2)."""
+
+    family: str = "toy_score"
+    width: int = number(96, least=4)
+    depth: int = number(4, least=1)
+    component_std: float = number(0.2, above=0)
