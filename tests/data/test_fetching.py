@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from toolkit import data
-from toolkit.data import downloads, fetching
+from toolkit.data import downloads, fetching, sources
 from toolkit.data.config import Data
 from toolkit.data.images.digits import read_idx
 from toolkit.data.sources import Download, SourceFailed, idx_bytes
@@ -78,16 +78,16 @@ def test_a_users_folder_is_held_to_the_same_pin(cache, monkeypatch, tmp_path):
 
 def test_clients_that_are_missing_or_fail_say_so(tmp_path):
     with pytest.raises(SourceFailed, match="no-such-client is not installed"):
-        fetching._run(["no-such-client"], tmp_path)
+        sources._run(["no-such-client"], tmp_path)
     with pytest.raises(SourceFailed, match="no-such-file"):
-        fetching._run(["ls", "no-such-file"], tmp_path)
+        sources._run(["ls", "no-such-file"], tmp_path)
 
 
 def test_the_hub_answers_at_once_when_offline(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(SourceFailed, match="HF_HUB_OFFLINE"):
-        downloads.from_hub("someone/something", "config")(tmp_path)
+        sources.from_hub("someone/something", "config")(tmp_path)
 
 
 def test_hub_tables_become_idx_files(tmp_path, monkeypatch):
@@ -99,8 +99,8 @@ def test_hub_tables_become_idx_files(tmp_path, monkeypatch):
         Image.fromarray(image).save(buffer := io.BytesIO(), "PNG")
         cells.append({"bytes": buffer.getvalue(), "path": None})
     parquet.write_table(pyarrow.table({"image": cells, "label": [3, 1]}), tmp_path / "table.parquet")
-    monkeypatch.setattr(downloads, "_hub_file", lambda repository, file: tmp_path / "table.parquet")
-    downloads.from_hub("someone/something", "config")(tmp_path)
+    monkeypatch.setattr(sources, "_hub_file", lambda repository, file: tmp_path / "table.parquet")
+    sources.from_hub("someone/something", "config")(tmp_path)
     assert np.array_equal(read_idx(tmp_path / "train-images-idx3-ubyte"), images)
     assert read_idx(tmp_path / "t10k-labels-idx1-ubyte").tolist() == [3, 1]
 

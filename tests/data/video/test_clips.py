@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from toolkit import data
-from toolkit.data import downloads, fetching
+from toolkit.data import downloads, sources
 from toolkit.data.config import Data
 from toolkit.data.video import clips
 from toolkit.errors import UserError
@@ -57,6 +57,6 @@ def test_a_source_archive_is_unpacked_with_the_zips_inside(tmp_path, monkeypatch
             entry.size = len(inner.getvalue())
             archive.addfile(entry, io.BytesIO(inner.getvalue()))
 
-    monkeypatch.setattr(fetching, "_run", pip)
-    folder = fetching.from_sdist("thing", "1.0")(tmp_path)
+    monkeypatch.setattr(sources, "_run", pip)
+    folder = sources.from_sdist("thing", "1.0")(tmp_path)
     assert next(folder.rglob("clip.mp4")).read_bytes() == b"frames"

@@ -30,7 +30,7 @@ from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.state import State
 
 HOST = "127.0.0.1"
-SHIPPED = Path(__file__).parent / "weights" / "push.safetensors"
+SHIPPED = Path(__file__).parents[1] / "weights" / "push.safetensors"
 MOST_BODY = 10_000  # bytes of a request
 KEYS = {  # by environment: which action the right and down arrows raise
     "push_sprite": (0, 1),
