@@ -14,7 +14,7 @@ REPO = Path(__file__).parent.parent
 def test_the_wheel_holds_code_configs_and_claims(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(REPO)]
     subprocess.run(command, check=True)
-    [wheel] = tmp_path.glob("toolkit-*-py3-none-any.whl")
+    [wheel] = tmp_path.glob("five_papers_toolkit-*-py3-none-any.whl")
     files = set(zipfile.ZipFile(wheel).namelist())
     inside = {name for name in files if not name.split("/")[0].endswith(".dist-info")}
     assert {name.split("/")[0] for name in inside} == {"toolkit"}

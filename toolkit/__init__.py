@@ -1,3 +1,3 @@
 """Papers on image and video generation, each behind one command of one command line."""
 
-__version__ = "0.1.0"
+from toolkit.installation import __version__ as __version__

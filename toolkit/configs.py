@@ -9,6 +9,7 @@ from typing import Any
 
 from toolkit.commands import Command
 from toolkit.errors import UserError, did_you_mean
+from toolkit.installation import install_hint
 from toolkit.paths import conf_dir, presets
 from toolkit.schema import Job, check, fields_of
 
@@ -127,7 +128,7 @@ def one_line(error: BaseException, command: Command) -> str:
     if unknown:
         return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], _keys(command))}see --cfg job for all keys"
     if "hydra/launcher" in text:
-        text += " (launchers come with the extras: pip install 'toolkit[sweep]', 'toolkit[slurm]' or 'toolkit[ray]')"
+        text += f" (launchers come with the extras sweep, slurm and ray: {install_hint('sweep')})"
     return text
 
 

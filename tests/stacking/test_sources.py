@@ -124,7 +124,7 @@ def test_gguf_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"missing keys in the weights: model.layers.2.mlp.up_proj.weight"):
         open_checkpoint(path)
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
-    with pytest.raises(UserError, match=r"pip install 'toolkit\[gguf\]'"):
+    with pytest.raises(UserError, match=r"needs the extra gguf \(pip install .*\[gguf\]'\)"):
         open_checkpoint(path)
 
 

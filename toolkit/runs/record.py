@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError
+from toolkit.installation import __version__
 from toolkit.runs.files import write_atomic, write_json
 from toolkit.runs.tracking import Tracker
 from toolkit.schema import Job, fields_of
 
-PACKAGES = ("toolkit", "torch", "diffusers", "transformers", "accelerate", "hydra-core", "numpy", "safetensors")
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "hydra-core", "numpy", "safetensors")
 
 
 class Run:
@@ -300,8 +301,8 @@ def _default(item: dataclasses.Field) -> Any:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, of the toolkit and of the packages that results depend on."""
+    found = {"python": platform.python_version(), "toolkit": __version__}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from toolkit.errors import UserError
+from toolkit.installation import install_hint
 from toolkit.schema import Job
 
 
@@ -62,8 +63,8 @@ class WeightsAndBiases:
 
 
 _KINDS: dict[str, tuple[type, str, str]] = {
-    "tensorboard": (TensorBoard, "tensorboard", "toolkit[track]"),
-    "wandb": (WeightsAndBiases, "wandb", "toolkit[wandb]"),
+    "tensorboard": (TensorBoard, "tensorboard", "track"),
+    "wandb": (WeightsAndBiases, "wandb", "wandb"),
 }
 
 
@@ -73,5 +74,5 @@ def make_tracker(folder: Path, config: Job) -> Tracker | None:
         return None
     kind, package, extra = _KINDS[config.tracker]
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"tracker={config.tracker}: {package} is not installed; pip install '{extra}'")
+        raise UserError(f"tracker={config.tracker}: {package} is not installed; {install_hint(extra)}")
     return kind(folder, config)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from toolkit.errors import UserError
+from toolkit.installation import install_hint
 from toolkit.runs import progress
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank
@@ -64,7 +65,7 @@ def require_harness() -> None:
     try:
         import lm_eval  # noqa: F401
     except ImportError:
-        raise UserError("evaluation.tasks: needs the extra eval (pip install 'toolkit[eval]')") from None
+        raise UserError(f"evaluation.tasks: needs the extra eval ({install_hint('eval')})") from None
 
 
 def _texts(config: GrowLLM) -> list[str]:

@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from toolkit.data.episodes.episode import Episode, resize, write_episode
 from toolkit.data.episodes.tfrecord import read_examples
 from toolkit.errors import UserError, did_you_mean
+from toolkit.installation import install_hint
 
 log = logging.getLogger(__name__)
 BAIR_FRAMES, BAIR_SIZE, BAIR_ACTIONS = 30, 64, 4
@@ -153,7 +154,7 @@ def _robonet_episode(path: Path, camera: str) -> Episode:
     try:
         import h5py
     except ImportError:
-        raise UserError("robonet: needs h5py; pip install 'toolkit[robots]'") from None
+        raise UserError(f"robonet: needs h5py; {install_hint('robots')}") from None
     try:
         with h5py.File(path, "r") as file:
             facts = {key: _plain(value) for key, value in file["metadata"].attrs.items()}

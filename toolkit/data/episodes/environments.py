@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from toolkit.data.episodes.episode import resize
 from toolkit.data.episodes.push_sprite import SUCCESS_DISTANCE, PushSprite, next_actions
 from toolkit.errors import UserError, did_you_mean
+from toolkit.installation import install_hint
 
 Array = NDArray[np.float32]
 Policy = Callable[[dict[str, Any], Array, np.random.Generator], Array]  # (info, previous action, rng) -> action
@@ -89,7 +90,7 @@ class PushT(gymnasium.Wrapper):
         try:
             import gym_pusht  # noqa: F401 - registers the environment
         except ImportError:
-            raise UserError("pusht: needs gym-pusht; pip install 'toolkit[robots]'") from None
+            raise UserError(f"pusht: needs gym-pusht; {install_hint('robots')}") from None
         made = gymnasium.make(
             "gym_pusht/PushT-v0", obs_type="pixels", observation_width=size_px, observation_height=size_px
         )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import UserError
+from toolkit.installation import install_hint
 
 TABLE_TOP = 0.0
 REACH_LOW, REACH_HIGH = np.array([0.42, -0.24, 0.13]), np.array([0.78, 0.24, 0.25])  # of the gripper's flange
@@ -38,7 +39,7 @@ class KukaPush(gymnasium.Env):
             import pybullet_data
             from pybullet_utils.bullet_client import BulletClient
         except ImportError:
-            raise UserError("kuka: needs pybullet; pip install 'toolkit[robots]'") from None
+            raise UserError(f"kuka: needs pybullet; {install_hint('robots')}") from None
         self.size_px, self.num_objects = size_px, num_objects
         self.action_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
         self.observation_space = gymnasium.spaces.Box(0, 255, (size_px, size_px, 3), np.uint8)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from toolkit.data.episodes.environments import ImageEnv
 from toolkit.errors import UserError
+from toolkit.installation import install_hint
 from toolkit.ivideogpt.control.env import action_range
 from toolkit.runs.seeds import derive
 from toolkit.zoo.world.model import WorldModel
@@ -46,7 +47,7 @@ class Agent:
             from stable_baselines3.common.buffers import ReplayBuffer
             from stable_baselines3.common.logger import Logger
         except ImportError:
-            raise UserError("mbpo: needs Stable-Baselines3; pip install 'toolkit[rl]'") from None
+            raise UserError(f"mbpo: needs Stable-Baselines3; {install_hint('rl')}") from None
         policy = {"features_extractor_class": _features_class(), "net_arch": [64, 64]}
         self.sac = SAC(
             "CnnPolicy", _Spaces(resolution, action_dim), learning_rate=3e-4, buffer_size=20_000, gamma=0.95,

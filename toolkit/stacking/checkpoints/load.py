@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from toolkit.errors import UserError
+from toolkit.installation import install_hint
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken")
 HISTORY_FILE = "training.json"  # what the network has cost so far (curves.Spent)
@@ -83,7 +84,7 @@ def place(source: str) -> tuple[Path, dict[str, str]]:
     try:
         import gguf  # noqa: F401
     except ImportError:
-        raise UserError(f"{path}: reading GGUF needs the extra gguf (pip install 'toolkit[gguf]')") from None
+        raise UserError(f"{path}: reading GGUF needs the extra gguf ({install_hint('gguf')})") from None
     return path.parent, {"gguf_file": path.name}
 
 
