@@ -7,13 +7,12 @@ import torch
 
 from tests.disco import tiny
 from toolkit.disco.build import build_denoiser, build_encoder
-from toolkit.disco.config import Loss, Optim
+from toolkit.disco.config import Loss
 from toolkit.disco.stage1 import (
     EDM_P_MEAN,
     JointModel,
     collapse_warning,
     latent_summary,
-    learning_rate_factor,
     loss_weight,
 )
 
@@ -123,11 +122,3 @@ def test_collapse_is_told_from_information_not_from_perplexity():
     assert "collapse" in collapse_warning(latent_summary(flat), 2)
     telling = 10 * torch.nn.functional.one_hot(torch.arange(128) % 4, 4).float().view(64, 2, 4)
     assert collapse_warning(latent_summary(telling), 2) is None
-
-
-def test_learning_rate_warms_up_and_cools_down():
-    config = Optim(batch_size=10, warmup_images=100, schedule="cosine")
-    rates = [learning_rate_factor(step, config, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1, rel=1e-3) and rates[-1] < 1e-3
-    assert max(rates) == rates[9] and rates[4] == pytest.approx(0.5, rel=0.01)
-    assert learning_rate_factor(99, Optim(), 100) == 1.0

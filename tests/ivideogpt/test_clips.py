@@ -1,4 +1,4 @@
-"""Which frames a step sees, goal-conditioned order, action statistics, learning rates."""
+"""Which frames a step sees, goal-conditioned order, action statistics."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,6 @@ from tests.ivideogpt import tiny
 from toolkit.data.episodes.clips import Clip
 from toolkit.data.episodes.episode import Episode, memory_set
 from toolkit.ivideogpt.clips import action_statistics, arrange, tokenizer_frames, window_frames
-from toolkit.runs.schedule import learning_rate_factor
 
 
 def clip(num_frames=5):
@@ -71,9 +70,3 @@ def test_action_statistics_are_those_of_all_rows_and_a_constant_column_is_left_a
     assert (
         found["std"][1] == 1 and (found["low"][:2] == every.min(0)).all() and (found["high"][2:] == every.max(0)).all()
     )
-
-
-def test_learning_rates_warm_up_and_fall():
-    assert [learning_rate_factor(step, 100, "constant", 4) for step in (0, 1, 3, 50, 99)] == [0.25, 0.5, 1, 1, 1]
-    cosine = [learning_rate_factor(step, 100, "cosine", 0) for step in (0, 50, 100)]
-    assert np.allclose(cosine, [1, 0.5, 0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from toolkit.disco.artefact import Parts, load_parts, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.sampling import draw_latents, draw_samples
-from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, collapse_warning, latent_summary, learning_rate_factor
+from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, collapse_warning, latent_summary
 from toolkit.disco.stage2 import train_prior
 from toolkit.errors import UserError
 from toolkit.runs import progress
@@ -26,6 +27,7 @@ from toolkit.runs.device import make_accelerator
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run, read_record
+from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import generator, seed_all
 from toolkit.show import figures
 from toolkit.show.table import Table
@@ -121,8 +123,9 @@ def train_step(
 ) -> None:
     """One optimiser step; logs the loss, the gradient's norm and, now and then, how the latents are used."""
     optim = config.optim
+    warmup_steps = Fraction(optim.warmup_images, optim.batch_size)
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * learning_rate_factor(step, optim, optim.num_steps)
+        group["lr"] = group["base_lr"] * learning_rate_factor(step, optim.num_steps, optim.schedule, warmup_steps)
     loss, logs = trained(*batch)
     accelerator.backward(loss)
     grad_norm = torch.nn.utils.clip_grad_norm_(joint.parameters(), optim.grad_clip)
@@ -173,8 +176,7 @@ def device_batches(dataset: data.Dataset, config: TrainDisco, accelerator: Accel
 
     The stream is started at the first step asked for, so that a resumed run sees what it would have seen.
     """
-    if config.optim.batch_size % world_size():
-        raise UserError(f"optim.batch_size={config.optim.batch_size}: must be divisible by {world_size()} processes")
+    share_of_batch(config.optim.batch_size)
     stream: Any = None
 
     def batches(step: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.disco.baselines import code_logits
-from toolkit.disco.config import Latents, Loss, Optim, TrainDisco
+from toolkit.disco.config import Latents, Loss, TrainDisco
 from toolkit.disco.discretize import (
     gumbel_softmax,
     latent_use,
@@ -173,12 +173,3 @@ def collapse_warning(summary: dict[str, float], num_latents: int) -> str | None:
         f"the latents carry {summary['mutual_information']:.3f} nats in {num_latents} slots: collapse; "
         "try latents.usage_bonus=0.1, latents.encoder.init_scale=3 or latents.restart_dead_codes=true"
     )
-
-
-def learning_rate_factor(step: int, config: Optim, num_steps: int) -> float:
-    """Linear warm-up over ``warmup_images``, then constant or cosine to zero."""
-    seen = (step + 1) * config.batch_size
-    warm = min(1.0, seen / config.warmup_images) if config.warmup_images else 1.0
-    if config.schedule == "constant":
-        return warm
-    return warm * 0.5 * (1 + math.cos(math.pi * step / num_steps))

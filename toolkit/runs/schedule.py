@@ -1,13 +1,47 @@
-"""Learning rate over steps."""
+"""What the training loops of all rooms share: the learning rate over steps, and each process's share of a batch."""
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+
+from toolkit.errors import UserError
+from toolkit.runs.distributed import world_size
 
 
-def learning_rate_factor(step: int, num_steps: int, schedule: str, warmup_steps: int) -> float:
-    """Linear warm-up, then constant or a cosine to zero."""
-    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    if schedule == "constant":
+def learning_rate_factor(
+    step: int,
+    num_steps: float,
+    schedule: str = "constant",
+    warmup_steps: int | Fraction = 0,
+    *,
+    lowest: float = 0.0,
+    after_warmup: bool = False,
+) -> float:
+    """What the learning rate is multiplied by at ``step``, counted from 0.
+
+    It rises in equal steps to 1 at the end of ``warmup_steps`` and then stays, or follows a cosine down to ``lowest``
+    at ``num_steps`` where ``schedule`` is "cosine". The cosine spans the whole training and the warm-up multiplies it;
+    with ``after_warmup`` it begins where the warm-up ends, and stays at ``lowest`` beyond ``num_steps``.
+
+    Args:
+        warmup_steps: a fraction where it is counted in something else than steps: images, of so many a step.
+    """
+    warm = float(min(1.0, (step + 1) / warmup_steps)) if warmup_steps else 1.0
+    if schedule != "cosine":
         return warm
-    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, num_steps))))
+    if after_warmup:
+        turn = math.pi * min(1.0, max(0, step - warmup_steps) / max(1.0, num_steps - warmup_steps))
+    else:
+        turn = math.pi * step / num_steps
+    return warm * (lowest + (1 - lowest) * (1 + math.cos(turn)) / 2)
+
+
+def share_of_batch(batch_size: int, key: str = "optim.batch_size") -> int:
+    """The items of a batch that this process works on. Raises UserError naming ``key`` where they are no whole number.
+
+    ``batch_size`` counts the items of all processes together.
+    """
+    if batch_size % world_size():
+        raise UserError(f"{key}={batch_size}: must be divisible by {world_size()} processes")
+    return batch_size // world_size()

@@ -15,7 +15,7 @@ from toolkit.stacking.pretrain import cpu_blocks, language_loss
 from toolkit.stacking.pretrain.language_loss import LanguageModelLoss, head_loss
 from toolkit.stacking.pretrain.networks import ARCHITECTURE, Fresh, build, llama_config, planned, training_cost
 from toolkit.stacking.pretrain.states import NetworkState, OptimizerState, tiled_moments
-from toolkit.stacking.pretrain.train import check_batches, learning_rate_factor, make_optimizer, train_step
+from toolkit.stacking.pretrain.train import check_batches, learning_rate_at, make_optimizer, train_step
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 100])
@@ -97,13 +97,13 @@ def test_gains_decay_only_when_asked():
 
 def test_learning_rate_schedule():
     constant = Optim(warmup_steps=10)
-    assert [learning_rate_factor(s, constant, 100, 1) for s in (0, 4, 9, 50, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0]
+    assert [learning_rate_at(s, constant, 100, 1) for s in (0, 4, 9, 50, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0]
     cosine = Optim(warmup_steps=0, schedule="cosine", min_lr_ratio=0.1)
-    assert learning_rate_factor(0, cosine, 100, 1) == 1.0
-    assert learning_rate_factor(50, cosine, 100, 1) == pytest.approx(0.55)
-    assert learning_rate_factor(100, cosine, 100, 1) == pytest.approx(0.1)
+    assert learning_rate_at(0, cosine, 100, 1) == 1.0
+    assert learning_rate_at(50, cosine, 100, 1) == pytest.approx(0.55)
+    assert learning_rate_at(100, cosine, 100, 1) == pytest.approx(0.1)
     long = Optim(warmup_steps=0, schedule="cosine", schedule_tokens=2000)  # horizon of 200 steps of 10 tokens
-    assert learning_rate_factor(100, long, 100, 10) == pytest.approx(0.55)
+    assert learning_rate_at(100, long, 100, 10) == pytest.approx(0.55)
 
 
 def test_the_papers_initialisation():

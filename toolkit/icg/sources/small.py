@@ -11,7 +11,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from toolkit.runs.distributed import barrier, from_rank_zero, rank
 from toolkit.runs.files import write_json
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run, config_hash
+from toolkit.runs.schedule import learning_rate_factor
 from toolkit.runs.seeds import seed_all
 from toolkit.schema import Job
 from toolkit.zoo.config import Network
@@ -132,7 +132,7 @@ def _train(run: Run, small: SmallModel, dataset: Dataset, accelerator: Accelerat
     loop = Loop(run, STAGE, train.num_steps, {"model": model, "optimizer": optimizer, "ema": ema}, replicated=True)
     for step in loop:
         for group in optimizer.param_groups:
-            group["lr"] = train.lr * learning_rate_factor(step, train)
+            group["lr"] = train.lr * learning_rate_factor(step, train.num_steps, train.schedule)
         with accelerator.autocast():
             loss = edm_loss(model, *batches(step), train)
         loss.backward()
@@ -172,11 +172,6 @@ def edm_loss(model: Denoiser, y: Tensor, class_labels: Tensor, train: Train) -> 
     denoised = model(y + noise, sigma, one_hot * keep)
     weight = (sigma.square() + model.sigma_data**2) / (sigma * model.sigma_data).square()
     return (weight * (denoised - y).square().flatten(1).mean(1)).mean()
-
-
-def learning_rate_factor(step: int, train: Train) -> float:
-    """Constant, or a cosine to zero."""
-    return 1.0 if train.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / train.num_steps))
 
 
 def save_model(folder: Path, model: Any, trained_on: Data, label_drop: float) -> None:

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from toolkit.data.episodes.clips import Clip
-from toolkit.errors import UserError
 from toolkit.ivideogpt.clips import Clips, tokenizer_frames
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.ivideogpt.train.losses import TokenizerObjective, discriminator_loss, generator_loss
@@ -19,8 +18,8 @@ from toolkit.runs import progress
 from toolkit.runs.distributed import rank, world_size
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
-from toolkit.runs.schedule import learning_rate_factor
-from toolkit.runs.seeds import generator, seed_all
+from toolkit.runs.schedule import learning_rate_factor, share_of_batch
+from toolkit.runs.seeds import generator
 from toolkit.zoo.world.codebook import CodebookEMA, perplexity, usage
 from toolkit.zoo.world.discriminator import PatchDiscriminator
 from toolkit.zoo.world.tokenizer import CompressiveVQModel, Reconstruction
@@ -61,7 +60,7 @@ def train_tokenizer(
     optim = config.tokenizer_optim
     training = prepare(tokenizer, config, accelerator)
     run.record["perceptual_distance"] = getattr(training.objective.perceptual, "name", "none")
-    batch_size = per_process(optim.batch_size, "tokenizer_optim.batch_size")
+    batch_size = share_of_batch(optim.batch_size, "tokenizer_optim.batch_size")
     loop = Loop(run, "tokenizer", optim.num_steps, state=training.state())
     for step in loop:
         clip = clips.train.sample(batch_size, config.seed, "tokenizer", step, rank())
@@ -203,15 +202,3 @@ def _watch(step: int, tokenizer: CompressiveVQModel, clip: Clip, loop: Loop, con
                 f"warning: {shares[f'{name}_usage']:.0%} of the {name} codes are used on held-out clips; fewer codes, "
                 "codebook.kind=ema, codebook.warmup_steps or codebook.restart_below keep more of them alive"
             )
-
-
-def per_process(batch_size: int, key: str) -> int:
-    """Its share of a batch. Raises UserError where it cannot be shared."""
-    if batch_size % world_size():
-        raise UserError(f"{key}={batch_size}: must be divisible by {world_size()} processes")
-    return batch_size // world_size()
-
-
-def fresh_seed(config: TrainIVideoGPT, name: str) -> None:
-    """New networks start from (seed, name)."""
-    seed_all(config.seed, name, "init")

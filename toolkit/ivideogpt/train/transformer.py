@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from toolkit.data.episodes.clips import Clip
 from toolkit.ivideogpt.clips import Clips, arrange
 from toolkit.ivideogpt.config import TrainIVideoGPT
-from toolkit.ivideogpt.train.tokenizer import per_process
 from toolkit.runs import progress
 from toolkit.runs.distributed import rank
 from toolkit.runs.files import write_atomic
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
-from toolkit.runs.schedule import learning_rate_factor
+from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import derive
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
 from toolkit.zoo.world.transformer import VideoTransformer, reward_targets
@@ -170,7 +169,7 @@ def _batches(
 ) -> Any:
     """``batches(step)``: this process's clips as tokens, a pure function of (seed, step)."""
     optim = config.transformer_optim
-    batch_size = per_process(optim.batch_size, "transformer_optim.batch_size")
+    batch_size = share_of_batch(optim.batch_size, "transformer_optim.batch_size")
     if optim.cached_clips is None:
         return lambda step: tokenise(
             tokenizer,

@@ -126,7 +126,7 @@ def _ours(options: TrainingOptions, cpu_blocks: bool) -> Contender:
     from toolkit.stacking.pretrain.language_loss import LanguageModelLoss
     from toolkit.stacking.pretrain.states import NetworkState, OptimizerState
     from toolkit.stacking.pretrain.tokens import Sequences
-    from toolkit.stacking.pretrain.train import learning_rate_factor, make_optimizer, train_step
+    from toolkit.stacking.pretrain.train import learning_rate_at, make_optimizer, train_step
 
     config, network = _config(options), _network(options)
     if not cpu_blocks:
@@ -145,7 +145,7 @@ def _ours(options: TrainingOptions, cpu_blocks: bool) -> Contender:
         for _ in range(num_steps):
             step = next(steps)
             batch = sequences.batch(step * options.batch_size, options.batch_size)
-            lr = 1e-3 * learning_rate_factor(step, config.optim, 10**9, 1)
+            lr = 1e-3 * learning_rate_at(step, config.optim, 10**9, 1)
             loss, norm = train_step(module, network, optimizer, batch, lr, config, accelerator)
             loop.log(loss=loss, grad_norm=norm, lr=lr)
 

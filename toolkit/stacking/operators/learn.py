@@ -8,7 +8,6 @@ maps are trained.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from toolkit.errors import JobError
+from toolkit.runs.schedule import learning_rate_factor
 from toolkit.runs.seeds import generator
 from toolkit.stacking.operators.architecture import Architecture, Spaces
 from toolkit.stacking.operators.patterns import Layer
@@ -126,10 +126,12 @@ def train_map(
     frozen = {name: source.read(name).to(device) for name in source.infos}
     names = list(growth_map.architecture.shapes(config))
     optimizer = torch.optim.AdamW(growth_map.parameters(), betas=(0.9, 0.95), weight_decay=weight_decay)
-    losses = []
+    losses, lowest = [], min_learning_rate / max_learning_rate
     for step in range(num_steps):
         for group in optimizer.param_groups:
-            group["lr"] = _rate(step, num_steps, warmup_steps, max_learning_rate, min_learning_rate)
+            group["lr"] = max_learning_rate * learning_rate_factor(
+                step, num_steps, "cosine", warmup_steps, lowest=lowest, after_warmup=True
+            )
         weights = {name: growth_map.weight(name, frozen.__getitem__) for name in names}
         ids = next(batches)
         loss = functional_call(network, weights, (), {"input_ids": ids, "labels": ids, "use_cache": False}).loss
@@ -141,13 +143,6 @@ def train_map(
         optimizer.step()
         losses.append(loss.item())
     growth_map.losses = losses
-
-
-def _rate(step: int, num_steps: int, warmup_steps: int, largest: float, smallest: float) -> float:
-    if step < warmup_steps:
-        return largest * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
-    return smallest + (largest - smallest) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _identity_on_noise(old: int, new: int, space: str, seed: int) -> Tensor:

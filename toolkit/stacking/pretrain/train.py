@@ -17,6 +17,7 @@ from toolkit.errors import UserError
 from toolkit.runs.distributed import gather, rank, world_size
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
+from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.stacking.config import GrowLLM, Optim
 from toolkit.stacking.curves.training_curve import Spent, TrainingCurve
 from toolkit.stacking.flops import Cost
@@ -94,7 +95,7 @@ def train(task: Task, run: Run, config: GrowLLM, store: TokenStore, accelerator:
             point(0)
         start = time.perf_counter()
         batch = sequences.batch(task.spent.sequences + step * size, size, rank(), world_size())
-        lr = task.lr * learning_rate_factor(
+        lr = task.lr * learning_rate_at(
             task.first_step + step, config.optim, task.first_step + num_steps, size * context
         )
         loss, grad_norm = train_step(trained, network, optimizer, batch, lr, config, accelerator)
@@ -160,15 +161,12 @@ def make_optimizer(network: Any, optim: Optim) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=fused)
 
 
-def learning_rate_factor(step: int, optim: Optim, num_steps: int, tokens_per_step: int) -> float:
-    """Linear warm-up, then 1 or a cosine to ``min_lr_ratio`` at the end of ``schedule_tokens`` (None: of the run)."""
-    if step < optim.warmup_steps:
-        return (step + 1) / optim.warmup_steps
-    if optim.schedule == "constant":
-        return 1.0
+def learning_rate_at(step: int, optim: Optim, num_steps: int, tokens_per_step: int) -> float:
+    """The factor of the learning rate; a cosine ends after ``schedule_tokens``, or ``num_steps`` where that is None."""
     horizon = optim.schedule_tokens / tokens_per_step if optim.schedule_tokens else num_steps
-    progress = min(1.0, (step - optim.warmup_steps) / max(1.0, horizon - optim.warmup_steps))
-    return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
+    return learning_rate_factor(
+        step, horizon, optim.schedule, optim.warmup_steps, lowest=optim.min_lr_ratio, after_warmup=True
+    )
 
 
 def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Accelerator) -> Callable[[], float]:
@@ -196,9 +194,7 @@ def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Acce
 
 def check_batches(optim: Optim) -> None:
     """Raises UserError where a batch cannot be shared among the processes or cut into micro-batches."""
-    if optim.batch_size % world_size():
-        raise UserError(f"optim.batch_size={optim.batch_size}: must be divisible by {world_size()} processes")
-    share = optim.batch_size // world_size()
+    share = share_of_batch(optim.batch_size)
     if optim.micro_batch_size and share % optim.micro_batch_size:
         raise UserError(
             f"optim.micro_batch_size={optim.micro_batch_size}: must divide the {share} sequences of each process"

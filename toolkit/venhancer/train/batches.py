@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from toolkit.data.video.crops import ClipCrops
-from toolkit.runs.distributed import rank, world_size
+from toolkit.runs.distributed import rank
+from toolkit.runs.schedule import share_of_batch
 from toolkit.runs.seeds import derive
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
@@ -45,7 +46,7 @@ class Batches:
     def _indices(self, step: int) -> list[int]:
         """Crops of this process: every crop once before any comes again, in an order that changes."""
         size = self.config.optim.batch_size
-        share = size // world_size()
+        share = share_of_batch(size)
         first = step * size + rank() * share
         return [self._crop(place) for place in range(first, first + share)]
 

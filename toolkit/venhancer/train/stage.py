@@ -7,7 +7,6 @@ pretrained base is made.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -17,12 +16,13 @@ from torch import nn
 from toolkit.data.video.clips import clip_paths
 from toolkit.data.video.crops import ClipCrops, clip_crops
 from toolkit.errors import UserError
-from toolkit.runs.distributed import barrier, rank, world_size
+from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
+from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import seed_all
 from toolkit.venhancer.build import build_base, build_pipeline, build_vae
-from toolkit.venhancer.config import EnhanceVideo, Optim
+from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.model.codec import Codec, as_codec
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
 from toolkit.venhancer.train.batches import Batches
@@ -69,8 +69,7 @@ def check_crop(config: EnhanceVideo, codec: Codec, base: VideoUNet) -> None:
         base.check_size(size // codec.factor, size // codec.factor)
     except ValueError as error:
         raise UserError(f"data.crop_px={size}: {error}; network.asymmetric=false takes any size") from None
-    if config.optim.batch_size % world_size():
-        raise UserError(f"optim.batch_size={config.optim.batch_size}: must be divisible by {world_size()} processes")
+    share_of_batch(config.optim.batch_size)
 
 
 def _train_base(
@@ -134,7 +133,7 @@ def _optimise(
     loop = Loop(run, stage, num_steps, state={"model": trained, "optimizer": optimizer, "ema": ema})
     for step in loop:
         for group in optimizer.param_groups:
-            group["lr"] = optim.lr * learning_rate_factor(step, num_steps, optim)
+            group["lr"] = optim.lr * learning_rate_factor(step, num_steps, optim.decay, optim.warmup_steps)
         loss = wrapped(*batches(step))
         accelerator.backward(loss)
         norm = nn.utils.clip_grad_norm_(trained.parameters(), optim.grad_clip)
@@ -143,9 +142,3 @@ def _optimise(
         ema.update(optim.batch_size)
         loop.log(loss=loss, grad_norm=norm)
     return ema.model
-
-
-def learning_rate_factor(step: int, num_steps: int, optim: Optim) -> float:
-    """Linear warm-up, then constant or half a cosine down to nothing."""
-    warm = min(1.0, (step + 1) / optim.warmup_steps) if optim.warmup_steps else 1.0
-    return warm * (0.5 + 0.5 * math.cos(math.pi * step / num_steps)) if optim.decay == "cosine" else warm
