@@ -1,12 +1,14 @@
 """Our controlled video UNet gives the official VEnhancer network's outputs on the same weights.
 
-The case is narrow (width 32, three levels); its tensors were computed with the official code in float32. Our network
-computes them in float64, where its own rounding is nothing on any processor: what remains is the official one's. Largest
-errors, relative to the largest value: output 0.9e-6, base 1.2e-6, control outputs 0.9e-6, guided x0 2.0e-6, 4-step Heun
-7.6e-6; in float32 up to 1.2e-5. Schedule 3.0e-7.
+The case is narrow (width 32, three levels); its tensors were computed with the official code in float32. Errors are
+relative to the largest value. Largest ones of one evaluation, our network in float32, on processors from SSE4.1 to
+AVX-512: output and base 1.6e-6, control outputs 1.2e-6, guided x0 3.5e-6. 4-step Heun, six evaluations: 1.2e-5, of which
+7.6e-6 are the official code's own (our network in float64).
 """
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from toolkit.venhancer.model.schedule import VideoNoiseSchedule
 from toolkit.zoo.video.controlled_unet import index_of_keys
 from toolkit.zoo.video.import_venhancer import import_venhancer
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5  # 84 eps of float32
 CONDITIONS = ("hint", "t_hint", "up_scale", "mask_cond")
 
 
@@ -31,7 +33,7 @@ def case(tmp_path_factory):
 
 
 def largest_error(ours, official):
-    return (ours - official).abs().max().item()
+    return ((ours - official).abs().max() / official.abs().max()).item()
 
 
 def conditions(expected):
@@ -95,12 +97,13 @@ def test_guided_x0(case):
 
 @torch.no_grad()
 def test_four_heun_steps_from_zero_snr(case):
-    _, expected = case
-    schedule, velocity = VideoNoiseSchedule(), guided(case)
+    # in float64 rounding does not build up over the evaluations, so that the error is the same on every processor
+    wide = {name: one.double() if one.is_floating_point() else one for name, one in case[1].items()}
+    schedule, velocity = VideoNoiseSchedule(), guided((copy.deepcopy(case[0]).double(), wide))
     evaluations = plan_evaluations(schedule, "heun", sampling_times(4, "heun", start_step=1000))
-    batch = len(expected["x"])
-    x0 = sample(lambda z, one: one.clean(z, velocity(z, torch.full((batch,), one.step))), expected["x"], evaluations)
-    assert largest_error(x0, expected["heun4_sample"]) < TOLERANCE
+    batch = len(wide["x"])
+    x0 = sample(lambda z, one: one.clean(z, velocity(z, torch.full((batch,), one.step))), wide["x"], evaluations)
+    assert largest_error(x0, wide["heun4_sample"]) < TOLERANCE
 
 
 def test_schedule(case):
