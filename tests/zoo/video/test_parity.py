@@ -2,8 +2,8 @@
 
 The case is narrow (width 32, three levels); its tensors were computed with the official code in float32. Errors are
 relative to the largest value. Largest ones of one evaluation, our network in float32, on processors from SSE4.1 to
-AVX-512: output and base 1.6e-6, control outputs 1.2e-6, guided x0 3.5e-6. 4-step Heun, six evaluations: 1.2e-5, of which
-7.6e-6 are the official code's own (our network in float64).
+AVX-512: output and base 1.6e-6, control outputs 1.2e-6, guided x0 3.5e-6. 4-step Heun, six evaluations: 1.2e-5, and
+7.6e-6 with our network in float64: the official code's own.
 """
 
 from __future__ import annotations
