@@ -10,9 +10,9 @@ __getattr__, __dir__ = lazy(
     {
         "Growth": "toolkit.stacking.config",
         "GrowthMasks": "toolkit.stacking.operators.masks",
-        "Scorer": "toolkit.stacking.evaluate.scoring",
-        "advise": "toolkit.stacking.operators.timing",
-        "cost": "toolkit.stacking.flops",
+        "Scorer": "toolkit.stacking.measure.scoring",
+        "advise": "toolkit.stacking.stage_advise",
+        "cost": "toolkit.stacking.measure.flops",
         "grow": "toolkit.stacking.operators.grow",
         "grow_checkpoint": "toolkit.stacking.grow_folder",
         "grow_network": "toolkit.stacking.zoo_networks",

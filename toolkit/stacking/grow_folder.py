@@ -17,7 +17,7 @@ from toolkit.stacking.checkpoints.probe import preservation
 from toolkit.stacking.checkpoints.safetensors_io import total_bytes
 from toolkit.stacking.checkpoints.write import MAX_SHARD_BYTES, refuse_used, whole_or_nothing, write_checkpoint
 from toolkit.stacking.config import Growth
-from toolkit.stacking.flops import cost
+from toolkit.stacking.measure.flops import cost
 from toolkit.stacking.operators.grow import Grown, grow
 from toolkit.stacking.operators.learn import GrowthMap
 from toolkit.stacking.operators.tensors import Watched

@@ -1,6 +1,6 @@
 """``toolkit grow-llm``: which stages run, and what is shown at the end.
 
-Checkpoints grow in growing.py; the testbed (corpus, pre-training, comparison) is testbed.py.
+Checkpoints grow in stage_grow.py; the testbed (corpus, pre-training, growth, controls) is pretrain/stages.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from toolkit.errors import UserError
 from toolkit.runs.distributed import rank
 from toolkit.runs.record import Run
 from toolkit.show.table import Table
-from toolkit.stacking import stage_evaluate as evaluating
-from toolkit.stacking import stage_grow as growing
+from toolkit.stacking import stage_advise, stage_grow
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.dry_run import plan_table
+from toolkit.stacking.measure.compare import compare_run
+from toolkit.stacking.measure.evaluate import evaluate_source
+from toolkit.stacking.pretrain.dry_run import plan_table
 
 OBJECTIVES = ("final.grown", "pretrain.loss", "grow.target_perplexity", "evaluate.loss")  # what a sweep minimises
 
@@ -37,17 +38,17 @@ def main(config: GrowLLM, run: Run) -> float | None:
 
 def _stages(config: GrowLLM, run: Run) -> dict[str, Callable[[], None]]:
     """What each stage of ``config.stages()`` does."""
-    if config.stage == "grow":
-        return {"grow": lambda: growing.grow_source(config, run)}
-    if config.stage == "advise":
-        return {"advise": lambda: growing.advise_user(config, run)}
-    if config.stage == "evaluate":
-        return {"evaluate": lambda: evaluating.evaluate_source(config, run)}
-    from toolkit.stacking import stage_compare as comparing
-    from toolkit.stacking.stages_train import Testbed
+    stages = {
+        "grow": lambda: stage_grow.grow_source(config, run),
+        "advise": lambda: stage_advise.advise_user(config, run),
+        "evaluate": lambda: evaluate_source(config, run),
+        "compare": lambda: compare_run(config, run),
+    }
+    if config.stage in stages:
+        return {config.stage: stages[config.stage]}
+    from toolkit.stacking.pretrain.stages import Testbed
 
-    compare = {"compare": lambda: comparing.compare_run(config, run)}
-    return compare if config.stage == "compare" else Testbed(config, run).stages() | compare
+    return Testbed(config, run).stages() | {"compare": stages["compare"]}
 
 
 def _show(run: Run, config: GrowLLM) -> None:
@@ -56,7 +57,7 @@ def _show(run: Run, config: GrowLLM) -> None:
         console.print(Table.load(run.dir / "tables" / f"{name}.json").to_rich())
     found = {"figures": run.dir / "figures", "weights": run.dir / "model"}
     if config.stage == "grow":
-        found["weights"] = growing.out_folder(config, run)
+        found["weights"] = stage_grow.out_folder(config, run)
     lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
     lines += [f"{name:<8} {path}" for name, path in found.items() if path.exists()]
     console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
@@ -64,8 +65,10 @@ def _show(run: Run, config: GrowLLM) -> None:
 
 def dry_run(config: GrowLLM) -> None:
     """Layers, parameters and FLOPs, built on the meta device; reads no weight and writes nothing."""
-    if config.stage in ("grow", "advise"):
-        growing.dry_run(config)
+    if config.stage == "grow":
+        stage_grow.dry_run(config)
+    elif config.stage == "advise":
+        stage_advise.dry_run(config)
     elif config.stage in ("all", "pretrain"):
         Console().print(plan_table(config).to_rich())
     else:

@@ -1,4 +1,4 @@
-"""stage=grow and stage=advise: grow a checkpoint, or say when to grow; tables for the terminal and the report."""
+"""stage=grow: grow a checkpoint or a network of the zoo; tables for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.grow_folder import REPORT_FILE, describe, grow_checkpoint
 from toolkit.stacking.operators.grow import grow
 from toolkit.stacking.operators.learn import GrowthMap, train_map
-from toolkit.stacking.operators.timing import Advice, advise
 from toolkit.stacking.pretrain.tokens import Sequences, TokenStore
 
 MOST_RUNS = 24
@@ -172,35 +171,8 @@ def _layer_rows(report: dict[str, Any]) -> list[list[Any]]:
     return [[layer, source, kind(layer, source)] for layer, source in enumerate(report["source_layers"])]
 
 
-def advise_user(config: GrowLLM, run: Run) -> None:
-    """d and g for ``config.params`` and ``config.tokens``, on rank 0."""
-    assert config.params is not None and config.tokens is not None
-    if rank() != 0:
-        return
-    advice = advise(config.params, config.tokens)
-    advice_table(advice).save(run.path("tables", "headline.json"))
-    run.add_metrics("advise", {"growth_tokens": advice.growth_tokens, "factor": float(advice.factor)})
-
-
-def advice_table(advice: Advice) -> Table:
-    """What ``stage=advise`` prints."""
-    rows = [
-        ["target, parameters", advice.params],
-        ["target, tokens", advice.tokens],
-        ["growth factor g", advice.factor],
-        ["growth timing d, tokens", advice.growth_tokens],
-        ["base, parameters", advice.base_params],
-        ["base's share of the compute", advice.base_share],
-    ]
-    return Table("When and by how much to grow", ["", "value"], rows, "; ".join(advice.warnings))
-
-
 def dry_run(config: GrowLLM) -> None:
     """Layers, parameters and FLOPs of the target; reads no weight and writes nothing."""
-    if config.stage == "advise":
-        assert config.params is not None and config.tokens is not None
-        Console().print(advice_table(advise(config.params, config.tokens)).to_rich())
-        return
     assert config.source is not None
     source = _open(find_network(config.source, config.part))
     grown = grow(source.architecture, source.config, source.tensors, config.growth(), config.seed)

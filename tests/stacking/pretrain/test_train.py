@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tests.stacking.models import make_model, token_ids
 from toolkit.errors import UserError
 from toolkit.stacking.config import GrowLLM, Growth, Network, Optim
-from toolkit.stacking.curves.training_curve import Arm, Spent, TrainingCurve
+from toolkit.stacking.measure.curves import Arm, Spent, TrainingCurve
 from toolkit.stacking.pretrain import cpu_blocks, language_loss
 from toolkit.stacking.pretrain.language_loss import LanguageModelLoss, head_loss
 from toolkit.stacking.pretrain.networks import ARCHITECTURE, Fresh, build, llama_config, planned, training_cost

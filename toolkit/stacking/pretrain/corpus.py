@@ -1,7 +1,8 @@
-"""From the config to token files: which text, which tokenizer."""
+"""From the config to token files: which text, which tokenizer (a byte-level BPE of our own unless one is given)."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,10 @@ from toolkit.runs.distributed import from_rank_zero
 from toolkit.stacking.checkpoints.load import HISTORY_FILE
 from toolkit.stacking.checkpoints.open import find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.pretrain.bpe import identity, load_bpe, train_bpe
 from toolkit.stacking.pretrain.tokens import TokenStore, prepare, split_documents, store_key
+
+BOUNDARY = "<|endoftext|>"  # before every document; also what pads
+TRAINING_CHARACTERS = 50_000_000  # merges barely change with more
 
 
 def token_store(config: GrowLLM) -> TokenStore:
@@ -33,7 +36,7 @@ def _token_store(config: GrowLLM) -> TokenStore:
     fraction, own = config.data.valid_fraction, f"bpe {config.tokenize.vocab_size}"
     tokenizer = _given_tokenizer(config, store_key(text, fraction, own))
     if tokenizer is not None:
-        return prepare(text, fraction, lambda _: tokenizer, identity(tokenizer))
+        return prepare(text, fraction, lambda _: tokenizer, tokenizer_key(tokenizer))
     return prepare(text, fraction, lambda documents: train_bpe(documents, config.tokenize.vocab_size), own)
 
 
@@ -49,7 +52,7 @@ def _load(config: GrowLLM) -> data.Corpus:
 def _given_tokenizer(config: GrowLLM, own_store: str) -> Any | None:
     """The tokenizer to use instead of training one: the one named, or the source's unless it made these very files."""
     if config.tokenize.tokenizer is not None:
-        return load_bpe(config.tokenize.tokenizer)
+        return _named_tokenizer(config.tokenize.tokenizer)
     if config.source is None:
         return None
     source = find_network(config.source, config.part)
@@ -60,3 +63,57 @@ def _given_tokenizer(config: GrowLLM, own_store: str) -> Any | None:
     if tokenizer is None:
         raise UserError(f"source={config.source}: has no tokenizer; give tokenize.tokenizer=FOLDER")
     return tokenizer
+
+
+def _named_tokenizer(source: str) -> Any:
+    """The tokenizer of a folder, hub id or ``.gguf`` file. Raises UserError."""
+    from transformers import AutoTokenizer
+
+    try:
+        if source.endswith(".gguf"):
+            path = Path(source)
+            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # each tokenizer library raises its own
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"tokenize.tokenizer={source}: cannot be loaded ({reason})") from None
+
+
+def train_bpe(documents: Iterator[str], vocab_size: int) -> Any:
+    """A transformers tokenizer of at most ``vocab_size`` entries: 256 bytes, one boundary token, the rest merges.
+
+    Equal documents give an equal tokenizer.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOUNDARY],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_first(documents, TRAINING_CHARACTERS), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOUNDARY,
+        eos_token=BOUNDARY,
+        pad_token=BOUNDARY,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _first(documents: Iterator[str], num_characters: int) -> Iterator[str]:
+    for text in documents:
+        yield text
+        num_characters -= len(text)
+        if num_characters <= 0:
+            return
+
+
+def tokenizer_key(tokenizer: Any) -> str:
+    """Tells tokenizers apart that split text differently."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toolkit.errors import UserError
 from toolkit.stacking.config import Growth, Network
-from toolkit.stacking.flops import Cost, cost
+from toolkit.stacking.measure.flops import Cost, cost
 from toolkit.stacking.operators.grow import Grown, grow
 from toolkit.stacking.operators.llama import Llama
 from toolkit.stacking.operators.tensors import Info, Tensors, draw

@@ -29,7 +29,6 @@ from toolkit.errors import JobError, UserError
 from toolkit.runs.files import into_place, write_json
 from toolkit.runs.seeds import derive
 from toolkit.show.table import Table
-from toolkit.stacking.pretrain.bpe import boundary_id
 
 FORMAT = 1
 BATCH_DOCUMENTS = 256
@@ -213,6 +212,11 @@ def _append(file: IO[bytes], ids: list[int], boundary: int | None, vocab_size: i
     row = ids if boundary is None else [boundary, *ids]
     file.write(np.asarray(row, dtype=_dtype(vocab_size)).tobytes())
     return len(row)
+
+
+def boundary_id(tokenizer: Any) -> int | None:
+    """What stands before every document: the BOS token, else EOS; None where the tokenizer has neither."""
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
 
 
 def split_documents(corpus: Corpus, valid_fraction: float) -> Iterator[tuple[str, str]]:

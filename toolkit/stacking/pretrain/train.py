@@ -19,8 +19,8 @@ from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.stacking.config import GrowLLM, Optim
-from toolkit.stacking.curves.training_curve import Spent, TrainingCurve
-from toolkit.stacking.flops import Cost
+from toolkit.stacking.measure.curves import Spent, TrainingCurve
+from toolkit.stacking.measure.flops import Cost
 from toolkit.stacking.operators.masks import GrowthMasks
 from toolkit.stacking.pretrain.language_loss import LanguageModelLoss
 from toolkit.stacking.pretrain.states import NetworkState, OptimizerState, shard

@@ -19,13 +19,13 @@ from toolkit.show.table import Table
 from toolkit.stacking.checkpoints.load import fetched, load_model
 from toolkit.stacking.checkpoints.open import find_network
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.evaluate.scoring import Scorer, TextLoss
-from toolkit.stacking.evaluate.tasks import ACCURACIES, BENCHMARKS, check_exports, expand
+from toolkit.stacking.measure.scoring import Scorer, TextLoss
+from toolkit.stacking.measure.tasks import ACCURACIES, BENCHMARKS, check_exports, expand
 from toolkit.stacking.pretrain.corpus import held_out_texts
 from toolkit.stacking.stage_grow import read_text
 
 if TYPE_CHECKING:
-    from toolkit.stacking.evaluate.harness import Score
+    from toolkit.stacking.measure.harness import Score
 
 
 def evaluate_source(config: GrowLLM, run: Run) -> None:
@@ -51,7 +51,7 @@ def _measure(config: GrowLLM, run: Run, names: Sequence[str], data: Path | None)
         scorer, _ = _load(config)
         _keep(run, scorer.text_loss(texts), {})
         return
-    from toolkit.stacking.evaluate import harness
+    from toolkit.stacking.measure import harness
 
     with harness.loaded(names, data, config.evaluation.num_fewshot) as tasks:
         scorer, source = _load(config)
@@ -93,7 +93,7 @@ def _load(config: GrowLLM) -> tuple[Scorer, str]:
 
 
 def _model(config: GrowLLM, scorer: Scorer, source: str) -> Any:
-    from toolkit.stacking.evaluate import harness
+    from toolkit.stacking.measure import harness
 
     if config.evaluation.route == "own":
         return harness.ScoredLM(scorer)

@@ -5,10 +5,18 @@ import math
 import pytest
 
 from toolkit.errors import UserError
-from toolkit.stacking.curves.curve import Curve
-from toolkit.stacking.curves.readings import band, crossing, final_loss, first_to, reading, spike, valley, variants
-from toolkit.stacking.curves.training_curve import ACCOUNTINGS, Arm, load_arms
-from toolkit.stacking.stage_compare import arms_table
+from toolkit.stacking.measure.compare import arms_table
+from toolkit.stacking.measure.curves import ACCOUNTINGS, Arm, Curve, load_arms
+from toolkit.stacking.measure.readings import (
+    band,
+    crossing,
+    final_loss,
+    first_to,
+    reading,
+    recovery_tokens,
+    valley,
+    variants,
+)
 
 
 def arm(label, points, seed=0, **settings):
@@ -79,11 +87,10 @@ def test_where_one_curve_stays_below_another():
     assert crossing(Curve([1, 2, 3], [3.0, 5.0, 3.0]), Curve([0.5, 5], [4.0, 4.0])) == 3  # not the first crossing
 
 
-def test_the_spike_and_its_recovery():
+def test_recovery_from_growth():
     grown = arm("grown", [(1, 4.6), (2, 4.2), (3, 3.9), (4, 4.1)])
-    found = spike(4.0, grown)
-    assert (found.loss, found.base_loss, found.recovery_tokens) == (4.6, 4.0, 20)
-    assert spike(3.0, grown).recovery_tokens is None
+    assert recovery_tokens(4.0, grown) == 20
+    assert recovery_tokens(3.0, grown) == math.inf
 
 
 def test_arms_are_named_by_what_tells_them_apart():

@@ -28,8 +28,9 @@ from toolkit.stacking.checkpoints.open import Checkpoint, find_network, open_che
 from toolkit.stacking.checkpoints.safetensors_io import total_bytes
 from toolkit.stacking.checkpoints.write import whole_or_nothing, write_checkpoint
 from toolkit.stacking.config import GrowLLM, scratch_stage
-from toolkit.stacking.curves.training_curve import Arm, Spent, flops_per_token
 from toolkit.stacking.grow_folder import grow_checkpoint
+from toolkit.stacking.measure.compare import other_arms
+from toolkit.stacking.measure.curves import Arm, Spent, flops_per_token
 from toolkit.stacking.operators.grow import Grown
 from toolkit.stacking.operators.learn import GrowthMap
 from toolkit.stacking.operators.masks import GrowthMasks
@@ -48,7 +49,6 @@ from toolkit.stacking.pretrain.networks import (
 from toolkit.stacking.pretrain.states import check_moments, tiled_moments, whole
 from toolkit.stacking.pretrain.tokens import Sequences, TokenStore, held_out
 from toolkit.stacking.pretrain.train import Task, Trained, check_batches, train
-from toolkit.stacking.stage_compare import other_arms
 from toolkit.stacking.stage_grow import identity, trained_map, written_by
 
 PROBE_TOKENS = 256  # of held-out text, on which growth is judged to keep the function or not

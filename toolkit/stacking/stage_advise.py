@@ -1,11 +1,17 @@
-"""When to grow (d, in tokens) and by how much (g): the paper's fits, with guard rails (eq. 2). No torch here."""
+"""stage=advise: when to grow (d, in tokens) and by how much (g), by the paper's fits, with guard rails (eq. 2)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 
+from rich.console import Console
+
 from toolkit.errors import UserError
+from toolkit.runs.distributed import rank
+from toolkit.runs.record import Run
+from toolkit.show.table import Table
+from toolkit.stacking.config import GrowLLM
 
 FACTOR = 4  # the paper's recommendation; its optimum lies between 2 and 4
 FITTED_PARAMS = (410e6, 3e9)  # the sizes eq. 2 was fitted on
@@ -64,3 +70,35 @@ def _warnings(params: float, share: float) -> list[str]:
     if not FITTED_PARAMS[0] <= params <= FITTED_PARAMS[1]:
         found.append(f"the fit was made between 410M and 3B parameters; {params:.3g} extrapolates")
     return found
+
+
+# -- the stage --------------------------------------------------------------------------------------------------------
+
+
+def advise_user(config: GrowLLM, run: Run) -> None:
+    """d and g for ``config.params`` and ``config.tokens``, on rank 0."""
+    assert config.params is not None and config.tokens is not None
+    if rank() != 0:
+        return
+    advice = advise(config.params, config.tokens)
+    advice_table(advice).save(run.path("tables", "headline.json"))
+    run.add_metrics("advise", {"growth_tokens": advice.growth_tokens, "factor": float(advice.factor)})
+
+
+def advice_table(advice: Advice) -> Table:
+    """What ``stage=advise`` prints."""
+    rows = [
+        ["target, parameters", advice.params],
+        ["target, tokens", advice.tokens],
+        ["growth factor g", advice.factor],
+        ["growth timing d, tokens", advice.growth_tokens],
+        ["base, parameters", advice.base_params],
+        ["base's share of the compute", advice.base_share],
+    ]
+    return Table("When and by how much to grow", ["", "value"], rows, "; ".join(advice.warnings))
+
+
+def dry_run(config: GrowLLM) -> None:
+    """The same, printed only."""
+    assert config.params is not None and config.tokens is not None
+    Console().print(advice_table(advise(config.params, config.tokens)).to_rich())

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.toyroom.harness import record
 from toolkit.launch import launch
 from toolkit.show.table import Table
-from toolkit.stacking.curves.training_curve import Arm
+from toolkit.stacking.measure.curves import Arm
 
 SMOKE = ["experiment=grow_smoke", "seed=5"]
 SHORT = ["budget.growth_tokens=512", "budget.tokens=1536"]
@@ -226,7 +226,7 @@ def test_a_plan_costs_nothing(capfd):
 def test_presets_at_the_papers_sizes(preset, gflop):
     from toolkit.commands import COMMANDS
     from toolkit.configs import compose
-    from toolkit.stacking.dry_run import plan_table
+    from toolkit.stacking.pretrain.dry_run import plan_table
 
     table = plan_table(compose(COMMANDS["grow-llm"], [f"experiment=grow_{preset}"]))
     scratch = next(row for row in table.rows if row[0] == "scratch")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from toolkit.errors import UserError
 from toolkit.metrics.stats import Summary, summary
-from toolkit.stacking.curves.curve import Curve
-from toolkit.stacking.curves.training_curve import Arm
+from toolkit.stacking.measure.curves import Arm, Curve
 
 GRID = 60  # points of a band
 SLICES = (0.5, 0.75, 1.0)  # of the compute that all variants reach: where valleys are cut
@@ -69,20 +68,10 @@ def crossing(first: Curve, second: Curve) -> float | None:
     return found
 
 
-@dataclass(frozen=True)
-class Spike:
-    """Loss right after growth against the base's last one, and tokens until it is reached again (None: never)."""
-
-    base_loss: float
-    loss: float
-    recovery_tokens: float | None
-
-
-def spike(base_loss: float, grown: Arm) -> Spike:
-    """How the grown network begins."""
-    first = grown.points[0]
+def recovery_tokens(base_loss: float, grown: Arm) -> float:
+    """Tokens until the grown network, which growth set back, is as good as its base was; infinite where it never is."""
     found = next((point for point in grown.points if point["valid_loss"] <= base_loss), None)
-    return Spike(base_loss, first["valid_loss"], None if found is None else found["tokens"] - first["tokens"])
+    return math.inf if found is None else float(found["tokens"] - grown.points[0]["tokens"])
 
 
 # -- several runs ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""A training curve: losses against tokens, compute in three accountings, and time; kept in the checkpoint."""
+"""Training curves: losses against tokens, compute in three accountings, and time; what is kept and how it is read."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from toolkit.errors import UserError
 from toolkit.runs.files import write_json
-from toolkit.stacking.curves.curve import Curve
-from toolkit.stacking.flops import Cost
+from toolkit.stacking.measure.flops import Cost
 
 SMOOTHING = 20  # a point is smoothed with one neighbour on each side for every so many points of the curve
+ROUNDING = 1e-9  # of a budget that is divided and multiplied again
 ACCOUNTINGS = ("total", "non_embedding", "matmul")
 
 
@@ -94,6 +95,49 @@ class TrainingCurve:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.points = [dict(point) for point in state["points"]]
         self.train_sum, self.train_count, self.time_s = state["train_sum"], state["train_count"], state["time_s"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss (nats per token) against compute (FLOPs, all that was spent so far), in the order of training.
+
+    Raises UserError unless the compute rises and there are two points.
+    """
+
+    flops: Sequence[float]
+    losses: Sequence[float]
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.flops, self.flops[1:], strict=False))
+        if len(self.flops) != len(self.losses) or len(self.flops) < 2 or not rising or self.flops[0] <= 0:
+            raise UserError("a loss curve needs at least two points of rising, positive compute")
+
+    def compute_to(self, loss: float) -> float:
+        """FLOPs at which the curve first falls to ``loss``, linear in log FLOPs between points.
+
+        Raises UserError where the curve starts below ``loss`` or never reaches it.
+        """
+        if self.losses[0] < loss or min(self.losses) > loss:
+            reached = f"{min(self.losses):.4g} to {self.losses[0]:.4g}"
+            raise UserError(f"loss={loss:g}: outside of the curve, which goes from {reached}; no speedup is read there")
+        end = next(i for i, value in enumerate(self.losses) if value <= loss)
+        if end == 0:
+            return self.flops[0]
+        before, after = self.losses[end - 1], self.losses[end]
+        share = (before - loss) / (before - after)
+        return math.exp((1 - share) * math.log(self.flops[end - 1]) + share * math.log(self.flops[end]))
+
+    def loss_at(self, flops: float) -> float:
+        """The loss at ``flops``, linear in log FLOPs between points. Raises UserError outside of the curve."""
+        first, last = self.flops[0], self.flops[-1]
+        if not first * (1 - ROUNDING) <= flops <= last * (1 + ROUNDING):
+            raise UserError(f"flops={flops:.3g}: outside of the curve, which goes from {first:.3g} to {last:.3g}")
+        end = next((i for i, value in enumerate(self.flops) if value >= flops), len(self.flops) - 1)
+        if end == 0:
+            return self.losses[0]
+        low, high = self.flops[end - 1], self.flops[end]
+        share = min(1.0, math.log(flops / low) / math.log(high / low))
+        return (1 - share) * self.losses[end - 1] + share * self.losses[end]
 
 
 @dataclass(frozen=True)

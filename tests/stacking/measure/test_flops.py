@@ -8,10 +8,10 @@ from tests.stacking.models import make_model
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.errors import UserError
-from toolkit.stacking.flops import cost
+from toolkit.stacking.measure.flops import cost
 from toolkit.stacking.operators.llama import Llama
-from toolkit.stacking.operators.timing import advise
 from toolkit.stacking.pretrain.networks import llama_config, planned
+from toolkit.stacking.stage_advise import advise
 
 GFLOPS = {"410m": 2.243, "1b": 8.186, "3b": 14.385, "7b": 35.599}
 MILLIONS = {"410m": (308.3, 77.1), "1b": (1233.2, 308.3), "3b": (2233.6, 558.4), "7b": (5671.0, 1417.7)}

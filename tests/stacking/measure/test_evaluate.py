@@ -15,8 +15,8 @@ from toolkit.errors import UserError
 from toolkit.launch import launch
 from toolkit.show.table import Table
 from toolkit.stacking.checkpoints.load import load_model
-from toolkit.stacking.evaluate.scoring import Scorer
-from toolkit.stacking.evaluate.tasks import BENCHMARKS, check_exports, expand, write_tasks
+from toolkit.stacking.measure.scoring import Scorer
+from toolkit.stacking.measure.tasks import BENCHMARKS, check_exports, expand, write_tasks
 
 DATA = Path(__file__).parents[2] / "files" / "tasks"
 MEANING = str(DATA / "meaning.jsonl")
@@ -52,7 +52,7 @@ def in_nats(metrics):
 
 
 def test_three_routes_give_the_same_numbers(source, no_network, tmp_path):
-    from toolkit.stacking.evaluate import harness
+    from toolkit.stacking.measure import harness
 
     model, tokenizer = load_model(str(source))
     scorer = Scorer(model, tokenizer, batch_size=4)
@@ -83,7 +83,7 @@ def test_three_routes_give_the_same_numbers(source, no_network, tmp_path):
 def test_the_harness_command_line_gives_the_same(source, tmp_path):
     import lm_eval.tasks
 
-    from toolkit.stacking.evaluate import harness
+    from toolkit.stacking.measure import harness
 
     names = write_tasks(["arc_easy", "winogrande", "wikitext"], DATA, tmp_path, Path(lm_eval.tasks.__file__).parent)
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--include_path", tmp_path]
@@ -99,7 +99,7 @@ def test_the_harness_command_line_gives_the_same(source, tmp_path):
 
 
 def test_few_shots_and_a_limit(source, no_network):
-    from toolkit.stacking.evaluate import harness
+    from toolkit.stacking.measure import harness
 
     scorer = Scorer(*load_model(str(source)))
     with harness.loaded(["arc_easy"], DATA) as tasks:

@@ -7,8 +7,8 @@ import torch
 
 from tests.stacking.models import logits, make_bpe, make_model
 from toolkit.errors import UserError
-from toolkit.stacking.evaluate import scoring
-from toolkit.stacking.evaluate.scoring import Pair, Scorer
+from toolkit.stacking.measure import scoring
+from toolkit.stacking.measure.scoring import Pair, Scorer
 
 TEXT = "the river and the mill: 12 wheels, and winter\n\nover the bridge, where 345 lamps burn"
 

@@ -13,8 +13,17 @@ from toolkit.runs.record import Run, read_record
 from toolkit.show import figures
 from toolkit.show.table import Spread, Table
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.curves.readings import Reading, band, crossing, final_loss, reading, spike, valley, variants
-from toolkit.stacking.curves.training_curve import ACCOUNTINGS, Arm, load_arms
+from toolkit.stacking.measure.curves import ACCOUNTINGS, Arm, load_arms
+from toolkit.stacking.measure.readings import (
+    Reading,
+    band,
+    crossing,
+    final_loss,
+    reading,
+    recovery_tokens,
+    valley,
+    variants,
+)
 
 AXES = {
     "total": "training FLOPs, 6 x all parameters",
@@ -106,13 +115,9 @@ def _metrics(
         found["crossing.base_budgets"] = found["crossing.flops"] / start if start else math.inf
     base = next((arm for arm in seed if arm.label == "base"), None)
     if base is not None:
-        jump = spike(base.points[-1]["valid_loss"], grown)
-        found |= {
-            "growth.base_loss": jump.base_loss,
-            "growth.loss": jump.loss,
-            "growth.spike": jump.loss - jump.base_loss,
-        }
-        recovery = math.inf if jump.recovery_tokens is None else float(jump.recovery_tokens)
+        before, after = base.points[-1]["valid_loss"], grown.points[0]["valid_loss"]
+        recovery = recovery_tokens(before, grown)
+        found |= {"growth.base_loss": before, "growth.loss": after, "growth.spike": after - before}
         found |= {"growth.recovery_tokens": recovery, "growth.recovery_share": recovery / config.budget.tokens}
     return found
 

@@ -26,8 +26,8 @@ from lm_eval.models.huggingface import HFLM
 
 from toolkit.errors import UserError
 from toolkit.stacking.checkpoints.load import place
-from toolkit.stacking.evaluate.scoring import Scorer
-from toolkit.stacking.evaluate.tasks import write_tasks
+from toolkit.stacking.measure.scoring import Scorer
+from toolkit.stacking.measure.tasks import write_tasks
 
 FEWSHOT_SEED = 1234  # the harness's default
 

@@ -7,8 +7,8 @@ from typing import Any
 from toolkit.show.table import Table
 from toolkit.stacking.checkpoints.open import find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.curves.training_curve import Spent, flops_per_token
-from toolkit.stacking.flops import Cost
+from toolkit.stacking.measure.curves import Spent, flops_per_token
+from toolkit.stacking.measure.flops import Cost
 from toolkit.stacking.pretrain.networks import llama_config, planned, training_cost
 
 BYTES_PER_PARAMETER = 16  # float32 weights, gradients and Adam's two moments
