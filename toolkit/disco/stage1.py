@@ -25,6 +25,7 @@ from toolkit.disco.discretize import (
 from toolkit.zoo.disco.encoders import LatentEncoder
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.latents import SlotLinear
+from toolkit.zoo.edm.loss import add_noise, drop_labels, edm_weight, weighted_error
 
 RESTART_EVERY_STEPS = 200
 EDM_P_MEAN, EDM_P_STD = -1.2, 1.2  # ln sigma of EDM's ImageNet-64 training, the reference of edm_monotonic
@@ -53,13 +54,11 @@ class JointModel(nn.Module):
         y: clean samples (B, ...). class_labels: int64 (B,) condition or None. known_labels: int64 (B,), read only
         when true labels serve as latents.
         """
-        sigma = (torch.randn(len(y), device=y.device) * self.loss_config.p_std + self.loss_config.p_mean).exp()
-        noise = torch.randn_like(y) * sigma.view(-1, *[1] * (y.dim() - 1))
+        x, sigma = add_noise(y, self.loss_config.p_mean, self.loss_config.p_std)
         latents, penalty, logits = self._draw_latents(y, known_labels)
         drop = None if latents is None else torch.rand(len(y), device=y.device) < self.latents.drop
-        denoised = self.denoiser(y + noise, sigma, self._drop_labels(class_labels), latents=latents, drop=drop)
-        squared_error = (denoised - y).square().flatten(1).mean(1)
-        loss = (loss_weight(sigma, self.denoiser.sigma_data, self.loss_config) * squared_error).mean()
+        denoised = self.denoiser(x, sigma, self._drop_labels(class_labels), latents=latents, drop=drop)
+        loss = weighted_error(denoised, y, loss_weight(sigma, self.denoiser.sigma_data, self.loss_config))
         logs = {"loss": loss.detach()}
         if logits is not None and self.latents.kind == "discrete":
             logs["logits"] = logits.detach()
@@ -90,9 +89,7 @@ class JointModel(nn.Module):
         """One-hot labels with whole rows zeroed at ``loss.label_drop``, for classifier-free guidance on the class."""
         if class_labels is None or self.loss_config.label_drop == 0:
             return class_labels
-        one_hot = nn.functional.one_hot(class_labels, self.denoiser.num_classes).float()
-        keep = torch.rand(len(one_hot), 1, device=one_hot.device) >= self.loss_config.label_drop
-        return one_hot * keep
+        return drop_labels(class_labels, self.denoiser.num_classes, self.loss_config.label_drop)
 
     @torch.no_grad()
     def restart_dead_codes(self) -> int:
@@ -135,15 +132,15 @@ def loss_weight(sigma: Tensor, sigma_data: float, config: Loss) -> Tensor:
     divided by the density that sigma is drawn from, so the choice of p_mean and p_std changes variance, not the aim.
     """
     if config.weighting == "edm":
-        return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
+        return edm_weight(sigma, sigma_data)
     log_sigma = sigma.log()
     density = (-0.5 * ((log_sigma - config.p_mean) / config.p_std).square()).exp()
     peak = _peak_log_sigma(sigma_data)
     shifted = (log_sigma + 0.5 * config.log_snr_shift).clamp(max=peak)
-    return _edm_weight(shifted, sigma_data) / (density * sigma.square())
+    return _weight_of_noise(shifted, sigma_data) / (density * sigma.square())
 
 
-def _edm_weight(log_sigma: Tensor, sigma_data: float) -> Tensor:
+def _weight_of_noise(log_sigma: Tensor, sigma_data: float) -> Tensor:
     """EDM's weight on the error of the predicted noise, per unit of ln sigma, up to a constant."""
     density = (-0.5 * ((log_sigma - EDM_P_MEAN) / EDM_P_STD).square()).exp()
     return (log_sigma.exp().square() / sigma_data**2 + 1) * density
@@ -152,7 +149,7 @@ def _edm_weight(log_sigma: Tensor, sigma_data: float) -> Tensor:
 @functools.cache
 def _peak_log_sigma(sigma_data: float) -> float:
     grid = torch.linspace(-8, 8, 16001, dtype=torch.float64)
-    return float(grid[_edm_weight(grid, sigma_data).argmax()])
+    return float(grid[_weight_of_noise(grid, sigma_data).argmax()])
 
 
 def latent_summary(logits: Tensor) -> dict[str, float]:

@@ -19,6 +19,7 @@ from toolkit.metrics.mixture import bayes_loss
 from toolkit.show import figures
 from toolkit.show.table import Table
 from toolkit.zoo.edm.denoiser import Denoiser
+from toolkit.zoo.edm.loss import edm_weight
 
 
 def loss(setting: Setting) -> dict[str, float]:
@@ -28,12 +29,12 @@ def loss(setting: Setting) -> dict[str, float]:
     """
     curves = {name: _curve(setting, *variant) for name, variant in _variants(setting).items()}
     curves |= _bayes_curves(setting)
-    sigmas, sigma_data = setting.config.measure.sigmas, setting.parts.denoiser.sigma_data
+    sigmas = setting.config.measure.sigmas
+    weights = edm_weight(torch.tensor(sigmas, dtype=torch.float64), setting.parts.denoiser.sigma_data).tolist()
     found: dict[str, float] = {}
     for name, values in curves.items():
-        for sigma, value in zip(sigmas, values, strict=True):
+        for sigma, weight, value in zip(sigmas, weights, values, strict=True):
             found[f"{name}.{sigma_key(sigma)}"] = value
-            weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
             found[f"weighted.{name}.{sigma_key(sigma)}"] = weight * value
     if "baseline" in curves:
         for sigma, ours, theirs in zip(sigmas, curves["ours"], curves["baseline"], strict=True):

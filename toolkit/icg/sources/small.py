@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn import functional
 
 from toolkit import data
 from toolkit.data.config import Data
@@ -39,6 +38,7 @@ from toolkit.zoo.config import Network
 from toolkit.zoo.edm.build import build_network
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.ema import EMA
+from toolkit.zoo.edm.loss import add_noise, drop_labels, edm_weight, weighted_error
 
 STAGE = "denoiser"
 
@@ -165,13 +165,9 @@ def edm_loss(model: Denoiser, y: Tensor, class_labels: Tensor, train: Train) -> 
 
     The labels are drawn last, so that models that differ in ``label_drop`` see the same noise.
     """
-    sigma = (torch.randn(len(y), device=y.device) * train.p_std + train.p_mean).exp()
-    noise = torch.randn_like(y) * sigma.view(-1, *[1] * (y.dim() - 1))
-    one_hot = functional.one_hot(class_labels, model.num_classes).float()
-    keep = torch.rand(len(y), 1, device=y.device) >= train.label_drop
-    denoised = model(y + noise, sigma, one_hot * keep)
-    weight = (sigma.square() + model.sigma_data**2) / (sigma * model.sigma_data).square()
-    return (weight * (denoised - y).square().flatten(1).mean(1)).mean()
+    x, sigma = add_noise(y, train.p_mean, train.p_std)
+    denoised = model(x, sigma, drop_labels(class_labels, model.num_classes, train.label_drop))
+    return weighted_error(denoised, y, edm_weight(sigma, model.sigma_data))
 
 
 def save_model(folder: Path, model: Any, trained_on: Data, label_drop: float) -> None:

@@ -1,0 +1,32 @@
+"""The denoising loss of EDM (Karras et al. 2022, eq. 2 and table 1), in the pieces that trainings put together.
+
+Everything random comes from the default generator, in the order of the calls. Shapes: B batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def add_noise(y: Tensor, p_mean: float, p_std: float) -> tuple[Tensor, Tensor]:
+    """Clean samples y (B, ...) with noise of deviation sigma, and sigma (B,): ln sigma ~ N(p_mean, p_std^2)."""
+    sigma = (torch.randn(len(y), device=y.device) * p_std + p_mean).exp()
+    return y + torch.randn_like(y) * sigma.view(-1, *[1] * (y.dim() - 1)), sigma
+
+
+def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    """lambda(sigma) of the squared error: with it a network that ignores its input has a loss of about 1."""
+    return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
+
+
+def weighted_error(denoised: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the batch of ``weight`` (B,) times the mean squared error of each sample (B, ...)."""
+    return (weight * (denoised - y).square().flatten(1).mean(1)).mean()
+
+
+def drop_labels(class_labels: Tensor, num_classes: int, share: float) -> Tensor:
+    """int64 (B,) -> one-hot float32 (B, num_classes), a ``share`` of the rows all zeros: no label."""
+    one_hot = F.one_hot(class_labels, num_classes).float()
+    return one_hot * (torch.rand(len(one_hot), 1, device=one_hot.device) >= share)
