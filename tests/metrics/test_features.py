@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.copies import with_a_comment
 from toolkit import data
 from toolkit.data.config import Data
 from toolkit.metrics import features as module
@@ -40,6 +41,17 @@ def test_a_damaged_cache_is_made_again_with_the_same_weights(tmp_path, monkeypat
     kept.write_bytes(content[:100])
     features_of(tiny)
     assert kept.read_bytes() == content
+
+
+def test_the_kept_classifier_is_named_by_the_data_and_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path))
+    commented = with_a_comment(module, tmp_path, monkeypatch)
+    tiny = data.load(Data(name="digits", size_px=4))
+    name = module._cache_path(tiny)
+    assert commented._cache_path(tiny) == name and name.parent == tmp_path / "features"
+    assert module._cache_path(data.load(Data(name="digits", size_px=4, num_train=100))) != name
+    monkeypatch.setattr(module, "RECIPE", 0)
+    assert module._cache_path(tiny) != name
 
 
 def test_without_labels_principal_components_serve(digits):

@@ -1,8 +1,8 @@
 """Features to compare images in: a small classifier of the data set itself, its pixels' principal axes, or points.
 
 The classifier is fixed once per data set: trained from its own seed on the training split, kept in the cache under a
-hash of the data and of this file, and shared by every run and seed. Distances in its features mean something only
-against others in the same features; they are not FIDs.
+hash of the data and RECIPE, and shared by every run and seed. Distances in its features mean something only against
+others in the same features; they are not FIDs.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from toolkit.data.fetching import cache_root
 from toolkit.data.sets import Dataset
 from toolkit.runs.files import write_atomic
 from toolkit.runs.seeds import derive, generator
 
+# Of how the classifier is made: FeatureNet, train_classifier, and the numbers below. Raise it with every change there
+# that makes other features of the same data, so that they never mix with the old ones.
+RECIPE = 1
 NUM_FEATURES = 64
 NUM_PCA = 20
 BATCH_SIZE = 128
@@ -104,8 +107,8 @@ def features_of(dataset: Dataset) -> Features:
 
 
 def _cache_path(dataset: Dataset) -> Path:
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    digest.update(f"{dataset.shape} {dataset.class_names} {dataset.train.fingerprint()}".encode())
+    made_of = f"{RECIPE} {dataset.shape} {dataset.class_names} {dataset.train.fingerprint()}"
+    digest = hashlib.sha256(made_of.encode())
     return cache_root() / "features" / f"{dataset.name}-{digest.hexdigest()[:24]}.safetensors"
 
 

@@ -28,6 +28,7 @@ from toolkit.errors import UserError
 from toolkit.runs.files import into_place
 
 log = logging.getLogger(__name__)
+RECIPE = 1  # of _make: raise it with every change there that makes other crops of the same videos
 CUT = 30.0  # mean absolute difference of neighbouring frames, in grey levels, that counts as a cut
 LEAST_CONTRAST = 4.0  # standard deviation of a crop's grey levels that is worth learning from
 
@@ -58,7 +59,7 @@ def clip_crops(
     Raises UserError: a file that is no video, or videos too short, small or dull for a single crop.
     """
     made_of = [[str(path), path.stat().st_size] for path in paths]
-    made_of.append([num_crops, num_frames, size_px, rate_fps, seed])
+    made_of.append([RECIPE, num_crops, num_frames, size_px, rate_fps, seed])
     home = cache_root() / "crops" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     if not (home / "content.json").exists():
         _make(home, paths, num_crops, num_frames, size_px, rate_fps, seed)

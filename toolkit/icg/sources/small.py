@@ -1,7 +1,7 @@
 """The two small class-conditional models that ``sample-icg`` makes for itself: with and without label dropping.
 
-Made once per setting and kept in the cache under a hash of all that makes them, as an ordinary run folder: an
-interrupted training goes on where it was, a finished one is used again by every later run.
+Made once per setting and kept in the cache as an ordinary run folder, named by the config, the content of the data and
+RECIPE: an interrupted training goes on where it was, a finished one is used again by every later run.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.edm.loss import add_noise, drop_labels, edm_weight, weighted_error
 
 STAGE = "denoiser"
+# Of how these models are trained: _train, and the networks, EMA, loss and data stream that it uses. Raise it with every
+# change there that makes other weights of the same config, so that nobody goes on with the old ones.
+RECIPE = 1
 
 
 @dataclass
@@ -62,8 +65,7 @@ def small_config(config: SampleICG, dataset: Dataset, label_drop: float, num_ste
     """The model that ``config`` asks for, trained with ``label_drop`` for ``num_steps`` (default: the config's)."""
     shared = {item.name: getattr(config, item.name) for item in dataclasses.fields(Job) if item.name != "command"}
     train = dataclasses.replace(config.train, label_drop=label_drop, num_steps=num_steps or config.train.num_steps)
-    # what is in the data, and how this file trains on it, belong to the name
-    content = hashlib.sha256(Path(__file__).read_bytes() + dataset.train.fingerprint().encode()).hexdigest()
+    content = hashlib.sha256(f"{RECIPE} {dataset.train.fingerprint()}".encode()).hexdigest()  # both make the weights
     data_config = config.data or Data()
     made = SmallModel(data=data_config, network=config.network, train=train, fingerprint=content, **shared)
     return dataclasses.replace(made, tracker="none", num_workers=0)
