@@ -31,7 +31,7 @@ def test_what_changes_the_weights_changes_the_name(ring, monkeypatch):
     others = [
         name_of(replace(CONFIG, network=MLP(width=32)), ring),
         name_of(replace(CONFIG, seed=1), ring),
-        name_of(replace(CONFIG, train=Train(num_steps=10, lr=2e-3)), ring),
+        name_of(replace(CONFIG, train=Train(num_steps=10, lr=3e-3)), ring),
         name_of(CONFIG, ring, label_drop=0.0),
         name_of(CONFIG, ring, num_steps=5),
         name_of(CONFIG, replace(ring, train=ring.valid)),
