@@ -1,6 +1,7 @@
 """What is told to a user who lacks something, for each way of installing; and that the names of it agree."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -23,8 +24,8 @@ def test_in_a_checkout_the_hint_installs_the_checkout(monkeypatch, tmp_path):
 def test_in_a_wheel_the_hint_names_the_distribution(tmp_path):
     """The package as a wheel lays it: without the project file beside it."""
     (tmp_path / "toolkit").mkdir()
-    for name in ("__init__.py", "installation.py", "lazy.py"):
-        (tmp_path / "toolkit" / name).write_bytes((REPO / "toolkit" / name).read_bytes())
+    for path in (REPO / "toolkit").glob("*.py"):
+        shutil.copy(path, tmp_path / "toolkit")
     code = "from toolkit.installation import install_hint; print(install_hint('rl'))"
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -16,6 +16,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
@@ -30,16 +31,35 @@ from toolkit.runs.files import remove_empty
 log = logging.getLogger("toolkit")
 
 
-_last_exit_code = 0  # of the job that ran in this process; Hydra returns nothing
+@dataclass
+class Ending:
+    """How a launch ended: exit code, folder of the (last) job that began, and the one line said about a failure."""
+
+    exit_code: int = 0
+    folder: Path | None = None
+    message: str = ""
+
+
+_last = Ending()  # of the job that runs in this process; Hydra returns nothing
 
 
 def launch(command_name: str, arguments: list[str]) -> int:
     """Run ``toolkit COMMAND ARGUMENTS`` and return its exit code. Prints; does not raise for users' mistakes."""
+    return launched(command_name, arguments).exit_code
+
+
+def launched(command_name: str, arguments: list[str]) -> Ending:
+    """:func:`launch`, for who wants to know more than the exit code."""
+    global _last
+    _last = Ending()
+    _last.exit_code = _launch(command_name, arguments)
+    return _last
+
+
+def _launch(command_name: str, arguments: list[str]) -> int:
     from toolkit import sweep
     from toolkit.runs import distributed, signals
 
-    global _last_exit_code
-    _last_exit_code = 0
     sweep.forget()
     command = COMMANDS[command_name]
     try:
@@ -63,10 +83,11 @@ def launch(command_name: str, arguments: list[str]) -> int:
         if isinstance(error, OSError):  # Hydra could not make the folder
             return _complain(UserError(f"{error.filename}: {error.strerror}; choose another hydra.run.dir"), 2)
         traceback.print_exc()
+        _last.message = f"{type(error).__name__}: {error}"
         return 1
     finally:
         distributed.stop()
-    return sweep.report() if sweep.directory else _last_exit_code
+    return sweep.report() if sweep.directory else _last.exit_code
 
 
 def _run_hydra(command: Command, arguments: list[str]) -> None:
@@ -114,7 +135,6 @@ def _job(cfg: Any) -> float | None:
 
     from toolkit import sweep
 
-    global _last_exit_code
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
     number = int(hydra_config.job.num) if sweeping else 0
@@ -125,7 +145,7 @@ def _job(cfg: Any) -> float | None:
     exit_code, message, objective = _guarded(cfg, folder, overrides, number)
     if exit_code == 2:
         remove_empty(folder)
-    _last_exit_code = exit_code
+    _last.exit_code, _last.folder, _last.message = exit_code, folder, message
     if sweeping:
         sweep.note_job(Path(hydra_config.sweep.dir), number, folder, exit_code, message)
         if exit_code in (130, 143):
@@ -293,7 +313,8 @@ def environment_report() -> str:
 
 
 def _complain(error: Exception, exit_code: int) -> int:
-    _say(f"toolkit: error: {' '.join(str(error).split())}")
+    _last.message = " ".join(str(error).split())
+    _say(f"toolkit: error: {_last.message}")
     return exit_code
 
 

@@ -11,6 +11,7 @@ from yaml import YAMLError
 from toolkit.commands import COMMANDS
 from toolkit.errors import UserError
 from toolkit.runs.record import read_record
+from toolkit.spelling import spelled
 
 
 def resume(folder: Path) -> int:
@@ -25,7 +26,7 @@ def resume(folder: Path) -> int:
         kept = [word for word in saved.hydra.overrides.hydra if not word.startswith(("hydra.sweep.dir", "hydra.mode"))]
         overrides = OmegaConf.to_container(saved.hydra.overrides.task)  # as typed: ${...} is left alone
         assert isinstance(overrides, list)
-        words = ["-m", *_flags(saved.hydra), *overrides, *kept, f"hydra.sweep.dir={_quoted(folder)}"]
+        words = ["-m", *_flags(saved.hydra), *overrides, *kept, f"hydra.sweep.dir={spelled(folder)}"]
         return launch(_known(folder, saved.command), words)
     record = read_record(folder)
     if record is None:
@@ -33,7 +34,7 @@ def resume(folder: Path) -> int:
     flags = (
         _flags(_saved(folder / ".hydra" / "hydra.yaml").hydra) if (folder / ".hydra" / "hydra.yaml").exists() else []
     )
-    return launch(_known(folder, record["command"]), [*flags, *record["overrides"], f"hydra.run.dir={_quoted(folder)}"])
+    return launch(_known(folder, record["command"]), [*flags, *record["overrides"], f"hydra.run.dir={spelled(folder)}"])
 
 
 def _saved(path: Path) -> Any:
@@ -53,8 +54,3 @@ def _flags(hydra: Any) -> list[str]:
     """The flags that a user's own folder of configs came with."""
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     return [word for folder in folders for word in ("--config-dir", folder)]
-
-
-def _quoted(path: Path) -> str:
-    """A path as a value in Hydra's grammar."""
-    return "'" + str(path).replace("'", "\\'") + "'"

@@ -9,9 +9,13 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import UserError, did_you_mean
+from toolkit import errors
+from toolkit.moved import moved_names
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__, "toolkit.errors", ("UserError", "JobError", "Interrupted", "did_you_mean"))
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must come from a config group or the user
 
@@ -118,8 +122,9 @@ _LIMITS = {
 def _check_value(key: str, value: Any, metadata: Any) -> None:
     options = metadata.get("options")
     if options and value not in options:
-        raise UserError(f"{key}={value}: {did_you_mean(str(value), options)}choose one of {', '.join(options)}")
+        hint = errors.did_you_mean(str(value), options)
+        raise errors.UserError(f"{key}={value}: {hint}choose one of {', '.join(options)}")
     for name, limit in metadata.get("limits", {}).items():
         holds, words = _LIMITS[name]
         if (isinstance(value, float) and math.isnan(value)) or not holds(value, limit):
-            raise UserError(f"{key}={value}: must be {words} {limit}")
+            raise errors.UserError(f"{key}={value}: must be {words} {limit}")

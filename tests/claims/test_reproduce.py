@@ -6,7 +6,7 @@ import pytest
 
 from toolkit.claims import results as publish
 from toolkit.claims.claims import load_claims
-from toolkit.claims.reproduce import quote, reproduce
+from toolkit.claims.reproduce import reproduce
 from toolkit.claims.verdict import judge
 from toolkit.errors import UserError
 from toolkit.show.figures import read_caption
@@ -303,11 +303,3 @@ def test_damaged_results_stop_before_anything_runs(paper):
     (paper / "results.json").write_text("{")
     with pytest.raises(UserError, match=r"results\.json: damaged"):
         reproduce("small", launch=pytest.fail)
-
-
-def test_folders_are_quoted_for_hydra():
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    for folder in ("r/small/seed_1", "/tmp/a b/seed=1", "it's/[x]", "r/{a},b"):
-        parsed = OverridesParser.create().parse_override(f"hydra.run.dir={quote(folder)}")
-        assert str(parsed.value()).strip("'") == folder or parsed.value().text == folder

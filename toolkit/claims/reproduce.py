@@ -20,6 +20,7 @@ from toolkit.errors import UserError, did_you_mean
 from toolkit.paths import PACKAGE, experiments_dir
 from toolkit.show.browse import duration
 from toolkit.show.table import Cell, Table
+from toolkit.spelling import spelled
 
 Launch = Callable[[str, list[str]], int]  # (command, words after it) -> exit code
 INCLUDED = {"quick": ("quick",), "safe": ("quick", "safe"), "full": ("quick", "safe", "open")}
@@ -121,7 +122,7 @@ def run_all(jobs: Sequence[Job], launch: Launch) -> tuple[int, dict[str, str]]:
         if lost:
             failures[_name(job)] = f"{lost[0]} seed={job.seed} failed"
             continue
-        exit_code = launch(job.spec.command, [*job.overrides, f"hydra.run.dir={quote(str(job.dir))}"])
+        exit_code = launch(job.spec.command, [*job.overrides, f"hydra.run.dir={spelled(job.dir)}"])
         if exit_code in INTERRUPTED:
             return exit_code, failures
         info = job.info()
@@ -187,12 +188,6 @@ def plan_table(jobs: Sequence[Job]) -> Table:
     return Table("Runs", ["run", "state", "minutes", "command"], rows, note)
 
 
-def quote(value: str) -> str:
-    """``value`` as the right-hand side of a Hydra override."""
-    plain = all(char.isalnum() or char in "/_-.+" for char in value)
-    return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
 def _seeds_for(spec: Claims, name: str, seeds: list[int], chosen: Sequence[Claim], quick: bool) -> list[int]:
     """All seeds of a run; with --quick those that a claim's first seed or a later run's ``@RUN`` asks for."""
     if not quick:
@@ -214,7 +209,7 @@ def _folder(home: Path, name: str, seed: int) -> Path:
 
 def _insert_folders(word: str, home: Path, seed: int) -> str:
     """``@RUN`` -> the folder of that run."""
-    return REFERENCE.sub(lambda match: quote(str(_folder(home, match[1], seed))), word)
+    return REFERENCE.sub(lambda match: spelled(_folder(home, match[1], seed)), word)
 
 
 def _name(job: Job) -> str:
