@@ -12,8 +12,8 @@ from toolkit.commands import COMMANDS
 
 PACKAGE = Path(__file__).parent.parent / "toolkit"
 PAPERS = {command.room.split(".")[1] for command in COMMANDS.values() if command.room.startswith("toolkit.")}
-GROUND = {"errors", "schema", "commands", "paths", "lazy", "installation", "spelling", "moved"}
-FLOOR = GROUND - {"commands", "paths", "spelling", "moved"}  # what a paper's room stands on
+GROUND = {"errors", "schema", "commands", "paths", "lazy", "renamed", "installation", "spelling", "moved"}
+FLOOR = GROUND - {"commands", "paths", "renamed", "spelling", "moved"}  # what a paper's room stands on
 BRIDGE = GROUND | {"configs", "runs"}
 MAY_IMPORT = {
     "errors": set(),
@@ -23,14 +23,15 @@ MAY_IMPORT = {
     "spelling": set(),
     "moved": set(),
     "schema": {"errors", "moved"},
+    "renamed": {"errors"},
     "paths": {"errors"},
-    "runs": {"errors", "schema", "installation"},
+    "runs": {"errors", "schema", "renamed", "installation"},
     "zoo": {"errors", "schema"},
     "data": {"errors", "schema", "lazy", "installation", "runs"},
     "metrics": {"errors", "runs", "data", "zoo"},
     "show": {"errors", "schema", "runs"},
     "bench": {"errors", "schema", "runs", "show"},
-    "claims": {"errors", "paths", "spelling", "runs", "metrics", "show"},
+    "claims": {"errors", "paths", "renamed", "spelling", "runs", "metrics", "show"},
     "configs": GROUND,
     "completion": GROUND | {"configs"},
     "sweep": {"runs"},

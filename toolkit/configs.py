@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import re
 from typing import Any
 
+from toolkit import renamed
 from toolkit.commands import Command
 from toolkit.errors import UserError, did_you_mean
 from toolkit.installation import install_hint
 from toolkit.paths import conf_dir, presets
 from toolkit.schema import Job, check, fields_of
+
+log = logging.getLogger("toolkit")
 
 
 def register(command: Command) -> None:
@@ -22,9 +26,18 @@ def register(command: Command) -> None:
     """
     from hydra.core.config_store import ConfigStore
 
+    _register_units()
     store = ConfigStore.instance()
     for (group, name), schema in _schemas(command).items():
         store.store(group=group, name=name, node=schema, provider="toolkit")
+
+
+def _register_units() -> None:
+    """The conversions of renamed keys, for values that depend on another key."""
+    from omegaconf import OmegaConf
+
+    for name, convert in renamed.UNITS.items():
+        OmegaConf.register_new_resolver(name, convert, replace=True)
 
 
 def primary_schema(command: Command) -> type[Job]:
@@ -44,6 +57,9 @@ def compose(command: Command, overrides: list[str]) -> Job:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
+    overrides, notes = renamed.words_now(command.name, overrides)
+    for note in notes:
+        log.warning(note)
     check_preset(command, overrides)
     register(command)
     try:
@@ -60,6 +76,7 @@ def typed_config(cfg: Any) -> Job:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    _register_units()  # a launcher's worker comes here first
     _refuse_strangers(cfg)
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
@@ -123,13 +140,24 @@ _INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search pat
 
 def one_line(error: BaseException, command: Command) -> str:
     """Hydra's message and its cause in one line, without its internals."""
-    text = _unknown_option(error) or _unparsable(error) or _flat(error)
+    text = _old_key(error, command) or _unknown_option(error) or _unparsable(error) or _flat(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], _keys(command))}see --cfg job for all keys"
     if "hydra/launcher" in text:
         text += f" (launchers come with the extras sweep, slurm and ray: {install_hint('sweep')})"
     return text
+
+
+def _old_key(error: BaseException, command: Command) -> str:
+    """A renamed key in a file of the user's own: what it is called now; empty for another kind of error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        key = str(getattr(cause, "full_key", None) or "")
+        if new := renamed.name_now(command.name, key):
+            return f"{key}: is now {new}"
+        cause = cause.__cause__
+    return ""
 
 
 def _unknown_option(error: BaseException) -> str:

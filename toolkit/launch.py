@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from toolkit import renamed
 from toolkit.commands import COMMANDS, Command
 from toolkit.configs import check_preset, compose, is_config_error, one_line, register, typed_config
 from toolkit.errors import Interrupted, JobError, UserError, did_you_mean
@@ -63,6 +64,9 @@ def _launch(command_name: str, arguments: list[str]) -> int:
     sweep.forget()
     command = COMMANDS[command_name]
     try:
+        arguments, notes = renamed.words_now(command_name, arguments)
+        for note in notes:
+            _say(f"toolkit: {note}")
         check_preset(command, arguments)
         with signals.raising():  # the jobs of a parallel sweep have processes and handlers of their own
             distributed.start()

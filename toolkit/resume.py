@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from toolkit import renamed
 from toolkit.commands import COMMANDS
 from toolkit.errors import UserError
 from toolkit.runs.record import read_record
@@ -34,7 +35,9 @@ def resume(folder: Path) -> int:
     flags = (
         _flags(_saved(folder / ".hydra" / "hydra.yaml").hydra) if (folder / ".hydra" / "hydra.yaml").exists() else []
     )
-    return launch(_known(folder, record["command"]), [*flags, *record["overrides"], f"hydra.run.dir={spelled(folder)}"])
+    command, overrides = _known(folder, record["command"]), record["overrides"]
+    pins = renamed.pinned(command, overrides, record["config"])
+    return launch(command, [*flags, *overrides, *pins, f"hydra.run.dir={spelled(folder)}"])
 
 
 def _saved(path: Path) -> Any:

@@ -22,7 +22,7 @@ def order(frames):
 
 def test_the_tokenizer_sees_the_first_frames_and_a_sorted_choice_of_the_rest():
     config = tiny.config(context_length=2, num_frames=8)
-    config.tokenizer_optim.num_future = 3
+    config.optim.tokenizer.num_future = 3
     seen = set()
     for step in range(60):
         context, future = tokenizer_frames(clip(8), config, 0, step)

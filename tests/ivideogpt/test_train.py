@@ -19,8 +19,8 @@ from toolkit.launch import launch
 
 SMOKE = ["experiment=ivideogpt_smoke", "seed=5"]
 SMALL = [
-    "tokenizer_optim.num_steps=4", "codebook.warmup_steps=2", "transformer_optim.num_steps=4", "data.num_train=8",
-    "data.num_valid=4", "transformer_optim.cached_clips=8", "plan.num_episodes=0", "measure.num_clips=4",
+    "optim.tokenizer.num_steps=4", "codebook.warmup_steps=2", "optim.transformer.num_steps=4", "data.num_train=8",
+    "data.num_valid=4", "optim.transformer.cached_clips=8", "plan.num_episodes=0", "measure.num_clips=4",
     "measure.names=[tokenizer]", "rollout.num_clips=2",
 ]  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_stages_one_after_the_other_equal_all_at_once_and_a_trained_model_is_use
 def test_more_steps_train_on_and_what_was_built_on_them_starts_anew():
     assert train(*SMALL, "hydra.run.dir=one") == 0
     first = Path("one/model/transformer/model.safetensors").read_bytes()
-    assert train(*SMALL, "transformer_optim.num_steps=6", "hydra.run.dir=one") == 0
+    assert train(*SMALL, "optim.transformer.num_steps=6", "hydra.run.dir=one") == 0
     assert record("one")["stages"]["transformer"]["step"] == 6
     assert Path("one/model/transformer/model.safetensors").read_bytes() != first
 
@@ -105,7 +105,7 @@ def test_two_processes_share_one_run_and_stay_alike():
 def test_action_free_pre_training_then_actions_and_rewards():
     assert train(*SMALL, "action_conditioned=false", "reward_head=false", "hydra.run.dir=free") == 0
     assert zoo.load("free").spec.action_dim == 0
-    words = ["init=free", "tokenizer_optim.num_steps=0", "transformer_optim.num_steps=2"]
+    words = ["init=free", "optim.tokenizer.num_steps=0", "optim.transformer.num_steps=2"]
     assert train(*SMALL, *words, "hydra.run.dir=tuned") == 0
     free, tuned = zoo.load("free"), zoo.load("tuned")
     assert tuned.spec.action_dim == 2 and tuned.spec.has_reward
@@ -116,7 +116,7 @@ def test_action_free_pre_training_then_actions_and_rewards():
 
 def test_the_tokenizer_alone_is_adapted_with_frozen_codebooks_and_the_transformer_kept():
     assert train(*SMALL, "hydra.run.dir=base") == 0
-    words = ["init=base", "codebook.frozen=true", "codebook.warmup_steps=0", "transformer_optim.num_steps=0"]
+    words = ["init=base", "codebook.frozen=true", "codebook.warmup_steps=0", "optim.transformer.num_steps=0"]
     assert train(*SMALL, *words, "data.agent_shape=diamond", "hydra.run.dir=adapted") == 0
     base, adapted = zoo.load("base"), zoo.load("adapted")
     for name, weight in base.transformer.state_dict().items():

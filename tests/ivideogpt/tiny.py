@@ -30,8 +30,8 @@ def config(**changes) -> TrainIVideoGPT:
     made.transformer.hidden_size, made.transformer.intermediate_size = 16, 32
     made.transformer.num_hidden_layers, made.transformer.num_attention_heads = 1, 2
     made.transformer.max_position_embeddings = 96
-    made.tokenizer_optim.num_future = 2
-    made.tokenizer_optim.batch_size = made.transformer_optim.batch_size = 2
+    made.optim.tokenizer.num_future = 2
+    made.optim.tokenizer.batch_size = made.optim.transformer.batch_size = 2
     made.measure.num_clips = made.measure.batch_size = 4
     made.measure.num_counterfactual = 2
     return dataclasses.replace(made, **changes)

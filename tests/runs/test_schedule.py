@@ -1,6 +1,5 @@
 """The learning rate over steps, against each room's formula written out, and a batch shared among processes."""
 
-from fractions import Fraction
 from math import cos, pi
 
 import pytest
@@ -18,10 +17,9 @@ def test_it_rises_to_one_in_equal_steps():
     assert found == [0.25, 0.5, 0.75, 1, 1, 1]
 
 
-def test_a_warm_up_in_images_ends_within_a_step():
-    rates = [learning_rate_factor(step, 100, "constant", Fraction(1000, 64)) for step in range(100)]
+def test_a_warm_up_may_end_within_a_step():
+    rates = [learning_rate_factor(step, 100, "constant", 1000 / 64) for step in range(100)]
     assert rates == [min(1.0, (step + 1) * 64 / 1000) for step in range(100)]
-    assert all(isinstance(rate, float) for rate in rates)
 
 
 def test_a_cosine_of_the_whole_training_is_multiplied_by_the_warm_up():
@@ -48,5 +46,5 @@ def test_each_process_gets_its_share(monkeypatch):
     assert share_of_batch(6) == 6
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert share_of_batch(6) == 2
-    with pytest.raises(UserError, match=r"^transformer_optim\.batch_size=8: must be divisible by 3 processes$"):
-        share_of_batch(8, "transformer_optim.batch_size")
+    with pytest.raises(UserError, match=r"^optim\.transformer\.batch_size=8: must be divisible by 3 processes$"):
+        share_of_batch(8, "optim.transformer.batch_size")

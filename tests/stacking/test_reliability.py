@@ -15,7 +15,7 @@ from toolkit.launch import launch
 from toolkit.stacking.config import Growth
 from toolkit.stacking.grow_folder import grow_checkpoint
 
-GROW = ("stage=grow", "source=source", "operator=stack", "factor=8", "out=out", "hydra.run.dir=run", "measure=false")
+GROW = ("stage=grow", "model=source", "operator=stack", "factor=8", "out=out", "hydra.run.dir=run", "measure=false")
 PARTIAL = Path(".out.partial")
 
 

@@ -185,7 +185,7 @@ def hub(tmp_path, monkeypatch):
     server.shutdown()
 
 
-GROW = ("stage=grow", "source=ours/model", "operator=stack", "factor=2")
+GROW = ("stage=grow", "model=ours/model", "operator=stack", "factor=2")
 
 
 def test_a_hub_id_is_fetched_once(hub, tmp_path, monkeypatch):
@@ -202,5 +202,5 @@ def test_a_hub_id_is_fetched_once(hub, tmp_path, monkeypatch):
 
 def test_hub_names_are_refused_offline(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    assert launch("grow-llm", ["stage=grow", "source=some-org/some-model", "operator=stack", "factor=2"]) == 2
-    assert "source=some-org/some-model: no such folder, and not to be had from the hub" in capfd.readouterr().err
+    assert launch("grow-llm", ["stage=grow", "model=some-org/some-model", "operator=stack", "factor=2"]) == 2
+    assert "model=some-org/some-model: no such folder, and not to be had from the hub" in capfd.readouterr().err

@@ -22,7 +22,7 @@ def grow_llm(tmp_path, monkeypatch):
     return lambda *words: launch("grow-llm", list(words))
 
 
-GROW = ("stage=grow", "source=source", "operator=stack", "factor=4", "out=out", "hydra.run.dir=run")
+GROW = ("stage=grow", "model=source", "operator=stack", "factor=4", "out=out", "hydra.run.dir=run")
 
 
 def test_growing_a_checkpoint(grow_llm, tmp_path, capfd):
@@ -54,7 +54,7 @@ def test_an_attempt_that_died_after_the_last_write_is_taken_up(grow_llm, tmp_pat
 
 def test_growing_a_zoo_network(grow_llm, tmp_path):
     AutoregressivePrior(num_latents=3, codebook_size=4, width=8, depth=2, num_heads=2).save_pretrained("prior")
-    assert grow_llm("stage=grow", "source=prior", "operator=zero", "factor=2", "hydra.run.dir=run") == 0
+    assert grow_llm("stage=grow", "model=prior", "operator=zero", "factor=2", "hydra.run.dir=run") == 0
     assert json.loads((tmp_path / "run" / "model" / "grown" / "config.json").read_text())["depth"] == 4
 
 
@@ -70,7 +70,7 @@ def test_a_network_of_a_run_is_named_by_its_part(grow_llm, tmp_path, capfd):
     for name in ("base", "scratch"):
         make_model().save_pretrained(f"earlier/model/{name}")
     (tmp_path / "earlier" / "run.json").write_text("{}")
-    words = ("stage=grow", "source=earlier", "operator=stack", "factor=2", "hydra.run.dir=run")
+    words = ("stage=grow", "model=earlier", "operator=stack", "factor=2", "hydra.run.dir=run")
     assert grow_llm(*words) == 2
     assert "has several networks; part= is one of base, scratch" in capfd.readouterr().err
     assert grow_llm(*words, "part=grown") == 2
@@ -91,34 +91,34 @@ def test_dry_run_reads_no_weight(grow_llm, tmp_path, capfd):
     path = tmp_path / "source" / "model.safetensors"
     header_size = 8 + int.from_bytes(path.read_bytes()[:8], "little")
     path.write_bytes(path.read_bytes()[:header_size] + bytes(path.stat().st_size - header_size))
-    assert dry_run("grow-llm", ["stage=grow", "source=source", "operator=zero", "factor=2"]) == 0
+    assert dry_run("grow-llm", ["stage=grow", "model=source", "operator=zero", "factor=2"]) == 0
     shown = capfd.readouterr().out
     assert "silent copy" in shown
     assert str(sum(p.numel() for p in make_model(num_hidden_layers=6).parameters())) in shown
 
 
 REFUSALS = [
-    (["stage=grow", "operator=stack", "factor=2"], "source: must be given"),
-    (["stage=grow", "source=source"], "give either factor"),
-    (["stage=grow", "source=source", "operator=stack", "factor=1.5"], "not a whole number"),
-    (["stage=grow", "source=source", "num_layers=2"], "the source already has 3 layers"),
-    (["stage=grow", "source=source", "operator=direct", "direction=width", "factor=1.2"], "not a whole number"),
-    (["stage=grow", "source=source", "direction=width", "factor=2"], "operator=stack grows depth"),
-    (["stage=grow", "source=source", "operator=pattern", "pattern=4*2"], "pattern=4*2: does not fit"),
-    (["stage=grow", "source=source", "operator=list", "layers=[0,1,3]"], "layers: 3 is not there"),
-    (["stage=grow", "source=source", "operator=solar", "drop=3"], "drop=3: must be less"),
-    (["stage=grow", "source=source", "operator=llama_pro", "insert=2"], "2 groups do not divide"),
-    (["stage=grow", "source=nowhere", "factor=2"], "source=nowhere: no such folder"),
-    (["stage=grow", "source=nowhere.gguf", "factor=2"], "nowhere.gguf: no such file"),
-    (["stage=grow", "source=source", "factor=2", "out=source"], "out=source: exists and is not an empty folder"),
-    (["stage=grow", "source=source", "factor=2", "out=source/config.json/x"], "cannot be made (Not a directory)"),
-    (["stage=grow", "source=source", "factor=2", "text=nowhere.txt"], "text=nowhere.txt: cannot be read"),
-    (["stage=grow", "source=source", "operator=stacc", "factor=2"], "did you mean 'stack'"),
-    (["stage=grow", "source=source", "operator=stack", "factr=2"], "factr: no such key; did you mean 'factor'"),
+    (["stage=grow", "operator=stack", "factor=2"], "model: must be given"),
+    (["stage=grow", "model=source"], "give either factor"),
+    (["stage=grow", "model=source", "operator=stack", "factor=1.5"], "not a whole number"),
+    (["stage=grow", "model=source", "num_layers=2"], "the source already has 3 layers"),
+    (["stage=grow", "model=source", "operator=direct", "direction=width", "factor=1.2"], "not a whole number"),
+    (["stage=grow", "model=source", "direction=width", "factor=2"], "operator=stack grows depth"),
+    (["stage=grow", "model=source", "operator=pattern", "pattern=4*2"], "pattern=4*2: does not fit"),
+    (["stage=grow", "model=source", "operator=list", "layers=[0,1,3]"], "layers: 3 is not there"),
+    (["stage=grow", "model=source", "operator=solar", "drop=3"], "drop=3: must be less"),
+    (["stage=grow", "model=source", "operator=llama_pro", "insert=2"], "2 groups do not divide"),
+    (["stage=grow", "model=nowhere", "factor=2"], "model=nowhere: no such folder"),
+    (["stage=grow", "model=nowhere.gguf", "factor=2"], "nowhere.gguf: no such file"),
+    (["stage=grow", "model=source", "factor=2", "out=source"], "out=source: exists and is not an empty folder"),
+    (["stage=grow", "model=source", "factor=2", "out=source/config.json/x"], "cannot be made (Not a directory)"),
+    (["stage=grow", "model=source", "factor=2", "text=nowhere.txt"], "text=nowhere.txt: cannot be read"),
+    (["stage=grow", "model=source", "operator=stacc", "factor=2"], "did you mean 'stack'"),
+    (["stage=grow", "model=source", "operator=stack", "factr=2"], "factr: no such key; did you mean 'factor'"),
     (["stage=advise", "params=8e9"], "tokens: must be given"),
     (["stage=advise", "params=7e9", "tokens=10"], "tokens=10: must be a number of at least 1000"),
-    (["stage=evaluate", "source=source", "evaluation.tasks=[hellaswag]"], "evaluation.tasks=hellaswag"),
-    (["stage=evaluate", "source=source", "evaluation.task_data=no"], "evaluation.task_data=no: no such folder"),
+    (["stage=evaluate", "model=source", "evaluation.tasks=[hellaswag]"], "evaluation.tasks=hellaswag"),
+    (["stage=evaluate", "model=source", "evaluation.task_data=no"], "evaluation.task_data=no: no such folder"),
 ]
 
 

@@ -53,7 +53,7 @@ def test_stack_repeats_the_layers(world):
 def test_a_saved_world_model_grows_through_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     nano_world(dtype=torch.float32, has_reward=True).save_pretrained("world")
-    words = ["stage=grow", "source=world", "operator=zero", "factor=2", "out=grown", "hydra.run.dir=run"]
+    words = ["stage=grow", "model=world", "operator=zero", "factor=2", "out=grown", "hydra.run.dir=run"]
     assert launch("grow-llm", words) == 0
     report = json.loads((tmp_path / "grown" / "growth.json").read_text())
     assert report["function"]["verdict"] == "exact"

@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError, did_you_mean
+from toolkit.renamed import first_spelling
 from toolkit.show.table import format_number
 
 LEVELS = ("quick", "safe", "open")
@@ -132,6 +133,8 @@ class Claims:
         computes = [asdict(claim.statistic), claim.seeds, claim.holds]
         costs = ("minutes", "quick_minutes", "quick_overrides")
         runs = [{key: value for key, value in run.items() if key not in costs} for run in runs]
+        for run in runs:  # a key that was renamed since means the same
+            run["overrides"] = first_spelling(run["command"], run["overrides"])
         return hashlib.sha256(json.dumps([computes, runs], sort_keys=True).encode()).hexdigest()[:16]
 
     def needed_runs(self, claims: Iterable[Claim]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.claims.claims import RunSpec
+from toolkit.renamed import first_spelling
 from toolkit.show.browse import RunInfo, read_run
 
 
@@ -31,4 +32,5 @@ class Job:
         if info.status != "done":
             return f"partial ({info.status})"
         recorded = [word for word in info.record.get("overrides") or [] if not word.startswith("hydra.")]
-        return "done" if recorded == self.overrides else "done with other overrides"
+        same = first_spelling(self.spec.command, recorded) == first_spelling(self.spec.command, self.overrides)
+        return "done" if same else "done with other overrides"

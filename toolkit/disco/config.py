@@ -83,7 +83,7 @@ class Optim:
     encoder_lr: float | None = number(None, above=0)
     betas: list[float] = number([0.9, 0.999], least=0, below=1)
     weight_decay: float = number(0.0, least=0)
-    warmup_images: int = number(0, least=0)
+    warmup_steps: float = number(0.0, least=0)
     schedule: str = choice("constant", "constant", "cosine")
     grad_clip: float = number(1.0, above=0)
     ema_half_life_images: int = number(50_000_000, least=1)
@@ -107,6 +107,8 @@ class Prior:
     num_steps: int = number(2000, least=1)
     batch_size: int = number(256, least=1)
     lr: float = number(1e-3, above=0)
+    weight_decay: float = number(0.01, least=0)
+    grad_clip: float = number(1.0, above=0)
     eval_every_steps: int = number(100, least=1)
     patience: int = number(5, least=1)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -123,9 +122,9 @@ def train_step(
 ) -> None:
     """One optimiser step; logs the loss, the gradient's norm and, now and then, how the latents are used."""
     optim = config.optim
-    warmup_steps = Fraction(optim.warmup_images, optim.batch_size)
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * learning_rate_factor(step, optim.num_steps, optim.schedule, warmup_steps)
+        factor = learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
+        group["lr"] = group["base_lr"] * factor
     loss, logs = trained(*batch)
     accelerator.backward(loss)
     grad_norm = torch.nn.utils.clip_grad_norm_(joint.parameters(), optim.grad_clip)

@@ -63,7 +63,7 @@ def _maximise_likelihood(
     run: Run, config: TrainDisco, prior: torch.nn.Module, latents: Latents, held_out: tuple[Tensor, Tensor | None]
 ) -> None:
     settings, device = config.prior, held_out[0].device
-    optimizer = torch.optim.AdamW(prior.parameters(), lr=settings.lr, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.num_steps)
     best = copy.deepcopy(prior)
     progress = Values(best=float("inf"), waited=0)
@@ -84,7 +84,7 @@ def _maximise_likelihood(
         loss = negative_log_likelihood(prior, codes[index], None if labels is None else labels[index])
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(prior.parameters(), settings.grad_clip)
         optimizer.step()
         schedule.step()
         loop.log(loss=loss)

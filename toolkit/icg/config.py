@@ -156,8 +156,37 @@ ON_THE_CONDITION = ("cfg", "icg", "icg_tsg", "cfg_tsg")  # their scales mean the
 
 
 @dataclass
-class Train:
-    """The two small class-conditional models that are made where ``model`` is not given."""
+class Sampling:
+    """How samples are drawn: EDM's grid of noise levels, and how many (``batch_size`` changes nothing but speed)."""
+
+    num_samples: int = number(64, least=1)
+    batch_size: int = number(512, least=1, computes=False)
+    num_steps: int = number(18, least=1)
+    sigma_min: float = number(0.002, above=0)
+    sigma_max: float = number(80.0, above=0)
+    rho: float = number(7.0, above=0)
+    temperature: float = number(1.0, above=0)
+
+    def check(self) -> None:
+        """sigma_min below sigma_max."""
+        if self.sigma_min >= self.sigma_max:
+            raise UserError(
+                f"sampling.sigma_min={self.sigma_min}: must be less than sampling.sigma_max={self.sigma_max}"
+            )
+
+
+@dataclass
+class Loss:
+    """EDM's noise distribution, for the two small models that are made where ``model`` is not given."""
+
+    p_mean: float = -1.2
+    p_std: float = number(1.2, above=0)
+    label_drop: float = number(0.1, above=0, below=1)
+
+
+@dataclass
+class Optim:
+    """AdamW and EDM's EMA, of the two small models."""
 
     num_steps: int = number(600, least=1)
     batch_size: int = number(128, least=1)
@@ -166,9 +195,6 @@ class Train:
     grad_clip: float = number(1.0, above=0)
     weight_decay: float = number(0.0, least=0)
     ema_half_life_images: int = number(20_000, least=1)
-    label_drop: float = number(0.1, above=0, below=1)
-    p_mean: float = -1.2
-    p_std: float = number(1.2, above=0)
 
 
 @dataclass
@@ -183,7 +209,8 @@ class Exact:
 class Measure:
     """What is measured where the model's data is at hand.
 
-    num_samples: null is ``num_samples``, or for the small models as many as there are training items, at most 5,000.
+    num_samples: null is ``sampling.num_samples``, or for the small models as many as there are training items, at most
+        5,000.
     num_repeats: sampling seeds; null is 1, and 2 for the small models.
     curve: scales measured for every method beside its own; null is SMALL_CURVE for the small models and
         SMALL_CURVE_METHODS, none for others.
@@ -213,22 +240,17 @@ class SampleICG(Job):
     model: str | None = None
     guidance: Guidance = MISSING
     compare: list[Any] | None = None
-    num_samples: int = number(64, least=1)
-    num_steps: int = number(18, least=1)
-    batch_size: int = number(512, least=1, computes=False)
     batched: bool = False
     labels: Any = None
     prompts: Any = None
     size_px: int | None = number(None, least=8)
-    sigma_min: float = number(0.002, above=0)
-    sigma_max: float = number(80.0, above=0)
-    rho: float = number(7.0, above=0)
     part: str | None = None
     vae: str | None = None
-    temperature: float = number(1.0, above=0)
     data: Data | None = None
     network: Network = MISSING
-    train: Train = field(default_factory=Train)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    sampling: Sampling = field(default_factory=Sampling)
     exact: Exact = field(default_factory=Exact)
     measure: Measure = field(default_factory=Measure)
 
@@ -259,8 +281,6 @@ class SampleICG(Job):
 
     def check(self) -> None:
         """What must fit together across groups."""
-        if self.sigma_min >= self.sigma_max:
-            raise UserError(f"sigma_min={self.sigma_min}: must be less than sigma_max={self.sigma_max}")
         for one in self.methods():
             one.check()
         if self.model is None:

@@ -23,9 +23,9 @@ def describe(config: SampleICG) -> Table:
     """Parameters, FLOPs and network calls per image of every method. Raises UserError where a folder is unusable."""
     started = time.perf_counter()
     rows: Rows = _networks(config)
-    evaluations = config.num_steps
+    evaluations = config.sampling.num_steps
     if config.model is None or not (Path(config.model).expanduser() / "model_index.json").exists():
-        evaluations = 2 * config.num_steps - 1  # Heun's method
+        evaluations = 2 * config.sampling.num_steps - 1  # Heun's method
     for method in config.methods():
         for scale in method.scales:
             calls = 1 if scale == 1 or method.method == "none" else calls_per_step(method)
@@ -57,7 +57,7 @@ def _small(config: SampleICG) -> Rows:
         flops = count_flops(network, call)
     kind = type(network).__name__
     return [
-        ["small model, parameters", count_parameters(network), f"{kind}, {config.train.num_steps} steps to train"],
+        ["small model, parameters", count_parameters(network), f"{kind}, {config.optim.num_steps} steps to train"],
         ["one network call, GFLOPs", flops / 1e9, f"one sample {tuple(dataset.shape)}"],
     ]
 

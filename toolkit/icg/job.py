@@ -53,10 +53,10 @@ def main(config: SampleICG, run: Run) -> float | None:
 
 def try_out(config: SampleICG, plan: Plan) -> None:
     """Every column for a few steps: what cannot work is refused before the long work, and first calls are slow."""
-    request = Request(config.seed, 0, 0, min(2, config.num_samples))
+    request = Request(config.seed, 0, 0, min(2, config.sampling.num_samples))
     for column in plan.columns:
         column.source.prepare(column.guidance)
-        column.source.draw(column.guidance, column.scale, request, min(FEW_STEPS, config.num_steps))
+        column.source.draw(column.guidance, column.scale, request, min(FEW_STEPS, config.sampling.num_steps))
 
 
 def _sample(config: SampleICG, run: Run, plan: Plan, accelerator: Accelerator) -> None:
@@ -77,12 +77,12 @@ def _repeats(config: SampleICG, plan: Plan, column: Column) -> int:
 def draws_of(config: SampleICG, run: Run, plan: Plan, column: Column, repeat: int) -> Draws:
     """Where the samples of one column and sampling seed lie."""
     num = plan.num if repeat == 0 and column.shown else plan.num_measured
-    return Draws(run.dir / "draws" / column.key / f"repeat_{repeat}", num, config.batch_size)
+    return Draws(run.dir / "draws" / column.key / f"repeat_{repeat}", num, config.sampling.batch_size)
 
 
 def _draw(config: SampleICG, draws: Draws, column: Column, repeat: int) -> None:
     for start, stop in draws.missing():
-        if start // config.batch_size % world_size() != rank():  # every rank has its own places in the grid
+        if start // config.sampling.batch_size % world_size() != rank():  # every rank has its own places in the grid
             continue
         before = time.perf_counter()
         request = Request(config.seed, repeat, start, stop)
@@ -109,9 +109,9 @@ def _report(config: SampleICG, run: Run, plan: Plan) -> None:
             if repeat == 0:
                 result.calls, result.seconds = batch.calls, batch.seconds / len(images)
                 if column.shown:
-                    shown.append((column, images[: config.num_samples]))
+                    shown.append((column, images[: config.sampling.num_samples]))
                     if judge is not None and column.source.labels is not None:
-                        predicted[column.key] = judge.predict(images[: config.num_samples])
+                        predicted[column.key] = judge.predict(images[: config.sampling.num_samples])
             if plan.num_measured:
                 result.scores.append(_scores(plan, judge, column.source, images[: plan.num_measured]))
         results.append(result)
@@ -157,7 +157,7 @@ def _note(config: SampleICG, plan: Plan) -> str:
     """What the numbers are, and why some are missing."""
     parts = ["FD: Fréchet distance; calls: of the network, per image"]
     if any(one.model == DROPPING for one in plan.columns):
-        parts.append(f"(drop): trained with {config.train.label_drop:.0%} of the labels dropped, all others without")
+        parts.append(f"(drop): trained with {config.loss.label_drop:.0%} of the labels dropped, all others without")
     if plan.unmeasured:
         parts.append(f"distance, precision, recall and accuracy are not measured: {plan.unmeasured}")
     else:

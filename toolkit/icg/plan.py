@@ -105,10 +105,10 @@ def small_models(config: SampleICG, dataset: Dataset) -> dict[str, SmallModel]:
     methods = config.methods()
     found = {PLAIN: small_config(config, dataset, 0.0)}
     if any(one.method in ("cfg", "cfg_tsg") for one in methods):
-        found[DROPPING] = small_config(config, dataset, config.train.label_drop)
+        found[DROPPING] = small_config(config, dataset, config.loss.label_drop)
     for one in methods:
         if isinstance(one, AutoGuidance) and one.weak is None:
-            steps = max(1, round(one.weak_fraction * config.train.num_steps))
+            steps = max(1, round(one.weak_fraction * config.optim.num_steps))
             found["weak"] = small_config(config, dataset, 0.0, steps)
     return found
 
@@ -131,7 +131,7 @@ def make_plan(config: SampleICG, sources: dict[str, Source], dataset: Dataset | 
     unmeasured = "measure.enabled=false"
     if config.measure.enabled:
         unmeasured = why_not(dataset, source.shape, source.num_classes)
-    num_measured = config.measure.num_samples or config.num_samples
+    num_measured = config.measure.num_samples or config.sampling.num_samples
     if config.model is None and dataset is not None:
         num_measured = config.measure.num_samples or min(MOST_MEASURED, len(dataset.train))
     clip = _clip_score(config, source)
@@ -139,7 +139,7 @@ def make_plan(config: SampleICG, sources: dict[str, Source], dataset: Dataset | 
     found = columns(config, sources, measured=not unmeasured)
     for warning in dict.fromkeys(filter(None, (one.source.warning(one.guidance) for one in found))):
         progress.say(f"warning: {warning}")
-    return Plan(found, source, dataset, max(config.num_samples, num_measured), num_measured, unmeasured, clip)
+    return Plan(found, source, dataset, max(config.sampling.num_samples, num_measured), num_measured, unmeasured, clip)
 
 
 def _clip_score(config: SampleICG, source: Source) -> ClipScore | None:

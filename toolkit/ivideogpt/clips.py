@@ -88,7 +88,7 @@ def tokenizer_frames(clip: Clip, config: TrainIVideoGPT, seed: int, step: int) -
 
     A random sorted subset of the frames after the context; for goal conditioning any frames in any order.
     """
-    num_context, num_future = config.context_length, config.tokenizer_optim.num_future
+    num_context, num_future = config.context_length, config.optim.tokenizer.num_future
     rng = generator(seed, "tokenizer", "frames", step)
     scores = torch.rand(clip.frames.shape[:2], generator=rng)
     if config.goal_conditioned:

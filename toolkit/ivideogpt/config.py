@@ -139,7 +139,15 @@ class TransformerOptim:
     def check(self) -> None:
         """Adam has two betas."""
         if len(self.betas) != 2:
-            raise UserError(f"transformer_optim.betas={self.betas}: must be two numbers, as in [0.9,0.999]")
+            raise UserError(f"optim.transformer.betas={self.betas}: must be two numbers, as in [0.9,0.999]")
+
+
+@dataclass
+class Optim:
+    """One optimiser per network."""
+
+    tokenizer: TokenizerOptim = field(default_factory=TokenizerOptim)
+    transformer: TransformerOptim = field(default_factory=TransformerOptim)
 
 
 @dataclass
@@ -225,9 +233,8 @@ class TrainIVideoGPT(Job):
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     codebook: Codebook = field(default_factory=Codebook)
     tokenizer_loss: TokenizerLoss = field(default_factory=TokenizerLoss)
-    tokenizer_optim: TokenizerOptim = field(default_factory=TokenizerOptim)
     transformer: Transformer = field(default_factory=Transformer)
-    transformer_optim: TransformerOptim = field(default_factory=TransformerOptim)
+    optim: Optim = field(default_factory=Optim)
     rollout: Rollout = field(default_factory=Rollout)
     plan: Plan = field(default_factory=Plan)
     measure: Measure = field(default_factory=Measure)
@@ -262,14 +269,14 @@ class TrainIVideoGPT(Job):
         learners = [name for name in self.plan.planners if name in ("mbpo", "sac")]
         if self.plan.num_episodes and learners and self.plan.objective != "reward":
             raise UserError(f"plan.planners={learners[0]}: learns from rewards; use plan.objective=reward")
-        if self.tokenizer_optim.num_future >= self.num_frames:
+        if self.optim.tokenizer.num_future >= self.num_frames:
             raise UserError(
-                f"tokenizer_optim.num_future={self.tokenizer_optim.num_future}: must be at most num_frames - "
+                f"optim.tokenizer.num_future={self.optim.tokenizer.num_future}: must be at most num_frames - "
                 f"context_length = {self.num_frames - self.context_length}"
             )
         for name in ("tokenizer", "transformer"):
-            if getattr(self, f"{name}_optim").num_steps == 0 and not (self.init or self.model):
-                raise UserError(f"{name}_optim.num_steps=0: keeps the {name} of init, and no init is given")
+            if getattr(self.optim, name).num_steps == 0 and not (self.init or self.model):
+                raise UserError(f"optim.{name}.num_steps=0: keeps the {name} of init, and no init is given")
 
 
 SCHEMAS = {(None, "train_ivideogpt_schema"): TrainIVideoGPT}

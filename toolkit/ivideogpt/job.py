@@ -70,7 +70,7 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
 
 def _check_sources(config: TrainIVideoGPT) -> None:
     """Weights that the config names are there; said before the data is read. Raises UserError."""
-    if "tokenizer" in config.stages() and config.tokenizer_optim.num_steps:
+    if "tokenizer" in config.stages() and config.optim.tokenizer.num_steps:
         make_distance(config.tokenizer_loss.perceptual, config.tokenizer_loss.perceptual_path)
     for source in (config.init, config.model):
         if source is not None:
@@ -89,7 +89,7 @@ def _train_tokenizer(run: Run, config: TrainIVideoGPT, clips: Clips, accelerator
         check_length(config, tokenizer, config.transformer.max_position_embeddings)
         check_horizon(config, tokenizer, config.transformer.max_position_embeddings)
     _note_parameters(run, tokenizer=tokenizer)
-    if config.tokenizer_optim.num_steps:
+    if config.optim.tokenizer.num_steps:
         tokenizer = train_tokenizer(tokenizer, run, config, clips, accelerator)
     if rank() == 0:
         tokenizer.cpu().save_pretrained(run.path("model", "tokenizer"))
@@ -102,7 +102,7 @@ def _train_transformer(run: Run, config: TrainIVideoGPT, clips: Clips, accelerat
     transformer, knows_units = start_transformer(config, tokenizer, clips)
     transformer.bind(tokenizer)
     _note_parameters(run, transformer=transformer)
-    if config.transformer_optim.num_steps:
+    if config.optim.transformer.num_steps:
         train_transformer(transformer, tokenizer, run, config, clips, accelerator, normalised=not knows_units)
     if rank() == 0:
         join(tokenizer.cpu(), transformer.cpu(), config, clips).save_pretrained(run.path("model"))

@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from toolkit import renamed
 from toolkit.errors import UserError
 from toolkit.installation import __version__
 from toolkit.runs.files import write_atomic, write_json
@@ -227,15 +228,19 @@ class Run:
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
-    """The record of a run folder, None where there is none. Raises UserError when run.json is damaged."""
+    """The record of a run folder, None where there is none; its config under the keys of now.
+
+    Raises UserError when run.json is damaged.
+    """
     path = Path(folder) / "run.json"
     if not path.exists():
         return None
     try:
         record = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError):
+        record["config"] = renamed.config_now(record.get("command"), record["config"])
+    except (ValueError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
         record = None
-    if not isinstance(record, dict) or "config" not in record:
+    if record is None:
         raise UserError(f"{path}: not a run record (damaged?); move the folder away or use another hydra.run.dir")
     return record
 

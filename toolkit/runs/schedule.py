@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 from toolkit.errors import UserError
 from toolkit.runs.distributed import world_size
@@ -13,7 +12,7 @@ def learning_rate_factor(
     step: int,
     num_steps: float,
     schedule: str = "constant",
-    warmup_steps: int | Fraction = 0,
+    warmup_steps: float = 0,
     *,
     lowest: float = 0.0,
     after_warmup: bool = False,
@@ -23,11 +22,8 @@ def learning_rate_factor(
     It rises in equal steps to 1 at the end of ``warmup_steps`` and then stays, or follows a cosine down to ``lowest``
     at ``num_steps`` where ``schedule`` is "cosine". The cosine spans the whole training and the warm-up multiplies it;
     with ``after_warmup`` it begins where the warm-up ends, and stays at ``lowest`` beyond ``num_steps``.
-
-    Args:
-        warmup_steps: a fraction where it is counted in something else than steps: images, of so many a step.
     """
-    warm = float(min(1.0, (step + 1) / warmup_steps)) if warmup_steps else 1.0
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     if schedule != "cosine":
         return warm
     if after_warmup:

@@ -115,7 +115,7 @@ class Tokens:
     """Text into token ids.
 
     tokenizer: folder, hub id or ``.gguf`` file of a tokenizer to use; None trains a byte-level BPE of ``vocab_size``
-    entries on the training part of the corpus. With ``source`` its own tokenizer is used.
+    entries on the training part of the corpus. With ``model`` its own tokenizer is used.
     """
 
     tokenizer: str | None = None
@@ -232,9 +232,9 @@ class GrowLLM(Growth, Job):
     """``toolkit grow-llm``.
 
     stage: ``all`` is the testbed (corpus, base, growth, training on, the other arms, comparison). ``corpus`` stops
-    after tokenising; ``pretrain`` trains one network; ``grow`` grows the checkpoint ``source``; ``compare`` reads
-    finished runs; ``evaluate`` measures ``source``; ``advise`` says when and by how much to grow.
-    source: checkpoint folder, hub id, ``.gguf`` file, or a run; in the testbed the base to start from instead of
+    after tokenising; ``pretrain`` trains one network; ``grow`` grows the checkpoint ``model``; ``compare`` reads
+    finished runs; ``evaluate`` measures ``model``; ``advise`` says when and by how much to grow.
+    model: checkpoint folder, hub id, ``.gguf`` file, or a run; in the testbed the base to start from instead of
     training one, with pretrain the network to train on. part: which network of a run (base, grown, scratch, ...).
     arms: which networks the testbed trains after the base: the grown one, the target from scratch, the base continued.
     out: the new folder of stage=grow, the run's ``model/grown`` unless given. text: file on which preservation is
@@ -243,7 +243,7 @@ class GrowLLM(Growth, Job):
 
     command: str = "grow-llm"
     stage: str = choice("all", "all", "corpus", "pretrain", "grow", "compare", "evaluate", "advise", computes=False)
-    source: str | None = None
+    model: str | None = None
     part: str | None = None
     arms: list[str] = field(default_factory=lambda: list(ARMS))
     data: TextData = field(default_factory=TextData)
@@ -268,7 +268,7 @@ class GrowLLM(Growth, Job):
         return {"pretrain": ["corpus", "pretrain", "compare"]}.get(self.stage, [self.stage])
 
     def _testbed(self) -> list[str]:
-        names = ["corpus"] if self.source else ["corpus", "base"]
+        names = ["corpus"] if self.model else ["corpus", "base"]
         scratch = [scratch_stage(lr, self.optim) for lr in self.scratch_lrs()]
         for arm in self.arms:
             names += {"scratch": scratch, "grown": ["grow", "grown"]}.get(arm, [arm])
@@ -306,7 +306,7 @@ def scratch_stage(lr: float, optim: Optim) -> str:
     return "scratch" if lr == (optim.scratch_lrs or [lr])[0] else f"scratch-{lr:g}"
 
 
-_NEEDED = {"grow": ("source",), "evaluate": ("source",), "advise": ("params", "tokens")}
-_EXAMPLES = {"source": "source=DIR", "params": "params=1.1e9", "tokens": "tokens=100e9"}
+_NEEDED = {"grow": ("model",), "evaluate": ("model",), "advise": ("params", "tokens")}
+_EXAMPLES = {"model": "model=DIR", "params": "params=1.1e9", "tokens": "tokens=100e9"}
 
 SCHEMAS: dict[Any, type] = {(None, "grow_llm_schema"): GrowLLM}

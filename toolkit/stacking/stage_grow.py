@@ -28,7 +28,7 @@ MOST_RUNS = 24
 
 
 def grow_source(config: GrowLLM, run: Run) -> None:
-    """Grow ``config.source`` into a new folder, on rank 0."""
+    """Grow ``config.model`` into a new folder, on rank 0."""
     keep_freed_memory()  # of one tensor for the next: mapping it anew costs more than computing it
     if rank() == 0:
         _grow(config, run)
@@ -47,9 +47,9 @@ def _grow(config: GrowLLM, run: Run) -> None:
 
 
 def _grow_into(config: GrowLLM, out: Path, run_id: str) -> dict[str, Any]:
-    assert config.source is not None
+    assert config.model is not None
     refuse_used(out)
-    source, text = find_network(config.source, config.part), read_text(config.text)
+    source, text = find_network(config.model, config.part), read_text(config.text)
     if is_zoo_network(source):
         from toolkit.stacking.zoo_networks import grow_saved_network
 
@@ -173,8 +173,8 @@ def _layer_rows(report: dict[str, Any]) -> list[list[Any]]:
 
 def dry_run(config: GrowLLM) -> None:
     """Layers, parameters and FLOPs of the target; reads no weight and writes nothing."""
-    assert config.source is not None
-    source = _open(find_network(config.source, config.part))
+    assert config.model is not None
+    source = _open(find_network(config.model, config.part))
     grown = grow(source.architecture, source.config, source.tensors, config.growth(), config.seed)
     for table in growth_tables(describe(source, grown, config.growth())).values():
         Console().print(table.to_rich())

@@ -30,10 +30,10 @@ def build_vae(config: EnhanceVideo) -> Any:
 
 
 def build_base(config: EnhanceVideo, channels: int) -> VideoUNet:
-    """``optim.base``, or a new one. Raises UserError for a base of another kind or width."""
+    """``init``, or a new one. Raises UserError for a base of another kind or width."""
     network = config.network
-    if config.optim.base:
-        return _load_base(config.optim.base, channels)
+    if config.init:
+        return _load_base(config.init, channels)
     levels = len(network.block_out_channels)
     try:
         return VideoUNet(
@@ -60,7 +60,7 @@ def _load_base(source: str, channels: int) -> VideoUNet:
     if isinstance(found, UNet3DConditionModel) and not isinstance(found, VideoUNet):
         found = VideoUNet.from_diffusers(found)
     if not isinstance(found, VideoUNet) or found.config["in_channels"] != channels:
-        raise UserError(f"optim.base={source}: expected a video UNet of {channels} latent channels")
+        raise UserError(f"init={source}: expected a video UNet of {channels} latent channels")
     return found
 
 

@@ -151,19 +151,17 @@ class Augment:
     max_key_frames: int | None = number(None, least=2)
     max_noise_level: int = number(300, least=0, most=999)
     clean_fraction: float = number(0.0, least=0, most=1)
-    text_dropout: float = number(0.1, least=0, most=1)
+    text_drop: float = number(0.1, least=0, most=1)
 
 
 @dataclass
 class Optim:
-    """AdamW on the control branch, the base frozen (section 4.1); the EMA and the decay are ours.
+    """AdamW on the control branch, the base frozen (section 4.1); the EMA and the schedule are ours.
 
-    base: folder or hub id of the base (a VideoUNet, or a UNet3DConditionModel such as ModelScope's text-to-video);
-    without it a base of its own is trained first, base_num_steps long. joint: both are trained together.
+    base_num_steps: of the base that is trained first where ``init`` names none. joint: both are trained together.
     step_weighting: how often a diffusion step is drawn, all alike (the paper's) or in proportion to its number.
     """
 
-    base: str | None = None
     joint: bool = False
     step_weighting: str = choice("uniform", "uniform", "proportional")
     num_steps: int = number(2000, least=1, extends="train")
@@ -173,9 +171,9 @@ class Optim:
     betas: list[float] = number([0.9, 0.999], least=0, below=1)
     weight_decay: float = number(0.01, least=0)
     warmup_steps: int = number(0, least=0)
-    decay: str = choice("none", "none", "cosine")
+    schedule: str = choice("constant", "constant", "cosine")
     grad_clip: float = number(1.0, above=0)
-    ema_half_life_steps: float = number(500.0, above=0)
+    ema_half_life_images: float = number(4000.0, above=0)
 
 
 @dataclass
@@ -223,6 +221,8 @@ class EnhanceVideo(Job):
     noise_level: of the latent noise augmentation, 0 (faithful) to 300 (free); None takes fidelity's.
     scale_condition: the value that the network is told as s; None tells it the true one. between: who makes the frames
     between key frames: the network, or motion compensation between key frames that the network enhanced.
+    init: of stage=train, folder or hub id of the base (a VideoUNet, or a UNet3DConditionModel such as ModelScope's
+    text-to-video) that stays frozen.
     """
 
     command: str = "enhance-video"
@@ -247,6 +247,7 @@ class EnhanceVideo(Job):
     classic: Classic = field(default_factory=Classic)
 
     model: str = "small"
+    init: str | None = None
     vae: str | None = None
     text_encoder: str | None = None
     prompt: str | None = None

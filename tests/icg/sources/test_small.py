@@ -7,11 +7,11 @@ import pytest
 from tests.copies import with_a_comment
 from toolkit import data
 from toolkit.data.config import Data
-from toolkit.icg.config import SampleICG, Train
+from toolkit.icg.config import Optim, SampleICG, Sampling
 from toolkit.icg.sources import small
 from toolkit.zoo.config import MLP
 
-CONFIG = SampleICG(data=Data(name="ring"), network=MLP(width=16), train=Train(num_steps=10), num_workers=2)
+CONFIG = SampleICG(data=Data(name="ring"), network=MLP(width=16), optim=Optim(num_steps=10), num_workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_what_changes_the_weights_changes_the_name(ring, monkeypatch):
     others = [
         name_of(replace(CONFIG, network=MLP(width=32)), ring),
         name_of(replace(CONFIG, seed=1), ring),
-        name_of(replace(CONFIG, train=Train(num_steps=10, lr=3e-3)), ring),
+        name_of(replace(CONFIG, optim=Optim(num_steps=10, lr=3e-3)), ring),
         name_of(CONFIG, ring, label_drop=0.0),
         name_of(CONFIG, ring, num_steps=5),
         name_of(CONFIG, replace(ring, train=ring.valid)),
@@ -43,4 +43,6 @@ def test_what_changes_the_weights_changes_the_name(ring, monkeypatch):
 
 
 def test_what_is_sampled_and_how_fast_it_trains_do_not(ring):
-    assert name_of(replace(CONFIG, num_samples=7, num_steps=3, num_workers=0), ring) == name_of(CONFIG, ring)
+    assert name_of(replace(CONFIG, sampling=Sampling(num_samples=7, num_steps=3), num_workers=0), ring) == name_of(
+        CONFIG, ring
+    )

@@ -9,7 +9,7 @@ import torch
 from tests.icg import tiny
 from toolkit.data.config import Data
 from toolkit.errors import UserError
-from toolkit.icg.config import CFG, ICG, PAG, SAG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance, SampleICG
+from toolkit.icg.config import CFG, ICG, PAG, SAG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance, SampleICG, Sampling
 from toolkit.icg.labels_and_prompts import PROMPTS, draw_labels, read_labels, read_prompts
 from toolkit.icg.sources.base import Request
 from toolkit.icg.sources.denoiser import DenoiserSource, trained_how
@@ -34,8 +34,12 @@ def pipelines(tmp_path_factory):
     return folder
 
 
-def open_pipeline(folder, **settings):
-    return PipelineSource(str(folder), SampleICG(model=str(folder), num_steps=3, **settings), CPU)
+def config_for(model, num_samples, **settings):
+    return SampleICG(model=model, sampling=Sampling(num_steps=3, num_samples=num_samples), **settings)
+
+
+def open_pipeline(folder, num_samples=64, **settings):
+    return PipelineSource(str(folder), config_for(str(folder), num_samples, **settings), CPU)
 
 
 def make_model(folder, num_classes=K, num_latents=M):
@@ -52,7 +56,7 @@ def make_model(folder, num_classes=K, num_latents=M):
 
 
 def open_model(folder, **settings):
-    return DenoiserSource(folder, SampleICG(model=folder, num_steps=3, num_samples=4, **settings), CPU)
+    return DenoiserSource(folder, config_for(folder, num_samples=4, **settings), CPU)
 
 
 # -- models of ours --------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_half_of_a_batch_is_real():
 
 def test_it_is_a_planner_of_the_plan_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["experiment=ivideogpt_smoke", "tokenizer_optim.num_steps=2", "transformer_optim.num_steps=2"]
+    words = ["experiment=ivideogpt_smoke", "optim.tokenizer.num_steps=2", "optim.transformer.num_steps=2"]
     words += ["codebook.warmup_steps=0", "plan.planners=[mbpo,sac]", "plan.objective=reward", "plan.num_rounds=2"]
     words += ["measure.names=[tokenizer]", "data.num_train=8", "data.num_valid=4", "hydra.run.dir=one"]
     assert launch("train-ivideogpt", words) == 0

@@ -30,7 +30,7 @@ def batch(world, num=4):
 def objective(world, **optim):
     config = tiny.config()
     for name, value in optim.items():
-        setattr(config.transformer_optim, name, value)
+        setattr(config.optim.transformer, name, value)
     return TransformerObjective(world.transformer, world.tokenizer, config, tiny.clips().statistics)
 
 
@@ -82,7 +82,7 @@ def test_matrices_decay_and_embeddings_and_norms_do_not(world):
 
 def test_cached_tokens_are_made_once_for_a_tokenizer_and_anew_for_another(tmp_path, world):
     config = tiny.config()
-    config.transformer_optim.cached_clips = 5
+    config.optim.transformer.cached_clips = 5
     run = Run(tmp_path, config)
     args = (run, config, tiny.clips(), torch.device("cpu"))
     first = cached_tokens(world.tokenizer, *args)

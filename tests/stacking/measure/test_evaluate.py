@@ -116,7 +116,7 @@ def test_few_shots_and_a_limit(source, no_network):
 def test_the_command(source, no_network, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("the river over the bridge and the mill " * 9)
-    words = ["stage=evaluate", f"source={source}", "text=text.txt", "hydra.run.dir=run", "evaluation.batch_size=2"]
+    words = ["stage=evaluate", f"model={source}", "text=text.txt", "hydra.run.dir=run", "evaluation.batch_size=2"]
     assert launch("grow-llm", [*words, f"evaluation.tasks=[paper,{MEANING}]", f"evaluation.task_data={DATA}"]) == 0
     shown = capfd.readouterr().out
     assert "Avg. (7)" in shown
@@ -136,7 +136,7 @@ def test_perplexity_needs_no_extra(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     (tmp_path / "text.txt").write_text("the river over the bridge")
-    words = ["stage=evaluate", f"source={source}", "text=text.txt", "hydra.run.dir=run"]
+    words = ["stage=evaluate", f"model={source}", "text=text.txt", "hydra.run.dir=run"]
     assert launch("grow-llm", words) == 0
     rows = Table.load(tmp_path / "run" / "tables" / "headline.json").rows
     assert [row[0] for row in rows][:4] == [
@@ -151,7 +151,7 @@ def test_perplexity_needs_no_extra(source, tmp_path, monkeypatch):
 def test_without_an_export_the_hub_is_asked_before_the_model_is_loaded(no_network, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("the river")
-    words = ["stage=evaluate", "source=nowhere", "text=text.txt", "evaluation.tasks=[piqa]"]
+    words = ["stage=evaluate", "model=nowhere", "text=text.txt", "evaluation.tasks=[piqa]"]
     assert launch("grow-llm", words) == 2
     said = capfd.readouterr().err.strip()
     assert said.startswith("toolkit: error: evaluation.tasks: a data set is not to be had from the hub")

@@ -79,7 +79,7 @@ def test_scratch_at_several_rates_and_a_source_from_another_run():
     first, second = curve("one", "scratch"), curve("one", "scratch-0.004")
     assert first.points[0]["valid_loss"] == second.points[0]["valid_loss"]  # the same network at the start
     assert first.points[-1]["valid_loss"] != second.points[-1]["valid_loss"]
-    words = ["source=one", "part=base", "arms=[grown]", "compare.runs=[one]", "operator=interleave"]
+    words = ["model=one", "part=base", "arms=[grown]", "compare.runs=[one]", "operator=interleave"]
     assert grow(*SHORT, *words, "hydra.run.dir=two") == 0
     assert "speedup.final" in record("two")["metrics"]
     assert curve("two", "grown").points[0]["flops.total"] == curve("one", "base").points[-1]["flops.total"]
@@ -119,7 +119,7 @@ def test_the_masks_are_gone_from_what_is_saved():
     assert (
         grow(
             "stage=pretrain",
-            "source=one",
+            "model=one",
             "part=grown",
             "budget.tokens=256",
             "compare.eval_tokens=512",
@@ -171,7 +171,7 @@ def test_a_larger_budget_trains_on():
         (["optim.sharding=fsdp"], "needs several processes"),
         (["optim.micro_batch_size=3"], "must divide optim.batch_size=8"),
         (["tokenize.tokenizer=nowhere/at-all"], "tokenize.tokenizer=nowhere/at-all: cannot be loaded"),
-        (["source=nowhere"], "source=nowhere"),
+        (["model=nowhere"], "model=nowhere"),
         (["stage=compare", "compare.runs=[nowhere]"], "compare.runs: nowhere: no run there"),
         (["stage=compare"], "compare.runs: must be given"),
         (["compare.runs=[nowhere]"], "compare.runs: nowhere: no run there"),
@@ -188,10 +188,10 @@ def test_bad_requests_are_one_line_before_anything_trains(capfd, words, message)
 def test_a_tokenizer_larger_than_the_sources_vocabulary(capfd):
     assert grow(*SHORT, "stage=pretrain", "hydra.run.dir=one") == 0
     assert grow(*SHORT, "stage=pretrain", "tokenize.vocab_size=280", "hydra.run.dir=small") == 0
-    words = ["stage=pretrain", "source=small/model/pretrain", "tokenize.tokenizer=one/model/pretrain"]
+    words = ["stage=pretrain", "model=small/model/pretrain", "tokenize.tokenizer=one/model/pretrain"]
     assert grow(*words, "hydra.run.dir=two") == 2
     assert "its vocabulary has 280 tokens, the corpus was tokenised with 300" in capfd.readouterr().err
-    words = ["stage=pretrain", "source=small/model/pretrain", "network.context=64"]
+    words = ["stage=pretrain", "model=small/model/pretrain", "network.context=64"]
     assert grow(*words, "hydra.run.dir=two") == 2
     assert "is configured for 32 positions" in capfd.readouterr().err
 
@@ -208,7 +208,7 @@ def test_a_corpus_that_changed_under_a_run_is_refused(capfd):
 
 def test_evaluating_what_was_trained():
     assert grow(*SHORT, "arms=[grown]", "hydra.run.dir=one") == 0
-    assert grow("stage=evaluate", "source=one", "part=grown", "hydra.run.dir=two") == 0
+    assert grow("stage=evaluate", "model=one", "part=grown", "hydra.run.dir=two") == 0
     metrics = record("two")["metrics"]
     assert metrics["evaluate.loss"] == pytest.approx(curve("one", "grown").final_loss, abs=0.5)
 

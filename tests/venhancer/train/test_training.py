@@ -52,7 +52,7 @@ def config_for(folder, **changes):
         cross_attention_dim=4, attention_head_dim=8, entry_heads=1, norm_num_groups=4, asymmetric=False, dropout=0.1,
     )  # fmt: skip
     data = Clips(name="clips_folder", path=str(folder), num_frames=5, crop_px=16, num_crops=12)
-    optim = {"num_steps": 6, "base_num_steps": 3, "batch_size": 2, "lr": 1e-3, "ema_half_life_steps": 2.0}
+    optim = {"num_steps": 6, "base_num_steps": 3, "batch_size": 2, "lr": 1e-3, "ema_half_life_images": 4.0}
     optim |= changes.pop("optim", {})
     for key, value in changes.pop("network", {}).items():
         setattr(network, key, value)
@@ -205,7 +205,7 @@ def test_the_base_stays_frozen_while_its_control_network_learns(folder, tmp_path
     assert any(one.any() for one in zero_convs)
     moved = [name for name in base if name in control and not torch.equal(base[name], control[name])]
     assert moved  # the copy left the base, which a run with no control steps would show
-    config = config_for(folder, optim={"base": str(run.dir / "model" / "denoiser")})
+    config = config_for(folder, init=str(run.dir / "model" / "denoiser"))
     again, accelerator = start(config, tmp_path / "again")
     with again.stage("train"):
         training.train(config, again, accelerator)
@@ -220,7 +220,7 @@ def test_the_base_stays_frozen_while_its_control_network_learns(folder, tmp_path
         ({"network": {"codec_factor": 3}}, "data.crop_px=16: must be a multiple of 3"),
         ({"network": {"codec": "vae"}}, "network.vae: must name an autoencoder"),
         ({"network": {"diffuses": "residuals"}}, "set optim.joint=true"),
-        ({"optim": {"base": "nothing/here/at/all"}}, "nothing/here/at/all"),
+        ({"init": "nothing/here/at/all"}, "nothing/here/at/all"),
     ],
 )
 def test_refused_before_the_first_step(changes, message, folder, tmp_path):

@@ -130,13 +130,13 @@ class DenoiserSource(Source):
     def draw(
         self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
     ) -> tuple[Tensor, float]:
-        num_steps = num_steps or self.config.num_steps
-        config = self.config
-        sigmas = edm_sigmas(num_steps, config.sigma_min, config.sigma_max, config.rho)
+        sampling = self.config.sampling
+        num_steps = num_steps or sampling.num_steps
+        sigmas = edm_sigmas(num_steps, sampling.sigma_min, sampling.sigma_max, sampling.rho)
         noise = torch.stack([torch.randn(self.denoiser.shape, generator=one) for one in request.generators("noise")])
         with self.autocast:
             denoise = self._guided(guidance, scale, request, 2 * num_steps - 1)
-            x = heun(denoise, noise.to(self.device) * config.sigma_max, sigmas)
+            x = heun(denoise, noise.to(self.device) * sampling.sigma_max, sigmas)
             images = x.float() if self.decoder is None else self.decoder(x.float()).float()
         images = images.cpu()
         return images.clamp(-1, 1) if images.dim() == 4 else images, float(denoise.num_calls)
@@ -183,7 +183,7 @@ class DenoiserSource(Source):
         return self.prior.sample(LATENTS_AT_ONCE, class_labels=classes, generator=rng, **self._temperature())
 
     def _temperature(self) -> dict[str, float]:
-        return {"temperature": self.config.temperature} if self.denoiser.latent_kind == "discrete" else {}
+        return {"temperature": self.config.sampling.temperature} if self.denoiser.latent_kind == "discrete" else {}
 
     def _labels(self) -> list[int] | None:
         if not self.num_classes:

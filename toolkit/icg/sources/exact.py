@@ -87,16 +87,17 @@ class ExactSource(Source):
     def draw(
         self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
     ) -> tuple[Tensor, float]:
-        config, num_steps = self.config, num_steps or self.config.num_steps
+        sampling = self.config.sampling
+        num_steps = num_steps or sampling.num_steps
         noise = torch.stack([torch.randn(2, generator=one) for one in request.generators("noise")])
         labels = torch.tensor([self.label_of(number) for number in request.numbers])
         null = {"class_labels": None} if guidance.method == "cfg" else None
         denoise = GuidedDenoiser(
             self.denoiser, make_guider(guidance, scale, request.seeds("guidance")), labels, None, null,
-            2 * num_steps - 1, config.batched,
+            2 * num_steps - 1, self.config.batched,
         )  # fmt: skip
-        sigmas = edm_sigmas(num_steps, config.sigma_min, config.sigma_max, config.rho)
-        points = heun(denoise, noise.double() * config.sigma_max, sigmas)
+        sigmas = edm_sigmas(num_steps, sampling.sigma_min, sampling.sigma_max, sampling.rho)
+        points = heun(denoise, noise.double() * sampling.sigma_max, sigmas)
         return points.float(), float(denoise.num_calls)
 
     def extra_metrics(self) -> dict[str, float]:

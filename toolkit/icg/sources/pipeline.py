@@ -155,7 +155,7 @@ class PipelineSource(Source):
             by_number = {number: name for name, number in reversed(names.items())}
             if names:
                 self.class_names = tuple(by_number.get(number, str(number)) for number in range(self.num_classes))
-            num = max(config.num_samples, config.measure.num_samples or 0)
+            num = max(config.sampling.num_samples, config.measure.num_samples or 0)
             if config.labels is None:
                 self.labels = draw_labels(config.seed, num, self.num_classes)
             else:
@@ -201,7 +201,7 @@ class PipelineSource(Source):
         self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
     ) -> tuple[Tensor, float]:
         torch.manual_seed(request.one_seed("scheduler"))  # some schedulers draw from the default generator
-        arguments = self._arguments(request, num_steps or self.config.num_steps)
+        arguments = self._arguments(request, num_steps or self.config.sampling.num_steps)
         with counted_rows(self.network) as counter:
             if guidance.method in ("pag", "sag"):
                 images = self._with_own_class(guidance, scale, arguments)

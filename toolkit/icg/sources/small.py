@@ -25,7 +25,7 @@ from toolkit.data.config import Data
 from toolkit.data.fetching import cache_root
 from toolkit.data.sets import Dataset
 from toolkit.errors import Interrupted, UserError
-from toolkit.icg.config import SampleICG, Train
+from toolkit.icg.config import Loss, Optim, SampleICG
 from toolkit.runs import progress
 from toolkit.runs.distributed import barrier, from_rank_zero, rank
 from toolkit.runs.files import write_json
@@ -53,7 +53,8 @@ class SmallModel(Job):
     command: str = "sample-icg"
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
-    train: Train = field(default_factory=Train)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
     fingerprint: str = ""
 
     def stages(self) -> list[str]:
@@ -64,10 +65,11 @@ class SmallModel(Job):
 def small_config(config: SampleICG, dataset: Dataset, label_drop: float, num_steps: int | None = None) -> SmallModel:
     """The model that ``config`` asks for, trained with ``label_drop`` for ``num_steps`` (default: the config's)."""
     shared = {item.name: getattr(config, item.name) for item in dataclasses.fields(Job) if item.name != "command"}
-    train = dataclasses.replace(config.train, label_drop=label_drop, num_steps=num_steps or config.train.num_steps)
+    loss = dataclasses.replace(config.loss, label_drop=label_drop)
+    optim = dataclasses.replace(config.optim, num_steps=num_steps or config.optim.num_steps)
     content = hashlib.sha256(f"{RECIPE} {dataset.train.fingerprint()}".encode()).hexdigest()  # both make the weights
     data_config = config.data or Data()
-    made = SmallModel(data=data_config, network=config.network, train=train, fingerprint=content, **shared)
+    made = SmallModel(data=data_config, network=config.network, loss=loss, optim=optim, fingerprint=content, **shared)
     return dataclasses.replace(made, tracker="none", num_workers=0)
 
 
@@ -119,32 +121,32 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _train(run: Run, small: SmallModel, dataset: Dataset, accelerator: Accelerator) -> None:
     """EDM training (Karras et al. 2022, eq. 2 and table 1); the stored weights are the average."""
-    train, device = small.train, accelerator.device
-    dropping = f"dropping {train.label_drop:.0%} of the labels" if train.label_drop else "without label dropping"
-    progress.say(f"small model {dropping}, {train.num_steps} steps on {dataset.name}; kept in {run.dir}")
+    optim, label_drop, device = small.optim, small.loss.label_drop, accelerator.device
+    dropping = f"dropping {label_drop:.0%} of the labels" if label_drop else "without label dropping"
+    progress.say(f"small model {dropping}, {optim.num_steps} steps on {dataset.name}; kept in {run.dir}")
     seed_all(small.seed, STAGE, "init")
     model = build_network(small.network, dataset.shape, dataset.sigma_data, dataset.num_classes).to(device)
-    ema = EMA(model, train.ema_half_life_images)
+    ema = EMA(model, optim.ema_half_life_images)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=device.type in ("cpu", "cuda")
+        model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=device.type in ("cpu", "cuda")
     )
     if small.compile:
         model.compile()
     batches = _batches(small, dataset, device)
-    loop = Loop(run, STAGE, train.num_steps, {"model": model, "optimizer": optimizer, "ema": ema}, replicated=True)
+    loop = Loop(run, STAGE, optim.num_steps, {"model": model, "optimizer": optimizer, "ema": ema}, replicated=True)
     for step in loop:
         for group in optimizer.param_groups:
-            group["lr"] = train.lr * learning_rate_factor(step, train.num_steps, train.schedule)
+            group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule)
         with accelerator.autocast():
-            loss = edm_loss(model, *batches(step), train)
+            loss = edm_loss(model, *batches(step), small.loss)
         loss.backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip)
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ema.update(train.batch_size)
+        ema.update(optim.batch_size)
         loop.log(loss=loss, grad_norm=grad_norm)
     if rank() == 0:
-        save_model(run.path("model", STAGE), ema.model, small.data, train.label_drop)
+        save_model(run.path("model", STAGE), ema.model, small.data, label_drop)
 
 
 def _batches(small: SmallModel, dataset: Dataset, device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
@@ -154,7 +156,7 @@ def _batches(small: SmallModel, dataset: Dataset, device: torch.device) -> Calla
     def batches(step: int) -> tuple[Tensor, Tensor]:
         nonlocal stream
         if stream is None:
-            size = small.train.batch_size
+            size = small.optim.batch_size
             stream = data.batches(dataset.train, size, small.seed, start_step=step, flip=small.data.flip)
         y, labels = next(stream)
         return y.to(device), labels.to(device)
@@ -162,13 +164,13 @@ def _batches(small: SmallModel, dataset: Dataset, device: torch.device) -> Calla
     return batches
 
 
-def edm_loss(model: Denoiser, y: Tensor, class_labels: Tensor, train: Train) -> Tensor:
+def edm_loss(model: Denoiser, y: Tensor, class_labels: Tensor, config: Loss) -> Tensor:
     """The weighted denoising error of clean samples y (B, ...) with labels int64 (B,); a dropped label is all zeros.
 
     The labels are drawn last, so that models that differ in ``label_drop`` see the same noise.
     """
-    x, sigma = add_noise(y, train.p_mean, train.p_std)
-    denoised = model(x, sigma, drop_labels(class_labels, model.num_classes, train.label_drop))
+    x, sigma = add_noise(y, config.p_mean, config.p_std)
+    denoised = model(x, sigma, drop_labels(class_labels, model.num_classes, config.label_drop))
     return weighted_error(denoised, y, edm_weight(sigma, model.sigma_data))
 
 

@@ -56,11 +56,11 @@ class Training:
 def train_tokenizer(
     tokenizer: CompressiveVQModel, run: Run, config: TrainIVideoGPT, clips: Clips, accelerator: Accelerator
 ) -> CompressiveVQModel:
-    """Train for ``tokenizer_optim.num_steps`` updates, resuming where the run stopped; returns it in eval mode."""
-    optim = config.tokenizer_optim
+    """Train for ``optim.tokenizer.num_steps`` updates, resuming where the run stopped; returns it in eval mode."""
+    optim = config.optim.tokenizer
     training = prepare(tokenizer, config, accelerator)
     run.record["perceptual_distance"] = getattr(training.objective.perceptual, "name", "none")
-    batch_size = share_of_batch(optim.batch_size, "tokenizer_optim.batch_size")
+    batch_size = share_of_batch(optim.batch_size, "optim.tokenizer.batch_size")
     loop = Loop(run, "tokenizer", optim.num_steps, state=training.state())
     for step in loop:
         clip = clips.train.sample(batch_size, config.seed, "tokenizer", step, rank())
@@ -74,7 +74,7 @@ def train_tokenizer(
 
 def prepare(tokenizer: CompressiveVQModel, config: TrainIVideoGPT, accelerator: Accelerator) -> Training:
     """Optimisers, codebook averages and discriminator on the job's device."""
-    loss, optim, device = config.tokenizer_loss, config.tokenizer_optim, accelerator.device
+    loss, optim, device = config.tokenizer_loss, config.optim.tokenizer, accelerator.device
     tokenizer.to(device).train()
     objective = TokenizerObjective(tokenizer, loss, make_distance(loss.perceptual, loss.perceptual_path)).to(device)
     quantizers = {"context": tokenizer.quantize, "dynamics": tokenizer.dynamics_quantize}
@@ -109,7 +109,7 @@ def train_step(
     accelerator: Accelerator,
 ) -> None:
     """One update of the tokenizer, of its codebooks, and, once it has begun, of the discriminator."""
-    optim = config.tokenizer_optim
+    optim = config.optim.tokenizer
     quantize = step >= config.codebook.warmup_steps
     if step == config.codebook.warmup_steps and step > 0:
         start_codebooks(training, batch, config, accelerator)
@@ -154,7 +154,7 @@ def _move_codebooks(
     """EMA of the codes; codes that nothing uses start anew in the first part of the training."""
     if not training.codebooks:
         return
-    may_restart = step < config.codebook.restart_until * config.tokenizer_optim.num_steps
+    may_restart = step < config.codebook.restart_until * config.optim.tokenizer.num_steps
     encoded = _encoded(found, accelerator)
     for name, ema in training.codebooks.items():
         ema.restart_below = (config.codebook.restart_below or 0.0) if may_restart else 0.0
@@ -196,7 +196,7 @@ def _watch(step: int, tokenizer: CompressiveVQModel, clip: Clip, loop: Loop, con
     for name, (codes, size) in sizes.items():
         shares = {f"{name}_usage": usage(codes, size), f"{name}_perplexity": perplexity(codes, size)}
         loop.log(**shares)
-        last = step + config.log_every_steps >= config.tokenizer_optim.num_steps
+        last = step + config.log_every_steps >= config.optim.tokenizer.num_steps
         if last and shares[f"{name}_usage"] < LEAST_USAGE:
             progress.say(
                 f"warning: {shares[f'{name}_usage']:.0%} of the {name} codes are used on held-out clips; fewer codes, "

@@ -76,7 +76,7 @@ class TransformerObjective(nn.Module):
             actions = (batch.actions - self.mean) / self.std
         out = self.transformer(batch.tokens, self.layout, actions)
         frames = out.token_losses.mean((0, 2))  # [F]
-        optim = self.config.transformer_optim
+        optim = self.config.optim.transformer
         loss = out.loss
         if optim.first_frame_weight != 1:  # eq. 3 with another weight on the frame that is hardest
             loss = loss + (optim.first_frame_weight - 1) * frames[0] / len(frames)
@@ -98,11 +98,11 @@ def train_transformer(
     accelerator: Accelerator,
     normalised: bool = True,
 ) -> VideoTransformer:
-    """Train for ``transformer_optim.num_steps`` updates, resuming where the run stopped; returns it in eval mode.
+    """Train for ``optim.transformer.num_steps`` updates, resuming where the run stopped; returns it in eval mode.
 
     ``normalised``: actions enter with mean 0 and deviation 1; afterwards the network takes them in the data's units.
     """
-    optim, device = config.transformer_optim, accelerator.device
+    optim, device = config.optim.transformer, accelerator.device
     tokenizer.to(device).eval()
     transformer.to(device).train()
     objective = TransformerObjective(transformer, tokenizer, config, clips.statistics if normalised else {}).to(device)
@@ -145,7 +145,7 @@ def held_out(objective: TransformerObjective, valid: TokenClips) -> dict[str, Te
 
 def make_optimizer(transformer: VideoTransformer, config: TrainIVideoGPT) -> torch.optim.Optimizer:
     """AdamW; no decay on biases, norms and embeddings."""
-    optim = config.transformer_optim
+    optim = config.optim.transformer
     embeddings = {id(part.weight) for part in transformer.modules() if isinstance(part, nn.Embedding)}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in transformer.parameters():
@@ -168,8 +168,8 @@ def _batches(
     tokenizer: CompressiveVQModel, run: Run, config: TrainIVideoGPT, clips: Clips, device: torch.device
 ) -> Any:
     """``batches(step)``: this process's clips as tokens, a pure function of (seed, step)."""
-    optim = config.transformer_optim
-    batch_size = share_of_batch(optim.batch_size, "transformer_optim.batch_size")
+    optim = config.optim.transformer
+    batch_size = share_of_batch(optim.batch_size, "optim.transformer.batch_size")
     if optim.cached_clips is None:
         return lambda step: tokenise(
             tokenizer,
@@ -188,7 +188,7 @@ def _batches(
 def cached_tokens(
     tokenizer: CompressiveVQModel, run: Run, config: TrainIVideoGPT, clips: Clips, device: torch.device
 ) -> TokenClips:
-    """``transformer_optim.cached_clips`` random clips as tokens, made once and kept beside the checkpoints.
+    """``optim.transformer.cached_clips`` random clips as tokens, made once and kept beside the checkpoints.
 
     Tokens of another tokenizer are made anew.
     """
@@ -217,7 +217,7 @@ def _read_tokens(path: Path, fingerprint: str) -> TokenClips | None:
 def _tokenise_many(
     tokenizer: CompressiveVQModel, config: TrainIVideoGPT, clips: Clips, device: torch.device
 ) -> TokenClips:
-    num = config.transformer_optim.cached_clips
+    num = config.optim.transformer.cached_clips
     assert num is not None
     progress.say(f"transformer: tokenising {num} clips once")
     parts = []

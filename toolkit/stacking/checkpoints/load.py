@@ -116,7 +116,7 @@ def _download(name: str) -> Path:
         folder = _snapshot(name, ["*.json", pattern, *CARRIED_FILES])
         if any(folder.glob(pattern)):
             return folder
-    raise UserError(f"source={name}: the hub's repository has no {' and no '.join(weights)}")
+    raise UserError(f"model={name}: the hub's repository has no {' and no '.join(weights)}")
 
 
 def _snapshot(name: str, patterns: list[str]) -> Path:
@@ -127,4 +127,4 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns="*/*", etag_timeout=3))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"source={name}: no such folder, and not to be had from the hub: {reason[:200]}") from None
+        raise UserError(f"model={name}: no such folder, and not to be had from the hub: {reason[:200]}") from None

@@ -67,7 +67,7 @@ def find_network(source: str, part: str | None = None) -> str:
         return next(iter(found.values()))
     if part not in found:
         what = f"has no network {part}" if part else "has several networks"
-        raise UserError(f"source={source}: {what}; part= is one of {', '.join(found) or 'none: it saved no network'}")
+        raise UserError(f"model={source}: {what}; part= is one of {', '.join(found) or 'none: it saved no network'}")
     return found[part]
 
 

@@ -1,4 +1,4 @@
-"""stage=evaluate: how well ``source`` predicts text (core) and does the harness's tasks (extra ``eval``)."""
+"""stage=evaluate: how well ``model`` predicts text (core) and does the harness's tasks (extra ``eval``)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_source(config: GrowLLM, run: Run) -> None:
-    """Measure ``config.source`` on text and on ``config.evaluation.tasks``, on rank 0.
+    """Measure ``config.model`` on text and on ``config.evaluation.tasks``, on rank 0.
 
     The text is the file ``config.text``, or the held-out documents of ``config.data``. Data of tasks are read before
     the model is.
@@ -84,11 +84,11 @@ def _texts(config: GrowLLM) -> list[str]:
 
 def _load(config: GrowLLM) -> tuple[Scorer, str]:
     accelerator = make_accelerator(config)
-    assert config.source is not None
-    source = fetched(find_network(config.source, config.part))
+    assert config.model is not None
+    source = fetched(find_network(config.model, config.part))
     model, tokenizer = load_model(source, torch.bfloat16 if config.precision == "bf16" else torch.float32)
     if tokenizer is None:
-        raise UserError(f"source={config.source}: has no tokenizer, so no text can be measured on it")
+        raise UserError(f"model={config.model}: has no tokenizer, so no text can be measured on it")
     return Scorer(model.to(accelerator.device), tokenizer, batch_size=config.evaluation.batch_size), source
 
 

@@ -53,15 +53,15 @@ def _given_tokenizer(config: GrowLLM, own_store: str) -> Any | None:
     """The tokenizer to use instead of training one: the one named, or the source's unless it made these very files."""
     if config.tokenize.tokenizer is not None:
         return _named_tokenizer(config.tokenize.tokenizer)
-    if config.source is None:
+    if config.model is None:
         return None
-    source = find_network(config.source, config.part)
+    source = find_network(config.model, config.part)
     history = Path(source) / HISTORY_FILE
     if history.is_file() and json.loads(history.read_text()).get("store") == own_store:
         return None
     tokenizer = open_checkpoint(source).tokenizer
     if tokenizer is None:
-        raise UserError(f"source={config.source}: has no tokenizer; give tokenize.tokenizer=FOLDER")
+        raise UserError(f"model={config.model}: has no tokenizer; give tokenize.tokenizer=FOLDER")
     return tokenizer
 
 

@@ -37,9 +37,9 @@ def plan_table(config: GrowLLM) -> Table:
 
 
 def _base_config(config: GrowLLM) -> Any:
-    if config.source is None:
+    if config.model is None:
         return llama_config(config.network, config.tokenize.vocab_size)
-    return open_checkpoint(find_network(config.source, config.part)).config
+    return open_checkpoint(find_network(config.model, config.part)).config
 
 
 def _cost(config: GrowLLM, network: Any) -> Cost:

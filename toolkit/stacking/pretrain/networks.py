@@ -95,7 +95,7 @@ def check_vocabulary(config: Any, vocab_size: int, source: str) -> None:
     """Raises UserError where the tokens are more than the network knows."""
     if vocab_size > config.vocab_size:
         raise UserError(
-            f"source={source}: its vocabulary has {config.vocab_size} tokens, the corpus was tokenised with "
+            f"model={source}: its vocabulary has {config.vocab_size} tokens, the corpus was tokenised with "
             f"{vocab_size}; leave tokenize.tokenizer out to use the source's own tokenizer"
         )
 
@@ -104,5 +104,5 @@ def check_context(config: Any, context: int, source: str) -> None:
     """Raises UserError where sequences are longer than the network is configured for."""
     if context > config.max_position_embeddings:
         raise UserError(
-            f"network.context={context}: source={source} is configured for {config.max_position_embeddings} positions"
+            f"network.context={context}: model={source} is configured for {config.max_position_embeddings} positions"
         )

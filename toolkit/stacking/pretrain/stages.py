@@ -90,12 +90,12 @@ class Testbed:
 
     @cached_property
     def source(self) -> Checkpoint | None:
-        """The checkpoint of ``source``, None where the base is trained here. Raises UserError where it does not fit."""
-        if self.config.source is None:
+        """The checkpoint of ``model``, None where the base is trained here. Raises UserError where it does not fit."""
+        if self.config.model is None:
             return None
-        found = open_checkpoint(find_network(self.config.source, self.config.part))
-        check_vocabulary(found.config, self.store.vocab_size, self.config.source)
-        check_context(found.config, self.config.network.context, self.config.source)
+        found = open_checkpoint(find_network(self.config.model, self.config.part))
+        check_vocabulary(found.config, self.store.vocab_size, self.config.model)
+        check_context(found.config, self.config.network.context, self.config.model)
         return found
 
     def base_config(self) -> Any:
@@ -159,7 +159,7 @@ class Testbed:
         )
         num_sequences = self.sequences_left(target, spent, self.config.budget.grown_tokens)
         if self.source is not None and self.config.optim.after_growth == "tile":
-            check_moments(self._base_moments(), str(self.config.source))
+            check_moments(self._base_moments(), str(self.config.model))
         if self.config.operator == "random" and "grown" in self.config.arms:
             phases = WIDTH_PHASES if self.config.direction == "width" else 1
             num_steps = math.ceil(num_sequences / self.config.optim.batch_size)
@@ -205,7 +205,7 @@ class Testbed:
             masks = GrowthMasks(network, plan.plan, plan.old, plan.new, self.config.optim.mask_steps)
         moments = None
         if self.config.optim.after_growth == "tile":
-            base = check_moments(self._base_moments(), str(self.config.source or "the base"))
+            base = check_moments(self._base_moments(), str(self.config.model or "the base"))
             moments = tiled_moments(base, plan.plan, ARCHITECTURE, ARCHITECTURE.shapes(start.config))
         left = self.sequences_left(start.config, spent, self.config.budget.grown_tokens)
         self._train(network, "grown", self.config.optim.lr, left, spent, masks=masks, moments=moments)
@@ -220,7 +220,7 @@ class Testbed:
         self._train(network, "continued", self._base_lr, left, spent, moments=moments, first_step=first)
 
     def train_one(self) -> None:
-        """stage=pretrain: ``network`` from scratch, or the checkpoint ``source`` trained on."""
+        """stage=pretrain: ``network`` from scratch, or the checkpoint ``model`` trained on."""
         if self.source is not None:
             network, spent = build(self.source.config, self.source.tensors), self._history(self.source)
         else:
@@ -322,8 +322,8 @@ class Testbed:
     def _base_moments(self) -> dict[str, Any] | None:
         """The base's optimizer state from the last checkpoint of the run that trained it, None where there is none."""
         folder = self.run.dir / "checkpoints" / "base"
-        if self.config.source is not None:
-            folder = Path(self.config.source) / "checkpoints" / (self.config.part or "base")
+        if self.config.model is not None:
+            folder = Path(self.config.model) / "checkpoints" / (self.config.part or "base")
         found = checkpoints.load(folder)
         return found[1]["state.optimizer"] if found else None
 

@@ -35,7 +35,7 @@ class Batches:
         scale = augment.draw_scales(rng, size, config.max_scale, config.scale_weighting)
         level = torch.from_numpy(rng.integers(0, config.max_noise_level + 1, size))
         level[torch.from_numpy(rng.random(size) < config.clean_fraction)] = 0
-        flips, dropped = rng.random((size, 2)) < 0.5, rng.random(size) < config.text_dropout
+        flips, dropped = rng.random((size, 2)) < 0.5, rng.random(size) < config.text_drop
         mine = slice(rank() * len(wanted), (rank() + 1) * len(wanted))
         num_frames = augment.frames_for(frame_factor, self.crops.shape[1], config.max_key_frames)
         clips = self._flipped(self.crops.read(wanted, num_frames), flips[mine])

@@ -45,7 +45,7 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     vae = build_vae(config)
     base = build_base(config, as_codec(vae).channels)
     check_crop(config, as_codec(vae), base)
-    if not config.optim.base and not config.optim.joint and config.optim.base_num_steps:
+    if not config.init and not config.optim.joint and config.optim.base_num_steps:
         with run.stage("base"):
             base = _train_base(config, run, accelerator, base, vae, crops)
     seed_all(config.seed, "train", "init")
@@ -119,7 +119,7 @@ def _optimise(
         if part is not None:
             part.to(device)
     num_steps = optim.num_steps if stage == "train" else optim.base_num_steps
-    ema = EMA(trained, optim.ema_half_life_steps * optim.batch_size, ramp_up_ratio=0.2)
+    ema = EMA(trained, optim.ema_half_life_images, ramp_up_ratio=0.2)
     optimizer = torch.optim.AdamW(
         [one for one in trained.parameters() if one.requires_grad],
         lr=optim.lr,
@@ -133,7 +133,7 @@ def _optimise(
     loop = Loop(run, stage, num_steps, state={"model": trained, "optimizer": optimizer, "ema": ema})
     for step in loop:
         for group in optimizer.param_groups:
-            group["lr"] = optim.lr * learning_rate_factor(step, num_steps, optim.decay, optim.warmup_steps)
+            group["lr"] = optim.lr * learning_rate_factor(step, num_steps, optim.schedule, optim.warmup_steps)
         loss = wrapped(*batches(step))
         accelerator.backward(loss)
         norm = nn.utils.clip_grad_norm_(trained.parameters(), optim.grad_clip)
