@@ -36,6 +36,18 @@ def test_saved_loaded_and_called(tmp_path):
     assert isinstance(zoo.load(tmp_path), ControlledVideoUNet)  # as a run folder's model/denoiser
 
 
+def test_a_pipeline_saved_when_its_classes_lay_in_other_files(tmp_path):
+    pipeline, index = tiny_pipeline(), tmp_path / "model_index.json"
+    pipeline.save_pretrained(tmp_path)
+    saved = json.loads(index.read_text())
+    saved["scheduler"][0], saved["vae"][0] = "toolkit.venhancer.schedule", "toolkit.venhancer.codec"
+    saved["denoiser"][0] = "toolkit.zoo.controlled_video_unet"
+    index.write_text(json.dumps(saved))
+    again, weights = VideoEnhancePipeline.from_pretrained(tmp_path), pipeline.denoiser.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in again.denoiser.state_dict().items())
+    assert type(again.scheduler) is VideoNoiseSchedule and type(again.vae) is PixelUnshuffleCodec
+
+
 def test_callback_sees_every_window_of_every_step():
     seen = []
     tiny_pipeline()(clip(3, 8, 8), callback_on_step_end=seen.append, **CALL)

@@ -31,7 +31,7 @@ from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
 
 SMALL = Path(__file__).parent / "weights"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_OURS = {"PixelUnshuffleCodec": PixelUnshuffleCodec}
+_OURS = {one.__name__: one for one in (ControlledVideoUNet, PixelUnshuffleCodec, VideoNoiseSchedule)}
 
 
 @dataclass
@@ -59,6 +59,16 @@ class VideoEnhancePipeline(EnhanceParts):
                 kwargs.setdefault("vae", _OURS[parts["vae"][1]].from_pretrained(source, subfolder="vae"))
         with _no_progress_bar():
             return super().from_pretrained(source, **kwargs)
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """As any pipeline's; our own classes are found by name: a saved index tells the file where they once lay."""
+        found = super().load_config(*args, **kwargs)
+        index = found[0] if isinstance(found, tuple) else found
+        for part in index.values():
+            if isinstance(part, list) and part[1] in _OURS:
+                part[0] = _OURS[part[1]].__module__
+        return found
 
     @classmethod
     def from_parts(cls, denoiser: str, vae: str | None, text_encoder: str | None) -> VideoEnhancePipeline:
