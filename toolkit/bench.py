@@ -26,6 +26,7 @@ from toolkit.runs.files import write_json
 from toolkit.runs.record import machine, package_versions
 from toolkit.schema import check, choice, number
 from toolkit.show.table import Table
+from toolkit.show.terminal import show
 
 OURS = "ours"  # the contender that ratios are taken to
 
@@ -93,13 +94,11 @@ def run_bench(name: str, options: BenchOptions, makers: Makers, unit: str, note:
         rise = _peak_memory(makers[options.only], options.device)
         print(json.dumps({"peak_memory_mib": rise, "peak_resident_mib": _most_resident_bytes() / 2**20}))
         return 0
-    from rich.console import Console
-
     results = race({key: make() for key, make in makers.items()}, options.num_rounds, unit, CLOCKS[options.clock])
     for key in makers:
         results[key] |= _child_memory(name, options, key)
     rounds = f"medians of {options.num_rounds} rounds, {options.clock} time"
-    Console().print(_table(name, results, f"{unit} per second, {rounds}; {note}").to_rich())
+    show(_table(name, results, f"{unit} per second, {rounds}; {note}"))
     if options.out:
         made_by = {"command": f"toolkit bench {name}", "machine": machine(), "versions": package_versions()}
         write_json(options.out, made_by | {"options": dataclasses.asdict(options), "results": results})

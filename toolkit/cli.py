@@ -75,17 +75,18 @@ def runs_list(
 ) -> None:
     """List runs: status and how far, seed, wall time, overrides or the error."""
     from toolkit.show.browse import list_runs
+    from toolkit.show.terminal import show
 
-    _print(list_runs(root, command))
+    show(list_runs(root, command))
 
 
 @runs_app.command("show")
 def runs_show(folder: Path) -> None:
     """Show one run: config, stages, metrics, files."""
     from toolkit.show.browse import show_run
+    from toolkit.show.terminal import show
 
-    for table in show_run(folder):
-        _print(table)
+    show(*show_run(folder))
 
 
 @runs_app.command("compare")
@@ -95,9 +96,9 @@ def runs_compare(
 ) -> None:
     """Mean, spread and n over seeds, the best run, and where the configs differ."""
     from toolkit.show.browse import compare_runs
+    from toolkit.show.terminal import show
 
-    for table in compare_runs(folders, over):
-        _print(table)
+    show(*compare_runs(folders, over))
 
 
 @runs_app.command("resume")
@@ -273,15 +274,10 @@ def _options(
 
 def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     from toolkit.show.table import Table
+    from toolkit.show.terminal import show
 
     cells = [[value if isinstance(value, (int, float, str)) else str(value) for value in row.values()] for row in rows]
-    _print(Table(title, list(rows[0]), cells))
-
-
-def _print(table: object) -> None:
-    from rich.console import Console
-
-    Console().print(table.to_rich())  # type: ignore[attr-defined]
+    show(Table(title, list(rows[0]), cells))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from tests.toyroom.config import TrainToy
 from toolkit.errors import UserError
-from toolkit.runs.device import make_accelerator
+from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.loop import Loop, Values
 from toolkit.runs.record import Run
@@ -28,7 +28,7 @@ def main(config: TrainToy, run: Run) -> float:
 
 
 def _train(config: TrainToy, run: Run) -> None:
-    accelerator = make_accelerator(config)
+    accelerator = accelerator_of(run)
     seed_all(config.seed, "init")
     width = config.network.width
     model = torch.nn.Sequential(torch.nn.Linear(1, width), torch.nn.Tanh(), torch.nn.Linear(width, 1))

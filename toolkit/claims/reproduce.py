@@ -20,6 +20,7 @@ from toolkit.errors import UserError, did_you_mean
 from toolkit.paths import PACKAGE, experiments_dir
 from toolkit.show.browse import duration
 from toolkit.show.table import Cell, Table
+from toolkit.show.terminal import show
 from toolkit.spelling import spelled
 
 Launch = Callable[[str, list[str]], int]  # (command, words after it) -> exit code
@@ -50,7 +51,7 @@ def reproduce(
     home = Path(root) / paper / "quick" if quick else Path(root) / paper
     jobs = plan(spec, chosen, home, quick)
     if dry_run:
-        _print(plan_table(jobs))
+        show(plan_table(jobs))
         return 0
     published = not quick and not source.is_relative_to(PACKAGE)  # an installed package is not written into
     target = Path(out) if out else source if published else home
@@ -67,7 +68,7 @@ def reproduce(
             problems[claim.id] = entry["verdict"]
     problems.update(publish.draw_figures(chosen, results, target, lambda claim: metrics_by_seed(claim, jobs, quick)))
     publish.write(target, paper, spec, results, level)
-    _print(publish.verdict_table(results, chosen))
+    show(publish.verdict_table(results, chosen))
     _print_problems(problems, target)
     return 1 if problems else 0
 
@@ -218,12 +219,6 @@ def _name(job: Job) -> str:
 
 def _levels(spec: Claims) -> str:
     return ", ".join(dict.fromkeys(claim.level for claim in spec.claims.values())) or "(none)"
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    Console().print(table.to_rich())
 
 
 def _print_problems(problems: dict[str, str], target: Path) -> None:

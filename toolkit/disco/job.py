@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.panel import Panel
 
 from toolkit import data
 from toolkit.disco import measure as measures
@@ -22,14 +20,14 @@ from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, collapse_warni
 from toolkit.disco.stage2 import train_prior
 from toolkit.errors import UserError
 from toolkit.runs import progress
-from toolkit.runs.device import make_accelerator
+from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run, read_record
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import generator, seed_all
 from toolkit.show import figures
-from toolkit.show.table import Table
+from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.ema import EMA
 
@@ -40,8 +38,7 @@ LEAST_TEST_ITEMS = 10  # scores by neighbours need a few
 def main(config: TrainDisco, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
     dataset = load_data(config)
-    accelerator = make_accelerator(config, run.record.get("job_number", 0))
-    run.record["device"] = str(accelerator.device)
+    accelerator = accelerator_of(run)
     stages = {
         "denoiser": lambda: _train_denoiser(run, config, dataset, accelerator, "denoiser"),
         "baseline": lambda: _train_denoiser(run, config, dataset, accelerator, "baseline"),
@@ -54,7 +51,7 @@ def main(config: TrainDisco, run: Run) -> float | None:
             with run.stage(name):
                 stages[name]()
     if rank() == 0:
-        _show(run, config)
+        show_end(run, {"samples": run.dir / "samples", "weights": run.dir / "model"})
     return _objective(run.record["metrics"], max(config.measure.evaluations))
 
 
@@ -295,18 +292,6 @@ def _measure(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: A
 # -- results ----------------------------------------------------------------------------------------------------------
 
 
-def _show(run: Run, config: TrainDisco) -> None:
-    """On the terminal: the headline table, and where things are."""
-    console = Console()
-    headline = run.dir / "tables" / "headline.json"
-    if headline.exists():
-        console.print(Table.load(headline).to_rich())
-    found = {"samples": run.dir / "samples", "weights": run.dir / "model"}
-    lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
-    lines += [f"{name}  {path}" for name, path in found.items() if path.exists()]
-    console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
-
-
 def dry_run(config: TrainDisco) -> None:
     """Parameters, FLOPs and memory of the networks, built on the meta device; trains nothing, needs no folder."""
     from toolkit.zoo.registry import count_flops
@@ -322,5 +307,4 @@ def dry_run(config: TrainDisco) -> None:
         call = {"x": torch.empty(1, *dataset.shape), "sigma": torch.ones(1)}
         rows.append(["one denoiser call, GFLOPs", count_flops(denoiser, call) / 1e9, f"one sample {dataset.shape}"])
     rows.append(["weights, gradients, Adam and EMA, MiB", memory_bytes(denoiser, encoder) / 2**20, "float32"])
-    note = f"built on the meta device in {time.perf_counter() - started:.1f} s; nothing was run"
-    Console().print(Table("dry run", ["what", "size", ""], rows, note).to_rich())
+    show(dry_run_table(rows, time.perf_counter() - started))

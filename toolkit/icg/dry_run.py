@@ -13,6 +13,7 @@ from toolkit.data.config import Data
 from toolkit.errors import UserError
 from toolkit.icg.config import Guidance, SampleICG
 from toolkit.show.table import Cell, Table
+from toolkit.show.terminal import dry_run_table
 from toolkit.zoo.edm.build import build_network
 from toolkit.zoo.registry import count_flops, count_parameters
 
@@ -31,8 +32,7 @@ def describe(config: SampleICG) -> Table:
             calls = 1 if scale == 1 or method.method == "none" else calls_per_step(method)
             name = method.method if method.method == "none" else f"{method.method} {scale:g}"
             rows.append([f"{name}, network calls per image", evaluations * calls, f"{calls} a step, at most"])
-    note = f"built on the meta device in {time.perf_counter() - started:.1f} s; nothing was run"
-    return Table("dry run", ["what", "size", ""], rows, note)
+    return dry_run_table(rows, time.perf_counter() - started)
 
 
 def calls_per_step(guidance: Guidance) -> int:

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.panel import Panel
 
 from toolkit.icg import results as pictures
 from toolkit.icg.columns import DROPPING, Column
@@ -20,10 +18,10 @@ from toolkit.icg.results import Result, all_scores, headline, metrics
 from toolkit.icg.sample_store import Draws, clear, to_floats
 from toolkit.icg.sources.base import Request, Source
 from toolkit.runs import progress
-from toolkit.runs.device import make_accelerator
+from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.record import Run
-from toolkit.show.table import Table
+from toolkit.show.terminal import show, show_end
 
 FEW_STEPS = 4
 
@@ -31,8 +29,7 @@ FEW_STEPS = 4
 def main(config: SampleICG, run: Run) -> float | None:
     """Make the models that are missing, sample every column from the same noise, measure, report."""
     logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)  # "experimental", for every guider
-    accelerator = make_accelerator(config, run.record.get("job_number", 0))
-    run.record["device"] = str(accelerator.device)
+    accelerator = accelerator_of(run)
     plan = make_plan(config, *open_models(config, run, accelerator))
     if not run.stage_done("sample"):
         try_out(config, plan)
@@ -44,7 +41,7 @@ def main(config: SampleICG, run: Run) -> float | None:
             if rank() == 0:
                 _report(config, run, plan)
     if rank() == 0:
-        _show(run)
+        show_end(run, {"grid": run.dir / "samples", "images": run.dir / "images", "figures": run.dir / "figures"})
     return _objective(run.record["metrics"], plan)
 
 
@@ -182,18 +179,8 @@ def _objective(found: dict[str, float], plan: Plan) -> float | None:
     return next((found[key] for key in reversed(keys) if key in found), None)
 
 
-def _show(run: Run) -> None:
-    """On the terminal: the table, and where things are."""
-    console = Console()
-    console.print(Table.load(run.dir / "tables" / "headline.json").to_rich())
-    found = {"grid": run.dir / "samples", "images": run.dir / "images", "figures": run.dir / "figures"}
-    lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
-    lines += [f"{name:<8} {path}" for name, path in found.items() if path.exists()]
-    console.print(Panel("\n".join(lines), title="sample-icg done", expand=False))
-
-
 def dry_run(config: SampleICG) -> None:
     """Parameters, FLOPs and network calls of what would be sampled; nothing is trained or drawn."""
     from toolkit.icg.dry_run import describe
 
-    Console().print(describe(config).to_rich())
+    show(describe(config))

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.panel import Panel
 
 from toolkit import zoo
 from toolkit.ivideogpt import measure as measures
@@ -28,10 +26,10 @@ from toolkit.ivideogpt.rollout import check_horizon, roll_out
 from toolkit.ivideogpt.train.perceptual import make_distance
 from toolkit.ivideogpt.train.tokenizer import train_tokenizer
 from toolkit.ivideogpt.train.transformer import train_transformer
-from toolkit.runs.device import make_accelerator
+from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
-from toolkit.show.table import Table
+from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.zoo.registry import count_parameters
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
 
@@ -40,8 +38,7 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
     _check_sources(config)
     clips = load_clips(config)
-    accelerator = make_accelerator(config, run.record.get("job_number", 0))
-    run.record["device"] = str(accelerator.device)
+    accelerator = accelerator_of(run)
     dataset = clips.dataset
     run.record["data"] = {
         "env": dataset.env,
@@ -64,7 +61,9 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
                     stages[name]()
                 barrier()
     if rank() == 0:
-        _show(run, config)
+        found = {"video": run.dir / "samples" / "rollout.mp4", "weights": run.dir / "model"}
+        drives = [f"drive it: toolkit play {run.dir}"] if (run.dir / "model" / "transformer").exists() else []
+        show_end(run, found, last=drives)
     return _objective(run.record["metrics"])
 
 
@@ -114,19 +113,6 @@ def _note_parameters(run: Run, **networks: Any) -> None:
     run.record.setdefault("parameters", {}).update(counted)
 
 
-def _show(run: Run, config: TrainIVideoGPT) -> None:
-    """On the terminal: the headline table, and where things are."""
-    console = Console()
-    headline = run.dir / "tables" / "headline.json"
-    if headline.exists():
-        console.print(Table.load(headline).to_rich())
-    found = {"video": run.dir / "samples" / "rollout.mp4", "weights": run.dir / "model"}
-    lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
-    lines += [f"{name:<8} {path}" for name, path in found.items() if path.exists()]
-    lines += [f"drive it: toolkit play {run.dir}"] if (run.dir / "model" / "transformer").exists() else []
-    console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
-
-
 def dry_run(config: TrainIVideoGPT) -> None:
     """Parameters, tokens and memory of the networks, built on the meta device; trains nothing, needs no data."""
     started = time.perf_counter()
@@ -145,8 +131,7 @@ def dry_run(config: TrainIVideoGPT) -> None:
     ]  # fmt: skip
     total = count_parameters(tokenizer) + count_parameters(transformer)
     rows.append(["weights, gradients and Adam, MiB", 16 * total / 2**20, "float32"])
-    note = f"built on the meta device in {time.perf_counter() - started:.1f} s; nothing was run"
-    Console().print(Table("dry run", ["what", "size", ""], rows, note).to_rich())
+    show(dry_run_table(rows, time.perf_counter() - started))
 
 
 def zoo_resolution(config: TrainIVideoGPT) -> int:

@@ -13,7 +13,16 @@ from toolkit.schema import Job
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from toolkit.runs.record import Run
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def accelerator_of(run: Run) -> Accelerator:
+    """The Accelerator of a run, which notes its device in the record. Raises UserError as ``make_accelerator``."""
+    accelerator = make_accelerator(run.config, run.record.get("job_number", 0))
+    run.record["device"] = str(accelerator.device)
+    return accelerator
 
 
 def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:

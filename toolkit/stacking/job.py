@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich.console import Console
-from rich.panel import Panel
-
 from toolkit.errors import UserError
 from toolkit.runs.distributed import rank
 from toolkit.runs.record import Run
-from toolkit.show.table import Table
+from toolkit.show.terminal import show, show_end
 from toolkit.stacking import stage_advise, stage_grow
 from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.measure.compare import compare_run
@@ -31,7 +28,9 @@ def main(config: GrowLLM, run: Run) -> float | None:
             with run.stage(name):
                 stages[name]()
     if rank() == 0:
-        _show(run, config)
+        weights = stage_grow.out_folder(config, run) if config.stage == "grow" else run.dir / "model"
+        found = {"figures": run.dir / "figures", "weights": weights}
+        show_end(run, found, tables=("arms", "headline") if config.stage == "all" else ("headline",))
     metrics = run.record["metrics"]
     return next((metrics[key] for key in OBJECTIVES if key in metrics), None)
 
@@ -51,18 +50,6 @@ def _stages(config: GrowLLM, run: Run) -> dict[str, Callable[[], None]]:
     return Testbed(config, run).stages() | {"compare": stages["compare"]}
 
 
-def _show(run: Run, config: GrowLLM) -> None:
-    console = Console()
-    for name in ("arms", "headline") if config.stage == "all" else ("headline",):
-        console.print(Table.load(run.dir / "tables" / f"{name}.json").to_rich())
-    found = {"figures": run.dir / "figures", "weights": run.dir / "model"}
-    if config.stage == "grow":
-        found["weights"] = stage_grow.out_folder(config, run)
-    lines = [f"run      {run.dir}", f"report   {run.dir / 'report.html'}"]
-    lines += [f"{name:<8} {path}" for name, path in found.items() if path.exists()]
-    console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
-
-
 def dry_run(config: GrowLLM) -> None:
     """Layers, parameters and FLOPs, built on the meta device; reads no weight and writes nothing."""
     if config.stage == "grow":
@@ -70,6 +57,6 @@ def dry_run(config: GrowLLM) -> None:
     elif config.stage == "advise":
         stage_advise.dry_run(config)
     elif config.stage in ("all", "pretrain"):
-        Console().print(plan_table(config).to_rich())
+        show(plan_table(config))
     else:
         raise UserError(f"stage={config.stage}: builds nothing that --dry-run could show")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from rich.console import Console
-
 from toolkit.errors import UserError
 from toolkit.runs.distributed import rank
 from toolkit.runs.record import Run
 from toolkit.show.table import Table
+from toolkit.show.terminal import show
 from toolkit.stacking.config import GrowLLM
 
 FACTOR = 4  # the paper's recommendation; its optimum lies between 2 and 4
@@ -101,4 +100,4 @@ def advice_table(advice: Advice) -> Table:
 def dry_run(config: GrowLLM) -> None:
     """The same, printed only."""
     assert config.params is not None and config.tokens is not None
-    Console().print(advice_table(advise(config.params, config.tokens)).to_rich())
+    show(advice_table(advise(config.params, config.tokens)))

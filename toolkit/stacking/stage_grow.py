@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import Tensor
 
 from toolkit.errors import UserError
 from toolkit.runs import progress
-from toolkit.runs.device import keep_freed_memory, make_accelerator
+from toolkit.runs.device import accelerator_of, keep_freed_memory
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.show.table import Table
+from toolkit.show.terminal import show
 from toolkit.stacking.checkpoints.open import Checkpoint, find_network, is_zoo_network, open_checkpoint
 from toolkit.stacking.checkpoints.write import refuse_used
 from toolkit.stacking.config import GrowLLM
@@ -37,7 +37,7 @@ def grow_source(config: GrowLLM, run: Run) -> None:
 
 def _grow(config: GrowLLM, run: Run) -> None:
     out = out_folder(config, run)
-    report = written_by(run, out) or _grow_into(config, out, identity(run))
+    report = written_by(run, out) or _grow_into(config, run, out)
     for name, table in growth_tables(report).items():
         table.save(run.path("tables", f"{name}.json"))
     measured = {key: value for key, value in report.get("function", {}).items() if isinstance(value, float)}
@@ -46,16 +46,17 @@ def _grow(config: GrowLLM, run: Run) -> None:
     run.add_metrics("grow", measured | told)
 
 
-def _grow_into(config: GrowLLM, out: Path, run_id: str) -> dict[str, Any]:
+def _grow_into(config: GrowLLM, run: Run, out: Path) -> dict[str, Any]:
     assert config.model is not None
     refuse_used(out)
+    run_id = identity(run)
     source, text = find_network(config.model, config.part), read_text(config.text)
     if is_zoo_network(source):
         from toolkit.stacking.zoo_networks import grow_saved_network
 
         return grow_saved_network(source, out, config.growth(), config.seed, run_id)
     checkpoint = open_checkpoint(source)
-    growth_map = _growth_map(config, checkpoint)
+    growth_map = _growth_map(config, checkpoint, run)
     planned = grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, config.growth(), config.seed)
     with progress.bar("grow", 0, len(planned.tensors.infos)) as bar:
         written = 0
@@ -79,15 +80,14 @@ def _grow_into(config: GrowLLM, out: Path, run_id: str) -> dict[str, Any]:
         )
 
 
-def _growth_map(config: GrowLLM, source: Checkpoint) -> GrowthMap | None:
+def _growth_map(config: GrowLLM, source: Checkpoint, run: Run) -> GrowthMap | None:
     """G_learn's map, trained on ``config.data``; None for other operators and where ``learn.num_steps=0``."""
     if config.operator != "learn" or config.learn.num_steps == 0:
         return None
     from toolkit.stacking.pretrain.corpus import token_store
 
     context = min(config.network.context, source.config.max_position_embeddings)
-    device = make_accelerator(config).device
-    return trained_map(config, source, token_store(config), context, device)
+    return trained_map(config, source, token_store(config), context, accelerator_of(run).device)
 
 
 def out_folder(config: GrowLLM, run: Run) -> Path:
@@ -176,8 +176,7 @@ def dry_run(config: GrowLLM) -> None:
     assert config.model is not None
     source = _open(find_network(config.model, config.part))
     grown = grow(source.architecture, source.config, source.tensors, config.growth(), config.seed)
-    for table in growth_tables(describe(source, grown, config.growth())).values():
-        Console().print(table.to_rich())
+    show(*growth_tables(describe(source, grown, config.growth())).values())
 
 
 def _open(source: str) -> Checkpoint:

@@ -8,17 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.panel import Panel
-
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.write import Sound, is_claimed, join_parts
 from toolkit.errors import UserError
 from toolkit.runs import progress
-from toolkit.runs.device import make_accelerator
+from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.show.table import Table
+from toolkit.show.terminal import show, show_end
 from toolkit.venhancer.clips.backends import KeyFrames
 from toolkit.venhancer.clips.inputs import Task, available_bytes, check_free, find_tasks, make_folder, rate_text
 from toolkit.venhancer.clips.parts import write_parts
@@ -33,8 +31,7 @@ OURS = "ours"
 def main(config: EnhanceVideo, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
     config = config.resolved()
-    accelerator = make_accelerator(config, run.record.get("job_number", 0))
-    run.record["device"] = str(accelerator.device)
+    accelerator = accelerator_of(run)
     tasks = _open_tasks(config, run) if "enhance" in config.stages() else []
     for name in config.stages():
         if run.stage_done(name):
@@ -46,7 +43,7 @@ def main(config: EnhanceVideo, run: Run) -> float | None:
                 {"enhance": _enhance, "measure": _measure}[name](config, run, tasks, accelerator.device)
             barrier()
     if rank() == 0:
-        _show(run, config)
+        show_end(run, {}, first=_enhanced(run))
     quality = run.record["metrics"].get(f"{OURS}.psnr")
     return None if quality is None else -quality
 
@@ -234,19 +231,14 @@ def _record(run: Run, found: dict[str, dict[str, dict[str, float]]]) -> None:
 # -- results -----------------------------------------------------------------------------------------------------------
 
 
-def _show(run: Run, config: EnhanceVideo) -> None:
-    """On the terminal: the table, and where things are."""
-    console = Console()
-    headline = run.dir / "tables" / "headline.json"
-    if headline.exists():
-        console.print(Table.load(headline).to_rich())
+def _enhanced(run: Run) -> list[str]:
+    """One line for each clip: where it is, its size and rate."""
     lines = []
     for entry in run.record.get("clips", {}).values():
         width, height = entry["size"]
         rate = rate_text(_fraction(entry["rate"]))
         lines.append(f"{entry['output']}  {width}x{height}, {entry['frames']} frames at {rate} fps")
-    lines += [f"run     {run.dir}", f"report  {run.dir / 'report.html'}"]
-    console.print(Panel("\n".join(lines), title=f"{config.command} done", expand=False))
+    return lines
 
 
 def _fraction(text: str) -> Any:
@@ -270,7 +262,7 @@ def dry_run(config: EnhanceVideo) -> None:
                 rows += _network_rows(work, network)
     if not rows:
         raise UserError(f"input={config.input}: nothing to do")
-    Console().print(Table("dry run", ["clip", "what", "size"], rows, "nothing was run").to_rich())
+    show(Table("dry run", ["clip", "what", "size"], rows, "nothing was run"))
 
 
 def _network_rows(work: Work, network: Network) -> list[list[Any]]:

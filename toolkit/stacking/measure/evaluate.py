@@ -12,7 +12,7 @@ import torch
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
 from toolkit.runs import progress
-from toolkit.runs.device import make_accelerator
+from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.show.table import Table
@@ -48,13 +48,13 @@ def evaluate_source(config: GrowLLM, run: Run) -> None:
 def _measure(config: GrowLLM, run: Run, names: Sequence[str], data: Path | None) -> None:
     texts = _texts(config)
     if not names:
-        scorer, _ = _load(config)
+        scorer, _ = _load(config, run)
         _keep(run, scorer.text_loss(texts), {})
         return
     from toolkit.stacking.measure import harness
 
     with harness.loaded(names, data, config.evaluation.num_fewshot) as tasks:
-        scorer, source = _load(config)
+        scorer, source = _load(config, run)
         loss = scorer.text_loss(texts)
         progress.say(f"evaluating {', '.join(names)}")
         _keep(run, loss, harness.run_tasks(_model(config, scorer, source), tasks, config.evaluation.limit))
@@ -82,8 +82,8 @@ def _texts(config: GrowLLM) -> list[str]:
     return texts
 
 
-def _load(config: GrowLLM) -> tuple[Scorer, str]:
-    accelerator = make_accelerator(config)
+def _load(config: GrowLLM, run: Run) -> tuple[Scorer, str]:
+    accelerator = accelerator_of(run)
     assert config.model is not None
     source = fetched(find_network(config.model, config.part))
     model, tokenizer = load_model(source, torch.bfloat16 if config.precision == "bf16" else torch.float32)

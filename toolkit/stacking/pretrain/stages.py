@@ -18,7 +18,7 @@ from typing import Any
 from toolkit.errors import UserError
 from toolkit.runs import checkpoint as checkpoints
 from toolkit.runs import progress
-from toolkit.runs.device import make_accelerator
+from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.files import write_json
 from toolkit.runs.record import Run
@@ -61,8 +61,7 @@ class Testbed:
     def __init__(self, config: GrowLLM, run: Run) -> None:
         check_batches(config.optim)
         self.config, self.run = config, run
-        self.accelerator = make_accelerator(config, run.record.get("job_number", 0))
-        run.record["device"] = str(self.accelerator.device)
+        self.accelerator = accelerator_of(run)
 
     def stages(self) -> dict[str, Callable[[], None]]:
         """What each stage does."""

@@ -1,0 +1,27 @@
+"""Where a run computes."""
+
+import json
+
+import pytest
+import torch
+
+from tests.toyroom.config import TrainToy
+from toolkit.errors import UserError
+from toolkit.runs.device import accelerator_of
+from toolkit.runs.record import Run
+
+
+def test_the_record_names_the_device(tmp_path):
+    run = Run(tmp_path / "one", TrainToy(device="cpu"))
+    run.open([])
+    assert str(accelerator_of(run).device) == "cpu"
+    run.close("done")
+    assert json.loads((run.dir / "run.json").read_text())["device"] == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there(tmp_path, device):
+    if {"cuda": torch.cuda, "mps": torch.backends.mps}[device].is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(UserError, match=f"device={device}: no .* is visible; use device=auto or device=cpu"):
+        accelerator_of(Run(tmp_path / "one", TrainToy(device=device)))

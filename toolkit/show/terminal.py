@@ -1,0 +1,53 @@
+"""What commands leave on the terminal: tables, and at the end of a run where things are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.runs.record import Run
+from toolkit.show.table import Table
+
+
+def show(*tables: Table) -> None:
+    """Print tables, one below the other."""
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table.to_rich())
+
+
+def show_end(
+    run: Run,
+    places: Mapping[str, Path],
+    *,
+    tables: Sequence[str] = ("headline",),
+    first: Sequence[str] = (),
+    last: Sequence[str] = (),
+) -> None:
+    """The tables of a finished run, and a panel that says where it, its report and what else is there lie.
+
+    Args:
+        places: name -> file or folder; what does not exist is left out.
+        tables: names in the run's folder of tables; a run that measured nothing has none.
+        first: lines above the folders in the panel. last: lines below them.
+    """
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    files = [run.dir / "tables" / f"{name}.json" for name in tables]
+    show(*(Table.load(file) for file in files if file.exists()))
+    found = {"run": run.dir, "report": run.dir / "report.html"}
+    found |= {name: path for name, path in places.items() if path.exists()}
+    lines = [*first, *(f"{name:<8} {path}" for name, path in found.items()), *last]
+    text = Text("\n".join(lines))  # as it is: a path may hold what looks like rich's markup
+    Console().print(Panel(text, title=f"{run.config.command} done", expand=False))
+
+
+def dry_run_table(rows: Sequence[Sequence[Any]], built_s: float) -> Table:
+    """Sizes of networks that were built on the meta device in ``built_s`` seconds: rows of what, how much, a remark."""
+    note = f"built on the meta device in {built_s:.1f} s; nothing was run"
+    return Table("dry run", ["what", "size", ""], rows, note)
