@@ -8,25 +8,26 @@ import torch
 from tests.disco import tiny
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
-from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count
-from toolkit.disco.config import ADM, MLP, Song, ToyScore
+from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior
 from toolkit.disco.stage1 import JointModel
 from toolkit.errors import UserError
+from toolkit.zoo.config import ADM, MLP, Song, ToyScore
+from toolkit.zoo.registry import count_parameters
 
 
 def test_matched_baseline_is_the_narrowest_with_enough_parameters():
     config, data = tiny.config(tiny.mlp()), tiny.images()
-    wanted = count(build_denoiser(config, data), build_prior(config, data))
+    wanted = count_parameters(build_denoiser(config, data), build_prior(config, data))
     matched = build_matched(config, data, wanted)
     narrower = dataclasses.replace(config, network=MLP(width=matched.config["width"] - 4, depth=2))
-    assert count(matched) >= wanted > count(build_denoiser(narrower, data, with_latents=False))
+    assert count_parameters(matched) >= wanted > count_parameters(build_denoiser(narrower, data, with_latents=False))
     assert matched.num_latents == 0
 
 
 def test_matched_baseline_passes_over_impossible_widths():
     network = ADM(width=128, width_multipliers=[1], num_blocks=1, attention_resolutions=[], channels_per_head=64)
     config, data = tiny.config(network), tiny.images()
-    wanted = count(build_denoiser(config, data, with_latents=False)) + 1
+    wanted = count_parameters(build_denoiser(config, data, with_latents=False)) + 1
     assert build_matched(config, data, wanted).config["model_channels"] == 160  # 136 to 152 are not of 32 groups
     impossible = dataclasses.replace(config, network=dataclasses.replace(network, width=136))
     with pytest.raises(UserError, match="136 channels"):
@@ -96,7 +97,9 @@ def paper_size(name, image_size):
 
 def test_imagenet64_preset_is_the_papers_network_and_steps_on_meta():
     config, _, denoiser, encoder, prior = paper_size("disco_imagenet64", 64)
-    shared = count(denoiser) - count(*(m for n, m in denoiser.named_children() if "latent" in n or "cross" in n))
+    shared = count_parameters(denoiser) - count_parameters(
+        *(m for n, m in denoiser.named_children() if "latent" in n or "cross" in n)
+    )
     assert shared >= 295_899_267  # ADM, and what the latents add
     assert (denoiser.num_latents, denoiser.codebook_size) == (10, 100)
     assert (encoder.config["depth"], encoder.config["width"], prior.config["depth"]) == (12, 768, 12)

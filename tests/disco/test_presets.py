@@ -7,8 +7,8 @@ import pytest
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.data.catalogue import CATALOGUE
-from toolkit.disco.config import ADM, MLP, UViT
 from toolkit.paths import conf_dir, presets
+from toolkit.zoo.config import ADM, MLP, UViT
 
 COMMAND = COMMANDS["train-disco"]
 NAMES = [name for name, (owner, _) in presets().items() if owner == "train-disco"]

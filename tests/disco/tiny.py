@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from toolkit.data.sets import Dataset, MemorySplit
-from toolkit.disco.config import ADM, MLP, Encoder, Latents, Network, Prior, TrainDisco
+from toolkit.disco.config import Encoder, Latents, Prior, TrainDisco
+from toolkit.zoo.config import ADM, MLP, Network
 
 
 def images(num: int = 48, channels: int = 1, size: int = 8, num_classes: int = 0) -> Dataset:

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from toolkit.errors import UserError
-from toolkit.show.table import Spread, Table, format_number
+from toolkit.show.table import Spread, Table, format_number, number_in_key
 
 TABLE = Table(
     "Loss at [b]σ=1[/b]",
@@ -84,3 +84,10 @@ def test_damaged_json_is_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"broken\.json: not a table"):
         Table.load(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.05, "0p05"), (1.0, "1"), (10, "10"), (1.5, "1p5"), (-0.5, "m0p5"), (1e-5, "1em05")]
+)
+def test_a_number_in_a_key_has_no_dots(value, text):
+    assert number_in_key(value) == text

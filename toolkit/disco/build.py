@@ -12,12 +12,14 @@ from torch import nn
 from toolkit import zoo
 from toolkit.data.sets import Dataset
 from toolkit.disco.baselines import build_baseline_encoder
-from toolkit.disco.config import MLP, Network, ToyScore, TrainDisco
+from toolkit.disco.config import TrainDisco
 from toolkit.errors import UserError
+from toolkit.zoo.config import MLP, Network, ToyScore
 from toolkit.zoo.disco.encoders import LatentEncoder, MLPEncoder, ViTEncoder
 from toolkit.zoo.disco.prior import AutoregressivePrior, LatentDiffusionPrior, MarginalPrior, UniformPrior
 from toolkit.zoo.edm.build import build_network, image_shape
 from toolkit.zoo.edm.denoiser import Denoiser
+from toolkit.zoo.registry import count_parameters
 
 
 def latent_shape(config: TrainDisco, num_labels: int) -> tuple[int, int]:
@@ -56,7 +58,7 @@ def _size(network: Network, config: TrainDisco, dataset: Dataset, must: bool) ->
     """Parameters without latents; 0 for a width that groups or heads do not divide, unless it ``must`` be possible."""
     try:
         with torch.device("meta"):
-            return count(_from_network(network, config, dataset, {}))
+            return count_parameters(_from_network(network, config, dataset, {}))
     except UserError:
         if must:
             raise
@@ -107,11 +109,6 @@ def build_prior(config: TrainDisco, dataset: Dataset) -> nn.Module | None:
     return kind(num_latents, codebook_size, dataset.num_classes)
 
 
-def count(*networks: nn.Module | None) -> int:
-    """Parameters of all networks together."""
-    return sum(parameter.numel() for network in networks if network for parameter in network.parameters())
-
-
 def _num_labels(dataset: Dataset) -> int:
     return len(dataset.class_names)
 
@@ -141,4 +138,4 @@ def _from_network(network: Network, config: TrainDisco, dataset: Dataset, latent
 
 def memory_bytes(*networks: nn.Module | None) -> int:
     """Bytes to train these with Adam and one average: weights, gradients, two moments, EMA, all float32."""
-    return math.prod([count(*networks), 4, 5])
+    return math.prod([count_parameters(*networks), 4, 5])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from toolkit.data.config import Data
 from toolkit.errors import UserError, did_you_mean
 from toolkit.schema import MISSING, Job, choice, number
-from toolkit.zoo.config import ADM, MLP, Network, Song, ToyScore, UViT
+from toolkit.zoo.config import NETWORK_SCHEMAS, Network
 
 STAGES = ["denoiser", "baseline", "prior", "sample", "measure"]
 MEASURES = ["loss", "use", "turning", "jacobian", "quality", "prior_gap", "guidance", "shared", "switch", "cost"]
@@ -216,9 +216,5 @@ class TrainDisco(Job):
 
 SCHEMAS = {
     (None, "train_disco_schema"): TrainDisco,
-    ("network", "adm_schema"): ADM,
-    ("network", "song_schema"): Song,
-    ("network", "uvit_schema"): UViT,
-    ("network", "mlp_schema"): MLP,
-    ("network", "toy_score_schema"): ToyScore,
+    **NETWORK_SCHEMAS,
 }

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from toolkit import data
 from toolkit.disco import measure as measures
 from toolkit.disco.artefact import Parts, load_parts, save_part
-from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, count, memory_bytes
+from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.sampling import draw_latents, draw_samples
 from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, collapse_warning, latent_summary
@@ -30,6 +30,7 @@ from toolkit.show import figures
 from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.ema import EMA
+from toolkit.zoo.registry import count_flops, count_parameters
 
 FIRST_JUDGED_STEP = 200  # before it every encoder is silent
 LEAST_TEST_ITEMS = 10  # scores by neighbours need a few
@@ -102,7 +103,10 @@ def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, acceler
         save_part(run.path("model"), name, ema.model)
         if encoder is not None:
             save_part(run.path("model"), "encoder", joint.encoder)
-    run.record.setdefault("parameters", {})[name] = {"denoiser": count(denoiser), "encoder": count(encoder)}
+    run.record.setdefault("parameters", {})[name] = {
+        "denoiser": count_parameters(denoiser),
+        "encoder": count_parameters(encoder),
+    }
     barrier()
 
 
@@ -164,7 +168,7 @@ def _build(config: TrainDisco, dataset: data.Dataset, name: str) -> tuple[Denois
     with torch.device("meta"):
         parts = [build_denoiser(config, dataset), build_prior(config, dataset)]
         parts += [build_encoder(config, dataset)] if config.baseline == "matched_total" else []
-    return build_matched(config, dataset, count(*parts)), None
+    return build_matched(config, dataset, count_parameters(*parts)), None
 
 
 def device_batches(dataset: data.Dataset, config: TrainDisco, accelerator: Accelerator) -> Any:
@@ -294,15 +298,13 @@ def _measure(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: A
 
 def dry_run(config: TrainDisco) -> None:
     """Parameters, FLOPs and memory of the networks, built on the meta device; trains nothing, needs no folder."""
-    from toolkit.zoo.registry import count_flops
-
     absent = data.CATALOGUE[config.data.name].needs_path and config.data.path is None
     dataset = data.stand_in(config.data) if absent else load_data(config)
     started = time.perf_counter()
     with torch.device("meta"):
         denoiser, encoder = _build(config, dataset, "denoiser")
         networks = {"denoiser": denoiser, "encoder": encoder, "prior": build_prior(config, dataset)}
-    rows = [[name, count(network), type(network).__name__] for name, network in networks.items() if network]
+    rows = [[name, count_parameters(network), type(network).__name__] for name, network in networks.items() if network]
     with torch.device("meta"):
         call = {"x": torch.empty(1, *dataset.shape), "sigma": torch.ones(1)}
         rows.append(["one denoiser call, GFLOPs", count_flops(denoiser, call) / 1e9, f"one sample {dataset.shape}"])

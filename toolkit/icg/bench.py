@@ -22,6 +22,7 @@ from typing import Any
 
 from toolkit.bench import BenchOptions, Contender, Makers, parse_options, run_bench
 from toolkit.schema import choice, number
+from toolkit.zoo.registry import count_parameters
 
 CONTENDERS = ("ours", "native", "cfg", "tsg", "icg_tsg", "batched", "batched_tsg", "half", "none")
 LENGTH, CROSS_WIDTH, NUM_CLASSES = 77, 64, 1000
@@ -64,7 +65,7 @@ def build(options: Options, name: str) -> Contender:
         pipe, arguments, null = make(options)
         tasks[network] = partial(sample, pipe, arguments, null, name, options)
         denoiser = getattr(pipe, "transformer", None) or pipe.unet
-        parameters += sum(parameter.numel() for parameter in denoiser.parameters())
+        parameters += count_parameters(denoiser)
     return Contender(tasks, parameters)
 
 

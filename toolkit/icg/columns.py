@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from toolkit.icg.config import CFG, Guidance, NoGuidance, SampleICG
 from toolkit.icg.sources.base import Source
+from toolkit.show.table import number_in_key
 
 LABELS = {
     "none": "none",
@@ -50,7 +51,7 @@ class Column:
 
 def scale_key(scale: float) -> str:
     """1.5 as a part of a metric's name: ``w_1p5``."""
-    return f"w_{scale:g}".replace(".", "p")
+    return f"w_{number_in_key(scale)}"
 
 
 def columns(config: SampleICG, sources: Mapping[str, Source], measured: bool) -> list[Column]:

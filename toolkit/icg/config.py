@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.data.config import Data
 from toolkit.errors import UserError, did_you_mean
 from toolkit.schema import MISSING, Job, choice, number
-from toolkit.zoo.config import ADM, MLP, Network, Song, ToyScore, UViT
+from toolkit.zoo.config import NETWORK_SCHEMAS, Network
 
 SMALL_COMPARE = ["none", "cfg", "tsg", "icg_tsg"]  # beside ICG, where the command makes its own small models
 SMALL_CURVE, SMALL_CURVE_METHODS = [1.25, 1.5, 2.0, 3.0], ("cfg", "icg", "tsg")
@@ -313,9 +313,5 @@ class SampleICG(Job):
 SCHEMAS: dict[tuple[str | None, str], type] = {
     (None, "sample_icg_schema"): SampleICG,
     **{("guidance", f"{name}_schema"): kind for name, kind in METHODS.items()},
-    ("network", "adm_schema"): ADM,
-    ("network", "song_schema"): Song,
-    ("network", "uvit_schema"): UViT,
-    ("network", "mlp_schema"): MLP,
-    ("network", "toy_score_schema"): ToyScore,
+    **NETWORK_SCHEMAS,
 }

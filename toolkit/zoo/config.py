@@ -70,3 +70,13 @@ class ToyScore(Network):
     width: int = number(96, least=4)
     depth: int = number(4, least=1)
     component_std: float = number(0.2, above=0)
+
+
+# What a command whose config has a ``network`` registers, beside its own.
+NETWORK_SCHEMAS: dict[tuple[str | None, str], type] = {
+    ("network", "adm_schema"): ADM,
+    ("network", "song_schema"): Song,
+    ("network", "uvit_schema"): UViT,
+    ("network", "mlp_schema"): MLP,
+    ("network", "toy_score_schema"): ToyScore,
+}

@@ -92,9 +92,9 @@ def build_on_meta(name: str) -> Any:
         return NAMED[name].build()
 
 
-def count_parameters(network: nn.Module) -> int:
-    """Numbers that training changes (buffers are not counted)."""
-    return sum(parameter.numel() for parameter in network.parameters())
+def count_parameters(*networks: nn.Module | None) -> int:
+    """Numbers that training changes, of all networks together; buffers are not counted, None counts nothing."""
+    return sum(parameter.numel() for network in networks if network is not None for parameter in network.parameters())
 
 
 def count_flops(network: nn.Module, inputs: Mapping[str, Tensor]) -> int:

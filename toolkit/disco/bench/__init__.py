@@ -15,6 +15,7 @@ from typing import Any
 
 from toolkit.bench import Contender, Makers, parse_options, run_bench
 from toolkit.disco.bench.shared import Options, contender, dataset, disco_config, images
+from toolkit.zoo.registry import count_parameters
 
 
 def main(words: list[str]) -> int:
@@ -43,7 +44,7 @@ def _ours(options: Options, latents: str) -> Contender:
 
     from accelerate import Accelerator
 
-    from toolkit.disco.build import build_denoiser, build_encoder, count
+    from toolkit.disco.build import build_denoiser, build_encoder
     from toolkit.disco.job import device_batches, make_optimizer, train_step
     from toolkit.disco.stage1 import JointModel
     from toolkit.runs.loop import Loop
@@ -66,7 +67,7 @@ def _ours(options: Options, latents: str) -> Contender:
             step = next(steps)
             train_step(step, trained, joint, optimizer, ema, batches(step), loop, config, accelerator)
 
-    return contender(options, count(denoiser), train, _our_sampler(options, config, denoiser))
+    return contender(options, count_parameters(denoiser), train, _our_sampler(options, config, denoiser))
 
 
 def _our_sampler(options: Options, config: Any, denoiser: Any) -> Callable[[], None]:
@@ -92,7 +93,7 @@ def _bare(options: Options) -> Contender:
     """Forward, backward and optimiser of our network on a fixed batch; sampling: as many bare forwards."""
     import torch
 
-    from toolkit.disco.build import build_denoiser, count
+    from toolkit.disco.build import build_denoiser
 
     config = disco_config(options, "none")
     denoiser = build_denoiser(config, dataset(options), with_latents=False).to(options.device)
@@ -114,4 +115,4 @@ def _bare(options: Options) -> Contender:
             denoiser(y, sigma[0])
         denoiser.train()
 
-    return contender(options, count(denoiser), train, sample)
+    return contender(options, count_parameters(denoiser), train, sample)

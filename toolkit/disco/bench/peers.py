@@ -8,6 +8,7 @@ from typing import Any
 
 from toolkit.bench import Contender
 from toolkit.disco.bench.shared import contender, dataset, disco_config, images
+from toolkit.zoo.registry import count_parameters
 
 
 def diffusers(options: Any) -> Contender:
@@ -18,9 +19,9 @@ def diffusers(options: Any) -> Contender:
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
-    from toolkit.disco.build import build_denoiser, count
+    from toolkit.disco.build import build_denoiser
 
-    target = count(build_denoiser(disco_config(options, "none"), dataset(options), with_latents=False))
+    target = count_parameters(build_denoiser(disco_config(options, "none"), dataset(options), with_latents=False))
     accelerator = Accelerator(cpu=options.device == "cpu")
     model = _equal_unet2d(options, target).to(options.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
@@ -56,7 +57,7 @@ def diffusers(options: Any) -> Contender:
         for timestep in scheduler.timesteps:
             x = scheduler.step(model(x, timestep).sample, timestep, x).prev_sample
 
-    return contender(options, count(model), train, sample)
+    return contender(options, count_parameters(model), train, sample)
 
 
 def _equal_unet2d(options: Any, target: int) -> Any:
@@ -79,7 +80,7 @@ def _equal_unet2d(options: Any, target: int) -> Any:
 
     def distance(width: int) -> int:
         with torch.device("meta"):
-            return abs(sum(p.numel() for p in build(width).parameters()) - target)
+            return abs(count_parameters(build(width)) - target)
 
     return build(min(range(8, 4 * options.width, 4), key=distance))
 
@@ -126,4 +127,4 @@ def edm(options: Any) -> Contender:
         levels = samplers.edm_sigmas(options.sampling_steps)
         samplers.heun(lambda x, sigma: network(x, torch.tensor(sigma, device=x.device)), x, levels)
 
-    return contender(options, sum(p.numel() for p in network.parameters()), train, sample)
+    return contender(options, count_parameters(network), train, sample)

@@ -46,7 +46,8 @@ def contender(options: Any, parameters: int, train: Callable[[int], None], sampl
 
 
 def disco_config(options: Options, latents: str) -> Any:
-    from toolkit.disco.config import ADM, Encoder, Latents, Measure, Optim, TrainDisco
+    from toolkit.disco.config import Encoder, Latents, Measure, Optim, TrainDisco
+    from toolkit.zoo.config import ADM
 
     size = options.size_px // 2
     network = ADM(

@@ -22,6 +22,7 @@ from toolkit.icg.methods import make_guider
 from toolkit.icg.sources.base import Request, Source
 from toolkit.metrics.mixture import posterior_mean
 from toolkit.runs.seeds import generator
+from toolkit.show.table import number_in_key
 from toolkit.zoo.edm.samplers import edm_sigmas, heun
 
 RADIUS = 3.0
@@ -116,6 +117,7 @@ class ExactSource(Source):
             each = [posterior_mean(x, sigma, mixture.centres, mixture.std, torch.full_like(known, k))
                     for k in range(self.num_classes)]  # fmt: skip
             bias = torch.stack(each).mean(0) - marginal
-            key = f"bias.sigma_{sigma:g}".replace(".", "p").replace("biasp", "bias.")
-            found[key] = float(bias.square().sum(-1).mean().sqrt() / direction.square().sum(-1).mean().sqrt())
+            found[f"bias.sigma_{number_in_key(sigma)}"] = float(
+                bias.square().sum(-1).mean().sqrt() / direction.square().sum(-1).mean().sqrt()
+            )
         return found

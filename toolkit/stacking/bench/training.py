@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from toolkit.bench import BenchOptions, Contender, Makers
 from toolkit.errors import UserError
 from toolkit.schema import choice, number
+from toolkit.zoo.registry import count_parameters
 
 GEMM_SIZE = 1024
 PEERS = {"litgpt": "litgpt/model.py", "nanochat": "nanochat/gpt.py"}
@@ -105,10 +106,6 @@ def _network(options: TrainingOptions) -> Any:
     return build(config, Fresh(config, 0)).to(options.device)
 
 
-def _count(network: Any) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
 def _tokens(options: TrainingOptions) -> Any:
     """Random ids, enough for any number of rounds (the order begins again)."""
     import numpy as np
@@ -149,7 +146,7 @@ def _ours(options: TrainingOptions, cpu_blocks: bool) -> Contender:
             loss, norm = train_step(module, network, optimizer, batch, lr, config, accelerator)
             loop.log(loss=loss, grad_norm=norm, lr=lr)
 
-    return _contender(options, _count(network), train)
+    return _contender(options, count_parameters(network), train)
 
 
 def _batches(options: TrainingOptions) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
@@ -179,7 +176,7 @@ def _bare(options: TrainingOptions) -> Contender:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    return _contender(options, _count(network), train)
+    return _contender(options, count_parameters(network), train)
 
 
 def _trainer(options: TrainingOptions) -> Contender:
@@ -205,7 +202,9 @@ def _trainer(options: TrainingOptions) -> Contender:
         report_to=[], disable_tqdm=True, use_cpu=options.device == "cpu", torch_compile=options.compile == "true",
         lr_scheduler_type="constant_with_warmup", warmup_steps=100, optim="adamw_torch_fused",
     )  # fmt: skip
-    return _contender(options, _count(network), _paused(Trainer, TrainerCallback, network, arguments, Blocks()))
+    return _contender(
+        options, count_parameters(network), _paused(Trainer, TrainerCallback, network, arguments, Blocks())
+    )
 
 
 def _paused(trainer: Any, callback: Any, network: Any, arguments: Any, dataset: Any) -> Callable[[int], None]:
@@ -271,7 +270,7 @@ def _litgpt(options: TrainingOptions) -> Contender:
             optimizer.step()
             optimizer.zero_grad()
 
-    return _contender(options, _count(network), train)
+    return _contender(options, count_parameters(network), train)
 
 
 def _nanochat(options: TrainingOptions) -> Contender:
@@ -293,7 +292,7 @@ def _nanochat(options: TrainingOptions) -> Contender:
             optimizer.step()
             network.zero_grad(set_to_none=True)
 
-    return _contender(options, _count(network), train)
+    return _contender(options, count_parameters(network), train)
 
 
 def _gemm(options: TrainingOptions) -> Contender:

@@ -11,7 +11,7 @@ from toolkit.errors import UserError
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run, read_record
 from toolkit.show import figures
-from toolkit.show.table import Spread, Table
+from toolkit.show.table import Spread, Table, number_in_key
 from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.measure.curves import ACCOUNTINGS, Arm, load_arms
 from toolkit.stacking.measure.readings import (
@@ -123,7 +123,7 @@ def _metrics(
 
 
 def _loss_name(loss: float) -> str:
-    return f"loss_{loss:g}".replace(".", "p")
+    return f"loss_{number_in_key(loss)}"
 
 
 def _means(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
