@@ -44,9 +44,9 @@ if TYPE_CHECKING:  # what a type checker and an editor see; a test holds it equa
     from toolkit.stacking.config import Growth as Growth
     from toolkit.stacking.grow_folder import grow_checkpoint as grow_checkpoint
     from toolkit.stacking.operators.timing import advise as advise
+    from toolkit.venhancer.engine.enhancer import Enhancer as Enhancer
     from toolkit.venhancer.engine.settings import EnhanceSettings as EnhanceSettings
     from toolkit.venhancer.pipeline import VideoEnhancePipeline as VideoEnhancePipeline
-    from toolkit.venhancer.pipeline import load_enhancer as load_enhancer
     from toolkit.zoo.edm.samplers import edm_sigmas as edm_sigmas
     from toolkit.zoo.edm.samplers import heun as heun
     from toolkit.zoo.loading import load as load
@@ -81,8 +81,8 @@ _HOMES = {
     "grow_checkpoint": "toolkit.stacking.grow_folder",
     "advise": "toolkit.stacking.operators.timing",
     "EnhanceSettings": "toolkit.venhancer.engine.settings",
+    "Enhancer": "toolkit.venhancer.engine.enhancer",
     "VideoEnhancePipeline": "toolkit.venhancer.pipeline",
-    "load_enhancer": "toolkit.venhancer.pipeline",
     "edm_sigmas": "toolkit.zoo.edm.samplers",
     "heun": "toolkit.zoo.edm.samplers",
     "load": "toolkit.zoo.loading",

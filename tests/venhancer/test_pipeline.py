@@ -12,17 +12,18 @@ from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from tests.venhancer.networks import clip, tiny_pipeline
 from toolkit import zoo
 from toolkit.errors import UserError
+from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.engine.enhancer import Enhancer
 from toolkit.venhancer.engine.settings import EnhanceSettings
 from toolkit.venhancer.model.codec import PixelUnshuffleCodec, VAECodec
 from toolkit.venhancer.model.loading import load_text_encoder, load_vae, penultimate
 from toolkit.venhancer.model.schedule import VideoNoiseSchedule
-from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_enhancer, load_pipeline
+from toolkit.venhancer.pipeline import VideoEnhancePipeline, load_pipeline, place_pipeline
 from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
 from toolkit.zoo.video.controlnet import VideoControlNetModel
 from toolkit.zoo.video.unet import VideoUNet
 
-CALL = {"scale": 1.5, "frame_factor": 2, "steps": 2, "noise_level": 50, "seed": 3}
+CALL = {"scale": 1.5, "frame_factor": 2, "num_steps": 2, "noise_level": 50, "seed": 3}
 
 
 def test_saved_loaded_and_called(tmp_path):
@@ -57,13 +58,10 @@ def test_callback_sees_every_window_of_every_step():
 @pytest.mark.parametrize("frames", [1, 3])
 def test_half_precision(frames, tmp_path):
     tiny_pipeline().save_pretrained(tmp_path)
-    settings = EnhanceSettings(
-        model=str(tmp_path), height=18, width=27, frame_factor=2, steps=2, noise_level=50, precision="bf16"
-    )
-    enhancer = load_enhancer(settings)
-    assert enhancer.pipeline.denoiser.dtype == torch.bfloat16
-    enhanced = enhancer.pipeline(clip(frames, 12, 18), scale=1.5, frame_factor=2, steps=2, noise_level=50).frames
-    full = tiny_pipeline()(clip(frames, 12, 18), scale=1.5, frame_factor=2, steps=2, noise_level=50).frames
+    pipeline = place_pipeline(EnhanceVideo(model=str(tmp_path), precision="bf16"), "cpu")
+    assert pipeline.denoiser.dtype == torch.bfloat16
+    enhanced = pipeline(clip(frames, 12, 18), scale=1.5, frame_factor=2, num_steps=2, noise_level=50).frames
+    full = tiny_pipeline()(clip(frames, 12, 18), scale=1.5, frame_factor=2, num_steps=2, noise_level=50).frames
     assert np.abs(enhanced.astype(int) - full).mean() < 2
 
 
@@ -125,11 +123,10 @@ def test_an_imported_network_with_autoencoder_and_text(temporal, tmp_path):
     tiny_autoencoder(temporal).save_pretrained(tmp_path / "svd" / "vae")
     parts = {"vae": str(tmp_path / "svd"), "text_encoder": str(text_folder(tmp_path / "sd"))}
     model = str(imported_network(tmp_path / "network"))
-    settings = EnhanceSettings(
-        model=model, **parts, height=21, width=32, frame_factor=2, steps=2, prompt="a dog", negative_prompt="bad",
-        guidance_scale=7.5, tile_height=24, tile_width=24,
-    )  # fmt: skip
-    enhancer = load_enhancer(settings)
+    settings = EnhanceSettings(21, 32, frame_factor=2, prompt="a dog", negative_prompt="bad").changed(
+        num_steps=2, guidance_scale=7.5, tile_height_px=24, tile_width_px=24
+    )
+    enhancer = Enhancer(load_pipeline(model, **parts), settings)
     plan_of = [enhancer.plan(Frames(clip(4, 10, 16)))]
     assert plan_of[0].evaluations == 4 and plan_of[0].tiles == 2 and plan_of[0].notes == ()
     out = np.concatenate([one.frames for one in enhancer.enhance(Frames(clip(4, 10, 16)), tmp_path / "work")])
@@ -216,7 +213,7 @@ def test_parts_that_are_missing(change, message, tmp_path):
         "text_encoder": str(text_folder(tmp_path / "sd")),
     }
     with pytest.raises(UserError, match=message) as error:
-        load_enhancer(EnhanceSettings(height=8, width=8, **given | change))
+        load_pipeline(**given | change)
     assert "\n" not in str(error.value)
 
 

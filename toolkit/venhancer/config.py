@@ -17,6 +17,7 @@ FIDELITY_NOISE_LEVELS = {"faithful": 50, "balanced": 150, "creative": 250}
 WEIGHTINGS = {"proportional": 1, "uniform": 0, "inverse": -1}  # factors are drawn in proportion to this power
 MOST_FRAME_FACTOR = 8  # the factors that the paper trains, in time and in space
 MOST_SCALE = 8.0
+MOST_NOISE_LEVEL = 300  # of 1000 steps (section 3.3)
 LEAST_SIDE_PX = 16
 
 
@@ -200,10 +201,10 @@ class Windows:
     """
 
     num_frames: int = number(32, least=2)
-    overlap: float = number(0.5, least=0, below=1)
+    overlap: float = number(0.5, least=0, most=0.5)
     tile_height_px: int | None = number(None, least=16)
     tile_width_px: int | None = number(None, least=16)
-    tile_overlap: float = number(0.25, least=0, below=1)
+    tile_overlap: float = number(0.25, least=0, most=0.5)
     shift_tiles: bool = True
 
 
@@ -253,7 +254,7 @@ class EnhanceVideo(Job):
     prompt: str | None = None
     negative_prompt: str | None = None
     fidelity: str = choice("balanced", *FIDELITY_NOISE_LEVELS)
-    noise_level: int | None = number(None, least=0, most=300)
+    noise_level: int | None = number(None, least=0, most=MOST_NOISE_LEVEL)
     scale_condition: float | None = number(None, least=1, most=MOST_SCALE)
     conditioning_scale: float = number(1.0, least=0)
     between: str = choice("network", "network", "motion")

@@ -20,6 +20,7 @@ from diffusers.utils import BaseOutput, logging
 
 from toolkit import zoo
 from toolkit.errors import UserError
+from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.engine.enhancer import Enhancer
 from toolkit.venhancer.engine.settings import EnhanceSettings
 from toolkit.venhancer.model.codec import PixelUnshuffleCodec
@@ -103,11 +104,11 @@ class VideoEnhancePipeline(EnhanceParts):
             video: uint8 [N, h, w, 3].
             scale: of the output's sides. frame_factor: k; the output has (N - 1) k + 1 frames.
             callback_on_step_end: called with ``enhancer.Progress`` after every window of every step.
-            settings: fields of ``enhancer.EnhanceSettings``, such as noise_level, steps, seed.
+            settings: words of ``EnhanceSettings.changed``, such as noise_level, num_steps, seed.
         """
         height, width = (round(scale * side) for side in video.shape[1:3])
         asked = {"height": height, "width": width, "frame_factor": frame_factor} | settings
-        enhancer = Enhancer(self, EnhanceSettings(**asked))
+        enhancer = Enhancer(self, EnhanceSettings().changed(**asked))
         with tempfile.TemporaryDirectory() as folder:
             chunks = enhancer.enhance(ArraySource(video), Path(folder), progress=callback_on_step_end)
             return VideoEnhanceOutput(frames=np.concatenate([chunk.frames for chunk in chunks]))
@@ -138,15 +139,11 @@ def load_pipeline(model: str, vae: str | None = None, text_encoder: str | None =
     return load_or_refuse("model", model, lambda: VideoEnhancePipeline.from_pretrained(model, local_files_only=offline))
 
 
-def load_enhancer(settings: EnhanceSettings, device: str | torch.device = "cpu") -> Enhancer:
-    """The enhancer of the pipeline that ``settings`` name, on ``device``, in their precision.
-
-    Raises UserError: a setting out of range, nothing there, or a part missing.
-    """
-    settings.check()
-    pipeline = load_pipeline(settings.model, settings.vae, settings.text_encoder)
-    pipeline.place(_DTYPES[settings.precision], torch.device(device), settings.offload)
-    return Enhancer(pipeline, settings)
+def place_pipeline(config: EnhanceVideo, device: str | torch.device) -> VideoEnhancePipeline:
+    """The pipeline that ``config`` names, on ``device``, in its precision. Raises UserError as ``load_pipeline``."""
+    pipeline = load_pipeline(config.model, config.vae, config.text_encoder)
+    pipeline.place(_DTYPES[config.precision], torch.device(device), config.cpu_offload)
+    return pipeline
 
 
 @contextmanager

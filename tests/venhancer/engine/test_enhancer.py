@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+import json
 
 import numpy as np
 import pytest
@@ -12,18 +12,21 @@ from torch.nn import functional
 
 from tests.venhancer.networks import clip, tiny_pipeline
 from toolkit.errors import JobError, UserError
-from toolkit.venhancer.engine.enhancer import Enhancer, EnhanceSettings
+from toolkit.venhancer.engine.enhancer import Enhancer
 from toolkit.venhancer.engine.in_flight import Flight
 from toolkit.venhancer.engine.layout import plan_layout
+from toolkit.venhancer.engine.settings import EnhanceSettings
 from toolkit.venhancer.model import residuals
 from toolkit.venhancer.model.conditioning import key_frame_index
 from toolkit.venhancer.pipeline import ArraySource
 
-SETTINGS = EnhanceSettings(height=40, width=60, frame_factor=2, steps=2, noise_level=50, tile_height=96, tile_width=96)
+SETTINGS = EnhanceSettings(height=40, width=60, frame_factor=2, noise_level=50).changed(
+    num_steps=2, tile_height_px=96, tile_width_px=96
+)
 
 
 def enhance(pipeline, video, folder, settings=SETTINGS, **changes):
-    chunks = list(Enhancer(pipeline, replace(settings, **changes)).enhance(ArraySource(video), folder))
+    chunks = list(Enhancer(pipeline, settings.changed(**changes)).enhance(ArraySource(video), folder))
     assert [chunk.start for chunk in chunks] == list(
         itertools.accumulate((len(chunk.frames) for chunk in chunks[:-1]), initial=0)
     )
@@ -45,7 +48,7 @@ def test_any_scale_is_the_size_delivered_and_nothing_predicted_is_the_plain_resi
     pipeline, video = tiny_pipeline(), clip(3, 17, 23)
     predict_nothing(pipeline, monkeypatch)
     height, width = round(17 * scale), round(23 * scale)
-    out = enhance(pipeline, video, tmp_path, height=height, width=width, tile_height=32, tile_width=48)
+    out = enhance(pipeline, video, tmp_path, height=height, width=width, tile_height_px=32, tile_width_px=48)
     assert out.shape == (5, height, width, 3) and out.dtype == np.uint8
     frames = torch.from_numpy(video).permute(0, 3, 1, 2).float() / 127.5 - 1
     large = functional.interpolate(frames, size=(height, width), mode="bicubic", align_corners=False)
@@ -104,7 +107,7 @@ def plain(pipeline, video, settings):
 @pytest.mark.parametrize("solver", ["dpmpp_2m_sde", "heun", "ddim"])
 def test_windows_in_flight_equal_whole_steps_in_memory(solver, tmp_path):
     pipeline, video = tiny_pipeline(), clip(10)
-    settings = replace(SETTINGS, solver=solver, steps=2, window_frames=9)
+    settings = SETTINGS.changed(solver=solver, num_steps=2, num_frames=9)
     expected = plain(pipeline, video, settings)
     assert len(plan_layout(pipeline, settings, ArraySource(video)).windows) > 2
     out = enhance(pipeline, video, tmp_path, settings)
@@ -122,11 +125,11 @@ def gradient_ratio(video, places):
 def test_tiles_leave_no_seams_and_stay_close_to_the_whole(tmp_path):
     """T14: same noise, tiled and untiled."""
     pipeline, video = tiny_pipeline(), clip(3, 32, 48)
-    settings = replace(SETTINGS, height=64, width=96, steps=4)
-    whole = enhance(pipeline, video, tmp_path / "whole", settings, tile_height=64, tile_width=96)
-    tiled_settings = {"tile_height": 32, "tile_width": 48}
+    settings = SETTINGS.changed(height=64, width=96, num_steps=4)
+    whole = enhance(pipeline, video, tmp_path / "whole", settings, tile_height_px=64, tile_width_px=96)
+    tiled_settings = {"tile_height_px": 32, "tile_width_px": 48}
     tiled = enhance(pipeline, video, tmp_path / "tiled", settings, **tiled_settings)
-    grid = plan_layout(pipeline, replace(settings, **tiled_settings), ArraySource(video)).grid(0.25, None)
+    grid = plan_layout(pipeline, settings.changed(**tiled_settings), ArraySource(video)).grid(0.25, None)
     borders = sorted({2 * edge - 1 for tile in grid for edge in (tile.columns.start, tile.columns.stop)} - {-1, 95})
     assert len(grid) == 9 and len(borders) == 3
     assert 0.9 < gradient_ratio(tiled, borders) / gradient_ratio(whole, borders) < 1.1
@@ -141,7 +144,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("after", [1, 7])
 def test_a_killed_enhancement_goes_on_after_its_last_window(after, tmp_path):
     pipeline, video = tiny_pipeline(), clip(10, 10, 16)
-    settings = replace(SETTINGS, height=20, width=32, steps=3, window_frames=9, chunk_mib=1)
+    settings = SETTINGS.changed(height=20, width=32, num_steps=3, num_frames=9, chunk_mib=1)
     whole = enhance(pipeline, video, tmp_path / "whole", settings)
     got, seen = [], []
 
@@ -182,8 +185,8 @@ def test_same_seed_same_frames_and_another_seed_others(tmp_path):
 def test_noise_does_not_depend_on_windows_or_tiles(tmp_path):
     video, pipeline = clip(9), tiny_pipeline()
     starts = []
-    for number, changes in enumerate(({}, {"window_frames": 5}, {"tile_height": 32, "tile_width": 48})):
-        settings = replace(SETTINGS, steps=1, **changes)
+    for number, changes in enumerate(({}, {"num_frames": 5}, {"tile_height_px": 32, "tile_width_px": 48})):
+        settings = SETTINGS.changed(num_steps=1, **changes)
         list(Enhancer(pipeline, settings).enhance(ArraySource(video), tmp_path / str(number)))
         geometry = plan_layout(pipeline, settings, ArraySource(video)).geometry
         flight = Flight(tmp_path / str(number), geometry, "unread", resume=False)
@@ -195,7 +198,7 @@ def test_no_noise_level_means_no_noise(tmp_path):
     """T17: the release's level 0 turns the hint into pure noise; ours leaves it alone."""
     pipeline, video = tiny_pipeline(), clip(3)
     for level in (0, 300):
-        settings = replace(SETTINGS, noise_level=level)
+        settings = SETTINGS.changed(noise_level=level)
         list(Enhancer(pipeline, settings).enhance(ArraySource(video), tmp_path / str(level)))
         geometry = plan_layout(pipeline, settings, ArraySource(video)).geometry
         hint = Flight(tmp_path / str(level), geometry, "unread", resume=False).hints.read([1])
@@ -218,6 +221,14 @@ def test_another_enhancements_folder_is_refused(tmp_path):
     assert len(enhance(pipeline, video, tmp_path / "new", chunk_mib=3)) == 5
 
 
+def test_what_an_earlier_version_left_in_flight_starts_again(tmp_path):
+    pipeline, video = tiny_pipeline(), clip(3)
+    enhance(pipeline, video, tmp_path)
+    state = json.loads((tmp_path / "state.json").read_text())
+    (tmp_path / "state.json").write_text(json.dumps(state | {"fingerprint": "0123456789abcdef"}))
+    assert len(enhance(pipeline, video, tmp_path)) == 5
+
+
 def test_a_source_that_ends_early(tmp_path):
     source = ArraySource(clip(5))
     source.num_frames = 7
@@ -235,18 +246,19 @@ def test_latents_that_stop_being_finite(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"frame_factor": 9}, "frame_factor=9: must lie in 1..8"),
-        ({"noise_level": 301}, "noise_level=301: must lie in 0..300"),
-        ({"height": 0}, "height=0: must be given"),
-        ({"precision": "int8"}, "precision=int8"),
-        ({"solver": "euler"}, "solver=euler: choose one of"),
-        ({"steps": 0}, "steps=0: must be"),
-        ({"frame_factor": 8, "window_frames": 8}, "must hold two key frames"),
+        ({"frame_factor": 9}, "frame_factor=9: must be at most 8"),
+        ({"noise_level": 301}, "noise_level=301: must be at most 300"),
+        ({"height": 0}, "height=0: must be at least 1"),
+        ({"overlap": 0.6}, r"windows\.overlap=0\.6: must be at most 0\.5"),
+        ({"steps": 2}, "steps: no such setting; did you mean 'num_steps'"),
+        ({"solver": "euler"}, r"sampling\.solver=euler: .*choose one of"),
+        ({"num_steps": 0}, r"sampling\.num_steps=0: must be at least 1"),
+        ({"frame_factor": 8, "num_frames": 8}, "must hold two key frames"),
     ],
 )
 def test_settings_that_do_not_fit(change, message):
     with pytest.raises(UserError, match=message):
-        Enhancer(tiny_pipeline(), replace(SETTINGS, **change)).plan(ArraySource(clip(9)))
+        Enhancer(tiny_pipeline(), SETTINGS.changed(**change)).plan(ArraySource(clip(9)))
 
 
 def test_plan_counts_what_happens(tmp_path, monkeypatch):
@@ -254,8 +266,8 @@ def test_plan_counts_what_happens(tmp_path, monkeypatch):
     calls = []
     forward = pipeline.denoiser.forward
     monkeypatch.setattr(pipeline.denoiser, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
-    changes = {"window_frames": 9, "tile_height": 32, "tile_width": 48, "prompt": "a prompt", "guidance_scale": 7.5}
-    plan = Enhancer(pipeline, replace(SETTINGS, **changes)).plan(ArraySource(video))
+    changes = {"num_frames": 9, "tile_height_px": 32, "tile_width_px": 48, "prompt": "a prompt", "guidance_scale": 7.5}
+    plan = Enhancer(pipeline, SETTINGS.changed(**changes)).plan(ArraySource(video))
     enhance(pipeline, video, tmp_path, **changes)
     assert plan.forwards == len(calls) == plan.evaluations * plan.tiles * len(plan.windows)
     assert (plan.num_frames, plan.height, plan.width) == (11, 40, 60)

@@ -10,12 +10,13 @@ SCRIPT = """
 import json, resource, sys, tempfile
 from pathlib import Path
 from tests.venhancer.networks import clip, tiny_pipeline
-from toolkit.venhancer.engine.enhancer import Enhancer, EnhanceSettings
+from toolkit.venhancer.engine.enhancer import Enhancer
+from toolkit.venhancer.engine.settings import EnhanceSettings
 from toolkit.venhancer.pipeline import ArraySource
 
 def peak_mib(num_frames, height, width):
-    settings = EnhanceSettings(
-        height=height, width=width, steps=1, solver="ddim", window_frames=5, tile_height=96, tile_width=128, chunk_mib=1
+    settings = EnhanceSettings(height=height, width=width, chunk_mib=1).changed(
+        num_steps=1, solver="ddim", num_frames=5, tile_height_px=96, tile_width_px=128
     )
     source = ArraySource(clip(num_frames, 12, 16))
     enhancer = Enhancer(tiny_pipeline(), settings)

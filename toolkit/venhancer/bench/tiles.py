@@ -58,15 +58,15 @@ def _ours(dim: int, device: str) -> Contender:
     import torch
 
     from toolkit.venhancer.engine.in_flight import Flight
-    from toolkit.venhancer.engine.in_memory import ArraySource
     from toolkit.venhancer.engine.layout import plan_layout
     from toolkit.venhancer.engine.settings import EnhanceSettings
     from toolkit.venhancer.engine.window_steps import WindowSteps
+    from toolkit.venhancer.pipeline import ArraySource
     from toolkit.zoo.registry import count_parameters
 
     pipeline = _pipeline(dim, device)
     rows, columns = _size()
-    settings = EnhanceSettings(height=8 * rows, width=8 * columns, frame_factor=1, window_frames=FRAMES, steps=4)
+    settings = EnhanceSettings(height=8 * rows, width=8 * columns).changed(num_frames=FRAMES, num_steps=4)
     folder = tempfile.TemporaryDirectory()
     source = ArraySource(np.zeros((FRAMES, rows, columns, 3), np.uint8))
     layout = plan_layout(pipeline, settings, source)
@@ -77,7 +77,7 @@ def _ours(dim: int, device: str) -> Contender:
     def one() -> int:
         assert folder.name  # keeps the folder as long as this function
         steps.run(0, 0)
-        return len(layout.grid(settings.tile_overlap, None))
+        return len(layout.grid(settings.windows.tile_overlap, None))
 
     return Contender({"step": one}, count_parameters(pipeline.denoiser))
 

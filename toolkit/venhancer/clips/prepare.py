@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from toolkit.venhancer.clips.parts import keep_index
 from toolkit.venhancer.clips.scenes import CutFinder
 from toolkit.venhancer.clips.timeline import Timeline, make_timeline, output_rate
 from toolkit.venhancer.config import EnhanceVideo
+from toolkit.venhancer.engine.settings import EnhanceSettings
 
 TILE_SIDES_PX = (1280, 960, 720, 512, 384, 256, 192, 128)
 WINDOW_FRAMES = (24, 16, 9, 5, 3)
@@ -119,15 +120,12 @@ class Network:
         from diffusers.utils import logging
 
         from toolkit.venhancer.engine.enhancer import Enhancer
-        from toolkit.venhancer.pipeline import load_enhancer
+        from toolkit.venhancer.pipeline import place_pipeline
 
-        settings = replace(enhance_settings(work, self.config), **changes)
         if self._pipeline is None:
             logging.disable_progress_bar()
-            enhancer = load_enhancer(settings, device=self.device)
-            self._pipeline = enhancer.pipeline
-            return enhancer
-        return Enhancer(self._pipeline, settings)
+            self._pipeline = place_pipeline(self.config, self.device)
+        return Enhancer(self._pipeline, enhance_settings(work, self.config).changed(**changes))
 
     def check_memory(self, work: Work, free: int) -> list[str]:
         """The plan's lines for the user. Raises UserError naming what fits in memory (``free`` bytes) or on disk."""
@@ -147,13 +145,13 @@ class Network:
             return
         asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} keeps {gib(need)} on disk while it works"
         for frames in WINDOW_FRAMES:
-            if self.enhancer(work, window_frames=frames).plan(source).disk_bytes <= room:
+            if self.enhancer(work, num_frames=frames).plan(source).disk_bytes <= room:
                 raise UserError(f"{asked}, {gib(room)} are free; windows.num_frames={frames} fits")
         raise UserError(f"{asked}, {gib(room)} are free; lower the scale, or set hydra.run.dir to a larger disk")
 
     def _fitting_tile(self, work: Work, source: KeyFrames, free: int) -> str:
         for side in TILE_SIDES_PX:
-            plan = self.enhancer(work, tile_height=side, tile_width=side).plan(source)
+            plan = self.enhancer(work, tile_height_px=side, tile_width_px=side).plan(source)
             if plan.peak_bytes <= free:
                 return f"windows.tile_height_px={side} windows.tile_width_px={side} fits"
         return "no tile fits; lower windows.num_frames or the scale"
@@ -197,36 +195,19 @@ def network_factor(work: Work, config: EnhanceVideo) -> int:
     return work.timeline.factor if config.between == "network" else 1
 
 
-def enhance_settings(work: Work, config: EnhanceVideo) -> Any:
-    """The config in the words of ``Enhancer``."""
-    from toolkit.venhancer.engine.enhancer import EnhanceSettings
-
+def enhance_settings(work: Work, config: EnhanceVideo) -> EnhanceSettings:
+    """What the network is asked for ``work``."""
     width, height = work.size
-    sampling, windows = config.sampling, config.windows
     return EnhanceSettings(
-        model=config.model,
-        vae=config.vae,
-        text_encoder=config.text_encoder,
         height=height,
         width=width,
         frame_factor=network_factor(work, config),
         scale_condition=config.scale_condition,
         noise_level=config.noise,
+        conditioning_scale=config.conditioning_scale,
         prompt=config.prompt or "",
         negative_prompt=config.negative_prompt or "",
-        guidance_scale=sampling.guidance_scale,
-        guidance_rescale=sampling.guidance_rescale,
-        solver=sampling.solver,
-        steps="fast" if sampling.mode == "fast" else sampling.num_steps,
-        start_step=None if sampling.strength is None else round(1000 * sampling.strength),
-        window_frames=windows.num_frames,
-        window_overlap=windows.overlap,
-        tile_height=windows.tile_height_px,
-        tile_width=windows.tile_width_px,
-        tile_overlap=windows.tile_overlap,
-        shift_tiles=windows.shift_tiles,
-        conditioning_scale=config.conditioning_scale,
-        offload=config.cpu_offload,
+        sampling=config.sampling,
+        windows=config.windows,
         seed=config.seed,
-        precision=config.precision,
     )

@@ -4,7 +4,7 @@ The caller (job.py) owns files, sound, frame rates and cuts; this side owns netw
 Memory is flat in clip length, and nearly so in frame size: what is in flight lies in ``work_dir``, which is also what a
 killed job resumes from.
 
-    enhancer = load_enhancer(settings, device="cpu")
+    enhancer = Enhancer(load_pipeline("small"), settings)
     plan = enhancer.plan(source)                       # sizes, counts, memory and disk; computes nothing
     for chunk in enhancer.enhance(source, work_dir):   # Chunk(start, frames): frames start, start + 1, ... are final
         store(chunk)                                   # asking for the next chunk says that this one is stored
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import JobError
+from toolkit.schema import check
 from toolkit.venhancer.engine.in_flight import Flight
 from toolkit.venhancer.engine.layout import Layout, plan_layout, summarise
 from toolkit.venhancer.engine.settings import Chunk, EnhanceSettings, FrameSource, Plan, Progress
@@ -33,8 +34,6 @@ from toolkit.venhancer.engine.window_steps import WindowSteps
 from toolkit.venhancer.engine.windows import schedule_pairs
 from toolkit.venhancer.model.conditioning import true_scale
 from toolkit.venhancer.model.parts import EnhanceParts
-
-__all__ = ["Chunk", "EnhanceSettings", "Enhancer", "FrameSource", "Plan", "Progress"]
 
 
 class Enhancer:
@@ -45,7 +44,7 @@ class Enhancer:
     """
 
     def __init__(self, pipeline: EnhanceParts, settings: EnhanceSettings) -> None:
-        settings.check()
+        check(settings)
         self.pipeline, self.settings = pipeline, settings
 
     def plan(self, source: FrameSource) -> Plan:
@@ -74,7 +73,7 @@ class Enhancer:
         sums = [float(one.flatten()[:16].float().cpu().sum()) for one in self.pipeline.denoiser.state_dict().values()]
         shape = [source.num_frames, source.height, source.width]
         text = json.dumps([self.settings.computing(), shape, sums], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 class _Run:

@@ -8,6 +8,7 @@ finished operation and gives the same frames, bit for bit.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from toolkit.runs.seeds import generator
 from toolkit.venhancer.engine.frame_store import FrameStore
 from toolkit.venhancer.engine.windows import Windows
 from toolkit.venhancer.model.samplers import Evaluation
+
+log = logging.getLogger("toolkit")
 
 NOISE_ROWS = 16  # noise is drawn for blocks of so many latent rows, whatever the tiles and windows are
 
@@ -97,6 +100,9 @@ class Flight:
             fingerprint, *numbers = (state[key] for key in ("fingerprint", "done", "keys_read", "delivered"))
         except (ValueError, KeyError) as error:
             raise JobError(f"{path}: damaged ({error}); remove {self.folder} to start again") from None
+        if len(fingerprint) < len(self.fingerprint):  # of a version that named the settings otherwise
+            log.info("%s: begun by an earlier version; this shot starts again", self.folder)
+            return
         if fingerprint != self.fingerprint:
             raise UserError(f"{self.folder}: holds another enhancement in progress (other settings, model or source)")
         self.done, self.keys_read, self.delivered = numbers

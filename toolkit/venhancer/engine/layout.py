@@ -45,7 +45,8 @@ def plan_layout(pipeline: EnhanceParts, settings: EnhanceSettings, source: Frame
         raise UserError("source: no frames")
     k, factor = settings.frame_factor, pipeline.codec.factor
     num_frames = (source.num_frames - 1) * k + 1
-    asked = (settings.tile_height, settings.tile_width)
+    sampling, window = settings.sampling, settings.windows
+    asked = (window.tile_height_px, window.tile_width_px)
     default = (pipeline.config["tile_rows"], pipeline.config["tile_columns"])
     tile = tuple(
         _fit(side // factor if side else usual, axis, pipeline, down=True)
@@ -56,20 +57,22 @@ def plan_layout(pipeline: EnhanceParts, settings: EnhanceSettings, source: Frame
         for axis, side in enumerate((settings.height, settings.width))
     )
     try:
-        longest = min(settings.window_frames, pipeline.config["max_frames"])
-        windows = plan_windows(num_frames, k, longest, settings.window_overlap)
+        longest = min(window.num_frames, pipeline.config["max_frames"])
+        windows = plan_windows(num_frames, k, longest, window.overlap)
     except ValueError as error:
         raise UserError(str(error)) from None
-    start_step = settings.start_step or pipeline.start_step
-    times = sampling_times(settings.steps, settings.solver, start_step, len(pipeline.scheduler))
-    evaluations = tuple(plan_evaluations(pipeline.scheduler, settings.solver, times))
+    total = len(pipeline.scheduler)
+    start_step = pipeline.start_step if sampling.strength is None else round(total * sampling.strength)
+    steps = "fast" if sampling.mode == "fast" else sampling.num_steps
+    times = sampling_times(steps, sampling.solver, start_step, total)
+    evaluations = tuple(plan_evaluations(pipeline.scheduler, sampling.solver, times))
     in_flight = min(num_frames, windows.in_flight(len(evaluations)) + 2 * pipeline.codec.context)
     window_frames = max(end - start for start, end in windows.spans)
     geometry = Geometry(
         pipeline.codec.channels, size[0], size[1], in_flight, window_frames, source.height, source.width, k
     )
     scale = settings.scale_condition or true_scale((source.height, source.width), (settings.height, settings.width))
-    guided = pipeline.has_text and settings.guidance_scale != 1
+    guided = pipeline.has_text and sampling.guidance_scale != 1
     return Layout(num_frames, (tile[0], tile[1]), windows, evaluations, geometry, guided, scale)
 
 
@@ -89,19 +92,16 @@ def _padded(length: int, tile: int, axis: int, pipeline: EnhanceParts) -> int:
 
 def summarise(pipeline: EnhanceParts, settings: EnhanceSettings, layout: Layout) -> Plan:
     """The layout in the user's terms."""
-    num_tiles = len(layout.grid(settings.tile_overlap, None))
+    num_tiles = len(layout.grid(settings.windows.tile_overlap, None))
     texts, pairs = 1 + layout.guided, len(layout.evaluations) * len(layout.windows)
-    notes = []
+    notes, sampling, longest = [], settings.sampling, pipeline.config["max_frames"]
     if not pipeline.has_text and (settings.prompt or settings.negative_prompt):
         notes.append(NULL_TEXT)
-    if not pipeline.has_text and settings.guidance_scale != 1:
-        notes.append(
-            f"guidance_scale={settings.guidance_scale}: without a text there is nothing to guide by, 1 is used"
-        )
-    if settings.window_frames > pipeline.config["max_frames"]:
-        notes.append(
-            f"window_frames={settings.window_frames}: this model takes {pipeline.config['max_frames']} at most"
-        )
+    if not pipeline.has_text and sampling.guidance_scale != 1:
+        asked = f"sampling.guidance_scale={sampling.guidance_scale}"
+        notes.append(f"{asked}: without a text there is nothing to guide by, 1 is used")
+    if settings.windows.num_frames > longest:
+        notes.append(f"windows.num_frames={settings.windows.num_frames}: this model takes {longest} at most")
     return Plan(
         num_frames=layout.num_frames,
         height=settings.height,
@@ -128,7 +128,7 @@ def _peak_bytes(pipeline: EnhanceParts, settings: EnhanceSettings, layout: Layou
     per_token = texts * (2 * per_token + 12 * widths[0]) + 3 * pipeline.codec.channels
     rows, columns = (min(*pair) for pair in zip(layout.tile, _size(layout), strict=True))
     tokens = rows * columns * layout.geometry.window_frames
-    number_bytes = 4 if settings.precision == "fp32" else 2
+    number_bytes = pipeline.denoiser.dtype.itemsize
     frames = max(settings.chunk_mib * 2**20, 3 * settings.height * settings.width)
     return int(number_bytes * (count_parameters(pipeline.denoiser) + per_token * tokens) + 2 * frames)
 

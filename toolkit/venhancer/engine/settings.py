@@ -3,96 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, did_you_mean
+from toolkit.schema import number
+from toolkit.venhancer.config import MOST_FRAME_FACTOR, MOST_NOISE_LEVEL, MOST_SCALE, Sampling, Windows
 
 
 @dataclass(frozen=True)
 class EnhanceSettings:
-    """What one enhancement computes. Every field is checked by ``load_enhancer`` (UserError names the field).
+    """What one enhancement computes: ``EnhanceVideo``'s own words, and the size in pixels that they come to.
 
     Attributes:
-        model: "small" (shipped), a folder, or a hub id: a saved ``VideoEnhancePipeline``, or an imported network.
-        vae, text_encoder: folder or hub id for a ``model`` that has none of its own (imported official weights).
         height, width: output size in pixels, any, odd sizes included.
         frame_factor: k in 1..8; N input frames give (N - 1) k + 1 output frames, every k-th being a key frame.
-        scale_condition: s in [1, 8] as the network is told it; None: the true one, sqrt(output area / input area).
-        noise_level: noise augmentation of the key frames' latents, 0..300 steps (0: none at all).
+        noise_level, scale_condition, conditioning_scale, sampling, windows, seed: as in ``EnhanceVideo``.
         prompt, negative_prompt: ignored (with a warning in ``Plan.notes``) by a model with a null text embedding.
-        guidance_scale: 1 switches classifier-free guidance off. guidance_rescale: in [0, 1].
-        solver: "dpmpp_2m_sde", "heun" or "ddim".
-        steps: number of steps, or "fast" (upstream's fixed list of 14 evaluations).
-        start_step: the up-scaled clip is noised to this step of 1000 and denoised from there; None: the pipeline's own.
-        window_frames, window_overlap: temporal window, at most this long, and the fraction shared by neighbours.
-        tile_height, tile_width: spatial tile in output pixels (rounded to what the network takes); None: its own.
-        tile_overlap: fraction of a tile shared with its neighbour. shift_tiles: another grid at every step.
         chunk_mib: largest chunk handed out, in MiB of uint8 frames (at least one frame).
-        conditioning_scale: factor of the control network's residuals.
-        offload: keep only the part that computes on the accelerator.
     """
 
-    model: str = "small"
-    vae: str | None = None
-    text_encoder: str | None = None
-    height: int = 0
-    width: int = 0
-    frame_factor: int = 1
-    scale_condition: float | None = None
-    noise_level: int = 0
+    height: int = number(0, least=1)
+    width: int = number(0, least=1)
+    frame_factor: int = number(1, least=1, most=MOST_FRAME_FACTOR)
+    scale_condition: float | None = number(None, least=1, most=MOST_SCALE)
+    noise_level: int = number(0, least=0, most=MOST_NOISE_LEVEL)
+    conditioning_scale: float = number(1.0, least=0)
     prompt: str = ""
     negative_prompt: str = ""
-    guidance_scale: float = 1.0
-    guidance_rescale: float = 0.2
-    solver: str = "dpmpp_2m_sde"
-    steps: int | str = "fast"
-    start_step: int | None = None
-    window_frames: int = 32
-    window_overlap: float = 0.5
-    tile_height: int | None = None
-    tile_width: int | None = None
-    tile_overlap: float = 0.25
-    shift_tiles: bool = True
-    chunk_mib: int = 64
-    conditioning_scale: float = 1.0
-    offload: bool = False
+    sampling: Sampling = field(default_factory=lambda: Sampling(guidance_scale=1.0))
+    windows: Windows = field(default_factory=Windows)
+    chunk_mib: int = number(64, least=1)
     seed: int = 0
-    precision: str = "fp32"
 
-    def check(self) -> None:
-        """Raises UserError naming the field."""
-        for name, least, most in _LIMITS:
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise UserError(f"{name}={value}: must lie in {least}..{most}")
-        for name in ("height", "width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be given, in pixels of the output")
-        if self.precision not in ("fp32", "bf16", "fp16"):
-            raise UserError(f"precision={self.precision}: choose one of fp32, bf16, fp16")
+    def changed(self, **words: Any) -> EnhanceSettings:
+        """With ``words`` changed: fields of its own, of ``Sampling`` and of ``Windows`` (num_steps asks for its mode).
 
-    def computing(self) -> dict[str, object]:
+        Raises UserError for a word that none of them has.
+        """
+        if "num_steps" in words:
+            words.setdefault("mode", "normal")
+        mine, groups = set(_names(self)), {"sampling": self.sampling, "windows": self.windows}
+        given = {name: words.pop(name) for name in mine & set(words)}
+        for group, value in groups.items():
+            inner = {name: words.pop(name) for name in _names(value) if name in words}
+            given.setdefault(group, replace(value, **inner))
+        if words:
+            known = mine.union(*map(_names, groups.values()))
+            raise UserError(f"{next(iter(words))}: no such setting; {did_you_mean(next(iter(words)), known)}"
+                            f"one of {', '.join(sorted(known))}")  # fmt: skip
+        return replace(self, **given)
+
+    def computing(self) -> dict[str, Any]:
         """The fields that change what comes out."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("chunk_mib", "offload")}
+        return {name: value for name, value in asdict(self).items() if name != "chunk_mib"}
 
 
-_LIMITS = (
-    ("frame_factor", 1, 8),
-    ("scale_condition", 1, 8),
-    ("noise_level", 0, 300),
-    ("guidance_scale", 0, 100),
-    ("guidance_rescale", 0, 1),
-    ("start_step", 1, 1000),
-    ("window_frames", 2, 1024),
-    ("window_overlap", 0, 0.5),
-    ("tile_overlap", 0, 0.5),
-    ("tile_height", 1, 100000),
-    ("tile_width", 1, 100000),
-    ("chunk_mib", 1, 100000),
-)
+def _names(settings: Any) -> list[str]:
+    return [one.name for one in fields(settings)]
 
 
 class FrameSource(Protocol):

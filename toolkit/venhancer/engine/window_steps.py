@@ -38,8 +38,8 @@ class WindowSteps:
         """x0 of a window, tile by tile, blended into ``flight.window``."""
         start, end = self.layout.windows.spans[window]
         evaluation, frames = self.layout.evaluations[step], range(start, end)
-        seed = derive(self.settings.seed, "tiles", step) if self.settings.shift_tiles else None
-        grid = self.layout.grid(self.settings.tile_overlap, seed)
+        seed = derive(self.settings.seed, "tiles", step) if self.settings.windows.shift_tiles else None
+        grid = self.layout.grid(self.settings.windows.tile_overlap, seed)
         if len(grid) > 1:
             self.flight.window.clear(frames)
         for tile in grid:
@@ -70,7 +70,8 @@ class WindowSteps:
             conditioning_scale=self.settings.conditioning_scale,
         )
         if self.layout.guided:
-            v = guide(v[:1], v[1:], self.settings.guidance_scale, self.settings.guidance_rescale)
+            sampling = self.settings.sampling
+            v = guide(v[:1], v[1:], sampling.guidance_scale, sampling.guidance_rescale)
         return v[0].transpose(0, 1).cpu()
 
 
