@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config
+from transformers import AutoTokenizer, GPT2Config
 
 from tests.stacking.models import make_model, make_tokenizer
 from toolkit.errors import JobError, UserError
@@ -54,6 +54,18 @@ def test_nothing_there(tmp_path):
     refused(tmp_path / "absent", "no such folder")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "no config.json")
+
+
+def test_a_folder_of_another_kind_says_what_it_is(one, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    refused(adapter, "holds an adapter (LoRA) only; merge it into its base first")
+    snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / "c0ffee"
+    snapshot.parent.mkdir(parents=True)
+    one.rename(snapshot)
+    for place in (tmp_path / "hub", tmp_path / "hub" / "models--org--name"):
+        refused(place, f"the checkpoint in it is {snapshot}", out=tmp_path / "out")
 
 
 def test_no_weights(one):
@@ -139,8 +151,12 @@ def test_types_that_are_not_floats(one):
 
 
 def test_tokenizer_larger_than_the_vocabulary(one):
+    """As CodeLlama's Python models are published: it comes along, and the report says so."""
     make_tokenizer(120).save_pretrained(one)
-    refused(one, "the tokenizer has 120 tokens, the model's vocabulary 97")
+    report = grow_checkpoint(one, one.parent / "out", STACK)
+    assert "the tokenizer knows 23 more tokens than the network, in source and target alike" in report["notes"]
+    assert report["function"]["measured_on"] == "text"
+    assert len(AutoTokenizer.from_pretrained(one.parent / "out")) == 120
 
 
 def test_tokenizer_that_cannot_be_read(one):
@@ -160,6 +176,35 @@ def test_out_folder_that_is_not_empty(one):
     (out / "notes.txt").write_text("mine")
     refused(one, "exists and is not an empty folder", out=out)
     assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "working folder"])
+def test_an_empty_folder_that_is_there_is_filled_and_stays_itself(one, kind, monkeypatch):
+    """A mount point, a link to a scratch disk or the folder one stands in cannot be replaced by another."""
+    real = one.parent / "real"
+    real.mkdir()
+    (real / "lost+found").mkdir()
+    (one.parent / "link").symlink_to(real)
+    monkeypatch.chdir(real if kind == "working folder" else one.parent)
+    inode = real.stat().st_ino
+    grow_checkpoint(one, {"folder": real, "link": one.parent / "link", "working folder": "."}[kind], STACK)
+    assert real.stat().st_ino == inode and (one.parent / "link").is_symlink()
+    names = {path.name for path in real.iterdir()}
+    assert names >= {"config.json", "model.safetensors", "growth.json"} and ".partial" not in names
+    with pytest.raises(UserError, match="exists and is not an empty folder"):
+        grow_checkpoint(one, real, STACK)
+
+
+def test_a_folder_that_is_there_is_empty_again_after_a_failure(one):
+    real = one.parent / "real"
+    real.mkdir()
+    with largest_file(100_000), pytest.raises(JobError, match="writing failed, nothing was kept"):
+        grow_checkpoint(one, real, STACK)
+    assert list(real.iterdir()) == []
+    (real / ".partial").mkdir()
+    (real / ".partial" / "model.safetensors").write_bytes(b"half")  # of a killed attempt
+    grow_checkpoint(one, real, STACK)
+    assert not (real / ".partial").exists()
 
 
 @contextmanager

@@ -12,20 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.runs.files import write_json
+from toolkit.stacking.checkpoints.load import REPORT_FILE
 from toolkit.stacking.checkpoints.open import Checkpoint, open_checkpoint, open_weights
 from toolkit.stacking.checkpoints.probe import preservation
 from toolkit.stacking.checkpoints.safetensors_io import total_bytes
-from toolkit.stacking.checkpoints.write import MAX_SHARD_BYTES, refuse_used, whole_or_nothing, write_checkpoint
+from toolkit.stacking.checkpoints.write import (
+    MAX_SHARD_BYTES,
+    carried_bytes,
+    refuse_used,
+    whole_or_nothing,
+    write_checkpoint,
+)
 from toolkit.stacking.config import Growth
 from toolkit.stacking.measure.flops import cost
 from toolkit.stacking.operators.grow import Grown, grow
 from toolkit.stacking.operators.learn import GrowthMap
 from toolkit.stacking.operators.tensors import Watched
 
-REPORT_FILE = "growth.json"
-_MEASURED_ON = {"text": "text", "random ids": "random token ids, not on text: the source has no tokenizer"}
+_MEASURED_ON = {
+    "text": "text",
+    "random ids": "random token ids, not on text: the source has no tokenizer that fits its vocabulary",
+}
 _UNPACKED = "the source's values were unpacked to float32 as a whole, which took memory for that model"
-_CARRIED_BYTES = 64_000_000  # allowance for tokenizer and config files
 
 
 def grow_checkpoint(
@@ -46,9 +54,9 @@ def grow_checkpoint(
     source: folder, hub id, ``.gguf`` file, or an opened Checkpoint. text: what preservation is measured on;
     ``measure=False`` skips that. growth_map: G_learn's trained matrices. on_tensor: called after each tensor written.
     run_id: kept in the report, to tell whose work ``out`` is.
-    Weights stream through: memory is needed for one tensor at a time (and, for measuring, one layer), not for the
-    model; ``growth_memory_mib`` in the report is what growing took above what the process held before,
-    ``peak_memory_mib`` all of it. Types of tensors are kept.
+    Weights stream through: memory is needed for one tensor at a time, not for the model (for measuring, a network of up
+    to 1 GiB as a whole, one layer of a larger one); ``growth_memory_mib`` in the report is what growing took above what
+    the process held before, ``peak_memory_mib`` all of it. Types of tensors are kept.
 
     Raises UserError where source, operator or ``out`` do not fit; JobError where the disk fails. Then ``out`` is not
     there.
@@ -58,7 +66,7 @@ def grow_checkpoint(
     grown = grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, growth, seed, growth_map)
     held = _reset_peak()
     start, num_bytes = time.perf_counter(), total_bytes(grown.tensors.infos)
-    with whole_or_nothing(Path(out), num_bytes + _CARRIED_BYTES) as folder:
+    with whole_or_nothing(Path(out), num_bytes + carried_bytes(checkpoint)) as folder:
         watched = Watched(grown.tensors, on_tensor)
         shards = write_checkpoint(folder, checkpoint, grown.config, watched, max_shard_bytes)
         report = describe(checkpoint, grown, growth) | {
@@ -71,7 +79,7 @@ def grow_checkpoint(
             "growth_memory_mib": round(peak - held, 1),
         }
         if measure:
-            measured = preservation(checkpoint, grown.config, open_weights(folder), text, seed)  # as stored
+            measured = preservation(checkpoint, folder, open_weights(folder), text, seed)
             report["function"] = measured.as_dict()
             report["notes"].insert(0, f"the function was compared on {_MEASURED_ON[measured.measured_on]}")
         write_json(folder / REPORT_FILE, report)
@@ -94,8 +102,17 @@ def describe(source: Checkpoint, grown: Grown, growth: Growth) -> dict[str, Any]
         "dtypes": sorted({str(info.dtype).removeprefix("torch.") for info in grown.tensors.infos.values()}),
         "tied": source.architecture.tied(grown.config),
         "cost": {"source": before.as_dict(), "target": after.as_dict()},
-        "notes": [*([_UNPACKED] if source.folder is None else []), *operator_notes(growth, grown)],
+        "notes": [*_source_notes(source), *operator_notes(growth, grown)],
     }
+
+
+def _source_notes(source: Checkpoint) -> list[str]:
+    """What a reader of the report should know about the source."""
+    notes = [_UNPACKED] if source.folder is None else []
+    beyond = len(source.tokenizer) - source.config.vocab_size if source.tokenizer is not None else 0
+    if beyond > 0:
+        notes.append(f"the tokenizer knows {beyond} more tokens than the network, in source and target alike")
+    return notes
 
 
 def operator_notes(growth: Growth, grown: Grown) -> list[str]:

@@ -16,10 +16,11 @@ from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.show.table import Table
 from toolkit.show.terminal import show
+from toolkit.stacking.checkpoints.load import REPORT_FILE
 from toolkit.stacking.checkpoints.open import Checkpoint, find_network, is_zoo_network, open_checkpoint
 from toolkit.stacking.checkpoints.write import refuse_used
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.grow_folder import REPORT_FILE, describe, grow_checkpoint
+from toolkit.stacking.grow_folder import describe, grow_checkpoint
 from toolkit.stacking.operators.grow import grow
 from toolkit.stacking.operators.learn import GrowthMap, train_map
 from toolkit.stacking.pretrain.tokens import Sequences, TokenStore

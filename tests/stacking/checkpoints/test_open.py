@@ -9,8 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests.stacking.models import CONFIGS, logits, make_model, make_tokenizer, token_ids
+from toolkit.stacking.checkpoints import probe
 from toolkit.stacking.checkpoints.open import open_checkpoint
-from toolkit.stacking.checkpoints.probe import SAMPLE_TEXT, streamed_logits
+from toolkit.stacking.checkpoints.probe import SAMPLE_TEXT, transformers_logits
+from toolkit.stacking.checkpoints.safetensors_io import SafetensorsFile
 from toolkit.stacking.config import Growth
 from toolkit.stacking.grow_folder import grow_checkpoint
 
@@ -22,6 +24,8 @@ OPERATORS = [
     Growth(operator="direct", direction="width", factor=2),
     Growth(operator="learn", direction="width", factor=2),
 ]
+
+PRESERVING = [Growth(operator="zero", factor=2), Growth(operator="direct", direction="width", factor=2)]
 
 
 def load_strictly(folder):
@@ -48,13 +52,14 @@ def test_every_family_loads_strictly_and_generates_with_and_without_cache(name, 
             assert (logits(model, prompt) - logits(source, prompt)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_streamed_logits_are_the_models(name, tmp_path):
+@pytest.mark.parametrize("large", [False, True], ids=["in memory", "from disk"])
+@pytest.mark.parametrize("name", ["llama", "llama_tied", "qwen3"])
+def test_what_is_probed_is_the_model(name, large, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "IN_MEMORY", 0 if large else 2**28)
     model, ids = make_model(name), token_ids()
-    model.save_pretrained(tmp_path)
-    checkpoint = open_checkpoint(tmp_path)
-    streamed = streamed_logits(checkpoint.architecture, checkpoint.config, checkpoint.tensors, ids)
-    assert torch.equal(streamed, logits(model, ids))
+    model.save_pretrained(tmp_path / "model")
+    tensors = open_checkpoint(tmp_path / "model").tensors
+    assert torch.equal(transformers_logits(tmp_path / "model", ids, tensors, str(tmp_path)), logits(model, ids))
 
 
 def test_report_tells_what_came_from_where(tmp_path):
@@ -179,6 +184,58 @@ def test_a_tied_head_stored_twice_is_stored_once(tmp_path):
     grow_checkpoint(tmp_path / "source", tmp_path / "out", STACK)
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
     load_strictly(tmp_path / "out")
+
+
+def test_a_head_that_should_be_tied_and_is_not_stays_its_own(tmp_path):
+    """Merged adapters write such files; transformers 5 unties them, and 4 would drop the head."""
+    from safetensors.torch import load_file, save_file
+
+    make_model("llama_tied").save_pretrained(tmp_path / "source")
+    path = tmp_path / "source" / "model.safetensors"
+    state = load_file(path)
+    head = state["model.embed_tokens.weight"] + 0.1 * torch.randn(97, 32, generator=torch.Generator().manual_seed(0))
+    save_file(state | {"lm_head.weight": head}, path, {"format": "pt"})
+    source, ids = load_strictly(tmp_path / "source"), token_ids()
+    assert (logits(source, ids) - logits(make_model("llama_tied"), ids)).abs().max() > 0.5
+    for number, growth in enumerate(PRESERVING):
+        report = grow_checkpoint(tmp_path / "source", tmp_path / str(number), growth)
+        grown = load_strictly(tmp_path / str(number))
+        assert report["function"]["verdict"] in ("exact", "preserved") and not report["tied"]
+        assert (logits(grown, ids) - logits(source, ids)).abs().max() < 1e-5
+        assert json.loads((tmp_path / str(number) / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_tied_model_that_stores_only_its_head(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, ids = make_model("llama_tied"), token_ids()
+    model.save_pretrained(tmp_path / "source")
+    path = tmp_path / "source" / "model.safetensors"
+    state = load_file(path)
+    state["lm_head.weight"] = state.pop("model.embed_tokens.weight")
+    save_file(state, path, {"format": "pt"})
+    report = grow_checkpoint(tmp_path / "source", tmp_path / "out", Growth(operator="zero", factor=2))
+    assert report["function"]["verdict"] == "exact"
+    assert torch.equal(logits(load_strictly(tmp_path / "out"), ids), logits(model, ids))
+
+
+def test_the_probe_sees_what_the_reader_gets_wrong(tmp_path, monkeypatch):
+    """Preservation is measured by transformers: a reader that loses a tensor's values cannot call itself exact."""
+    make_model().save_pretrained(tmp_path / "source")
+    read, write = SafetensorsFile.read, SafetensorsFile.write
+
+    def write_wrongly(self, name, file):
+        if name == "model.norm.weight":
+            file.write((read(self, name) * 1.5).numpy().data)
+        else:
+            write(self, name, file)
+
+    monkeypatch.setattr(SafetensorsFile, "write", write_wrongly)
+    monkeypatch.setattr(
+        SafetensorsFile, "read", lambda self, name: read(self, name) * (1.5 if "model.norm" in name else 1)
+    )
+    report = grow_checkpoint(tmp_path / "source", tmp_path / "out", Growth(operator="zero", factor=2))
+    assert report["function"]["verdict"] == "not preserved"
 
 
 def test_memory_is_a_tensors_not_the_models(tmp_path):

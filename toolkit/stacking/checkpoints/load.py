@@ -18,26 +18,44 @@ from toolkit.installation import install_hint
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken")
 HISTORY_FILE = "training.json"  # what the network has cost so far (curves.Spent)
-CARRIED_FILES = (*TOKENIZER_FILES, HISTORY_FILE, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*")
+REPORT_FILE = "growth.json"  # where its layers came from
+CARRIED_FILES = (
+    *TOKENIZER_FILES,
+    "tekken.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "generation_config.json",
+    *("LICENSE*", "license*", "NOTICE*", "USE_POLICY*"),
+    HISTORY_FILE,
+    REPORT_FILE,
+)
 
 
 def load_model(source: str, dtype: torch.dtype | str = "auto") -> tuple[Any, Any | None]:
-    """The transformers model, in eval mode on the CPU, and its tokenizer (None where there is none).
+    """The network as ``load_network`` gives it and its tokenizer (None where there is none). Raises UserError."""
+    return load_network(source, dtype), load_tokenizer(source)
 
-    source: checkpoint folder or ``.gguf`` file; dtype: as stored unless given (a GGUF file's is float32).
+
+def load_network(source: str, dtype: torch.dtype | str = "auto", offload: str | None = None) -> Any:
+    """The transformers model of a checkpoint folder or ``.gguf`` file, in eval mode on the CPU.
+
+    dtype: as stored unless given (a GGUF file's is float32). offload: a folder for what cannot stay where it is; then
+    weights are read from the disk each time they are needed, and memory for one layer is enough.
+
     Raises UserError in one line, also where weights are missing, which transformers would draw at random.
     """
     from transformers import AutoModelForCausalLM
 
     where, options = place(source)
+    from_disk: dict[str, Any] = {"device_map": {"": "disk"}, "offload_folder": offload} if offload else {}
     with _one_line(f"{source}:"):
         network, loading = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, output_loading_info=True, trust_remote_code=False, **options
+            where, dtype=dtype, output_loading_info=True, trust_remote_code=False, **options, **from_disk
         )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if loading[what]:
             raise UserError(f"{source}: {what.replace('_', ' ')} in the weights: {sorted(loading[what])[0]}")
-    return network.eval(), load_tokenizer(source, network.config.vocab_size)
+    return network.eval()
 
 
 def load_config(source: str) -> Any:
@@ -49,10 +67,10 @@ def load_config(source: str) -> Any:
         return AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
 
 
-def load_tokenizer(source: str | Path, vocab_size: int) -> Any | None:
-    """The tokenizer of a folder or GGUF file, None where there is none.
+def load_tokenizer(source: str | Path) -> Any | None:
+    """The tokenizer of a folder or GGUF file, None where there is none. Raises UserError where it cannot be read.
 
-    Raises UserError where it cannot be read or knows tokens the model does not.
+    It may know more tokens than its model: checkpoints are published so.
     """
     from transformers import AutoTokenizer
 
@@ -60,10 +78,7 @@ def load_tokenizer(source: str | Path, vocab_size: int) -> Any | None:
     if not _has_tokenizer(where, options):
         return None
     with _one_line(f"{source}: its tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
-    if len(tokenizer) > vocab_size:
-        raise UserError(f"{source}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocab_size}")
-    return tokenizer
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
 
 
 def _has_tokenizer(where: Path, options: dict[str, str]) -> bool:
@@ -105,26 +120,32 @@ def _one_line(what: str) -> Iterator[None]:
 
 
 def fetched(source: str) -> str:
-    """What is on the disk as it is, a hub id as the folder it was downloaded to."""
-    return source if Path(source).exists() else str(_download(source))
+    """What is on the disk as it is, a hub id (``org/name``, ``org/name@revision``) as the folder it was fetched to."""
+    if Path(source).exists():
+        return source
+    name, _, revision = source.partition("@")
+    return str(_download(name, revision or None))
 
 
-def _download(name: str) -> Path:
+def _download(name: str, revision: str | None) -> Path:
     """Of a hub's checkpoint what growth needs: safetensors, where there are none the old ``.bin`` files."""
     weights = ("model*.safetensors", "pytorch_model*.bin")
     for pattern in weights:
-        folder = _snapshot(name, ["*.json", pattern, *CARRIED_FILES])
+        folder = _snapshot(name, revision, ["*.json", pattern, *CARRIED_FILES])
         if any(folder.glob(pattern)):
             return folder
     raise UserError(f"model={name}: the hub's repository has no {' and no '.join(weights)}")
 
 
-def _snapshot(name: str, patterns: list[str]) -> Path:
+def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns="*/*", etag_timeout=3))
+        others = ["*/*.json", "*/*.safetensors", "*/*.bin", "*/tokenizer*", "*/vocab*"]  # fnmatch's * crosses slashes
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=others, etag_timeout=3)
+        )
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"model={name}: no such folder, and not to be had from the hub: {reason[:200]}") from None

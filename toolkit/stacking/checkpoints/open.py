@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints, opened without reading their weights. They are written by writing.py."""
+"""Hugging Face checkpoints, opened without reading their weights. They are written by write.py."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from toolkit.errors import UserError
 from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer
 from toolkit.stacking.checkpoints.safetensors_io import SafetensorsFile
 from toolkit.stacking.operators.architecture import Architecture
-from toolkit.stacking.operators.llama import Llama, check_config
-from toolkit.stacking.operators.tensors import Info, InMemory, Tensors
+from toolkit.stacking.operators.llama import Llama, changed, check_config
+from toolkit.stacking.operators.tensors import Info, InMemory, Renamed, Tensors
 
 
 @dataclass
@@ -89,11 +89,39 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         return _open_gguf(Path(source))
     folder = Path(fetched(str(source)))
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json there (expected a folder of save_pretrained)")
-    config, architecture = _folder_config(folder), Llama()
-    tensors = open_weights(folder)
+        raise UserError(f"{folder}: {_instead_of_a_checkpoint(folder)} (expected a folder of save_pretrained)")
+    architecture = Llama()
+    config, tensors = _settled_head(architecture, _folder_config(folder), open_weights(folder))
     tensors.infos = _checked(architecture, config, tensors.infos, str(source))
-    return Checkpoint(str(source), architecture, config, tensors, folder, load_tokenizer(folder, config.vocab_size))
+    return Checkpoint(str(source), architecture, config, tensors, folder, load_tokenizer(folder))
+
+
+def _instead_of_a_checkpoint(folder: Path) -> str:
+    """What a folder without config.json seems to be."""
+    if (folder / "adapter_config.json").is_file():
+        return "holds an adapter (LoRA) only; merge it into its base first, as merge_and_unload of peft does"
+    snapshots = sorted(folder.glob("snapshots/*/config.json")) + sorted(
+        folder.glob("models--*/snapshots/*/config.json")
+    )
+    if snapshots:
+        return f"is part of a hub's cache; the checkpoint in it is {snapshots[0].parent}"
+    return "no config.json there"
+
+
+def _settled_head(architecture: Architecture, config: Any, tensors: Tensors) -> tuple[Any, Tensors]:
+    """Config and tensors as transformers takes them where a head that should be the embedding is stored as well.
+
+    With the same values it is left out; with others, as merged adapters have them, it is a head of its own and the
+    network is untied; where it is the only one of the two, it is the embedding.
+    """
+    embedding, head = architecture.embedding, architecture.head
+    if not architecture.tied(config) or head not in tensors.infos:
+        return config, tensors
+    if embedding not in tensors.infos:
+        return config, Renamed(tensors, {embedding if name == head else name: name for name in tensors.infos})
+    if not torch.equal(tensors.read(head).float(), tensors.read(embedding).float()):
+        return changed(config, {"tie_word_embeddings": False}), tensors
+    return config, Renamed(tensors, {name: name for name in tensors.infos if name != head})
 
 
 def _folder_config(folder: Path) -> Any:
@@ -159,11 +187,11 @@ def _unquantised(config: Any) -> Any:
 
 
 def _checked(architecture: Architecture, config: Any, infos: Mapping[str, Info], where: str) -> dict[str, Info]:
-    """The infos in the network's order, exactly those its config asks for; a tied head stored twice is left out."""
+    """The infos in the network's order, exactly those its config asks for."""
     shapes = architecture.shapes(config)
     if any(name.startswith("llm.") for name in infos):
         raise UserError(f"{where}: the transformer of a world model; give the folder that holds its tokenizer too")
-    extra = [name for name in infos if name not in shapes and not (architecture.tied(config) and "lm_head." in name)]
+    extra = [name for name in infos if name not in shapes]
     missing = [name for name in shapes if name not in infos]
     for what, names in (("missing", missing), ("unknown", extra)):
         if names:

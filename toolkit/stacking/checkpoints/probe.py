@@ -1,20 +1,23 @@
-"""Did growth keep the function? Logits of source and target on the same tokens, one layer in memory at a time."""
+"""Did growth keep the function? Logits of source and target on the same tokens, as transformers loads the two."""
 
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from toolkit.runs.seeds import generator
+from toolkit.stacking.checkpoints.load import load_network
 from toolkit.stacking.checkpoints.open import Checkpoint
-from toolkit.stacking.operators.architecture import Architecture
 from toolkit.stacking.operators.tensors import Tensors
 
+IN_MEMORY = 2**28  # parameters of a network that is loaded as a whole, 1 GiB in float32; a larger one layer by layer
 MAX_TOKENS = 256
 SAMPLE_TEXT = """A river begins as rain that the ground could not hold. It runs downhill by the easiest way, and
 where the slope is gentle it slows, drops its sand, and bends. People who settle beside it learn its
@@ -50,15 +53,17 @@ class Preservation:
 
 
 def preservation(
-    source: Checkpoint, config: Any, tensors: Tensors, text: str | None = None, seed: int = 0
+    source: Checkpoint, target: Path, tensors: Tensors, text: str | None = None, seed: int = 0
 ) -> Preservation:
-    """Compare the source with the target (``config``, ``tensors``) on ``text`` (else a built-in paragraph).
+    """Compare the source with the checkpoint in the folder ``target``, whose weights are ``tensors``.
 
-    Without a tokenizer random token ids serve, and ``measured_on`` says so.
+    On ``text``, else a built-in paragraph; without a tokenizer random token ids serve, and ``measured_on`` says so.
+    Both are read by transformers, not by what read and wrote them here: an error in that would go unseen.
     """
     ids, measured_on = probe_ids(source, text, seed)
-    before = streamed_logits(source.architecture, source.config, source.tensors, ids)
-    after = streamed_logits(source.architecture, config, tensors, ids)
+    with tempfile.TemporaryDirectory(dir=target) as scratch:
+        before = transformers_logits(source.folder or Path(source.source), ids, source.tensors, scratch)
+        after = transformers_logits(target, ids, tensors, scratch)
     change, std = (after - before).abs().max().item(), before.std().item()
     tolerance = _tolerance({info.dtype for info in tensors.infos.values()}) * max(1.0, std)
     verdict = "exact" if change == 0 else "preserved" if change <= tolerance else "not preserved"
@@ -69,41 +74,21 @@ def preservation(
 
 def probe_ids(source: Checkpoint, text: str | None, seed: int) -> tuple[Tensor, str]:
     """Token ids (1,T) to compare on, at most MAX_TOKENS, and what they are: "text" or "random ids"."""
-    limit = min(MAX_TOKENS, source.config.max_position_embeddings)
+    limit, vocabulary = min(MAX_TOKENS, source.architecture.context(source.config)), source.config.vocab_size
     if source.tokenizer is not None:
         ids = source.tokenizer(text or SAMPLE_TEXT, return_tensors="pt", verbose=False).input_ids[:, :limit]
-        if ids.shape[1] > 1:
+        if ids.shape[1] > 1 and ids.max() < vocabulary:
             return ids, "text"
     draws = generator(seed, "probe")
-    return torch.randint(source.config.vocab_size, (1, min(128, limit)), generator=draws), "random ids"
+    return torch.randint(vocabulary, (1, min(128, limit)), generator=draws), "random ids"
 
 
 @torch.no_grad()
-def streamed_logits(
-    architecture: Architecture, config: Any, tensors: Tensors, ids: Tensor, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Logits (B,T,V) of token ids (B,T), computed in ``dtype``; each layer's weights are there only while it runs."""
-    network: Any = architecture.skeleton(config)
-    stages = {"model.embed_tokens": network.model.embed_tokens, "model.norm": network.model.norm}
-    stages |= {f"{architecture.layer_prefix}{i}": block for i, block in enumerate(network.model.layers)}
-    stages["lm_head"] = network.lm_head
-    for path, module in stages.items():
-        origin = "model.embed_tokens" if path == "lm_head" and architecture.tied(config) else path
-        module.register_forward_pre_hook(_loader(tensors, origin, dtype))
-        module.register_forward_hook(_unloader)
-    return network(ids, use_cache=False).logits
-
-
-def _loader(tensors: Tensors, path: str, dtype: torch.dtype) -> Any:
-    def load(module: nn.Module, _: Any) -> None:
-        state = {name: tensors.read(f"{path}.{name}").to(dtype) for name, _ in module.named_parameters()}
-        module.load_state_dict(state, strict=True, assign=True)
-
-    return load
-
-
-def _unloader(module: nn.Module, _: Any, __: Any) -> None:
-    module.to("meta")
+def transformers_logits(where: Path, ids: Tensor, tensors: Tensors, scratch: str) -> Tensor:
+    """Logits (B,T,V) in float32 of token ids (B,T). Of a large network memory holds a layer at a time."""
+    large = sum(math.prod(info.shape) for info in tensors.infos.values()) > IN_MEMORY
+    network = load_network(str(where), torch.float32, scratch if large and where.is_dir() else None)
+    return network(ids, use_cache=False).logits.float()
 
 
 def _tolerance(dtypes: set[torch.dtype]) -> float:

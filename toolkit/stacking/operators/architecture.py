@@ -69,6 +69,8 @@ class Architecture(ABC):
     layer_tensors: ClassVar[Mapping[str, Spec]]  # by the name inside of a layer
     layer_prefix: str  # as "model.layers."
     final_norm: str  # name of the gain before the output head
+    embedding: str  # name of the tokens' table, which is the output head too where the two are tied
+    head: str  # name of the output head
 
     def locate(self, name: str) -> tuple[int | None, str]:
         """Layer number and name inside of the layer; (None, name) outside of the layers."""

@@ -27,6 +27,7 @@ class Llama(Architecture):
 
     layer_prefix = "model.layers."
     final_norm = "model.norm.weight"
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
     tensors: ClassVar[Mapping[str, Spec]] = {
         "model.embed_tokens.weight": Spec("embedding", ("", "residual")),
         "model.norm.weight": Spec("gain", ("residual",)),
@@ -67,7 +68,7 @@ class Llama(Architecture):
         for key, value in config.to_dict().items():
             if isinstance(value, list) and len(value) == old and "layer" in key:
                 changes[key] = [value[layer.source] for layer in plan]
-        return _changed(config, changes)
+        return changed(config, changes)
 
     def widened(self, config: Any, spaces: Spaces, norm_eps_factor: float = 1.0) -> Any:
         changes = {
@@ -79,7 +80,7 @@ class Llama(Architecture):
         }
         if getattr(config, "head_dim", None):
             changes["head_dim"] = spaces.head_size
-        return _changed(config, changes)
+        return changed(config, changes)
 
     def skeleton(self, config: Any) -> nn.Module:
         """On the meta device, except for the rotary frequencies, which no checkpoint stores."""
@@ -100,5 +101,6 @@ def check_config(config: Any, where: str) -> None:
         raise UserError(f"{where}: the weights are quantised; growth needs them in a floating-point type")
 
 
-def _changed(config: Any, changes: dict[str, Any]) -> Any:
+def changed(config: Any, changes: dict[str, Any]) -> Any:
+    """A copy of a transformers config with other values."""
     return type(config).from_dict({**config.to_dict(), **changes})

@@ -52,6 +52,20 @@ class InMemory(Tensors):
         return self.state[name]
 
 
+class Renamed(Tensors):
+    """The same tensors under other names; ``stored``: name -> the name it has in ``source``."""
+
+    def __init__(self, source: Tensors, stored: Mapping[str, str]) -> None:
+        self.source, self.stored = source, stored
+        self.infos = {name: source.infos[origin] for name, origin in stored.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self.source.read(self.stored[name])
+
+    def write(self, name: str, file: BinaryIO) -> None:
+        self.source.write(self.stored[name], file)
+
+
 class Watched(Tensors):
     """The same tensors; ``on_tensor()`` is called after each one that is written."""
 

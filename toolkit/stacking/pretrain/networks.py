@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,7 +75,8 @@ def build(config: Any, tensors: Tensors) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        own = copy.deepcopy(config)  # transformers notes the type in it
+        network = AutoModelForCausalLM.from_config(own, attn_implementation="sdpa", dtype=torch.float32)
     network.model.rotary_emb = type(network.model.rotary_emb)(config)
     state = {name: tensors.read(name).float().clone() for name in tensors.infos}
     if ARCHITECTURE.tied(config):

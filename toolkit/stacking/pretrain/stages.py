@@ -7,7 +7,6 @@ the run folder, so that each can resume.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -20,13 +19,9 @@ from toolkit.runs import checkpoint as checkpoints
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
-from toolkit.runs.files import write_json
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive
-from toolkit.stacking.checkpoints.load import HISTORY_FILE
 from toolkit.stacking.checkpoints.open import Checkpoint, find_network, open_checkpoint
-from toolkit.stacking.checkpoints.safetensors_io import total_bytes
-from toolkit.stacking.checkpoints.write import whole_or_nothing, write_checkpoint
 from toolkit.stacking.config import GrowLLM, scratch_stage
 from toolkit.stacking.grow_folder import grow_checkpoint
 from toolkit.stacking.measure.compare import other_arms
@@ -34,8 +29,7 @@ from toolkit.stacking.measure.curves import Arm, Spent, flops_per_token
 from toolkit.stacking.operators.grow import Grown
 from toolkit.stacking.operators.learn import GrowthMap
 from toolkit.stacking.operators.masks import GrowthMasks
-from toolkit.stacking.operators.tensors import InMemory
-from toolkit.stacking.pretrain import corpus
+from toolkit.stacking.pretrain.corpus import token_store
 from toolkit.stacking.pretrain.networks import (
     ARCHITECTURE,
     Fresh,
@@ -46,9 +40,10 @@ from toolkit.stacking.pretrain.networks import (
     planned,
     training_cost,
 )
-from toolkit.stacking.pretrain.states import check_moments, tiled_moments, whole
+from toolkit.stacking.pretrain.saving import history, save_trained
+from toolkit.stacking.pretrain.states import check_moments, tiled_moments
 from toolkit.stacking.pretrain.tokens import Sequences, TokenStore, held_out
-from toolkit.stacking.pretrain.train import Task, Trained, check_batches, train
+from toolkit.stacking.pretrain.train import Task, check_batches, train
 from toolkit.stacking.stage_grow import identity, trained_map, written_by
 
 PROBE_TOKENS = 256  # of held-out text, on which growth is judged to keep the function or not
@@ -81,7 +76,7 @@ class Testbed:
     @cached_property
     def store(self) -> TokenStore:
         """The token files. Raises UserError where they are not those this run began with."""
-        store = corpus.token_store(self.config)
+        store = token_store(self.config)
         begun_with = self.run.record.setdefault("tokens", store.fingerprint)
         if begun_with != store.fingerprint:
             raise UserError(f"{self.run.dir}: the corpus has changed since this run began; use another hydra.run.dir")
@@ -153,9 +148,7 @@ class Testbed:
         """Growth, masks and budget fit together; what will be compared with is there."""
         other_arms(self.config)
         base, target = self.cost(self.base_config()), self.plan().config
-        spent = (
-            self._history(self.source) if self.source else Spent().after(base, self._base_sequences(), self._context)
-        )
+        spent = history(self.source) if self.source else Spent().after(base, self._base_sequences(), self._context)
         num_sequences = self.sequences_left(target, spent, self.config.budget.grown_tokens)
         if self.source is not None and self.config.optim.after_growth == "tile":
             check_moments(self._base_moments(), str(self.config.model))
@@ -207,26 +200,26 @@ class Testbed:
             base = check_moments(self._base_moments(), str(self.config.model or "the base"))
             moments = tiled_moments(base, plan.plan, ARCHITECTURE, ARCHITECTURE.shapes(start.config))
         left = self.sequences_left(start.config, spent, self.config.budget.grown_tokens)
-        self._train(network, "grown", self.config.optim.lr, left, spent, masks=masks, moments=moments)
+        self._train(network, "grown", self.config.optim.lr, left, spent, start, masks=masks, moments=moments)
 
     def train_continued(self) -> None:
         """The control that only trains the base on: same network, optimizer state and rate."""
         base = self.base()
-        spent, moments = self._history(base), self._base_moments()
+        spent, moments = history(base), self._base_moments()
         first = spent.sequences // self.config.optim.batch_size if moments else 0
         left = self.sequences_left(base.config, spent, self.config.budget.continued_tokens)
         network = build(base.config, base.tensors)
-        self._train(network, "continued", self._base_lr, left, spent, moments=moments, first_step=first)
+        self._train(network, "continued", self._base_lr, left, spent, base, moments=moments, first_step=first)
 
     def train_one(self) -> None:
         """stage=pretrain: ``network`` from scratch, or the checkpoint ``model`` trained on."""
         if self.source is not None:
-            network, spent = build(self.source.config, self.source.tensors), self._history(self.source)
+            network, spent = build(self.source.config, self.source.tensors), history(self.source)
         else:
             config = self.base_config()
             network, spent = build(config, Fresh(config, derive(self.config.seed, "init", "pretrain"))), Spent()
         num_sequences = math.ceil(self.config.budget.tokens / self._context)
-        self._train(network, "pretrain", self.config.optim.lr, num_sequences, spent)
+        self._train(network, "pretrain", self.config.optim.lr, num_sequences, spent, self.source)
 
     def _scratch_trainer(self, stage: str, lr: float) -> Callable[[], None]:
         def train_scratch() -> None:
@@ -253,12 +246,21 @@ class Testbed:
     def _folder(self, name: str) -> Path:
         return self.run.dir / "model" / name
 
-    def _train(self, network: Any, stage: str, lr: float, num_sequences: int, spent: Spent, **more: Any) -> None:
+    def _train(
+        self,
+        network: Any,
+        stage: str,
+        lr: float,
+        num_sequences: int,
+        spent: Spent,
+        began_as: Checkpoint | None = None,
+        **more: Any,
+    ) -> None:
         task = Task(stage, network, self.cost(network.config), lr, num_sequences, spent, **more)
         trained = train(task, self.run, self.config, self.store, self.accelerator)
         if task.masks:
             task.masks.remove()
-        self._save(trained, stage)
+        save_trained(trained, self._folder(stage), self.store, began_as)
         arm = Arm(stage.split("-")[0], self._settings(stage, lr, network.config), trained.curve.points)
         if rank() == 0:
             arm.save(self.run.path("curves", f"{stage}.json"))
@@ -293,31 +295,6 @@ class Testbed:
         base, target = self.cost(self.base_config()), self.cost(self.plan().config)
         return target.non_embedding / base.non_embedding
 
-    def _save(self, trained: Trained, name: str) -> None:
-        """``model/NAME``, as transformers saves it, with tokenizer and history; the earlier one is replaced."""
-        state, network = dict(whole(trained.network)), trained.network
-        if rank() == 0:
-            tokenizer = self.store.tokenizer()
-            tokenizer.model_max_length = network.config.max_position_embeddings
-            network.config.architectures = [type(network).__name__]
-            network.config.dtype = "float32"
-            tensors = InMemory({key: value.float() for key, value in state.items()})
-            made = Checkpoint(name, ARCHITECTURE, network.config, tensors, None, tokenizer, network.generation_config)
-            shutil.rmtree(self._folder(name), ignore_errors=True)
-            with whole_or_nothing(self._folder(name), 2 * total_bytes(tensors.infos)) as folder:
-                write_checkpoint(folder, made, network.config, tensors)
-                write_json(folder / HISTORY_FILE, trained.spent.as_dict() | {"store": self.store.fingerprint})
-        barrier()
-
-    def _history(self, checkpoint: Checkpoint) -> Spent:
-        """What a checkpoint has cost so far; nothing where nobody kept account, which is said."""
-        path = checkpoint.folder / HISTORY_FILE if checkpoint.folder else None
-        if path is None or not path.is_file():
-            progress.say(f"note: {checkpoint.source} does not say what its training cost; it counts as nothing")
-            return Spent()
-        kept = json.loads(path.read_text())
-        return Spent(kept["tokens"], kept["sequences"], kept["flops"], kept["time_s"])
-
     def _base_moments(self) -> dict[str, Any] | None:
         """The base's optimizer state from the last checkpoint of the run that trained it, None where there is none."""
         folder = self.run.dir / "checkpoints" / "base"
@@ -328,12 +305,12 @@ class Testbed:
 
     def _start_history(self, target: Any) -> Spent:
         """The base's, and the training of G_learn's map, whose every step costs one of the target."""
-        spent, learn = self._history(self.base()), self.config.learn
+        spent, learn = history(self.base()), self.config.learn
         if self.config.operator != "learn":
             return spent
         return spent.after(self.cost(target), learn.num_steps * learn.batch_size, self._context)
 
     def _growth_map(self, base: Checkpoint) -> GrowthMap | None:
         """G_learn's map, trained on the sequences after the base's; None for other operators."""
-        first = self._history(base).sequences
+        first = history(base).sequences
         return trained_map(self.config, base, self.store, self._context, self.accelerator.device, first)
