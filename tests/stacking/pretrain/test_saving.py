@@ -39,7 +39,7 @@ def source(tmp_path, monkeypatch):
 
 
 def test_training_on_keeps_what_came_with_the_source(source):
-    assert launch("grow-llm", [*SHORT, "stage=pretrain", "source=source", "hydra.run.dir=run"]) == 0
+    assert launch("grow-llm", [*SHORT, "stage=pretrain", "model=source", "hydra.run.dir=run"]) == 0
     out = Path("run/model/pretrain")
     assert json.loads((out / "config.json").read_text()) == json.loads((source / "config.json").read_text())
     for name in ("generation_config.json", "LICENSE", "USE_POLICY.md", "growth.json", "tokenizer.json"):
@@ -55,7 +55,7 @@ def test_training_on_keeps_what_came_with_the_source(source):
 
 def test_a_tokenizer_of_the_users_replaces_the_sources(source):
     make_bpe(300).save_pretrained("other")
-    words = ["stage=pretrain", "source=source", "tokenize.tokenizer=other", "hydra.run.dir=run"]
+    words = ["stage=pretrain", "model=source", "tokenize.tokenizer=other", "hydra.run.dir=run"]
     assert launch("grow-llm", [*SHORT, *words]) == 0
     assert len(AutoTokenizer.from_pretrained("run/model/pretrain")) == len(AutoTokenizer.from_pretrained("other"))
 
