@@ -5,7 +5,7 @@ import math
 import pytest
 
 from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column
-from toolkit.icg.config import CFG, ICG, NoGuidance
+from toolkit.icg.methods import CFG, ICG, NoGuidance
 from toolkit.icg.results import Result, all_scores, along_the_scale, frontier_ratio, headline, metrics
 from toolkit.icg.sources.base import Source
 

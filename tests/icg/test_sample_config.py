@@ -5,7 +5,8 @@ import pytest
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.errors import UserError
-from toolkit.icg.config import METHODS, SMALL_CURVE
+from toolkit.icg.config import SMALL_CURVE
+from toolkit.icg.methods import ICG, METHODS, ICGAndTSG
 from toolkit.paths import conf_dir
 
 
@@ -33,10 +34,10 @@ def test_scales_are_numbers_or_lists_and_are_shared_by_methods_on_the_condition(
 
 
 def test_what_is_measured_by_itself_is_only_the_small_models():
-    assert config().repeats == 2 and config().curve_of("icg") == SMALL_CURVE and config().curve_of("icg_tsg") == []
+    assert config().repeats == 2 and config().curve_of(ICG()) == SMALL_CURVE and config().curve_of(ICGAndTSG()) == []
     given = config("model=x")
-    assert given.repeats == 1 and given.curve_of("icg") == []
-    assert config("model=x", "measure.curve=[2]", "measure.num_repeats=3").curve_of("icg_tsg") == [2]
+    assert given.repeats == 1 and given.curve_of(ICG()) == []
+    assert config("model=x", "measure.curve=[2]", "measure.num_repeats=3").curve_of(ICGAndTSG()) == [2]
 
 
 def test_every_method_is_an_option_of_the_group():

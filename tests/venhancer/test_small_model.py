@@ -20,7 +20,8 @@ def test_the_shipped_model_is_closer_to_the_truth_than_interpolation(name):
     gains = {}
     for scale in (2, 4):
         low = np.asarray(Image.fromarray(truth).resize((192 // scale, 192 // scale), Image.Resampling.BICUBIC))
-        ours = VideoEnhancePipeline.from_pretrained("small")(np.stack([low, low]), scale=float(scale), num_steps=1).frames
+        pipeline = VideoEnhancePipeline.from_pretrained("small")
+        ours = pipeline(np.stack([low, low]), scale=float(scale), num_steps=1).frames
         for kernel in (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS):
             plain = np.asarray(Image.fromarray(low).resize((192, 192), kernel))
             gains[scale, kernel.name] = psnr(ours[0], truth) - psnr(plain, truth)

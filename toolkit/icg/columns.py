@@ -5,23 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from toolkit.icg.config import CFG, Guidance, NoGuidance, SampleICG
+from toolkit.icg.config import SampleICG
+from toolkit.icg.methods import CFG, METHODS, Guidance, NoGuidance
 from toolkit.icg.sources.base import Source
 from toolkit.show.table import number_in_key
 
-LABELS = {
-    "none": "none",
-    "cfg": "CFG",
-    "icg": "ICG",
-    "tsg": "TSG",
-    "icg_tsg": "ICG + TSG",
-    "cfg_tsg": "CFG + TSG",
-    "pag": "PAG",
-    "sag": "SAG",
-    "autoguidance": "autoguidance",
-    "none_dropping": "none",
-    "null": "untrained null",
-}
+CONTROLS = {"none_dropping": "none", "null": "untrained null"}
 GIVEN, PLAIN, DROPPING = "given", "plain", "dropping"
 MODELS = {GIVEN: "", PLAIN: "", DROPPING: "drop"}
 
@@ -40,18 +29,23 @@ class Column:
     @property
     def key(self) -> str:
         """The prefix of its metrics: ``icg.w_1p5``, ``none``."""
-        return self.name if self.guidance.method == "none" else f"{self.name}.{scale_key(self.scale)}"
+        return self.name if not self.guidance.guides else f"{self.name}.{scale_key(self.scale)}"
 
     @property
     def label(self) -> str:
         """For people: method, scale, and which of two models."""
-        scale = "" if self.guidance.method == "none" else f" {self.scale:g}"
-        return f"{LABELS[self.name]}{scale}" + (f" ({MODELS[self.model]})" if MODELS[self.model] else "")
+        scale = "" if not self.guidance.guides else f" {self.scale:g}"
+        return f"{label_of(self.name)}{scale}" + (f" ({MODELS[self.model]})" if MODELS[self.model] else "")
 
 
 def scale_key(scale: float) -> str:
     """1.5 as a part of a metric's name: ``w_1p5``."""
     return f"w_{number_in_key(scale)}"
+
+
+def label_of(name: str) -> str:
+    """What people call a method or a control."""
+    return METHODS[name].label if name in METHODS else CONTROLS[name]
 
 
 def columns(config: SampleICG, sources: Mapping[str, Source], measured: bool) -> list[Column]:
@@ -72,7 +66,7 @@ def _all(config: SampleICG, sources: Mapping[str, Source], measured: bool) -> It
     methods = config.methods()
     for guidance in methods:
         model = _model_for(guidance, sources)
-        if guidance.method == "none":
+        if not guidance.guides:
             yield Column("none", guidance, 1.0, model, sources[model], True)
             if DROPPING in sources:
                 yield Column("none_dropping", NoGuidance(), 1.0, DROPPING, sources[DROPPING], True)
@@ -80,7 +74,7 @@ def _all(config: SampleICG, sources: Mapping[str, Source], measured: bool) -> It
             yield from _over_scales(config, guidance.method, guidance, model, sources, measured)
     if config.measure.untrained_null:
         plain = PLAIN if PLAIN in sources else GIVEN
-        control = next((one for one in methods if one.method == "cfg"), CFG(scale=config.guidance.scale))
+        control = next((one for one in methods if type(one) is CFG), CFG(scale=config.guidance.scale))
         yield from _over_scales(config, "null", control, plain, sources, measured)
 
 
@@ -90,7 +84,7 @@ def _over_scales(
     """The scales asked for, and those of the curve; 1 is no guidance, which is there already."""
     for scale in guidance.scales:
         yield Column(name, guidance, float(scale), model, sources[model], True)
-    for scale in config.curve_of(guidance.method) if measured else []:
+    for scale in config.curve_of(guidance) if measured else []:
         if scale not in guidance.scales and scale != 1:
             yield Column(name, guidance, float(scale), model, sources[model], False)
 
@@ -98,4 +92,4 @@ def _over_scales(
 def _model_for(guidance: Guidance, sources: Mapping[str, Source]) -> str:
     if GIVEN in sources:
         return GIVEN
-    return DROPPING if guidance.method in ("cfg", "cfg_tsg") else PLAIN
+    return DROPPING if guidance.needs_null else PLAIN

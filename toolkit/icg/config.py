@@ -2,157 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.data.config import Data
 from toolkit.errors import UserError, did_you_mean
+from toolkit.icg.methods import METHODS, Guidance
 from toolkit.schema import MISSING, Job, choice, number
 from toolkit.zoo.config import NETWORK_SCHEMAS, Network
 
 SMALL_COMPARE = ["none", "cfg", "tsg", "icg_tsg"]  # beside ICG, where the command makes its own small models
-SMALL_CURVE, SMALL_CURVE_METHODS = [1.25, 1.5, 2.0, 3.0], ("cfg", "icg", "tsg")
-CONDITIONS = ("auto", "class", "gaussian", "bank", "shuffle")
-
-
-@dataclass
-class Guidance:
-    """One way to guide; the group ``guidance`` has one class per method.
-
-    ``scale`` is w, 1 is no guidance: one number, or a list to compare several. It weighs the condition (cfg, icg and
-    their combinations with TSG), or the weak branch of the method where there is but one.
-    """
-
-    method: str = MISSING
-    scale: Any = 1.0
-    start: float = number(0.0, least=0, below=1)
-    stop: float = number(1.0, least=0, most=1)
-    t_min: float = number(0.0, least=0, most=1000)
-    t_max: float = number(1000.0, least=0, most=1000)
-    sigma_min: float | None = number(None, least=0)
-    sigma_max: float | None = number(None, least=0)
-    rescale: float = number(0.0, least=0, most=1)
-
-    @property
-    def scales(self) -> list[float]:
-        """Every w asked for, in order."""
-        return list(self.scale) if isinstance(self.scale, list) else [self.scale]
-
-    def check(self) -> None:
-        """Scales are finite numbers; the limits of the interval are in order."""
-        for one in self.scales:
-            if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 <= one < math.inf:
-                raise UserError(f"guidance.scale={one}: must be a number of at least 0 (1 is no guidance), or a list")
-        if not self.scales or len(set(self.scales)) < len(self.scales):
-            raise UserError(f"guidance.scale={self.scale}: must be different numbers, at least one")
-        for low, high in (("start", "stop"), ("t_min", "t_max"), ("sigma_min", "sigma_max")):
-            least, most = getattr(self, low), getattr(self, high)
-            if least is not None and most is not None and least > most:
-                raise UserError(f"guidance.{low}={least}: must not exceed guidance.{high}={most}")
-
-
-@dataclass
-class NoGuidance(Guidance):
-    """The conditional model as it is."""
-
-    method: str = "none"
-
-
-@dataclass
-class CFG(Guidance):
-    """Classifier-free guidance: the model's own null condition, which it must have been trained with."""
-
-    method: str = "cfg"
-    scale: Any = 1.5
-
-
-@dataclass
-class ICG(Guidance):
-    """Independent condition guidance; see IndependentConditionGuidance for the keys."""
-
-    method: str = "icg"
-    scale: Any = 1.5
-    condition: str = choice("auto", *CONDITIONS)
-    fields: list[str] | None = None
-    resample: str = choice("step", "step", "run")
-    exclude_own: bool = False
-    num_draws: int = number(1, least=1)
-    std: str = "tensor"
-    bank_rows: int | None = number(None, least=1)
-    cads_scale: float = number(0.0, least=0)
-    cads_tau1: float = number(0.5, least=0, most=1)
-    cads_tau2: float = number(0.9, least=0, most=1)
-
-
-@dataclass
-class TSG(Guidance):
-    """Time-step guidance; see TimeStepGuidance for the keys. ``scale`` is its own w."""
-
-    method: str = "tsg"
-    scale: Any = 5.0
-    noise_scale: float = number(2.0, least=0)
-    alpha: float = number(1.0, least=0)
-    std_scaling: bool = True
-    max_layers: int | None = number(None, least=1)
-    time_embedding_modules: list[str] | None = None
-
-
-@dataclass
-class ICGAndTSG(ICG):
-    """Both together in three calls (table 4); ``scale`` is ICG's, ``tsg`` holds TSG's settings."""
-
-    method: str = "icg_tsg"
-    tsg: TSG = field(default_factory=lambda: TSG(scale=2.5))
-
-
-@dataclass
-class CFGAndTSG(CFG):
-    """Classifier-free and time-step guidance in three calls; ``scale`` is that of the former."""
-
-    method: str = "cfg_tsg"
-    tsg: TSG = field(default_factory=lambda: TSG(scale=2.5))
-
-
-@dataclass
-class PAG(Guidance):
-    """Perturbed attention guidance by diffusers' own pipelines (Ahn et al. 2024); their pag_scale is w - 1."""
-
-    method: str = "pag"
-    scale: Any = 4.0
-    layers: list[str] | None = None
-
-
-@dataclass
-class SAG(Guidance):
-    """Self-attention guidance by diffusers' own pipeline (Hong et al. 2023); its sag_scale is w - 1."""
-
-    method: str = "sag"
-    scale: Any = 1.75
-
-
-@dataclass
-class AutoGuidance(Guidance):
-    """Guidance with a worse version of the model (Karras et al. 2024): ``weak`` is its run folder."""
-
-    method: str = "autoguidance"
-    scale: Any = 2.0
-    weak: str | None = None
-    weak_fraction: float = number(0.25, above=0, below=1)
-
-
-METHODS: dict[str, type[Guidance]] = {
-    "none": NoGuidance,
-    "cfg": CFG,
-    "icg": ICG,
-    "tsg": TSG,
-    "icg_tsg": ICGAndTSG,
-    "cfg_tsg": CFGAndTSG,
-    "pag": PAG,
-    "sag": SAG,
-    "autoguidance": AutoGuidance,
-}
-ON_THE_CONDITION = ("cfg", "icg", "icg_tsg", "cfg_tsg")  # their scales mean the same, so they are compared at one
+SMALL_CURVE = [1.25, 1.5, 2.0, 3.0]
 
 
 @dataclass
@@ -212,8 +72,8 @@ class Measure:
     num_samples: null is ``sampling.num_samples``, or for the small models as many as there are training items, at most
         5,000.
     num_repeats: sampling seeds; null is 1, and 2 for the small models.
-    curve: scales measured for every method beside its own; null is SMALL_CURVE for the small models and
-        SMALL_CURVE_METHODS, none for others.
+    curve: scales measured for every method beside its own; null is SMALL_CURVE for the small models and the methods
+        that have a curve, none for others.
     untrained_null: add classifier-free guidance with a null condition that the model never saw, as a control.
     clip: folder or hub id of a CLIP model, to score pictures against their prompts.
     """
@@ -263,11 +123,11 @@ class SampleICG(Job):
         """Sampling seeds that are measured."""
         return self.measure.num_repeats or (1 if self.model else 2)
 
-    def curve_of(self, method: str) -> list[float]:
+    def curve_of(self, guidance: Guidance) -> list[float]:
         """Scales that are measured beside those shown."""
         if self.measure.curve is not None:
             return self.measure.curve
-        return SMALL_CURVE if self.model is None and method in SMALL_CURVE_METHODS else []
+        return SMALL_CURVE if self.model is None and guidance.has_curve else []
 
     def methods(self) -> list[Guidance]:
         """``guidance`` and what it is compared with, no method twice; no guidance first."""
@@ -305,7 +165,7 @@ class SampleICG(Job):
                 raise UserError(
                     f"compare: {name} has no setting {key}; {did_you_mean(key, known)}one of {', '.join(sorted(known))}"
                 )
-        if name in ON_THE_CONDITION and self.guidance.method in ON_THE_CONDITION:
+        if kind.on_condition and self.guidance.on_condition:
             settings.setdefault("scale", self.guidance.scale)
         return kind(**settings)
 

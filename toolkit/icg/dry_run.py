@@ -11,7 +11,7 @@ import torch
 from toolkit import data
 from toolkit.data.config import Data
 from toolkit.errors import UserError
-from toolkit.icg.config import Guidance, SampleICG
+from toolkit.icg.config import SampleICG
 from toolkit.show.table import Cell, Table
 from toolkit.show.terminal import dry_run_table
 from toolkit.zoo.edm.build import build_network
@@ -29,16 +29,10 @@ def describe(config: SampleICG) -> Table:
         evaluations = 2 * config.sampling.num_steps - 1  # Heun's method
     for method in config.methods():
         for scale in method.scales:
-            calls = 1 if scale == 1 or method.method == "none" else calls_per_step(method)
-            name = method.method if method.method == "none" else f"{method.method} {scale:g}"
+            calls = 1 if scale == 1 else method.calls_per_step
+            name = f"{method.method} {scale:g}" if method.guides else method.method
             rows.append([f"{name}, network calls per image", evaluations * calls, f"{calls} a step, at most"])
     return dry_run_table(rows, time.perf_counter() - started)
-
-
-def calls_per_step(guidance: Guidance) -> int:
-    """Network calls of one guided step, within the interval."""
-    beside = {"none": 0, "icg_tsg": 1 + getattr(guidance, "num_draws", 1), "cfg_tsg": 2}
-    return 1 + beside.get(guidance.method, getattr(guidance, "num_draws", 1))
 
 
 def _networks(config: SampleICG) -> Rows:

@@ -1,47 +1,279 @@
-"""From the config group ``guidance`` to guiders."""
+"""One table of guidance methods: the settings of each, and what ``sample-icg`` must know of it.
+
+A new method is its guider (toolkit/icg/guiders) and its row here. No torch is imported before a guider is made.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from toolkit.errors import UserError
-from toolkit.icg.config import CFG, ICG, TSG, CFGAndTSG, Guidance, ICGAndTSG
-from toolkit.icg.guiders.base import WeakBranchGuidance
-from toolkit.icg.guiders.combined_guidance import CombinedGuidance
-from toolkit.icg.guiders.independent_condition_guidance import IndependentConditionGuidance
-from toolkit.icg.guiders.time_step_guidance import TimeStepGuidance
+from toolkit.schema import MISSING, choice, number
+
+if TYPE_CHECKING:
+    from toolkit.icg.guiders.base import WeakBranchGuidance
 
 Seed = int | Sequence[int]
+CONDITIONS = ("auto", "class", "gaussian", "bank", "shuffle")
 
 
-def make_guider(guidance: Guidance, scale: float, seed: Seed) -> WeakBranchGuidance:
-    """The guider of one method at w = ``scale``; ``seed`` as the guiders take it.
+@dataclass
+class Guidance:
+    """One way to guide: a row of METHODS, and the keys of the group ``guidance``.
 
-    Classifier-free guidance is the second branch of TimeStepGuidance without its first, so that the interval's keys
-    mean the same everywhere. Raises UserError for a method that is no guider (pag, sag, autoguidance).
+    ``scale`` is w, 1 is no guidance: one number, or a list to compare several. It weighs the condition (cfg, icg and
+    their combinations with TSG), or the weak branch of the method where there is but one.
+
+    What the command must know of a method:
+        label: for people. guides: False for the model as it is.
+        on_condition: it weighs the condition, so it needs a conditional model; such methods are compared at one scale.
+        needs_null: it needs the null condition, that is training with dropping.
+        has_curve: the small models are measured along a curve of scales.
+        own_pipeline: the name of the method where diffusers' own pipelines do it, and no guider.
     """
-    if isinstance(guidance, ICGAndTSG):
-        return CombinedGuidance(
-            [_icg(guidance, scale, seed), _tsg(guidance.tsg, guidance.tsg.scales[0], seed)],
-            guidance_rescale=guidance.rescale,
-        )
-    if isinstance(guidance, ICG):
-        return _icg(guidance, scale, seed, guidance_rescale=guidance.rescale)
-    if isinstance(guidance, TSG):
-        return _tsg(guidance, scale, seed, guidance_rescale=guidance.rescale)
-    if isinstance(guidance, CFGAndTSG):
-        options = {"guidance_scale": float(scale), "guidance_rescale": guidance.rescale}
-        return _tsg(guidance.tsg, guidance.tsg.scales[0], seed, **options, **_interval(guidance))
-    if isinstance(guidance, CFG):
-        options = {"guidance_scale": float(scale), "guidance_rescale": guidance.rescale}
-        return TimeStepGuidance(tsg_scale=1.0, seed=seed, **options, **_interval(guidance))
-    if guidance.method == "none":
-        return TimeStepGuidance(tsg_scale=1.0, seed=seed)
-    raise UserError(f"guidance={guidance.method}: is not made of a guider")
+
+    label: ClassVar[str] = ""
+    guides: ClassVar[bool] = True
+    on_condition: ClassVar[bool] = False
+    needs_null: ClassVar[bool] = False
+    has_curve: ClassVar[bool] = False
+    own_pipeline: ClassVar[str] = ""
+
+    method: str = MISSING
+    scale: Any = 1.0
+    start: float = number(0.0, least=0, below=1)
+    stop: float = number(1.0, least=0, most=1)
+    t_min: float = number(0.0, least=0, most=1000)
+    t_max: float = number(1000.0, least=0, most=1000)
+    sigma_min: float | None = number(None, least=0)
+    sigma_max: float | None = number(None, least=0)
+    rescale: float = number(0.0, least=0, most=1)
+
+    def make(self, scale: float, seed: Seed) -> WeakBranchGuidance:
+        """The guider at w = ``scale``; ``seed`` as the guiders take it. Raises UserError where it is no guider."""
+        raise UserError(f"guidance={self.method}: is not made of a guider")
+
+    @property
+    def calls_per_step(self) -> int:
+        """Network calls of one guided step, within the interval."""
+        return 2
+
+    @property
+    def on_time(self) -> TSG | None:
+        """The settings of the time-step guidance in it."""
+        return None
+
+    @property
+    def interval(self) -> dict[str, Any]:
+        """The keys that say when it guides."""
+        names = ("start", "stop", "t_min", "t_max", "sigma_min", "sigma_max")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def scales(self) -> list[float]:
+        """Every w asked for, in order."""
+        return list(self.scale) if isinstance(self.scale, list) else [self.scale]
+
+    def check(self) -> None:
+        """Scales are finite numbers; the limits of the interval are in order."""
+        for one in self.scales:
+            if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 <= one < math.inf:
+                raise UserError(f"guidance.scale={one}: must be a number of at least 0 (1 is no guidance), or a list")
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            raise UserError(f"guidance.scale={self.scale}: must be different numbers, at least one")
+        for low, high in (("start", "stop"), ("t_min", "t_max"), ("sigma_min", "sigma_max")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least is not None and most is not None and least > most:
+                raise UserError(f"guidance.{low}={least}: must not exceed guidance.{high}={most}")
 
 
-def _icg(guidance: ICG, scale: float, seed: Seed, **more: Any) -> IndependentConditionGuidance:
+@dataclass
+class NoGuidance(Guidance):
+    """The conditional model as it is."""
+
+    label: ClassVar[str] = "none"
+    guides: ClassVar[bool] = False
+    method: str = "none"
+
+    def make(self, scale: float, seed: Seed) -> WeakBranchGuidance:
+        return _cfg(self, 1.0, seed)
+
+    @property
+    def calls_per_step(self) -> int:
+        return 1
+
+
+@dataclass
+class CFG(Guidance):
+    """Classifier-free guidance: the model's own null condition, which it must have been trained with."""
+
+    label: ClassVar[str] = "CFG"
+    on_condition: ClassVar[bool] = True
+    needs_null: ClassVar[bool] = True
+    has_curve: ClassVar[bool] = True
+    method: str = "cfg"
+    scale: Any = 1.5
+
+    def make(self, scale: float, seed: Seed) -> WeakBranchGuidance:
+        return _cfg(self, scale, seed)
+
+
+@dataclass
+class ICG(Guidance):
+    """Independent condition guidance; see IndependentConditionGuidance for the keys."""
+
+    label: ClassVar[str] = "ICG"
+    on_condition: ClassVar[bool] = True
+    has_curve: ClassVar[bool] = True
+    method: str = "icg"
+    scale: Any = 1.5
+    condition: str = choice("auto", *CONDITIONS)
+    fields: list[str] | None = None
+    resample: str = choice("step", "step", "run")
+    exclude_own: bool = False
+    num_draws: int = number(1, least=1)
+    std: str = "tensor"
+    bank_rows: int | None = number(None, least=1)
+    cads_scale: float = number(0.0, least=0)
+    cads_tau1: float = number(0.5, least=0, most=1)
+    cads_tau2: float = number(0.9, least=0, most=1)
+
+    def make(self, scale: float, seed: Seed) -> WeakBranchGuidance:
+        return _icg(self, scale, seed, guidance_rescale=self.rescale)
+
+    @property
+    def calls_per_step(self) -> int:
+        return 1 + self.num_draws
+
+    @property
+    def from_bank(self) -> bool:
+        """Whether conditions may be drawn from a bank of them."""
+        return self.condition in ("auto", "bank")
+
+
+@dataclass
+class TSG(Guidance):
+    """Time-step guidance; see TimeStepGuidance for the keys. ``scale`` is its own w."""
+
+    label: ClassVar[str] = "TSG"
+    has_curve: ClassVar[bool] = True
+    method: str = "tsg"
+    scale: Any = 5.0
+    noise_scale: float = number(2.0, least=0)
+    alpha: float = number(1.0, least=0)
+    std_scaling: bool = True
+    max_layers: int | None = number(None, least=1)
+    time_embedding_modules: list[str] | None = None
+
+    def make(self, scale: float, seed: Seed) -> WeakBranchGuidance:
+        return _tsg(self, scale, seed, guidance_rescale=self.rescale)
+
+    @property
+    def on_time(self) -> TSG:
+        return self
+
+
+@dataclass
+class ICGAndTSG(ICG):
+    """Both together in three calls (table 4); ``scale`` is ICG's, ``tsg`` holds TSG's settings."""
+
+    label: ClassVar[str] = "ICG + TSG"
+    has_curve: ClassVar[bool] = False
+    method: str = "icg_tsg"
+    tsg: TSG = field(default_factory=lambda: TSG(scale=2.5))
+
+    def make(self, scale: float, seed: Seed) -> WeakBranchGuidance:
+        from toolkit.icg.guiders.combined_guidance import CombinedGuidance
+
+        both = [_icg(self, scale, seed), _tsg(self.tsg, self.tsg.scales[0], seed)]
+        return CombinedGuidance(both, guidance_rescale=self.rescale)
+
+    @property
+    def calls_per_step(self) -> int:
+        return 2 + self.num_draws
+
+    @property
+    def on_time(self) -> TSG:
+        return self.tsg
+
+
+@dataclass
+class CFGAndTSG(CFG):
+    """Classifier-free and time-step guidance in three calls; ``scale`` is that of the former."""
+
+    label: ClassVar[str] = "CFG + TSG"
+    has_curve: ClassVar[bool] = False
+    method: str = "cfg_tsg"
+    tsg: TSG = field(default_factory=lambda: TSG(scale=2.5))
+
+    def make(self, scale: float, seed: Seed) -> WeakBranchGuidance:
+        options = {"guidance_scale": float(scale), "guidance_rescale": self.rescale}
+        return _tsg(self.tsg, self.tsg.scales[0], seed, **options, **self.interval)
+
+    @property
+    def calls_per_step(self) -> int:
+        return 3
+
+    @property
+    def on_time(self) -> TSG:
+        return self.tsg
+
+
+@dataclass
+class PAG(Guidance):
+    """Perturbed attention guidance by diffusers' own pipelines (Ahn et al. 2024); their pag_scale is w - 1."""
+
+    label: ClassVar[str] = "PAG"
+    own_pipeline: ClassVar[str] = "pag"
+    method: str = "pag"
+    scale: Any = 4.0
+    layers: list[str] | None = None
+
+
+@dataclass
+class SAG(Guidance):
+    """Self-attention guidance by diffusers' own pipeline (Hong et al. 2023); its sag_scale is w - 1."""
+
+    label: ClassVar[str] = "SAG"
+    own_pipeline: ClassVar[str] = "sag"
+    method: str = "sag"
+    scale: Any = 1.75
+
+
+@dataclass
+class AutoGuidance(Guidance):
+    """Guidance with a worse version of the model (Karras et al. 2024): ``weak`` is its run folder."""
+
+    label: ClassVar[str] = "autoguidance"
+    method: str = "autoguidance"
+    scale: Any = 2.0
+    weak: str | None = None
+    weak_fraction: float = number(0.25, above=0, below=1)
+
+
+METHODS: dict[str, type[Guidance]] = {
+    kind.method: kind for kind in (NoGuidance, CFG, ICG, TSG, ICGAndTSG, CFGAndTSG, PAG, SAG, AutoGuidance)
+}
+
+
+# -- from settings to guiders ----------------------------------------------------------------------------------------
+
+
+def _cfg(guidance: Guidance, scale: float, seed: Seed) -> WeakBranchGuidance:
+    """Classifier-free guidance is the second branch of TimeStepGuidance without its first, so that the interval's keys
+    mean the same everywhere; at w = 1 nothing guides."""
+    from toolkit.icg.guiders.time_step_guidance import TimeStepGuidance
+
+    options = {"guidance_scale": float(scale), "guidance_rescale": guidance.rescale}
+    return TimeStepGuidance(tsg_scale=1.0, seed=seed, **options, **guidance.interval)
+
+
+def _icg(guidance: ICG, scale: float, seed: Seed, **more: Any) -> WeakBranchGuidance:
+    from toolkit.icg.guiders.independent_condition_guidance import IndependentConditionGuidance
+
     return IndependentConditionGuidance(
         guidance_scale=float(scale),
         condition=guidance.condition,
@@ -54,13 +286,15 @@ def _icg(guidance: ICG, scale: float, seed: Seed, **more: Any) -> IndependentCon
         cads_tau1=guidance.cads_tau1,
         cads_tau2=guidance.cads_tau2,
         seed=seed if guidance.condition != "shuffle" or isinstance(seed, int) else seed[0],
-        **_interval(guidance),
+        **guidance.interval,
         **more,
     )
 
 
-def _tsg(guidance: TSG, scale: float, seed: Seed, **more: Any) -> TimeStepGuidance:
-    settings = _interval(guidance) | more
+def _tsg(guidance: TSG, scale: float, seed: Seed, **more: Any) -> WeakBranchGuidance:
+    from toolkit.icg.guiders.time_step_guidance import TimeStepGuidance
+
+    settings = guidance.interval | more
     return TimeStepGuidance(
         tsg_scale=float(scale),
         noise_scale=guidance.noise_scale,
@@ -71,11 +305,6 @@ def _tsg(guidance: TSG, scale: float, seed: Seed, **more: Any) -> TimeStepGuidan
         seed=seed,
         **settings,
     )
-
-
-def _interval(guidance: Guidance) -> dict[str, Any]:
-    names = ("start", "stop", "t_min", "t_max", "sigma_min", "sigma_max")
-    return {name: getattr(guidance, name) for name in names}
 
 
 def _std(value: str) -> str | float:

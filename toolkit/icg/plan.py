@@ -16,8 +16,9 @@ from toolkit.data.config import Data
 from toolkit.data.sets import Dataset
 from toolkit.errors import UserError
 from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column, columns
-from toolkit.icg.config import AutoGuidance, SampleICG
+from toolkit.icg.config import SampleICG
 from toolkit.icg.judge import why_not
+from toolkit.icg.methods import AutoGuidance
 from toolkit.icg.sources.base import Source
 from toolkit.icg.sources.exact import ExactSource, exact_dataset
 from toolkit.icg.sources.small import STAGE, SmallModel, make_small_model, small_config
@@ -104,7 +105,7 @@ def small_models(config: SampleICG, dataset: Dataset) -> dict[str, SmallModel]:
     """The models that the methods asked for need, by name."""
     methods = config.methods()
     found = {PLAIN: small_config(config, dataset, 0.0)}
-    if any(one.method in ("cfg", "cfg_tsg") for one in methods):
+    if any(one.needs_null for one in methods):
         found[DROPPING] = small_config(config, dataset, config.loss.label_drop)
     for one in methods:
         if isinstance(one, AutoGuidance) and one.weak is None:

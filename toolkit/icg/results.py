@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.icg.columns import GIVEN, LABELS, MODELS, PLAIN, Column
+from toolkit.icg.columns import CONTROLS, GIVEN, MODELS, PLAIN, Column, label_of
+from toolkit.icg.methods import METHODS
 from toolkit.icg.sources.base import Source
 from toolkit.runs.record import Run
 from toolkit.show import figures
@@ -102,9 +103,9 @@ def along_the_scale(results: Sequence[Result], name: str, score: str) -> list[tu
 
 
 def guided_names(results: Sequence[Result]) -> list[str]:
-    """Names of the methods that have a scale, in the order of LABELS."""
-    there = {one.column.name for one in results if one.column.guidance.method != "none"}
-    return [name for name in LABELS if name in there]
+    """Names of the methods that have a scale, in the order of METHODS."""
+    there = {one.column.name for one in results if one.column.guidance.guides}
+    return [name for name in [*METHODS, *CONTROLS] if name in there]
 
 
 def _best(results: Sequence[Result]) -> dict[str, float]:
@@ -269,4 +270,4 @@ def _draw_frontier(run: Run, results: Sequence[Result], labels: Mapping[str, str
 
 def _curve_label(results: Sequence[Result], name: str) -> str:
     model = MODELS[next(one.column.model for one in results if one.column.name == name)]
-    return f"{LABELS[name]} ({model})" if model else LABELS[name]
+    return f"{label_of(name)} ({model})" if model else label_of(name)

@@ -9,8 +9,9 @@ import torch
 from tests.icg import tiny
 from toolkit.data.config import Data
 from toolkit.errors import UserError
-from toolkit.icg.config import CFG, ICG, PAG, SAG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance, SampleICG, Sampling
+from toolkit.icg.config import SampleICG, Sampling
 from toolkit.icg.labels_and_prompts import PROMPTS, draw_labels, read_labels, read_prompts
+from toolkit.icg.methods import CFG, ICG, PAG, SAG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance
 from toolkit.icg.sources.base import Request
 from toolkit.icg.sources.denoiser import DenoiserSource, trained_how
 from toolkit.icg.sources.pipeline import FAMILIES, PipelineSource, find_index, refuse
@@ -115,7 +116,7 @@ def test_what_is_known_of_a_train_disco_run(tmp_path):
 
 
 def test_a_worse_version_guides_and_must_fit(tmp_path):
-    from toolkit.icg.config import AutoGuidance
+    from toolkit.icg.methods import AutoGuidance
 
     source = open_model(make_model(tmp_path / "a", num_latents=0))
     with pytest.raises(UserError, match=r"guidance\.weak: autoguidance needs"):

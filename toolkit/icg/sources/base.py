@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit.icg.config import Guidance
+from toolkit.icg.methods import Guidance
 from toolkit.runs.seeds import derive, generator
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from toolkit import zoo
 from toolkit.errors import UserError
-from toolkit.icg.config import ICG, TSG, AutoGuidance, Guidance, SampleICG
+from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders.clock import NoiseLevels
 from toolkit.icg.guiders.combined_guidance import CombinedGuidance
 from toolkit.icg.guiders.in_denoisers import GuidedDenoiser
@@ -21,7 +21,7 @@ from toolkit.icg.guiders.independent_condition_guidance import IndependentCondit
 from toolkit.icg.guiders.interval import Interval
 from toolkit.icg.guiders.time_embeddings import find_time_embeddings
 from toolkit.icg.labels_and_prompts import read_labels
-from toolkit.icg.methods import make_guider
+from toolkit.icg.methods import ICG, AutoGuidance, Guidance
 from toolkit.icg.sources.base import Request, Source
 from toolkit.icg.sources.small import read_training
 from toolkit.runs.record import read_record
@@ -70,9 +70,9 @@ class DenoiserSource(Source):
 
     def refuse(self, guidance: Guidance) -> None:
         method = guidance.method
-        if method in ("pag", "sag"):
+        if guidance.own_pipeline:
             raise UserError(f"guidance={method}: works on Stable Diffusion pipelines only, {self.name} is none")
-        if method in ("icg", "icg_tsg", "cfg", "cfg_tsg") and not self.conditions:
+        if guidance.on_condition and not self.conditions:
             raise UserError(
                 f"guidance={method}: the model in {self.name} is unconditional and has no condition to guide on; "
                 "take guidance=tsg"
@@ -82,8 +82,7 @@ class DenoiserSource(Source):
                 raise UserError(
                     f"guidance.fields={name}: the model in {self.name} has {' and '.join(self.conditions) or 'none'}"
                 )
-        tsg = guidance if isinstance(guidance, TSG) else getattr(guidance, "tsg", None)
-        if tsg is not None:
+        if (tsg := guidance.on_time) is not None:
             find_time_embeddings(self.denoiser, tsg.time_embedding_modules, tsg.max_layers)
         if isinstance(guidance, AutoGuidance) and self.weak is None:
             if guidance.weak is None:
@@ -101,7 +100,7 @@ class DenoiserSource(Source):
         self.weak = weak
 
     def warning(self, guidance: Guidance) -> str:
-        if guidance.method not in ("cfg", "cfg_tsg"):
+        if not guidance.needs_null:
             return ""
         untrained = [name for name in self.null_fields(guidance) if self.training.get(f"{name}_dropped") is False]
         if not untrained:
@@ -152,11 +151,11 @@ class DenoiserSource(Source):
             given = {"class_labels": labels, "latents": latents}
             conditions = {name: value for name, value in given.items() if value is not None}
             return WeakModelDenoiser(self.denoiser, self.weak, scale, guidance, conditions)
-        guider = make_guider(guidance, scale, request.seeds("guidance"))
-        if isinstance(guidance, ICG) and self.bank is not None and guidance.condition in ("auto", "bank"):
+        guider = guidance.make(scale, request.seeds("guidance"))
+        if isinstance(guidance, ICG) and self.bank is not None and guidance.from_bank:
             assert isinstance(guider, IndependentConditionGuidance | CombinedGuidance)
             guider.set_condition_bank(_rows_for(guidance, self.bank))
-        null = dict.fromkeys(self.null_fields(guidance)) if guidance.method in ("cfg", "cfg_tsg") else None
+        null = dict.fromkeys(self.null_fields(guidance)) if guidance.needs_null else None
         return GuidedDenoiser(self.denoiser, guider, labels, latents, null, evaluations, self.config.batched)
 
     def _conditions(self, request: Request) -> tuple[Tensor | None, Tensor | None]:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from toolkit.data.sets import Dataset, GaussianMixture, MemorySplit
 from toolkit.errors import UserError
-from toolkit.icg.config import ON_THE_CONDITION, Exact, Guidance, SampleICG
+from toolkit.icg.config import Exact, SampleICG
 from toolkit.icg.guiders.in_denoisers import GuidedDenoiser
 from toolkit.icg.labels_and_prompts import read_labels
-from toolkit.icg.methods import make_guider
+from toolkit.icg.methods import Guidance
 from toolkit.icg.sources.base import Request, Source
 from toolkit.metrics.mixture import posterior_mean
 from toolkit.runs.seeds import generator
@@ -82,7 +82,7 @@ class ExactSource(Source):
             self.labels = read_labels(config.labels, self.num_classes, {})
 
     def refuse(self, guidance: Guidance) -> None:
-        if guidance.method != "none" and (guidance.method not in ON_THE_CONDITION or "tsg" in guidance.method):
+        if guidance.guides and (not guidance.on_condition or guidance.on_time):
             raise UserError(f"guidance={guidance.method}: model=exact has no time embedding and no weaker version")
 
     def draw(
@@ -92,9 +92,9 @@ class ExactSource(Source):
         num_steps = num_steps or sampling.num_steps
         noise = torch.stack([torch.randn(2, generator=one) for one in request.generators("noise")])
         labels = torch.tensor([self.label_of(number) for number in request.numbers])
-        null = {"class_labels": None} if guidance.method == "cfg" else None
+        null = {"class_labels": None} if guidance.needs_null else None
         denoise = GuidedDenoiser(
-            self.denoiser, make_guider(guidance, scale, request.seeds("guidance")), labels, None, null,
+            self.denoiser, guidance.make(scale, request.seeds("guidance")), labels, None, null,
             2 * num_steps - 1, self.config.batched,
         )  # fmt: skip
         sigmas = edm_sigmas(num_steps, sampling.sigma_min, sampling.sigma_max, sampling.rho)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.icg.config import ICG, ON_THE_CONDITION, PAG, TSG, Guidance, ICGAndTSG, SampleICG
+from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders import random_text as text
 from toolkit.icg.guiders.in_pipelines import guided
 from toolkit.icg.guiders.time_embeddings import find_time_embeddings
 from toolkit.icg.labels_and_prompts import draw_labels, read_labels, read_prompts
-from toolkit.icg.methods import make_guider
+from toolkit.icg.methods import ICG, PAG, AutoGuidance, Guidance, ICGAndTSG
 from toolkit.icg.sources.base import Request, Source, counted_rows
 from toolkit.runs.seeds import derive
 from toolkit.zoo.loading import hub_answers
@@ -104,12 +104,12 @@ def read_index(path: Path) -> dict[str, Any]:
 def refuse(kind: str, guidance: Guidance) -> None:
     """Raises UserError where pipelines of class ``kind`` cannot be guided so; reads no weights."""
     family, method = FAMILIES[kind], guidance.method
-    if family.condition == "none" and method in ON_THE_CONDITION:
+    if family.condition == "none" and guidance.on_condition:
         raise UserError(f"guidance={method}: {kind} is unconditional and has no condition to guide on; take tsg")
-    if method in ("pag", "sag") and not getattr(family, method):
-        can = ", ".join(name for name, one in FAMILIES.items() if getattr(one, method))
+    if guidance.own_pipeline and not getattr(family, guidance.own_pipeline):
+        can = ", ".join(name for name, one in FAMILIES.items() if getattr(one, guidance.own_pipeline))
         raise UserError(f"guidance={method}: diffusers has it for {can}; this is {kind}")
-    if method == "autoguidance":
+    if isinstance(guidance, AutoGuidance):
         raise UserError("guidance=autoguidance: works on models of ours, with a worse one as guidance.weak")
 
 
@@ -166,8 +166,7 @@ class PipelineSource(Source):
 
     def refuse(self, guidance: Guidance) -> None:
         refuse(type(self.pipe).__name__, guidance)
-        tsg = guidance if isinstance(guidance, TSG) else getattr(guidance, "tsg", None)
-        if tsg is not None:
+        if (tsg := guidance.on_time) is not None:
             find_time_embeddings(self.network, tsg.time_embedding_modules, tsg.max_layers)
             if self.config.compile:
                 raise UserError("compile=true: time-step guidance needs the network itself, not its compiled form")
@@ -177,11 +176,11 @@ class PipelineSource(Source):
         """Encode random prompts for ICG, and the empty one for CFG, once."""
         if self.family.condition == "none":
             return
-        if isinstance(guidance, ICG) and self.prompts is not None and guidance.condition in ("auto", "bank"):
+        if isinstance(guidance, ICG) and self.prompts is not None and guidance.from_bank:
             self.bank = self.bank or text.random_token_bank(
                 self.pipe, guidance.bank_rows or BANK_ROWS, derive(self.config.seed, "bank")
             )
-        if guidance.method in ("cfg", "cfg_tsg") and self.null is None:
+        if guidance.needs_null and self.null is None:
             self.null = self._null()
 
     def _null(self) -> dict[str, Tensor | int]:
@@ -203,7 +202,7 @@ class PipelineSource(Source):
         torch.manual_seed(request.one_seed("scheduler"))  # some schedulers draw from the default generator
         arguments = self._arguments(request, num_steps or self.config.sampling.num_steps)
         with counted_rows(self.network) as counter:
-            if guidance.method in ("pag", "sag"):
+            if guidance.own_pipeline:
                 images = self._with_own_class(guidance, scale, arguments)
             else:
                 images = self._with_guider(guidance, scale, request, arguments)
@@ -212,13 +211,13 @@ class PipelineSource(Source):
         return images_BHWC.float().permute(0, 3, 1, 2) * 2 - 1, counter.rows / len(request.numbers)
 
     def _with_guider(self, guidance: Guidance, scale: float, request: Request, arguments: dict[str, Any]) -> Any:
-        if guidance.method == "none":
+        if not guidance.guides:
             context: Any = nullcontext()
         else:
-            guider = make_guider(guidance, scale, request.seeds("guidance"))
-            if self.bank is not None and isinstance(guidance, ICG) and guidance.condition in ("auto", "bank"):
+            guider = guidance.make(scale, request.seeds("guidance"))
+            if self.bank is not None and isinstance(guidance, ICG) and guidance.from_bank:
                 guider.set_condition_bank(self._rows_for(guidance))  # type: ignore[attr-defined]
-            null = self.null if guidance.method in ("cfg", "cfg_tsg") else None
+            null = self.null if guidance.needs_null else None
             context = guided(self.pipe, guider, null=null, denoiser=self.network_name, batched=self.config.batched)
         with context:
             return self.pipe(**arguments, **self.family.off).images
@@ -230,7 +229,7 @@ class PipelineSource(Source):
     def _with_own_class(self, guidance: Guidance, scale: float, arguments: dict[str, Any]) -> Any:
         import diffusers
 
-        cls = getattr(diffusers, getattr(self.family, guidance.method))
+        cls = getattr(diffusers, getattr(self.family, guidance.own_pipeline))
         options: dict[str, Any] = {}
         if isinstance(guidance, PAG) and guidance.layers is not None:
             options["pag_applied_layers"] = guidance.layers
@@ -240,7 +239,7 @@ class PipelineSource(Source):
         pipe = cls(**self.pipe.components, **options)
         pipe.set_progress_bar_config(disable=True)
         try:
-            return pipe(**arguments, **self.family.off, **{f"{guidance.method}_scale": scale - 1}).images
+            return pipe(**arguments, **self.family.off, **{f"{guidance.own_pipeline}_scale": scale - 1}).images
         finally:
             if processors is not None:
                 self.network.set_attn_processor(dict(processors))
