@@ -10,26 +10,26 @@ import pytest
 
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
+from toolkit.data.catalogue import CATALOGUE
 from toolkit.errors import UserError
+from toolkit.icg.config import METHODS
 from toolkit.paths import conf_dir, presets
 
 REAL = [name for name in COMMANDS if name != "train-toy"]  # which only tests register
 PRESETS = [(command, name) for command in REAL for name in presets(command)]
 
-GROUPS = {
-    "train-disco": ("data", "network"),
-    "sample-icg": ("data", "network", "guidance"),
-    "grow-llm": ("data",),
-    "train-ivideogpt": (),
-    "enhance-video": (),
+KINDS = {
+    "train-disco": ("points", "images"),
+    "sample-icg": ("points", "images"),
+    "grow-llm": ("text",),
+    "train-ivideogpt": ("episodes",),
+    "enhance-video": ("clips",),
 }
-
+NETWORKS = [path.stem for path in sorted((conf_dir() / "network").glob("*.yaml"))]
 OPTIONS = [
-    (command, group, path.stem)
-    for command in REAL
-    for group in GROUPS[command]
-    for path in sorted((conf_dir() / group).glob("*.yaml"))
-    if group != "data" or path.stem.startswith("text_") == (command == "grow-llm")
+    *[(command, "data", name) for command in REAL for name, one in CATALOGUE.items() if one.kind in KINDS[command]],
+    *[(command, "network", name) for command in ("train-disco", "sample-icg") for name in NETWORKS],
+    *[("sample-icg", "guidance", name) for name in METHODS],
 ]
 
 
@@ -61,6 +61,32 @@ def test_every_group_option_composes(command, group, name):
         compose(COMMANDS[command], [f"{group}={name}"])
     except UserError as error:  # such as data.path, which only the user can give
         assert "must be given" in str(error)
+
+
+def test_every_data_set_is_named_the_same_way():
+    names = ("mnist", "ring", "text_brown", "kuka", "bbb")
+    for command, name in zip(REAL, names, strict=True):
+        assert compose(COMMANDS[command], [f"data={name}"]).data.name == name
+    assert compose(COMMANDS["train-disco"], ["data=imagenet64", "data.path=."]).data.flip
+    assert not compose(COMMANDS["train-disco"], ["data=mnist"]).data.flip
+
+
+def test_a_data_set_of_another_kind_is_refused_as_such():
+    for word in ("data=kuka", "data.name=kuka"):
+        with pytest.raises(UserError, match=f"{word}: a set of episodes; train-disco reads points, images: ring, gr"):
+            compose(COMMANDS["train-disco"], [word])
+    compose(COMMANDS["train-ivideogpt"], ["data=kuka"])  # in one process with the refusals
+    with pytest.raises(UserError, match="data=kuka: a set of episodes; enhance-video reads clips: bikes, "):
+        compose(COMMANDS["enhance-video"], ["data=kuka"])
+
+
+def test_a_wrong_data_set_is_told_the_right_ones():
+    with pytest.raises(
+        UserError, match=r"data=kuk: did you mean 'kuka'. train-ivideogpt reads episodes: push_sprite, "
+    ):
+        compose(COMMANDS["train-ivideogpt"], ["data=kuk"])
+    with pytest.raises(UserError, match=r"data.name=text_brwn: did you mean 'text_brown'. grow-llm reads text: "):
+        compose(COMMANDS["grow-llm"], ["data.name=text_brwn"])
 
 
 def test_no_group_is_called_model():

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "show": {"errors", "schema", "runs"},
     "bench": {"errors", "schema", "runs", "show"},
     "claims": {"errors", "paths", "renamed", "spelling", "runs", "metrics", "show"},
-    "configs": GROUND,
+    "configs": GROUND | {"data"},
     "completion": GROUND | {"configs"},
     "sweep": {"runs"},
     "launch": BRIDGE | {"sweep", "show"},

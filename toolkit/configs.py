@@ -6,10 +6,11 @@ import dataclasses
 import importlib
 import logging
 import re
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from toolkit import renamed
-from toolkit.commands import Command
+from toolkit.commands import COMMANDS, Command
+from toolkit.data.catalogue import CATALOGUE, Entry
 from toolkit.errors import UserError, did_you_mean
 from toolkit.installation import install_hint
 from toolkit.paths import conf_dir, presets
@@ -22,7 +23,7 @@ def register(command: Command) -> None:
     """Put the room's dataclasses into Hydra's ConfigStore.
 
     A room's ``config.py`` has ``SCHEMAS``: ``{(group or None, name): dataclass}``; the primary one is named
-    ``<command>_schema``.
+    ``<command>_schema``. The group ``data`` has one option per data set of the command's kind.
     """
     from hydra.core.config_store import ConfigStore
 
@@ -30,6 +31,9 @@ def register(command: Command) -> None:
     store = ConfigStore.instance()
     for (group, name), schema in _schemas(command).items():
         store.store(group=group, name=name, node=schema, provider="toolkit")
+    store.repo.pop("data", None)  # of another command, of another kind
+    for name, entry in data_sets(command).items():
+        store.store(group="data", name=name, node={"name": name, **entry.config}, provider="toolkit")
 
 
 def _register_units() -> None:
@@ -43,6 +47,18 @@ def _register_units() -> None:
 def primary_schema(command: Command) -> type[Job]:
     """The dataclass of the command's whole config."""
     return _schemas(command)[None, f"{command.primary}_schema"]
+
+
+def data_sets(command: Command) -> dict[str, Entry]:
+    """The part of the catalogue that the command reads, by the kinds that its ``data`` names; empty without one."""
+    kinds = _kinds(primary_schema(command))
+    return {name: entry for name, entry in CATALOGUE.items() if entry.kind in kinds}
+
+
+def _kinds(schema: type[Job]) -> tuple[str, ...]:
+    annotation = get_type_hints(schema).get("data")
+    kinds = [getattr(one, "KINDS", ()) for one in (annotation, *get_args(annotation))]  # X, or X | None
+    return next((one for one in kinds if one), ())
 
 
 def _schemas(command: Command) -> dict[tuple[str | None, str], type]:
@@ -88,6 +104,8 @@ def typed_config(cfg: Any) -> Job:
     assert isinstance(config, Job)
     if config.command != type(config).command:
         raise UserError(f"command={config.command}: this is toolkit {type(config).command}")
+    if (data := getattr(config, "data", None)) and data.name not in data_sets(COMMANDS[config.command]):
+        raise UserError(f"data.name={_no_such_data(data.name, COMMANDS[config.command])}")
     check(config)
     return config
 
@@ -140,7 +158,7 @@ _INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search pat
 
 def one_line(error: BaseException, command: Command) -> str:
     """Hydra's message and its cause in one line, without its internals."""
-    text = _old_key(error, command) or _unknown_option(error) or _unparsable(error) or _flat(error)
+    text = _old_key(error, command) or _unknown_option(error, command) or _unparsable(error) or _flat(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], _keys(command))}see --cfg job for all keys"
@@ -153,20 +171,30 @@ def _old_key(error: BaseException, command: Command) -> str:
     """A renamed key in a file of the user's own: what it is called now; empty for another kind of error."""
     cause: BaseException | None = error
     while cause is not None:
-        key = str(getattr(cause, "full_key", None) or "")
-        if new := renamed.name_now(command.name, key):
-            return f"{key}: is now {new}"
+        key = re.search(r"full_key: (\S+)", str(cause))
+        if key and (new := renamed.name_now(command.name, key[1])):
+            return f"{key[1]}: is now {new}"
         cause = cause.__cause__
     return ""
 
 
-def _unknown_option(error: BaseException) -> str:
+def _no_such_data(name: str, command: Command) -> str:
+    """``kuka: a set of episodes; train-disco reads points, images: ring, ...``."""
+    known = data_sets(command)
+    kinds = ", ".join(dict.fromkeys(entry.kind for entry in known.values()))
+    what = f"a set of {CATALOGUE[name].kind}; " if name in CATALOGUE else did_you_mean(name, known)
+    return f"{name}: {what}{command.name} reads {kinds}: {', '.join(known)}"
+
+
+def _unknown_option(error: BaseException, command: Command) -> str:
     """``data=nope``: what there is to choose from; empty for another kind of error."""
     from hydra.errors import MissingConfigException
 
     if not isinstance(error, MissingConfigException) or not error.options:
         return ""
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if group == "data" and data_sets(command):
+        return f"data={_no_such_data(name, command)}"
     options = [option for option in error.options if not option.endswith("_schema")]
     return f"{group}={name}: {did_you_mean(name, options)}choose one of {', '.join(options)}"
 

@@ -36,16 +36,6 @@ def test_preset_header_tells_what_it_is(name):
     assert presets()[name][1] == second.lstrip("# ")
 
 
-@pytest.mark.parametrize("path", sorted((conf_dir() / "data").glob("*.yaml")), ids=lambda path: path.stem)
-def test_each_data_file_is_of_its_data_set(path):
-    assert compose(COMMAND, [f"data={path.stem}"]).data.name == path.stem
-
-
-def test_every_catalogued_image_and_point_set_has_a_data_file():
-    wanted = {name for name, entry in CATALOGUE.items() if entry.kind in ("images", "points")}
-    assert wanted <= {path.stem for path in (conf_dir() / "data").glob("*.yaml")}
-
-
 def test_the_default_is_the_digits_preset():
     default, named = compose(COMMAND, []), preset("disco_digits")
     for part in ("network", "latents", "optim", "prior", "sampling", "measure", "loss", "data", "baseline"):

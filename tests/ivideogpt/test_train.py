@@ -173,7 +173,7 @@ REFUSED = {
     "model=nowhere": "nowhere: not found",
     "tokenizer_loss.perceptual=lpips": "tokenizer_loss.perceptual_path: LPIPS needs its weights",
     "data.name=episodes_folder": "data.path: data.name=episodes_folder needs the folder of episodes",
-    "data.name=mnist": "data.name=mnist: a set of images; episodes are push_sprite",
+    "data.name=mnist": "data.name=mnist: a set of images; train-ivideogpt reads episodes: push_sprite",
 }
 
 

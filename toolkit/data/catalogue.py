@@ -7,9 +7,10 @@ a wrong name or path is reported, and ``toolkit data list`` printed, before torc
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.data import fetching
 from toolkit.data.config import Data, EpisodeData
@@ -35,6 +36,7 @@ class Entry:
     on_hub: bool = False  # streamed from the hub where no path is given
     num_classes: int = 0  # of sets that need a path, for a dry run without one
     size_px: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)  # what ``data=NAME`` sets beside the name
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ CATALOGUE: dict[str, Entry] = {
         needs_path=True,
         num_classes=1000,
         size_px=64,
+        config={"flip": True},
     ),
     "imagenet128": Entry(
         "images",
@@ -90,6 +93,7 @@ CATALOGUE: dict[str, Entry] = {
         needs_path=True,
         num_classes=1000,
         size_px=128,
+        config={"flip": True},
     ),
     "text_python": Entry(
         "text", "1 MB, Python's own documentation", "PSF-2.0", "toolkit.data.text.corpora:load_python"

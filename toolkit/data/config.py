@@ -1,8 +1,9 @@
-"""Configs of data sets: images, text, episodes."""
+"""Configs of data sets: images, text, episodes. ``KINDS`` are the kinds of the catalogue that one of them names."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from toolkit.schema import choice, number
 
@@ -10,6 +11,8 @@ from toolkit.schema import choice, number
 @dataclass
 class Data:
     """A data set by name (see ``toolkit data list``); ``folder`` reads any folder of images."""
+
+    KINDS: ClassVar = ("points", "images")
 
     name: str = "digits"
     path: str | None = None
@@ -29,6 +32,8 @@ class TextData:
     valid_fraction: share of the documents that is held out.
     """
 
+    KINDS: ClassVar = ("text",)
+
     name: str = "text_python"
     path: str | None = None
     text_key: str = "text"
@@ -39,6 +44,8 @@ class TextData:
 @dataclass
 class EpisodeData:
     """Episodes by name (kind ``episodes`` of ``toolkit data list``); ``episodes_folder`` reads any folder of npz."""
+
+    KINDS: ClassVar = ("episodes",)
 
     name: str = "push_sprite"
     path: str | None = None

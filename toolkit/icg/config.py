@@ -172,6 +172,6 @@ class SampleICG(Job):
 
 SCHEMAS: dict[tuple[str | None, str], type] = {
     (None, "sample_icg_schema"): SampleICG,
-    **{("guidance", f"{name}_schema"): kind for name, kind in METHODS.items()},
+    **{("guidance", f"{name}{end}"): kind for name, kind in METHODS.items() for end in ("", "_schema")},
     **NETWORK_SCHEMAS,
 }

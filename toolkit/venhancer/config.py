@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import ClassVar
 
 from toolkit.errors import UserError
 from toolkit.schema import Job, choice, cosmetic, number
@@ -125,6 +126,8 @@ class Clips:
     num_frames, crop_px: of a training clip. num_crops: decoded once, kept in the cache. held_out: clips (names) that
     ``evaluate`` measures the loss on.
     """
+
+    KINDS: ClassVar = ("clips",)
 
     name: str = "bbb"
     path: str | None = None
