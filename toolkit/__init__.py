@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # what a type checker and an editor see; a test holds it equa
     from toolkit.show.figures import image_grid as image_grid
     from toolkit.stacking.config import Growth as Growth
     from toolkit.stacking.grow_folder import grow_checkpoint as grow_checkpoint
-    from toolkit.stacking.operators.timing import advise as advise
+    from toolkit.stacking.stage_advise import advise as advise
     from toolkit.venhancer.engine.enhancer import Enhancer as Enhancer
     from toolkit.venhancer.engine.settings import EnhanceSettings as EnhanceSettings
     from toolkit.venhancer.pipeline import VideoEnhancePipeline as VideoEnhancePipeline
@@ -79,7 +79,7 @@ _HOMES = {
     "image_grid": "toolkit.show.figures",
     "Growth": "toolkit.stacking.config",
     "grow_checkpoint": "toolkit.stacking.grow_folder",
-    "advise": "toolkit.stacking.operators.timing",
+    "advise": "toolkit.stacking.stage_advise",
     "EnhanceSettings": "toolkit.venhancer.engine.settings",
     "Enhancer": "toolkit.venhancer.engine.enhancer",
     "VideoEnhancePipeline": "toolkit.venhancer.pipeline",

@@ -185,18 +185,22 @@ def load(config: Data, seed: int = 0) -> Dataset:
     return getattr(importlib.import_module(module), function)(config, seed)
 
 
-def load_episodes(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDataset:
+def load_episodes(config: EpisodeData, seed: int = 0, spec: EpisodeSpec | None = None) -> EpisodeDataset:
     """Load the episodes ``config`` names, recording them first where they are made by an environment.
+
+    spec: what they must have; None: no more than frames.
 
     Raises UserError naming the key or the file.
     """
+    from toolkit.data.episodes.episode import EpisodeSpec
+
     entry = lookup(config.name)
     if entry.kind != "episodes":
         known = [name for name, one in CATALOGUE.items() if one.kind == "episodes"]
         raise UserError(f"data.name={config.name}: a set of {entry.kind}; episodes are {', '.join(known)}")
     check(config)
     module, function = entry.loader.split(":")
-    return getattr(importlib.import_module(module), function)(config, seed, spec)
+    return getattr(importlib.import_module(module), function)(config, seed, spec or EpisodeSpec())
 
 
 def fetch(name: str, path: str | Path | None = None) -> fetching.Fetched:
