@@ -87,7 +87,9 @@ def test_a_run_with_presets_of_ones_own_is_resumed(toy):
     preset = "# @package _global_\n# Mine.\ncommand: train-toy\noptim:\n  num_steps: 2\n"
     (toy / "mine/experiment/my_toy.yaml").write_text(preset)
     assert run_here("--config-dir", "mine", "experiment=my_toy", "hydra.run.dir=one") == 0
-    assert resume(toy / "one") == 0
+    with pytest.raises(UserError, match="if it is yours: toolkit runs resume one --config-dir"):
+        resume(Path("one"))
+    assert resume(toy / "one", Path("mine")) == 0
 
 
 def test_a_folder_that_holds_neither_is_refused(toy):

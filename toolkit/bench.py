@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from toolkit.errors import UserError, did_you_mean
 from toolkit.runs.device import keep_freed_memory
 from toolkit.runs.files import write_json
-from toolkit.runs.record import machine, package_versions
+from toolkit.runs.machine import machine, package_versions
 from toolkit.schema import check, choice, number
 from toolkit.show.table import Table
 from toolkit.show.terminal import show

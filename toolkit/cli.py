@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,11 +101,16 @@ def runs_compare(
 
 
 @runs_app.command("resume")
-def runs_resume(folder: Path) -> None:
-    """Continue an interrupted run or sweep; what is done is skipped."""
+def runs_resume(
+    folder: Annotated[Path, typer.Argument(help="A run or a sweep.")],
+    config_dir: Annotated[
+        Path | None, typer.Option(help="The folder of configs of your own that it came with.")
+    ] = None,
+) -> None:
+    """Continue an interrupted run or sweep; what is done is skipped. Nothing that the folder names is run."""
     from toolkit.resume import resume
 
-    raise typer.Exit(resume(folder))
+    raise typer.Exit(resume(folder, config_dir))
 
 
 @app.command()
@@ -132,12 +136,14 @@ def reproduce(
 ) -> None:
     """Run a paper's claims and decide: holds, does not hold, or inconclusive."""
     from toolkit.claims.reproduce import reproduce as run_claims
-    from toolkit.launch import launch
+    from toolkit.resume import launch_replayed
 
     if quick and full:
         raise UserError("--quick and --full: give one of them")
     level = "quick" if quick else "full" if full else "safe"
-    raise typer.Exit(run_claims(paper, claims, level=level, root=root, out=out, dry_run=dry_run, launch=launch))
+    raise typer.Exit(
+        run_claims(paper, claims, level=level, root=root, out=out, dry_run=dry_run, launch=launch_replayed)
+    )
 
 
 @app.command()
@@ -281,13 +287,19 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Entry point: users' mistakes become one line and exit code 2."""
+    """Entry point: users' mistakes become one line and exit code 2, also a file that cannot be read or written."""
+    from toolkit.runs import output
+
     run: Callable[[], None] = app
-    try:
-        run()
-    except (UserError, JobError) as error:
-        print(f"toolkit: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+    with output.lossy():
+        try:
+            run()
+        except (UserError, JobError) as error:
+            raise SystemExit(output.complain(error, 2 if isinstance(error, UserError) else 1)) from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise SystemExit(output.complain(UserError(f"{error.filename}: {error.strerror}"), 2)) from None
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import logging
 import re
+from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
 from toolkit import renamed
@@ -14,7 +15,7 @@ from toolkit.data.catalogue import CATALOGUE, Entry
 from toolkit.errors import UserError, did_you_mean
 from toolkit.installation import install_hint
 from toolkit.paths import conf_dir, presets
-from toolkit.schema import Job, check, fields_of
+from toolkit.schema import Job, check
 
 log = logging.getLogger("toolkit")
 
@@ -161,7 +162,7 @@ def one_line(error: BaseException, command: Command) -> str:
     text = _old_key(error, command) or _unknown_option(error, command) or _unparsable(error) or _flat(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], _keys(command))}see --cfg job for all keys"
+        return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], known_keys(command))}see --cfg job for all keys"
     if "hydra/launcher" in text:
         text += f" (launchers come with the extras sweep, slurm and ray: {install_hint('sweep')})"
     return text
@@ -222,9 +223,18 @@ def _flat(error: BaseException) -> str:
     return " ".join([*(part.rstrip(".:") + ":" for part in parts[:-1]), *parts[-1:]]) or repr(error)
 
 
-def _keys(command: Command) -> list[str]:
-    """Every dotted key of the command's schemas, its groups and their keys included."""
-    found: list[str] = []
+def known_keys(command: Command) -> set[str]:
+    """Every dotted key of the command's schemas: values, the mappings that hold them, groups and their keys."""
+    found: set[str] = set()
     for (group, _), schema in _schemas(command).items():
-        found += [key for key, _, _ in fields_of(schema(), f"{group}." if group else "")] + ([group] if group else [])
+        found |= {*_keys_of(schema, f"{group}."), group} if group else set(_keys_of(schema))
     return found
+
+
+def _keys_of(schema: type, prefix: str = "") -> Iterator[str]:
+    """Also below a mapping that may be null, such as ``data``."""
+    for name, hint in get_type_hints(schema).items():
+        yield f"{prefix}{name}"
+        for kind in (hint, *get_args(hint)):
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+                yield from _keys_of(kind, f"{prefix}{name}.")

@@ -15,11 +15,14 @@ class JobError(RuntimeError):
 
 
 class Interrupted(BaseException):
-    """A signal asked the job to stop; ``exit_code`` is 130 (SIGINT) or 143 (SIGTERM)."""
+    """A signal asked the job to stop; ``exit_code`` is 128 and its number: 130 for SIGINT, 143 for SIGTERM."""
 
     def __init__(self, exit_code: int):
-        super().__init__(f"interrupted (exit code {exit_code})")
+        super().__init__(exit_code)  # alone, so that a worker's can be pickled
         self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"interrupted (exit code {self.exit_code})"
 
 
 def did_you_mean(word: str, options: Any) -> str:

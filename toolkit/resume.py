@@ -1,59 +1,140 @@
-"""Taking up a run or a sweep again, from what its folder says."""
+"""Taking up a run or a sweep again, from what its folder says; nothing that the folder names is run."""
 
 from __future__ import annotations
 
+import secrets
+import shlex
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
+import yaml
 
 from toolkit import renamed
 from toolkit.commands import COMMANDS
+from toolkit.configs import known_keys
 from toolkit.errors import UserError
-from toolkit.runs.record import read_record
+from toolkit.paths import conf_dir
+from toolkit.runs.reading import read_record
+from toolkit.runs.replay import check_replayed
 from toolkit.spelling import spelled
 
+MOST_BYTES = 2**18  # of a file that Hydra saved: a few KiB
 
-def resume(folder: Path) -> int:
+
+def resume(folder: Path, config_dir: Path | None = None) -> int:
     """Continue a run or a sweep from what its folder says; returns the exit code.
 
-    Raises UserError when the folder holds neither, or one of a command that is not there.
+    ``config_dir``: the user's own folder of configs, where the run was started with one. Raises UserError naming the
+    file when the folder holds neither a run nor a sweep, when a file is damaged, and when it asks for more than the
+    settings of a command.
     """
-    from toolkit.launch import launch
-
-    if (folder / "multirun.yaml").exists():
-        saved = _saved(folder / "multirun.yaml")
-        kept = [word for word in saved.hydra.overrides.hydra if not word.startswith(("hydra.sweep.dir", "hydra.mode"))]
-        overrides = OmegaConf.to_container(saved.hydra.overrides.task)  # as typed: ${...} is left alone
-        assert isinstance(overrides, list)
-        words = ["-m", *_flags(saved.hydra), *overrides, *kept, f"hydra.sweep.dir={spelled(folder)}"]
-        return launch(_known(folder, saved.command), words)
+    multirun = folder / "multirun.yaml"
+    if multirun.exists():
+        saved = _read_yaml(multirun)
+        command, words = _sweep_words(multirun, saved)
+        return _replay(multirun, command, words, _config_dirs(multirun, saved), config_dir)
     record = read_record(folder)
     if record is None:
         raise UserError(f"{folder}: neither a run (no run.json) nor a sweep (no multirun.yaml)")
-    flags = (
-        _flags(_saved(folder / ".hydra" / "hydra.yaml").hydra) if (folder / ".hydra" / "hydra.yaml").exists() else []
-    )
-    command, overrides = _known(folder, record["command"]), record["overrides"]
+    hydra_yaml = folder / ".hydra" / "hydra.yaml"
+    dirs = _config_dirs(hydra_yaml, _read_yaml(hydra_yaml)) if hydra_yaml.exists() else []
+    command, overrides = record["command"], record["overrides"]
     pins = renamed.pinned(command, overrides, record["config"])
-    return launch(command, [*flags, *overrides, *pins, f"hydra.run.dir={spelled(folder)}"])
+    return _replay(folder / "run.json", command, [*overrides, *pins], dirs, config_dir)
 
 
-def _saved(path: Path) -> Any:
-    try:
-        return OmegaConf.load(path)
-    except (YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+def launch_replayed(command: str, words: list[str]) -> int:
+    """``launch`` for a claim: its overrides, then its ``hydra.run.dir``. Raises UserError as :func:`resume` does."""
+    from toolkit.launch import launch
+
+    *from_file, own_folder = words
+    check_words(command, from_file, Path("claims.yaml"))
+    return launch(command, [*from_file, own_folder])
 
 
-def _known(folder: Path, command: str) -> str:
+def check_words(command: str, words: list[str], source: Path, config_dir: Path | None = None) -> None:
+    """Refuse overrides that ``source`` may not bring along; ``config_dir`` is the user's own. Raises UserError."""
+    folders = [conf_dir(), *([config_dir] if config_dir else [])]
+    groups = {path.relative_to(root).as_posix() for root in folders for path in root.rglob("*") if path.is_dir()}
+    check_replayed(command, words, source, known_keys(COMMANDS[command]), groups)
+
+
+def _replay(source: Path, command: str, words: list[str], started_with: list[str], config_dir: Path | None) -> int:
+    from toolkit.launch import launch
+
+    folder, sweeping = source.parent, source.name == "multirun.yaml"
     if command not in COMMANDS:
         raise UserError(f"{folder}: a run of {command}, which is not a command of this version")
-    return command
+    if started_with and config_dir is None:
+        again = shlex.join(["toolkit", "runs", "resume", str(folder), "--config-dir", started_with[0]])
+        raise UserError(f"{folder}: was started with a folder of configs of one's own; if it is yours: {again}")
+    check_words(command, words, source, config_dir)
+    flags = ["-m"] if sweeping else []
+    flags += ["--config-dir", str(config_dir)] if config_dir else []
+    return launch(command, [*flags, *words, *_own_words(folder, sweeping, words)])
 
 
-def _flags(hydra: Any) -> list[str]:
-    """The flags that a user's own folder of configs came with."""
-    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    return [word for folder in folders for word in ("--config-dir", folder)]
+def _own_words(folder: Path, sweeping: bool, words: list[str]) -> list[str]:
+    """Where the run or the sweep lies; what launchers leave there is not read again."""
+    if not sweeping:
+        return [f"hydra.run.dir={spelled(folder)}"]
+    own = [f"hydra.sweep.dir={spelled(folder)}"]
+    if any(word.startswith("hydra/launcher=submitit") for word in words):
+        # submitit unpickles what it finds under the names of its jobs: only where nobody could have put anything
+        own.append(f"hydra.launcher.submitit_folder={spelled(folder / '.submitit' / secrets.token_hex(8) / '%j')}")
+    return own
+
+
+def _sweep_words(path: Path, saved: Any) -> tuple[str, list[str]]:
+    """The sweep's command and its overrides, without those of Hydra's that name the folder and the mode."""
+    command = saved.get("command")
+    task, own = (_at(path, saved, "hydra", "overrides", kind) for kind in ("task", "hydra"))
+    if not isinstance(command, str) or not all(isinstance(word, str) for word in [*task, *own]):
+        raise _damaged(path)
+    return command, [*task, *(word for word in own if not word.startswith(("hydra.sweep.dir=", "hydra.mode=")))]
+
+
+def _config_dirs(path: Path, saved: Any) -> list[str]:
+    """The folders of configs that the command was given (``--config-dir``)."""
+    sources = _at(path, saved, "hydra", "runtime", "config_sources")
+    if not all(isinstance(source, dict) and isinstance(source.get("path"), str) for source in sources):
+        raise _damaged(path)
+    return [source["path"] for source in sources if source.get("provider") == "command-line"]
+
+
+def _at(path: Path, saved: Any, *keys: str) -> list[Any]:
+    """The list at ``keys``. Raises UserError where there is none."""
+    for key in keys:
+        saved = saved.get(key) if isinstance(saved, dict) else None
+    if not isinstance(saved, list):
+        raise _damaged(path)
+    return saved
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which Hydra does not write: a few of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """A file that Hydra saved, as plain values: no resolver is called. Raises UserError."""
+    try:
+        if not path.is_file() or path.stat().st_size > MOST_BYTES:
+            raise _damaged(path)
+        saved = yaml.load(path.read_bytes(), _PlainLoader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError):
+        raise _damaged(path) from None
+    if not isinstance(saved, dict):
+        raise _damaged(path)
+    return saved
+
+
+def _damaged(path: Path) -> UserError:
+    advice = "type the command again with the same hydra.run.dir or hydra.sweep.dir"
+    return UserError(f"{path}: not what Hydra saves, or damaged; {advice}")

@@ -60,9 +60,11 @@ def report() -> int:
     """Print how each job ended; 0 when all are done, 1 when any failed."""
     assert directory
     lines = (directory / "jobs.jsonl").read_text().splitlines()
-    jobs = sorted((json.loads(line) for line in lines), key=lambda job: job["job"])
+    ended = {job["job"]: job for job in map(json.loads, lines)}  # the last word on a job that was queued again
+    jobs = [ended[number] for number in sorted(ended)]
     failed = [job for job in jobs if job["exit_code"]]
     if rank() == 0:
+        remove_empty(directory / ".submitit" / "%j")  # submitit_local makes it and does not use it
         print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done in {directory}")
         for job in failed:
             print(f"  job {job['job']} failed ({job['dir']}): {job['message']}")

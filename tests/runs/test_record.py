@@ -10,7 +10,8 @@ from tests.toyroom.config import Optim, TrainToy
 from tests.toyroom.harness import record
 from toolkit.errors import UserError
 from toolkit.runs.files import into_place, remove_empty, write_atomic, write_json
-from toolkit.runs.record import Run, compare_configs, config_hash, is_locked, read_record
+from toolkit.runs.reading import is_locked, read_record
+from toolkit.runs.record import Run, compare_configs, config_hash
 from toolkit.schema import Job
 
 

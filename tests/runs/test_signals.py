@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT stop at a checkpoint, with the exit code that the signal asks for."""
+"""Every signal that asks to stop does so at a checkpoint, once, with the exit code that it asks for."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from tests.toyroom.harness import finish, record, result, run_here, start
 from toolkit.errors import Interrupted
-from toolkit.runs.signals import deferred, raising
+from toolkit.runs.signals import PATIENCE_S, deferred, raising
 
 
 def wait_for(path, timeout_s=60):
@@ -19,8 +19,12 @@ def wait_for(path, timeout_s=60):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_checkpoints_first_and_the_run_goes_on_exactly(toy, number, code):
+STOPS = {"TERM": 143, "INT": 130, "HUP": 129, "USR1": 138, "USR2": 140}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_signal_checkpoints_first_and_the_run_goes_on_exactly(toy, name):
+    number, code = signal.Signals[f"SIG{name}"], STOPS[name]
     process = start("step_time_s=0.05", "log_every_steps=1", "hydra.run.dir=one")
     wait_for(toy / "one/metrics.jsonl")
     os.kill(process.pid, number)
@@ -36,20 +40,88 @@ def test_a_signal_checkpoints_first_and_the_run_goes_on_exactly(toy, number, cod
     assert result("one") == result("whole")
 
 
+def test_five_within_a_moment_are_one(toy):
+    process = start("step_time_s=0.2", "log_every_steps=1", "hydra.run.dir=one")
+    wait_for(toy / "one/metrics.jsonl")
+    for _ in range(5):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.005)
+    assert finish(process) == [130]
+    assert record("one")["status"] == "interrupted" and list((toy / "one/checkpoints/train").iterdir())
+    assert (toy / "output.txt").read_text().count("toolkit: interrupted; continue with: toolkit runs resume one") == 1
+
+
+def test_another_after_a_moment_does_not_wait_for_the_step(toy):
+    process = start("step_time_s=60", "hydra.run.dir=one")
+    wait_for(toy / "one/.hydra/overrides.yaml")
+    time.sleep(1)  # into the first step
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(PATIENCE_S + 0.2)
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, timeout_s=30) == [130]
+    assert record("one")["status"] == "interrupted" and "Traceback" not in (toy / "output.txt").read_text()
+
+
 def test_raising_stops_at_once_and_gives_the_handlers_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted) as caught, raising():
+    def mine(number, frame):
+        seen.append(number)
+
+    seen = []
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with pytest.raises(Interrupted) as caught, raising():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert caught.value.exit_code == 143
         os.kill(os.getpid(), signal.SIGTERM)
-    assert caught.value.exit_code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert seen == []  # a repeat of the same wish
+        time.sleep(PATIENCE_S + 0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert seen == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) is mine
+        with raising():
+            pass
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def test_deferred_waits_for_the_first_signal_and_obeys_the_second():
-    with pytest.raises(Interrupted) as stop, deferred() as caught:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert caught == [signal.SIGTERM]
-        os.kill(os.getpid(), signal.SIGINT)
-    assert stop.value.exit_code == 130
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with raising(), deferred() as caught:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert caught == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_deferred_waits_for_the_first_wish_and_obeys_the_second():
+    with raising():
+        with pytest.raises(Interrupted) as stop, deferred() as caught:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert caught == [signal.SIGTERM]
+            time.sleep(PATIENCE_S + 0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.value.exit_code == 130
+
+
+def test_a_launcher_s_own_handler_is_called_when_the_run_is_closed(toy, monkeypatch):
+    """As submitit's for SIGUSR2, which raises in the middle of a step or queues the job again."""
+    from tests.toyroom import job
+
+    seen = []
+
+    def requeue(number, frame):
+        seen.append((number, record("one")["status"], len(list((toy / "one/checkpoints/train").iterdir()))))
+
+    monkeypatch.setattr(job.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGUSR2))
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        assert run_here("hydra.run.dir=one") == 140
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert seen == [(signal.SIGUSR2, "interrupted", 1)]
 
 
 def test_a_signal_that_a_library_swallowed_is_obeyed_at_the_next_step():

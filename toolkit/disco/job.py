@@ -23,7 +23,8 @@ from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.loop import Loop
-from toolkit.runs.record import Run, read_record
+from toolkit.runs.reading import read_record
+from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import generator, seed_all
 from toolkit.show import figures

@@ -8,7 +8,6 @@ equal the uninterrupted run bit for bit.
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -88,13 +87,13 @@ class Loop:
                 # ranks must stop at the same step, and agreeing costs a collective call
                 if (world_size() == 1 or self.step % 10 == 0) and _agreed(caught):
                     self._save()
-                    raise Interrupted(_exit_code(caught))
+                    raise Interrupted(128 + caught[0])
                 if last or self.step % config.checkpoint_every_steps == 0:
                     self._save()
                 show.advance(self.step)
         self.run.record["stages"][self.stage]["step"] = self.step
         if _agreed(caught):  # while the last step was being saved
-            raise Interrupted(_exit_code(caught))
+            raise Interrupted(128 + caught[0])
 
     def _write_log(self, show: progress.Bar) -> None:
         means = {name: math.fsum(window) / len(window) for name, window in self._flush().items()}
@@ -136,6 +135,7 @@ class Loop:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all()
         )
         if rank() == 0:
+            self.run.check_there()
             content = {
                 "step": self.step,
                 "pending": pending,
@@ -172,10 +172,6 @@ def _agreed(caught: list[int]) -> bool:
     """Whether any rank caught a signal; afterwards every rank's list says so."""
     caught[:] = [number for numbers in gather(caught) for number in numbers]
     return bool(caught)
-
-
-def _exit_code(caught: list[int]) -> int:
-    return 130 if caught[0] == signal.SIGINT else 143
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:

@@ -12,25 +12,19 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
-import resource
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from toolkit import renamed
-from toolkit.errors import UserError
-from toolkit.installation import __version__
+from toolkit.errors import JobError, UserError
 from toolkit.runs.files import write_atomic, write_json
+from toolkit.runs.machine import git_commit, machine, package_versions, peak_memory_mib
+from toolkit.runs.reading import metrics_line, read_record
 from toolkit.runs.tracking import Tracker
 from toolkit.schema import Job, fields_of
-
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "hydra-core", "numpy", "safetensors")
 
 
 class Run:
@@ -64,10 +58,25 @@ class Run:
             self.record = self._continue(previous) if previous else self._new()
             self.record.update(status="running", error=None, overrides=overrides, **(extra or {}))
             self.save()
-        except BaseException:
+        except (UserError, JobError):
             self._release_lock()
             raise
         return self.record
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process holds the folder and its record."""
+        return self._lock is not None and bool(self.record)
+
+    def find_done(self) -> dict[str, Any] | None:
+        """The record, where the folder holds a run of this config that is done. Nothing is locked or written.
+
+        Raises UserError when it holds a run of another config.
+        """
+        there = read_record(self.dir)
+        if there is None or compare_configs(self.dir, there["config"], self.config) or there["status"] != "done":
+            return None
+        return there if all(_done(there["stages"], name) for name in self.config.stages()) else None
 
     def _take_lock(self) -> None:
         try:
@@ -96,7 +105,7 @@ class Run:
             "config_hash": config_hash(self.config),
             "seed": self.config.seed,
             "overrides": [],
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             "versions": package_versions(),
             "machine": machine(),
             "device": None,
@@ -136,20 +145,36 @@ class Run:
         record.setdefault("extended", []).append(key)
 
     def close(self, status: str, error: str | None = None) -> None:
-        """Write the final status (``done``, ``failed`` or ``interrupted``) and let go of the folder."""
-        if self.is_main:
+        """Write the final status (``done``, ``failed`` or ``interrupted``) and let go of the folder.
+
+        Nothing is written where the folder is no longer there.
+        """
+        if self.is_open:
             self.record.update(status=status, error=error, ended=datetime.now().isoformat(timespec="seconds"))
             if self.tracker:
                 self.tracker.close()
             try:
-                self.save()
+                if self._is_there():
+                    self.save()
             finally:
                 self._release_lock()
+
+    def check_there(self) -> None:
+        """Raises JobError when the folder was removed, moved or replaced under the run: no half of it is made anew."""
+        if self._lock is not None and not self._is_there():
+            raise JobError(f"{self.dir}: the run folder was removed or moved while its run was writing; stopped")
+
+    def _is_there(self) -> bool:
+        """Whether the lock that we hold is still the one in the folder."""
+        try:
+            return os.path.samestat(os.stat(self.dir / "run.lock"), os.fstat(self._lock.fileno()))
+        except OSError:
+            return False
 
     def take_back(self) -> bool:
         """Undo open() for a job that was refused before it did anything; False when there is something to keep."""
         finished = any(self.stage_done(name) for name in self.record["stages"])
-        if not self.is_main or not self._is_new or finished or (self.dir / "checkpoints").exists():
+        if not self.is_open or not self._is_new or finished or (self.dir / "checkpoints").exists():
             return False
         for name in ("run.json", "run.log", "run.lock"):
             (self.dir / name).unlink(missing_ok=True)
@@ -159,10 +184,11 @@ class Run:
 
     def save(self) -> None:
         """Write run.json with the wall time and peak memory so far."""
+        self.check_there()
         now = time.perf_counter()
         self.record["wall_time_s"] = round(self.record["wall_time_s"] + now - self._clock, 3)
         self._clock = now
-        self.record["peak_memory_mib"] = max(self.record["peak_memory_mib"], _peak_memory_mib())
+        self.record["peak_memory_mib"] = max(self.record["peak_memory_mib"], peak_memory_mib())
         write_json(self.dir / "run.json", self.record)
 
     # -- what the job writes ---------------------------------------------------------------------------------------
@@ -171,12 +197,14 @@ class Run:
         """A path in the run folder whose parent exists."""
         path = self.dir.joinpath(*parts)
         if self.is_main:
+            self.check_there()
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def log(self, stage: str, step: int, **scalars: float) -> None:
         """Append one line of deterministic scalars to metrics.jsonl."""
         if self.is_main:
+            self.check_there()
             values = {name: float(value) for name, value in scalars.items()}
             with open(self.dir / "metrics.jsonl", "a") as file:
                 file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
@@ -195,7 +223,7 @@ class Run:
 
     def stage_done(self, name: str) -> bool:
         """Whether the stage finished in this run folder."""
-        return self.record.get("stages", {}).get(name, {}).get("status") == "done"
+        return _done(self.record.get("stages", {}), name)
 
     def done(self) -> bool:
         """Whether every stage that the config asks for has finished."""
@@ -203,8 +231,12 @@ class Run:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Run a stage: marks it running, then done with its wall time. Yields its entry in the record."""
-        entry = self.record.setdefault("stages", {}).setdefault(name, {"wall_time_s": 0.0})
+        """Run a stage: marks it running, then done with its wall time. Yields its entry in the record.
+
+        The run is done with its last stage: what is said about it afterwards does not count.
+        """
+        entry = self.record.setdefault("stages", {}).setdefault(name, {})
+        entry.setdefault("wall_time_s", 0.0)
         entry["status"] = "running"
         if self.is_main:
             self.save()
@@ -214,6 +246,8 @@ class Run:
             entry["status"] = "done"
         finally:
             entry["wall_time_s"] = round(entry["wall_time_s"] + time.perf_counter() - before, 3)
+        if self.done():
+            self.record["status"] = "done"
         if self.is_main:
             self.save()
 
@@ -227,35 +261,8 @@ class Run:
                 self.record["metrics"][name] = float(value)
 
 
-def read_record(folder: str | Path) -> dict[str, Any] | None:
-    """The record of a run folder, None where there is none; its config under the keys of now.
-
-    Raises UserError when run.json is damaged.
-    """
-    path = Path(folder) / "run.json"
-    if not path.exists():
-        return None
-    try:
-        record = json.loads(path.read_text())
-        record["config"] = renamed.config_now(record.get("command"), record["config"])
-    except (ValueError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
-        record = None
-    if record is None:
-        raise UserError(f"{path}: not a run record (damaged?); move the folder away or use another hydra.run.dir")
-    return record
-
-
-def is_locked(folder: str | Path) -> bool:
-    """Whether a living process holds the run folder."""
-    path = Path(folder) / "run.lock"
-    if not path.exists():
-        return False
-    with open(path) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+def _done(stages: dict[str, Any], name: str) -> bool:
+    return stages.get(name, {}).get("status") == "done"
 
 
 def computing_config(config: Job) -> dict[str, Any]:
@@ -280,7 +287,7 @@ def compare_configs(folder: Path, previous: dict[str, Any], config: Job) -> dict
         added_since = before is absent and value == _default(item)
         if before == value or added_since or not item.metadata.get("computes", True):
             continue
-        if extends and before is not absent and value > before:
+        if extends and type(before) in (int, float) and value > before:
             grown[key] = extends.split(",")
         else:
             there = "absent" if before is absent else before
@@ -292,56 +299,11 @@ def compare_configs(folder: Path, previous: dict[str, Any], config: Job) -> dict
 
 
 def _keeps(line: str, stage: str, step: int) -> bool:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return False
-    return entry["stage"] != stage or entry["step"] <= step
+    entry = metrics_line(line)
+    return entry is not None and (entry["stage"] != stage or entry["step"] <= step)
 
 
 def _default(item: dataclasses.Field) -> Any:
     """A field's default: a key that the run's version did not have yet computes what it did."""
     make = item.default_factory
     return item.default if make is dataclasses.MISSING else make()
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python, of the toolkit and of the packages that results depend on."""
-    found = {"python": platform.python_version(), "toolkit": __version__}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Platform, processor and the number of cores that this process may use."""
-    return {"platform": platform.platform(), "processor": _processor(), "cores": _cores()}
-
-
-def _git_commit() -> str | None:
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None
-    try:
-        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _peak_memory_mib() -> float:
-    scale = 1024 if platform.system() == "Linux" else 1024**2  # ru_maxrss: KiB on Linux, bytes on macOS
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)

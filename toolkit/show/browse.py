@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError
-from toolkit.runs.record import is_locked, read_record
+from toolkit.runs.reading import is_locked, read_record
 from toolkit.schema import Job
 from toolkit.show.table import Cell, Spread, Table, format_cell
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.runs.reading import metrics_line
 from toolkit.show.table import format_number
 
 MOST_POINTS = 300  # per line; longer ones keep the extremes of each stretch
@@ -51,12 +52,11 @@ def read_scalars(folder: str | Path) -> tuple[dict[tuple[str, str], Points], int
     series: dict[tuple[str, str], Points] = {}
     damaged = 0
     for line in _lines(Path(folder) / "metrics.jsonl"):
-        try:
-            entry = json.loads(line)
-            stage, step = str(entry["stage"]), float(entry["step"])
-        except (ValueError, TypeError, KeyError):
+        entry = metrics_line(line)
+        if entry is None:
             damaged += 1
             continue
+        stage, step = entry["stage"], float(entry["step"])
         for key, value in entry.items():
             if key not in ("stage", "step") and isinstance(value, (int, float)) and not isinstance(value, bool):
                 series.setdefault((stage, key), []).append((step, float(value)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.errors import UserError
 from toolkit.runs.files import write_atomic
+from toolkit.runs.output import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -74,8 +75,8 @@ class Table:
         from rich.text import Text
 
         table = RichTable(
-            title=Text(self.title, style="bold") if self.title else None,
-            caption=Text(self.note, style="dim") if self.note else None,
+            title=Text(printable(self.title), style="bold") if self.title else None,
+            caption=Text(printable(self.note), style="dim") if self.note else None,
             title_justify="left",
             caption_justify="left",
             box=box.SIMPLE_HEAD,
@@ -83,11 +84,11 @@ class Table:
         for index, column in enumerate(self.columns):
             justify: Literal["left", "right"] = "right" if self._is_numeric(index) else "left"
             whole = index == 0 or self._is_numeric(index)
-            table.add_column(Text(column), justify=justify, overflow="fold", no_wrap=whole)
+            table.add_column(Text(printable(column)), justify=justify, overflow="fold", no_wrap=whole)
         overflow: Literal["ellipsis"] | None = "ellipsis" if self.single_line else None
         for row in self.texts():
-            cut = [Text(text, no_wrap=self.single_line, overflow=overflow) for text in row[1:]]
-            table.add_row(Text(row[0]), *cut)
+            cut = [Text(printable(text), no_wrap=self.single_line, overflow=overflow) for text in row[1:]]
+            table.add_row(Text(printable(row[0])), *cut)
         return table
 
     def to_markdown(self) -> str:

@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.runs.output import check_written, printable
 from toolkit.runs.record import Run
 from toolkit.show.table import Table
 
 
 def show(*tables: Table) -> None:
-    """Print tables, one below the other."""
-    from rich.console import Console
-
-    console = Console()
-    for table in tables:
-        console.print(table.to_rich())
+    """Print tables, one below the other. Raises UserError when they cannot be written, unless the reader left."""
+    _print(*tables)
+    check_written()
 
 
 def show_end(
@@ -39,12 +37,20 @@ def show_end(
     from rich.text import Text
 
     files = [run.dir / "tables" / f"{name}.json" for name in tables]
-    show(*(Table.load(file) for file in files if file.exists()))
+    _print(*(Table.load(file) for file in files if file.exists()))
     found = {"run": run.dir, "report": run.dir / "report.html"}
     found |= {name: path for name, path in places.items() if path.exists()}
     lines = [*first, *(f"{name:<8} {path}" for name, path in found.items()), *last]
-    text = Text("\n".join(lines))  # as it is: a path may hold what looks like rich's markup
+    text = Text(printable("\n".join(lines)))  # as it is: a path may hold what looks like rich's markup
     Console().print(Panel(text, title=f"{run.config.command} done", expand=False))
+
+
+def _print(*tables: Table) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table.to_rich())
 
 
 def dry_run_table(rows: Sequence[Sequence[Any]], built_s: float) -> Table:

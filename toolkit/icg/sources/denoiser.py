@@ -24,7 +24,7 @@ from toolkit.icg.labels_and_prompts import read_labels
 from toolkit.icg.methods import ICG, AutoGuidance, Guidance
 from toolkit.icg.sources.base import Request, Source
 from toolkit.icg.sources.small import read_training
-from toolkit.runs.record import read_record
+from toolkit.runs.reading import read_record
 from toolkit.runs.seeds import generator
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.samplers import edm_sigmas, heun

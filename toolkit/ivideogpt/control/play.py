@@ -25,7 +25,7 @@ from toolkit.data.episodes.episode import EpisodeSpec, read_episode
 from toolkit.errors import UserError
 from toolkit.ivideogpt.build import load_world
 from toolkit.ivideogpt.control.packed import unpack
-from toolkit.runs.record import read_record
+from toolkit.runs.reading import read_record
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.state import State
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from toolkit.errors import UserError
 from toolkit.runs.distributed import barrier, rank
-from toolkit.runs.record import Run, read_record
+from toolkit.runs.reading import read_record
+from toolkit.runs.record import Run
 from toolkit.show import figures
 from toolkit.show.table import Spread, Table, number_in_key
 from toolkit.stacking.config import GrowLLM

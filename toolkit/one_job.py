@@ -1,0 +1,223 @@
+"""What Hydra calls for each job: opens the run folder, runs the room's job in it, and closes it however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from toolkit.commands import COMMANDS, Command
+from toolkit.configs import typed_config
+from toolkit.errors import Interrupted, JobError, UserError
+from toolkit.runs.files import remove_empty, write_atomic
+
+log = logging.getLogger("toolkit")
+
+
+@dataclass
+class Ending:
+    """How a launch ended: exit code, folder of the (last) job that began, and the one line said about a failure."""
+
+    exit_code: int = 0
+    folder: Path | None = None
+    message: str = ""
+
+
+last = Ending()  # of the job that runs in this process; Hydra returns nothing
+
+
+def run_job(cfg: Any) -> float | None:
+    """Run one job, in this process or in a launcher's worker. Returns its objective, which a sweeper minimises.
+
+    Raises Interrupted in a sweep that was asked to stop, and whatever a launcher's own handler of that signal raises.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from toolkit import sweep
+    from toolkit.runs import output, signals
+
+    hydra_config = HydraConfig.get()
+    sweeping = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
+    number = int(hydra_config.job.num) if sweeping else 0
+    folder = Path(hydra_config.runtime.output_dir)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    overrides = OmegaConf.to_container(hydra_config.overrides.task)  # as typed: ${...} is left alone
+    assert isinstance(overrides, list)
+    with output.lossy(), signals.raising():
+        exit_code, message, objective = _guarded(cfg, folder, overrides, number)
+        last.exit_code, last.folder, last.message = exit_code, folder, " ".join(message.split())
+        if exit_code == 2:
+            remove_empty(folder)
+        if sweeping:
+            sweep.note_job(Path(hydra_config.sweep.dir), number, folder, exit_code, message)
+        if exit_code in signals.EXIT_CODES:
+            if not sweeping:
+                output.tell(f"toolkit: interrupted; continue with: toolkit runs resume {shlex.quote(str(folder))}")
+            signals.hand_on(exit_code)
+            if sweeping:
+                raise Interrupted(exit_code)
+    return objective
+
+
+def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple[int, str, float | None]:
+    """Run the job; ``(exit code, message, objective)``. Users' mistakes become one line, bugs a traceback."""
+    from toolkit.runs.output import complain
+
+    try:
+        return 0, "", _in_folder(cfg, folder, overrides, number)
+    except Interrupted as stop:
+        return stop.exit_code, "interrupted", None
+    except UserError as error:
+        return complain(error, 2), str(error), None
+    except JobError as error:
+        return complain(error, 1), str(error), None
+    except (Exception, SystemExit) as error:
+        if _is_full_disk(error):
+            return complain(JobError(f"{folder}: {error}"), 1), str(error), None
+        traceback.print_exc()  # a bug
+        return 1, f"{type(error).__name__}: {error}", None
+
+
+def _in_folder(cfg: Any, folder: Path, overrides: list[str], number: int) -> float | None:
+    from toolkit.runs.distributed import barrier, from_rank_zero, rank
+    from toolkit.runs.output import tell
+    from toolkit.runs.record import Run
+    from toolkit.runs.tracking import make_tracker
+
+    config = typed_config(cfg)
+    run = Run(folder, config, is_main=rank() == 0)
+    there = from_rank_zero(run.find_done)
+    if there:
+        tell(f"{folder} is done already; nothing to do")
+        return there.get("objective")
+    with _closed(run):
+        run.record = from_rank_zero(lambda: run.open(overrides, {"job_number": number}))
+        if run.done():
+            tell(f"{folder} is done already; nothing to do")
+            return run.record.get("objective")
+        with _run_log(run):
+            if rank() == 0:
+                run.tracker = make_tracker(folder, config)
+                _save_hydra_files(cfg, folder)
+            run.record["objective"] = job_module(COMMANDS[config.command]).main(config, run)
+            barrier()
+    if rank() == 0:
+        _write_report(folder)
+    return run.record["objective"]
+
+
+# -- how it ends -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _closed(run: Any) -> Iterator[None]:
+    """Close the run: done, interrupted, taken back when it was refused, or failed; signals do not disturb that."""
+    from toolkit.runs import signals
+
+    try:
+        yield
+    except BaseException as error:
+        with signals.ignored():
+            if run.is_open:
+                _close(run, error)
+        raise
+    with signals.ignored():
+        run.close("done")
+
+
+def _close(run: Any, error: BaseException) -> None:
+    if run.record["status"] == "done":  # what went wrong was only said about it
+        run.close("done")
+    elif isinstance(error, Interrupted):
+        run.close("interrupted")
+    elif not isinstance(error, UserError) or not run.take_back():
+        expected = isinstance(error, (UserError, JobError)) or _is_full_disk(error)
+        _close_failed(run, str(error) if expected else f"{type(error).__name__}: {error}")
+        if not expected and run.dir.exists():
+            with open(run.dir / "run.log", "a") as file:
+                file.write(traceback.format_exc())
+
+
+def _close_failed(run: Any, message: str) -> None:
+    try:
+        run.close("failed", message)
+        if (run.dir / "run.json").exists():
+            _write_report(run.dir)
+    except OSError as error:  # the disk that failed the job may be full
+        print(f"toolkit: {run.dir}/run.json could not be written ({error})", file=sys.stderr)
+
+
+def _write_report(folder: Path) -> None:
+    """The page of a run that has ended; that it cannot be written changes nothing about the run."""
+    from toolkit.show.report import write_report
+
+    try:
+        write_report([folder])
+    except OSError as error:
+        if not _is_full_disk(error) and not Path(error.filename or "").is_relative_to(folder):
+            raise
+        print(f"toolkit: the report could not be written ({error})", file=sys.stderr)
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Also where a library turns the OSError into one of its own, as safetensors does."""
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+# -- around it -------------------------------------------------------------------------------------------------------
+
+
+def job_module(command: Command) -> ModuleType:
+    """``job.py`` of the command's room."""
+    return importlib.import_module(f"{command.room}.job")
+
+
+@contextlib.contextmanager
+def _run_log(run: Any) -> Iterator[None]:
+    """Send log lines to the terminal and to run.log, on rank 0 only; Hydra's own handlers pause."""
+    from toolkit.runs.distributed import rank
+
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    handlers: list[logging.Handler] = []
+    if rank() == 0:
+        terminal = logging.StreamHandler(sys.stderr)
+        terminal.setFormatter(logging.Formatter("%(message)s"))
+        file = logging.FileHandler(run.dir / "run.log")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers = [terminal, file]
+    root.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
+    root.handlers[:] = handlers
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        for handler in handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+
+
+def _save_hydra_files(cfg: Any, folder: Path) -> None:
+    """``.hydra/`` as Hydra users know it; written here because Hydra would write it before the folder is checked."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    saved = {
+        "config": cfg,
+        "hydra": HydraConfig.instance().cfg,
+        "overrides": HydraConfig.get().overrides.task,
+    }
+    for name, content in saved.items():
+        write_atomic(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content))

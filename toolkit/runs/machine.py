@@ -1,0 +1,60 @@
+"""Where a run computed: versions, machine, commit, memory; for its record and for bug reports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from toolkit.installation import __version__
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "hydra-core", "numpy", "safetensors")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python, of the toolkit and of the packages that results depend on."""
+    found = {"python": platform.python_version(), "toolkit": __version__}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Platform, processor and the number of cores that this process may use."""
+    return {"platform": platform.platform(), "processor": _processor(), "cores": _cores()}
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout, with -dirty where files differ; None for an installed package."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_mib() -> float:
+    """The most memory that this process held."""
+    scale = 1024 if platform.system() == "Linux" else 1024**2  # ru_maxrss: KiB on Linux, bytes on macOS
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)
