@@ -11,7 +11,7 @@ from toolkit.configs import compose
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior
 from toolkit.disco.stage1 import JointModel
 from toolkit.errors import UserError
-from toolkit.zoo.config import ADM, MLP, Song, ToyScore
+from toolkit.zoo.config import ADMConfig, MLPConfig, SongConfig, ToyScoreConfig
 from toolkit.zoo.registry import count_parameters
 
 
@@ -19,13 +19,13 @@ def test_matched_baseline_is_the_narrowest_with_enough_parameters():
     config, data = tiny.config(tiny.mlp()), tiny.images()
     wanted = count_parameters(build_denoiser(config, data), build_prior(config, data))
     matched = build_matched(config, data, wanted)
-    narrower = dataclasses.replace(config, network=MLP(width=matched.config["width"] - 4, depth=2))
+    narrower = dataclasses.replace(config, network=MLPConfig(width=matched.config["width"] - 4, depth=2))
     assert count_parameters(matched) >= wanted > count_parameters(build_denoiser(narrower, data, with_latents=False))
     assert matched.num_latents == 0
 
 
 def test_matched_baseline_passes_over_impossible_widths():
-    network = ADM(width=128, width_multipliers=[1], num_blocks=1, attention_resolutions=[], channels_per_head=64)
+    network = ADMConfig(width=128, width_multipliers=[1], num_blocks=1, attention_resolutions=[], channels_per_head=64)
     config, data = tiny.config(network), tiny.images()
     wanted = count_parameters(build_denoiser(config, data, with_latents=False)) + 1
     assert build_matched(config, data, wanted).config["model_channels"] == 160  # 136 to 152 are not of 32 groups
@@ -59,8 +59,10 @@ def test_a_base_for_other_data_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "network",
     [
-        Song(width=8, width_multipliers=[1, 2], num_blocks=1, attention_resolutions=[4], dropout=0.0),
-        Song(width=8, width_multipliers=[1], num_blocks=1, attention_resolutions=[8], dropout=0.0, variant="ncsnpp"),
+        SongConfig(width=8, width_multipliers=[1, 2], num_blocks=1, attention_resolutions=[4], dropout=0.0),
+        SongConfig(
+            width=8, width_multipliers=[1], num_blocks=1, attention_resolutions=[8], dropout=0.0, variant="ncsnpp"
+        ),
         tiny.mlp(),
     ],
     ids=["ddpmpp", "ncsnpp", "mlp"],
@@ -75,7 +77,7 @@ def test_other_families_take_latents(network):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": ToyScore()}, None),
+        ({"network": ToyScoreConfig()}, None),
         ({"latents.encoder.patch_size": 3}, r"latents\.encoder\.patch_size=3: must divide the image size 8"),
     ],
 )

@@ -8,7 +8,7 @@ from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.data.catalogue import CATALOGUE
 from toolkit.paths import conf_dir, presets
-from toolkit.zoo.config import ADM, MLP, UViT
+from toolkit.zoo.config import ADMConfig, MLPConfig, UViTConfig
 
 COMMAND = COMMANDS["train-disco"]
 NAMES = [name for name, (owner, _) in presets().items() if owner == "train-disco"]
@@ -54,7 +54,7 @@ def test_toy_presets_differ_in_what_their_names_say():
 def test_imagenet64_has_the_papers_sizes():
     config = preset("disco_imagenet64")
     network, latents, prior = config.network, config.latents, config.prior
-    assert isinstance(network, ADM)
+    assert isinstance(network, ADMConfig)
     assert (network.width, network.width_multipliers, network.num_blocks) == (192, [1, 2, 3, 4], 3)
     assert network.attention_resolutions == [32, 16, 8]
     assert (latents.num_latents, latents.codebook_size, latents.num_layers, latents.width) == (10, 100, 6, 192)
@@ -69,7 +69,7 @@ def test_imagenet64_has_the_papers_sizes():
 def test_imagenet128_has_the_papers_sizes():
     config = preset("disco_imagenet128")
     network = config.network
-    assert isinstance(network, UViT)
+    assert isinstance(network, UViTConfig)
     assert (network.width, network.width_multipliers, network.depth) == (128, [1, 2, 4, 16], 36)
     assert config.latents.encoder.patch_size == 16
     assert (config.loss.weighting, round(config.loss.log_snr_shift, 3)) == ("edm_monotonic", -1.386)
@@ -78,5 +78,5 @@ def test_imagenet128_has_the_papers_sizes():
 
 def test_mnist8_baseline_has_as_many_parameters():
     config = preset("disco_mnist8")
-    assert isinstance(config.network, MLP)
+    assert isinstance(config.network, MLPConfig)
     assert (config.baseline, config.latents.num_latents, config.latents.codebook_size) == ("matched", 4, 16)

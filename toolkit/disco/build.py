@@ -14,7 +14,7 @@ from toolkit.data.sets import Dataset
 from toolkit.disco.baselines import build_baseline_encoder
 from toolkit.disco.config import TrainDisco
 from toolkit.errors import UserError
-from toolkit.zoo.config import MLP, Network, ToyScore
+from toolkit.zoo.config import MLPConfig, NetworkConfig, ToyScoreConfig
 from toolkit.zoo.disco.encoders import LatentEncoder, MLPEncoder, ViTEncoder
 from toolkit.zoo.disco.prior import AutoregressivePrior, LatentDiffusionPrior, MarginalPrior, UniformPrior
 from toolkit.zoo.edm.build import build_network, image_shape
@@ -47,14 +47,14 @@ def build_denoiser(config: TrainDisco, dataset: Dataset, with_latents: bool = Tr
 
 def build_matched(config: TrainDisco, dataset: Dataset, num_parameters: int) -> Denoiser:
     """The no-latent network, widened to at least ``num_parameters``; the width of the config must be a possible one."""
-    step = 4 if isinstance(config.network, (MLP, ToyScore)) else 8
+    step = 4 if isinstance(config.network, (MLPConfig, ToyScoreConfig)) else 8
     network: Any = config.network
     while _size(network, config, dataset, must=network is config.network) < num_parameters:
         network = dataclasses.replace(network, width=network.width + step)
     return _from_network(network, config, dataset, {})
 
 
-def _size(network: Network, config: TrainDisco, dataset: Dataset, must: bool) -> int:
+def _size(network: NetworkConfig, config: TrainDisco, dataset: Dataset, must: bool) -> int:
     """Parameters without latents; 0 for a width that groups or heads do not divide, unless it ``must`` be possible."""
     try:
         with torch.device("meta"):
@@ -131,7 +131,7 @@ def _latent_options(config: TrainDisco, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _from_network(network: Network, config: TrainDisco, dataset: Dataset, latents: dict[str, Any]) -> Denoiser:
+def _from_network(network: NetworkConfig, config: TrainDisco, dataset: Dataset, latents: dict[str, Any]) -> Denoiser:
     sigma_data = config.loss.sigma_data or dataset.sigma_data
     return build_network(network, dataset.shape, sigma_data, dataset.num_classes, latents)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from toolkit.data.config import Data
 from toolkit.errors import UserError, did_you_mean
 from toolkit.schema import MISSING, Job, choice, number
-from toolkit.zoo.config import NETWORK_SCHEMAS, Network
+from toolkit.zoo.config import NETWORK_SCHEMAS, NetworkConfig
 
 STAGES = ["denoiser", "baseline", "prior", "sample", "measure"]
 MEASURES = ["loss", "use", "turning", "jacobian", "quality", "prior_gap", "guidance", "shared", "switch", "cost"]
@@ -15,7 +15,7 @@ MEASURES += ["memorisation"]
 
 
 @dataclass
-class Encoder:
+class EncoderConfig:
     """E(y): a ViT with one class token per latent (appendix D.1), or an MLP for points and tiny images."""
 
     kind: str = choice("vit", "vit", "mlp")
@@ -46,7 +46,7 @@ class Latents:
     num_groups: int = number(1, least=1)
     film: bool = False
     null_kv: bool = False
-    encoder: Encoder = field(default_factory=Encoder)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def check(self) -> None:
         """Heads divide widths; groups divide the latents."""
@@ -96,7 +96,7 @@ class Optim:
 
 
 @dataclass
-class Prior:
+class PriorConfig:
     """A(z): the autoregressive Transformer (appendix D.1), or a simpler prior for comparison."""
 
     kind: str = choice("autoregressive", "autoregressive", "marginal", "uniform")
@@ -185,11 +185,11 @@ class TrainDisco(Job):
     init: str | None = None
     baseline: str = choice("same_width", "none", "same_width", "matched", "matched_total")
     data: Data = field(default_factory=Data)
-    network: Network = MISSING
+    network: NetworkConfig = MISSING
     latents: Latents = field(default_factory=Latents)
     loss: Loss = field(default_factory=Loss)
     optim: Optim = field(default_factory=Optim)
-    prior: Prior = field(default_factory=Prior)
+    prior: PriorConfig = field(default_factory=PriorConfig)
     sampling: Sampling = field(default_factory=Sampling)
     measure: Measure = field(default_factory=Measure)
 

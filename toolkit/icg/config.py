@@ -9,7 +9,7 @@ from toolkit.data.config import Data
 from toolkit.errors import UserError, did_you_mean
 from toolkit.icg.methods import METHODS, Guidance
 from toolkit.schema import MISSING, Job, choice, number
-from toolkit.zoo.config import NETWORK_SCHEMAS, Network
+from toolkit.zoo.config import NETWORK_SCHEMAS, NetworkConfig
 
 SMALL_COMPARE = ["none", "cfg", "tsg", "icg_tsg"]  # beside ICG, where the command makes its own small models
 SMALL_CURVE = [1.25, 1.5, 2.0, 3.0]
@@ -107,7 +107,7 @@ class SampleICG(Job):
     part: str | None = None
     vae: str | None = None
     data: Data | None = None
-    network: Network = MISSING
+    network: NetworkConfig = MISSING
     loss: Loss = field(default_factory=Loss)
     optim: Optim = field(default_factory=Optim)
     sampling: Sampling = field(default_factory=Sampling)

@@ -13,7 +13,7 @@ MEASURES = ["tokens", "tokenizer", "decoupling", "prediction", "actions", "rewar
 
 
 @dataclass
-class Tokenizer:
+class TokenizerConfig:
     """The compressive tokenizer's network; keys as in the release's config.json, sizes of its 64x64 model."""
 
     block_out_channels: list[int] = number([128, 256, 512], least=4)
@@ -94,7 +94,7 @@ class TokenizerOptim:
 
 
 @dataclass
-class Transformer:
+class TransformerConfig:
     """The Llama that models the tokens; keys as in its config.json, sizes of the small model."""
 
     hidden_size: int = number(768, least=8)
@@ -230,10 +230,10 @@ class TrainIVideoGPT(Job):
     reward_head: bool = False
     blind_context: bool = False  # the context is black: what n tokens a frame are worth alone (a baseline)
     data: EpisodeData = field(default_factory=EpisodeData)
-    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     codebook: Codebook = field(default_factory=Codebook)
     tokenizer_loss: TokenizerLoss = field(default_factory=TokenizerLoss)
-    transformer: Transformer = field(default_factory=Transformer)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
     optim: Optim = field(default_factory=Optim)
     rollout: Rollout = field(default_factory=Rollout)
     plan: Plan = field(default_factory=Plan)

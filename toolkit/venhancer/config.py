@@ -83,7 +83,7 @@ class Classic:
 
 
 @dataclass
-class VideoUNet:
+class VideoUNetConfig:
     """The network that ``stage=train`` builds; the defaults are the release's (1.41 + 0.63 billion parameters).
 
     codec: "vae", an autoencoder of diffusers (``vae``: folder or hub id), or "unshuffle", which makes each block of
@@ -120,7 +120,7 @@ class VideoUNet:
 
 
 @dataclass
-class Clips:
+class ClipData:
     """The clips to train on: a name of ``toolkit data list``, or ``clips_folder`` with a path.
 
     num_frames, crop_px: of a training clip. num_crops: decoded once, kept in the cache. held_out: clips (names) that
@@ -273,8 +273,8 @@ class EnhanceVideo(Job):
     perceptual: bool = False  # PLIPS too, whose weights are fetched once (24 MB)
     baselines: list[str] = field(default_factory=lambda: ["bicubic", "classic"])
 
-    network: VideoUNet = field(default_factory=VideoUNet)
-    data: Clips = field(default_factory=Clips)
+    network: VideoUNetConfig = field(default_factory=VideoUNetConfig)
+    data: ClipData = field(default_factory=ClipData)
     augment: Augment = field(default_factory=Augment)
     optim: Optim = field(default_factory=Optim)
 

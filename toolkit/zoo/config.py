@@ -8,14 +8,14 @@ from toolkit.schema import MISSING, choice, number
 
 
 @dataclass
-class Network:
+class NetworkConfig:
     """A denoiser network; the group ``network`` has one class per family."""
 
     family: str = MISSING
 
 
 @dataclass
-class ADM(Network):
+class ADMConfig(NetworkConfig):
     """The ADM UNet of the EDM release."""
 
     family: str = "adm"
@@ -28,7 +28,7 @@ class ADM(Network):
 
 
 @dataclass
-class Song(Network):
+class SongConfig(NetworkConfig):
     """The DDPM++ and NCSN++ UNets of the EDM release."""
 
     family: str = "song"
@@ -41,7 +41,7 @@ class Song(Network):
 
 
 @dataclass
-class UViT(Network):
+class UViTConfig(NetworkConfig):
     """The U-ViT of the ImageNet-128 experiment."""
 
     family: str = "uvit"
@@ -53,7 +53,7 @@ class UViT(Network):
 
 
 @dataclass
-class MLP(Network):
+class MLPConfig(NetworkConfig):
     """Residual FiLM blocks on flattened samples: points and very small images."""
 
     family: str = "mlp"
@@ -63,7 +63,7 @@ class MLP(Network):
 
 
 @dataclass
-class ToyScore(Network):
+class ToyScoreConfig(NetworkConfig):
     """The paper's own parameterisation of the 2-D toy (appendix F.2)."""
 
     family: str = "toy_score"
@@ -74,9 +74,9 @@ class ToyScore(Network):
 
 # What a command whose config has a ``network`` registers, beside its own.
 NETWORK_SCHEMAS: dict[tuple[str | None, str], type] = {
-    ("network", "adm_schema"): ADM,
-    ("network", "song_schema"): Song,
-    ("network", "uvit_schema"): UViT,
-    ("network", "mlp_schema"): MLP,
-    ("network", "toy_score_schema"): ToyScore,
+    ("network", "adm_schema"): ADMConfig,
+    ("network", "song_schema"): SongConfig,
+    ("network", "uvit_schema"): UViTConfig,
+    ("network", "mlp_schema"): MLPConfig,
+    ("network", "toy_score_schema"): ToyScoreConfig,
 }

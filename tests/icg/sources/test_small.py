@@ -9,9 +9,9 @@ from toolkit import data
 from toolkit.data.config import Data
 from toolkit.icg.config import Optim, SampleICG, Sampling
 from toolkit.icg.sources import small
-from toolkit.zoo.config import MLP
+from toolkit.zoo.config import MLPConfig
 
-CONFIG = SampleICG(data=Data(name="ring"), network=MLP(width=16), optim=Optim(num_steps=10), num_workers=2)
+CONFIG = SampleICG(data=Data(name="ring"), network=MLPConfig(width=16), optim=Optim(num_steps=10), num_workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_a_comment_in_the_source_makes_no_other_models(ring, tmp_path, monkeypat
 
 def test_what_changes_the_weights_changes_the_name(ring, monkeypatch):
     others = [
-        name_of(replace(CONFIG, network=MLP(width=32)), ring),
+        name_of(replace(CONFIG, network=MLPConfig(width=32)), ring),
         name_of(replace(CONFIG, seed=1), ring),
         name_of(replace(CONFIG, optim=Optim(num_steps=10, lr=3e-3)), ring),
         name_of(CONFIG, ring, label_drop=0.0),

@@ -46,11 +46,11 @@ def contender(options: Any, parameters: int, train: Callable[[int], None], sampl
 
 
 def disco_config(options: Options, latents: str) -> Any:
-    from toolkit.disco.config import Encoder, Latents, Measure, Optim, TrainDisco
-    from toolkit.zoo.config import ADM
+    from toolkit.disco.config import EncoderConfig, Latents, Measure, Optim, TrainDisco
+    from toolkit.zoo.config import ADMConfig
 
     size = options.size_px // 2
-    network = ADM(
+    network = ADMConfig(
         width=options.width,
         width_multipliers=[1, 2],
         num_blocks=options.num_blocks,
@@ -58,7 +58,7 @@ def disco_config(options: Options, latents: str) -> Any:
         channels_per_head=64,
         dropout=0.0,
     )
-    encoder = Encoder(width=64, depth=2, num_heads=4, patch_size=max(2, options.size_px // 4))
+    encoder = EncoderConfig(width=64, depth=2, num_heads=4, patch_size=max(2, options.size_px // 4))
     return TrainDisco(
         network=network,
         latents=Latents(

@@ -34,7 +34,7 @@ from toolkit.runs.record import Run, config_hash
 from toolkit.runs.schedule import learning_rate_factor
 from toolkit.runs.seeds import seed_all
 from toolkit.schema import Job
-from toolkit.zoo.config import Network
+from toolkit.zoo.config import NetworkConfig
 from toolkit.zoo.edm.build import build_network
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.ema import EMA
@@ -52,7 +52,7 @@ class SmallModel(Job):
 
     command: str = "sample-icg"
     data: Data = field(default_factory=Data)
-    network: Network = field(default_factory=Network)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: Loss = field(default_factory=Loss)
     optim: Optim = field(default_factory=Optim)
     fingerprint: str = ""

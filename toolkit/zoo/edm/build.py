@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.errors import UserError
-from toolkit.zoo.config import ADM, MLP, Network, Song, ToyScore
-from toolkit.zoo.config import UViT as UViTConfig
+from toolkit.zoo.config import ADMConfig, MLPConfig, NetworkConfig, SongConfig, ToyScoreConfig, UViTConfig
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.mlp import MLPDenoiser, ToyScoreDenoiser
 from toolkit.zoo.edm.unet import ADMUNet, SongUNet
 
 
 def build_network(
-    network: Network,
+    network: NetworkConfig,
     shape: Sequence[int],
     sigma_data: float,
     num_classes: int = 0,
@@ -31,9 +30,9 @@ def build_network(
     """
     common: dict[str, Any] = {"sigma_data": sigma_data, "num_classes": num_classes}
     latents = dict(latents or {})
-    if isinstance(network, (MLP, ToyScore)):
+    if isinstance(network, (MLPConfig, ToyScoreConfig)):
         common |= {"sample_shape": list(shape), "width": network.width, "depth": network.depth}
-        if isinstance(network, ToyScore):
+        if isinstance(network, ToyScoreConfig):
             return ToyScoreDenoiser(component_std=network.component_std, **common, **_known(ToyScoreDenoiser, latents))
         return MLPDenoiser(layer_norm=network.layer_norm, **common, **_known(MLPDenoiser, latents))
     channels, height, _ = image_shape(shape, f"network.family={network.family}")
@@ -49,8 +48,8 @@ def image_shape(shape: Sequence[int], asked_by: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _unet(network: Network, common: dict[str, Any]) -> Denoiser:
-    assert isinstance(network, (ADM, Song, UViTConfig))
+def _unet(network: NetworkConfig, common: dict[str, Any]) -> Denoiser:
+    assert isinstance(network, (ADMConfig, SongConfig, UViTConfig))
     common |= {
         "dropout": network.dropout,
         "model_channels": network.width,
@@ -62,7 +61,7 @@ def _unet(network: Network, common: dict[str, Any]) -> Denoiser:
 
         return UViT(depth=network.depth, **common)
     common |= {"attn_resolutions": network.attention_resolutions}
-    if isinstance(network, ADM):
+    if isinstance(network, ADMConfig):
         return ADMUNet(channels_per_head=network.channels_per_head, **common)
     if network.variant == "ncsnpp":
         common |= {"embedding_type": "fourier", "channel_mult_noise": 2, "encoder_type": "residual"}
