@@ -111,7 +111,7 @@ def test_no_folder_holds_more_files_than_one_sees_at_a_glance():
 
 @pytest.mark.parametrize("paper", sorted(PAPERS))
 def test_every_room_has_the_same_doors(paper):
-    for door in ("config", "job", "bench"):
+    for door in ("config", "job", "measure", "bench"):
         assert f"toolkit.{paper}.{door}" in MODULES, door
 
 

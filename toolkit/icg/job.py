@@ -12,11 +12,13 @@ from accelerate import Accelerator
 from toolkit.icg import results as pictures
 from toolkit.icg.columns import DROPPING, Column
 from toolkit.icg.config import SampleICG
-from toolkit.icg.judge import LEAST_FOR_DISTANCES, Judge
+from toolkit.icg.measure import LEAST_FOR_DISTANCES, floor, score
 from toolkit.icg.plan import Plan, make_plan, open_models
 from toolkit.icg.results import Result, all_scores, headline, metrics
 from toolkit.icg.sample_store import Draws, clear, to_floats
 from toolkit.icg.sources.base import Request, Source
+from toolkit.metrics.features import features_of
+from toolkit.metrics.judge import FeatureJudge
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank, world_size
@@ -95,7 +97,7 @@ def _draw(config: SampleICG, draws: Draws, column: Column, repeat: int) -> None:
 
 def _report(config: SampleICG, run: Run, plan: Plan) -> None:
     """Scores, the table, the grid, single images and curves; then the batches are removed."""
-    judge = None if plan.unmeasured or plan.dataset is None else Judge(plan.dataset, config.measure.neighbours)
+    judge = _judge(config, plan)
     results, shown = [], []
     predicted: dict[str, torch.Tensor | None] = {}
     for column in plan.columns:
@@ -108,28 +110,35 @@ def _report(config: SampleICG, run: Run, plan: Plan) -> None:
                 if column.shown:
                     shown.append((column, images[: config.sampling.num_samples]))
                     if judge is not None and column.source.labels is not None:
-                        predicted[column.key] = judge.predict(images[: config.sampling.num_samples])
+                        predicted[column.key] = judge.classify(images[: config.sampling.num_samples])
             if plan.num_measured:
                 result.scores.append(_scores(plan, judge, column.source, images[: plan.num_measured]))
         results.append(result)
-    floor = {} if judge is None else judge.floor(plan.num_measured)
+    real = {} if judge is None else floor(judge, plan.num_measured)
     run.record["metrics"] = {}
-    run.add_metrics("", metrics(results, floor) | plan.source.extra_metrics())
-    table = headline(results, floor, _title(config, plan), _note(config, plan))
+    run.add_metrics("", metrics(results, real) | plan.source.extra_metrics())
+    table = headline(results, real, _title(config, plan), _note(config, plan))
     table.save(run.path("tables", "headline.json"))
     if any(one.scores for one in results):
         all_scores(results, f"{config.repeats} sampling seeds").save(run.path("tables", "scores.json"))
     _draw_pictures(run, plan, shown, predicted)
     if judge is not None:
-        pictures.draw_curves(run, results, floor)
+        pictures.draw_curves(run, results, real)
     clear(run.dir / "draws")
 
 
-def _scores(plan: Plan, judge: Judge | None, source: Source, images: torch.Tensor) -> dict[str, float]:
+def _judge(config: SampleICG, plan: Plan) -> FeatureJudge | None:
+    """None where nothing can be measured, which ``plan.unmeasured`` explains."""
+    if plan.unmeasured or plan.dataset is None:
+        return None
+    return FeatureJudge(plan.dataset, features_of(plan.dataset), neighbours=config.measure.neighbours, with_valid=True)
+
+
+def _scores(plan: Plan, judge: FeatureJudge | None, source: Source, images: torch.Tensor) -> dict[str, float]:
     found: dict[str, float] = {}
     if judge is not None:
         known = source.labels
-        found |= judge.score(images, None if known is None else [known[i % len(known)] for i in range(len(images))])
+        found |= score(judge, images, None if known is None else [known[i % len(known)] for i in range(len(images))])
     if plan.clip is not None and source.prompts is not None:
         found["clip"] = plan.clip(images, [source.prompts[i % len(source.prompts)] for i in range(len(images))])
     return found

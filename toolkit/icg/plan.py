@@ -17,7 +17,7 @@ from toolkit.data.sets import Dataset
 from toolkit.errors import UserError
 from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column, columns
 from toolkit.icg.config import SampleICG
-from toolkit.icg.judge import why_not
+from toolkit.icg.measure import why_not
 from toolkit.icg.methods import AutoGuidance
 from toolkit.icg.sources.base import Source
 from toolkit.icg.sources.exact import ExactSource, exact_dataset

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import torch
 
-from toolkit.disco.measure.judge import make_judge
 from toolkit.disco.measure.setting import Setting, ratio
 from toolkit.disco.sampling import draw_samples
+from toolkit.metrics.judge import make_judge
 from toolkit.show.table import Table
 
 NOISES_PER_LATENT = 8
@@ -35,7 +35,7 @@ def shared(setting: Setting) -> dict[str, float]:
     groups = samples.double().flatten(1).view(num, NOISES_PER_LATENT, -1)
     within, total = groups.var(dim=1).mean(), samples.double().flatten(1).var(dim=0).mean()
     found = {"within_over_total": ratio(float(within), float(total))}
-    classes = make_judge(setting).classify(samples)
+    classes = make_judge(setting.dataset).classify(samples)
     if classes is not None:
         of_group = classes.view(num, NOISES_PER_LATENT)
         same = (of_group[:, :, None] == of_group[:, None, :]).double().mean(dim=(1, 2))

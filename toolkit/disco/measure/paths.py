@@ -9,6 +9,7 @@ from torch import Tensor
 
 from toolkit.disco.measure.setting import Setting, ratio, sigma_key
 from toolkit.disco.sampling import draw_samples
+from toolkit.metrics.judge import make_judge
 from toolkit.metrics.turning import curvature, follow, jacobian_norm, turning_grid
 from toolkit.show import figures
 from toolkit.show.table import Table
@@ -105,10 +106,8 @@ def switch(setting: Setting) -> dict[str, float]:
     ``switch.effect.percent_P``: root mean square change, in units of what exchanging z from the start does with the
     same noise; ``switch.class_changed.percent_P``: share of samples whose class changes.
     """
-    from toolkit.disco.measure.judge import make_judge
-
     sampling, num = setting.config.sampling, setting.config.measure.num_trajectories
-    judge, labels = make_judge(setting), setting.random_labels(num)
+    judge, labels = make_judge(setting.dataset), setting.random_labels(num)
     first, second = (setting.drawn("prior", labels, num, "switch", which) for which in (0, 1))
     sigmas = edm_sigmas(sampling.num_steps, sampling.sigma_min, sampling.sigma_max, sampling.rho).tolist()
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from toolkit.disco.measure.judge import Judge, make_judge, mean_scores
 from toolkit.disco.measure.setting import Setting, evaluations_key, ratio, scale_key
 from toolkit.disco.stage2 import Latents, evaluate
+from toolkit.metrics.judge import Judge, make_judge
 from toolkit.metrics.neighbours import memorisation_ratio
 from toolkit.show import figures
 from toolkit.show.table import Cell, Spread, Table
@@ -30,13 +30,20 @@ def scores(setting: Setting, judge: Judge, variant: str, num_evaluations: int, *
     return found
 
 
+def mean_scores(scores: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and sample standard deviation of each score over repeats (sd is empty for one repeat)."""
+    table = {name: torch.tensor([one[name] for one in scores], dtype=torch.float64) for name in scores[0]}
+    means = {name: float(values.mean()) for name, values in table.items()}
+    return means, {name: float(values.std()) for name, values in table.items()} if len(scores) > 1 else {}
+
+
 def quality(setting: Setting) -> dict[str, float]:
     """M5 and M6: ``quality.SCORE.VARIANT.nfe_N``, ``quality.SCORE.floor``, ``quality.DISTANCE.ratio.nfe_N``.
 
     SCORE is frechet, precision, recall (and accuracy with class labels) for images; energy, off_mode, within_mode_w2,
     mode_chi2_per_mode and modes_missed for points. ``quality.sd.*`` are spreads over sampling seeds, if repeated.
     """
-    judge, budgets = make_judge(setting), setting.config.measure.evaluations
+    judge, budgets = make_judge(setting.dataset), setting.config.measure.evaluations
     floor = judge.floor(setting.num_samples)
     found = {f"{name}.floor": value for name, value in floor.items()}
     rows: list[list[Cell]] = []
@@ -80,7 +87,7 @@ def prior_gap(setting: Setting) -> dict[str, float]:
     ``prior_gap.ratio`` = prior / marginal, ``prior_gap.over_oracle`` = prior / oracle; ``prior_gap.nats.SOURCE`` are
     held-out nats of the test items' codes (discrete latents only).
     """
-    judge, budget = make_judge(setting), max(setting.config.measure.evaluations)
+    judge, budget = make_judge(setting.dataset), max(setting.config.measure.evaluations)
     sources = ["oracle", "prior"] + (["marginal", "uniform"] if setting.discrete else [])
     found: dict[str, float] = {}
     for source in sources:
@@ -115,7 +122,7 @@ def guidance(setting: Setting) -> dict[str, float]:
     BRANCH is null (the model's own null branch) or baseline (the separately trained network without latents).
     ``guidance.ratio.BRANCH.cfg_W`` is over cfg 0.
     """
-    judge, budget = make_judge(setting), max(setting.config.measure.evaluations)
+    judge, budget = make_judge(setting.dataset), max(setting.config.measure.evaluations)
     plain = _mean_distance(setting, judge, budget, cfg_scale=0.0)
     branches: dict[str, dict[str, Any]] = {"null": {}}
     if setting.parts.baseline is not None:
