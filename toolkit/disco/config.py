@@ -153,7 +153,7 @@ class Sampling:
 
 @dataclass
 class Measure:
-    """Which measures to take, and on how much (the spec's M1 to M10)."""
+    """Which measures to take (``docs/disco.md`` says what each is), and on how much."""
 
     names: list[str] = field(
         default_factory=lambda: ["loss", "use", "turning", "jacobian", "quality", "prior_gap", "shared", "cost"]

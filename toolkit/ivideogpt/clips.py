@@ -53,7 +53,7 @@ def load_clips(config: TrainIVideoGPT) -> Clips:
 
 
 def window_frames(config: TrainIVideoGPT, num_future: int | None = None) -> int:
-    """Frames of an episode that one clip takes: a goal-conditioned clip repeats or moves its last one (D8).
+    """Frames of an episode that one clip takes: a goal-conditioned clip repeats or moves its last one.
 
     ``num_future``: frames after the context, where these are not as many as in training.
     """

@@ -166,7 +166,7 @@ class Rollout:
 
 @dataclass
 class Plan:
-    """Model-predictive control in the true simulator, the plan made in the model (appendix A.4 of the spec's VP2)."""
+    """Model-predictive control in the true simulator, the plan made in the model (table 6; VP2, Tian et al. 2023)."""
 
     num_episodes: int = number(0, least=0)  # 0: no planning
     planners: list[str] = field(default_factory=lambda: ["cem", "shooting", "random"])

@@ -90,7 +90,7 @@ def exact(tmp_path_factory):
 
 def test_loss_of_exact_denoisers_is_the_closed_form(exact):
     found = measures.loss(exact)
-    # the spec's table for this ring: mean squared error per coordinate without and with the mode
+    # mean squared error per coordinate of the ring's exact denoisers, without and with the mode
     expected = {"0p1": (0.0081, 0.0081), "0p5": (0.085, 0.035), "1": (0.545, 0.039), "10": (4.341, 0.040)}
     for sigma, (without, with_mode) in expected.items():
         assert found[f"bayes.sigma_{sigma}"] == pytest.approx(without, rel=0.03)

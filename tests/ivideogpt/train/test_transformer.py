@@ -53,7 +53,7 @@ def test_actions_are_normalised_and_afterwards_taken_in_their_own_units(world):
 
 
 def test_the_reward_of_a_frame_is_that_of_the_move_into_it(world):
-    """The reference code compares it with the next move's (D9), which would learn nothing of the action."""
+    """The reference code compares it with the next move's, which would learn nothing of the action."""
     clip = batch(world)
     made = objective(world)
     base = made(clip)["reward"]

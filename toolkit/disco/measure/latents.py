@@ -1,4 +1,4 @@
-"""M7, how alike samples of one z are, and M9, what the prior and the latents cost."""
+"""How alike samples of one z are (Xu et al. 2024, figures 2b and 14), and what the prior and the latents cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMINGS = 3
 
 
 def shared(setting: Setting) -> dict[str, float]:
-    """M7: several samples per z from the prior, each from its own noise.
+    """Several samples per z from the prior, each from its own noise.
 
     ``shared.within_over_total``: mean variance within one z over the variance of all samples (per value, unbiased);
     ``shared.label_agreement``: share of pairs of one z that are of one class, ``..._chance`` for any pairs.
@@ -50,7 +50,7 @@ def shared(setting: Setting) -> dict[str, float]:
 
 
 def cost(setting: Setting) -> dict[str, float]:
-    """M9: seconds for one batch (medians of three): ``cost.prior_s``, ``cost.denoiser_s`` at ``sampling.num_steps``.
+    """Seconds for one batch (medians of three): ``cost.prior_s``, ``cost.denoiser_s`` at ``sampling.num_steps``.
 
     ``cost.prior_share`` = prior / both; ``cost.latents_overhead`` = a sample of ours over one of the baseline, less 1
     (equal steps; only a same-width baseline makes it the price of the latents alone). Timings are not reproducible.

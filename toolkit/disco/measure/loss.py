@@ -1,4 +1,4 @@
-"""M1, the denoising loss against the noise level, and M2, what the latents say about the data.
+"""The denoising loss against the noise level (Xu et al. 2024, figures 7 and 10), and what the latents say of the data.
 
 The loss is taken on held-out data with the same noise for every variant: z from the encoder ("ours"), null, shuffled
 over the batch, and from the prior ("prior_z"), beside the baseline without latents and, where the density is known,
@@ -128,7 +128,7 @@ def _report(setting: Setting, curves: dict[str, list[float]]) -> None:
 
 
 def use(setting: Setting) -> dict[str, float]:
-    """M2 on test items: per slot H(q̄), E[H(q)], I and dead codes; jointly distinct tuples and agreement with labels.
+    """Test items: per slot H(q̄), E[H(q)], I and dead codes; jointly distinct tuples and agreement with labels.
 
     A high perplexity is no evidence of use; the mutual information I is.
     """

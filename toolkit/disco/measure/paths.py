@@ -1,4 +1,4 @@
-"""The sampling ODE: M3, how bent its trajectories are; M4, how complex the denoiser is; how late z still matters."""
+"""The sampling ODE: how bent it is, how complex its denoiser, how late z matters (Xu et al. 2024, figures 4 and 7)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CURVATURE_STEPS = 64
 
 @torch.no_grad()
 def turning(setting: Setting) -> dict[str, float]:
-    """M3: ``turning.mean|median.VARIANT`` in degrees over trajectories from the same noise, z from the prior.
+    """``turning.mean|median.VARIANT`` in degrees over trajectories from the same noise, z from the prior.
 
     ``turning.ratio`` and ``turning.ratio_median`` are ours / baseline; ``turning.defect.VARIANT`` is length / chord - 1
     (mean); ``turning.curvature.VARIANT.sigma_S`` is the median of the paper's finite difference (appendix F).
@@ -78,7 +78,7 @@ def _curvature_curve(setting: Setting, denoise, start: Tensor) -> tuple[list[flo
 
 
 def jacobian(setting: Setting) -> dict[str, float]:
-    """M4: ``jacobian.VARIANT.sigma_S`` = E|dD/dx|_F^2 on noisy held-out items with the encoder's z, and the ratio."""
+    """``jacobian.VARIANT.sigma_S`` = E|dD/dx|_F^2 on noisy held-out items with the encoder's z, and the ratio."""
     num, sigmas = setting.config.measure.num_trajectories, setting.config.measure.sigmas
     x, known = setting.items(setting.dataset.test, num)
     latents, labels = setting.encoded(x, known, "jacobian"), setting.condition(known)

@@ -1,4 +1,4 @@
-"""Scores of samples: M5 and M6 at several budgets, M8 by source of z, guidance on z, M10 memorisation.
+"""Scores of samples: at several budgets, by source of z, with guidance on z (Xu et al. 2024, figure 9); memorisation.
 
 Images are clamped before they are scored; every table carries the score of as many real training items.
 """
@@ -38,7 +38,7 @@ def mean_scores(scores: list[dict[str, float]]) -> tuple[dict[str, float], dict[
 
 
 def quality(setting: Setting) -> dict[str, float]:
-    """M5 and M6: ``quality.SCORE.VARIANT.nfe_N``, ``quality.SCORE.floor``, ``quality.DISTANCE.ratio.nfe_N``.
+    """``quality.SCORE.VARIANT.nfe_N``, ``quality.SCORE.floor``, ``quality.DISTANCE.ratio.nfe_N``.
 
     SCORE is frechet, precision, recall (and accuracy with class labels) for images; energy, off_mode, within_mode_w2,
     mode_chi2_per_mode and modes_missed for points. ``quality.sd.*`` are spreads over sampling seeds, if repeated.
@@ -82,7 +82,7 @@ def _draw_quality(setting: Setting, judge: Judge, found: dict[str, float]) -> No
 
 
 def prior_gap(setting: Setting) -> dict[str, float]:
-    """M8 at the largest budget: ``prior_gap.DISTANCE.SOURCE`` for z from oracle, prior, marginal and uniform.
+    """At the largest budget: ``prior_gap.DISTANCE.SOURCE`` for z from oracle, prior, marginal and uniform.
 
     ``prior_gap.ratio`` = prior / marginal, ``prior_gap.over_oracle`` = prior / oracle; ``prior_gap.nats.SOURCE`` are
     held-out nats of the test items' codes (discrete latents only).
@@ -153,7 +153,7 @@ def _mean_distance(setting: Setting, judge: Judge, budget: int, **how: Any) -> f
 
 
 def memorisation(setting: Setting) -> dict[str, float]:
-    """M10: median distance to the nearest training item, over that of held-out items (near 1 is fresh, 0 a copy)."""
+    """Median distance to the nearest training item, over that of held-out items (near 1 is fresh, 0 a copy)."""
     budget, found = max(setting.config.measure.evaluations), {}
     train = setting.items(setting.dataset.train, len(setting.dataset.train))[0]
     held_out = setting.items(setting.dataset.test, MOST_MEMORISED)[0]
