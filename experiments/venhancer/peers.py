@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from torch.nn import functional as F
 
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
@@ -97,7 +98,7 @@ def load_rife(folder: Path) -> Callable[[np.ndarray, np.ndarray, float], np.ndar
     def between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
         height, width = a.shape[:2]
         pair = torch.cat([to_tensor(a), to_tensor(b)], 1) / 255
-        pair = torch.nn.functional.pad(pair, (0, -width % 64, 0, -height % 64), mode="replicate")
+        pair = F.pad(pair, (0, -width % 64, 0, -height % 64), mode="replicate")
         _, _, merged = net(pair, share, [16, 8, 4, 2, 1])
         return to_pixels(merged[-1][..., :height, :width] * 255)
 

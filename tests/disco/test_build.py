@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.disco import tiny
 from toolkit.commands import COMMANDS
@@ -107,7 +108,7 @@ def test_imagenet64_preset_is_the_papers_network_and_steps_on_meta():
     assert (encoder.config["depth"], encoder.config["width"], prior.config["depth"]) == (12, 768, 12)
     joint = JointModel(denoiser, encoder, config).to("meta")
     y, labels = torch.empty(2, 3, 64, 64, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta")
-    loss, _ = joint(y, torch.nn.functional.one_hot(labels, 1000).float().to("meta"))
+    loss, _ = joint(y, F.one_hot(labels, 1000).float().to("meta"))
     loss.backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 

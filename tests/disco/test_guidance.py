@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from toolkit.disco.guidance import LatentGuidance
 from toolkit.zoo.edm.mlp import MLPDenoiser
@@ -43,7 +44,7 @@ def test_scale_zero_is_conditional_and_minus_one_is_null(denoiser, cfg_scale, ev
 
 
 def test_one_hot_and_relaxed_latents_are_guided_too(denoiser):
-    one_hot = torch.nn.functional.one_hot(Z, 4).float()
+    one_hot = F.one_hot(Z, 4).float()
     torch.testing.assert_close(call(denoiser, latents=one_hot, cfg_scale=1.0), call(denoiser, cfg_scale=1.0))
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.disco import tiny
 from toolkit.disco.build import build_denoiser, build_encoder
@@ -120,5 +121,5 @@ def test_a_dead_code_gets_half_of_the_most_used_one():
 def test_collapse_is_told_from_information_not_from_perplexity():
     flat = torch.zeros(64, 2, 4)  # perplexity 4 of 4, and no information
     assert "collapse" in collapse_warning(latent_summary(flat), 2)
-    telling = 10 * torch.nn.functional.one_hot(torch.arange(128) % 4, 4).float().view(64, 2, 4)
+    telling = 10 * F.one_hot(torch.arange(128) % 4, 4).float().view(64, 2, 4)
     assert collapse_warning(latent_summary(telling), 2) is None

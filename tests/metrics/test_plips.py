@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.data.videos import moving
 from toolkit.data import fetching
@@ -55,4 +56,4 @@ def test_with_its_weights_it_rises_with_blur_and_noise():
 
 def blur(x, side):
     half = side // 2
-    return torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (half,) * 4, mode="replicate"), side, 1)
+    return F.avg_pool2d(F.pad(x, (half,) * 4, mode="replicate"), side, 1)

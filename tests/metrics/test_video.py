@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.data.videos import moving
 from toolkit.metrics.video import VideoScores, decibel, luma_ssim, noise_deviation, sharpness, squared_error
@@ -55,7 +56,7 @@ def test_noise_is_estimated_without_a_reference():
 
 
 def test_blur_lowers_sharpness():
-    blurred = torch.nn.functional.avg_pool2d(CLIP[0], 5, 1)
+    blurred = F.avg_pool2d(CLIP[0], 5, 1)
     assert sharpness(blurred) < 0.95 * sharpness(CLIP[0][..., 2:-2, 2:-2])
 
 

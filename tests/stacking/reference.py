@@ -1,6 +1,7 @@
 """A Llama written out in float64, independent of transformers (whose norms compute in float32)."""
 
 import torch
+from torch.nn import functional as F
 
 
 def reference_logits(config, state, ids):
@@ -12,7 +13,7 @@ def reference_logits(config, state, ids):
         eps = config.rms_norm_eps
         x = x + _attention(config, block, _norm(x, block["input_layernorm.weight"], eps))
         h = _norm(x, block["post_attention_layernorm.weight"], eps)
-        gated = torch.nn.functional.silu(_linear(block, "mlp.gate_proj", h)) * _linear(block, "mlp.up_proj", h)
+        gated = F.silu(_linear(block, "mlp.gate_proj", h)) * _linear(block, "mlp.up_proj", h)
         x = x + _linear(block, "mlp.down_proj", gated)
     head = state.get("lm_head.weight", state["model.embed_tokens.weight"])
     return _norm(x, state["model.norm.weight"], config.rms_norm_eps) @ head.T

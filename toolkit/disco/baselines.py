@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from toolkit.data.sets import Dataset
 from toolkit.disco.config import TrainDisco
@@ -99,7 +100,7 @@ class LabelEncoder(LatentEncoder):
 
 def certain_logits(codes: Tensor, codebook_size: int) -> Tensor:
     """Codes int64 (B,) -> logits (B,k) of which every draw returns the code."""
-    return CERTAIN * (nn.functional.one_hot(codes, codebook_size).float() - 1)
+    return CERTAIN * (F.one_hot(codes, codebook_size).float() - 1)
 
 
 def code_logits(encoder: LatentEncoder, y: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.icg.columns import CONTROLS, GIVEN, MODELS, PLAIN, Column, label_of
 from toolkit.icg.methods import METHODS
@@ -204,7 +204,7 @@ def _framed(image: Tensor, is_wrong: bool, has_frames: bool) -> Tensor:
     colour = image.expand(3, *image.shape[1:])
     if not has_frames:
         return colour
-    padded = functional.pad(colour, (1, 1, 1, 1), value=1.0)
+    padded = F.pad(colour, (1, 1, 1, 1), value=1.0)
     if is_wrong:
         edge = torch.ones(padded.shape[1:], dtype=torch.bool)
         edge[1:-1, 1:-1] = False

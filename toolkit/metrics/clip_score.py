@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.zoo.loading import hub_answers, load_or_refuse
 
@@ -50,14 +50,14 @@ class ClipScore:
         scores = []
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
-            cosines = functional.cosine_similarity(self._pictures(images[part]), self._texts(prompts[part]))
+            cosines = F.cosine_similarity(self._pictures(images[part]), self._texts(prompts[part]))
             scores.append(100 * cosines.clamp_min(0).double().cpu())
         return float(torch.cat(scores).mean())
 
     def _pictures(self, images: Tensor) -> Tensor:
         size = self.net.config.vision_config.image_size
         pixels = (images.to(self.device).expand(-1, 3, -1, -1) + 1) / 2
-        pixels = functional.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return _vectors(self.net.get_image_features(pixel_values=(pixels - mean) / std))
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F
 
 SMOOTHNESS = 300.0  # in squared grey levels: where the structure tensor is smaller, neighbours decide
 INNER_ITERATIONS = 4

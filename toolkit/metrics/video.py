@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F
 
 from toolkit.metrics.flow import estimate_flow, to_grey, warp
 from toolkit.metrics.ssim import ssim

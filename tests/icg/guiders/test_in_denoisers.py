@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance
+from torch.nn import functional as F
 
 from toolkit.errors import UserError
 from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance, guided_denoiser
@@ -107,7 +108,7 @@ def test_continuous_latents_are_gaussian(x):
 def test_one_hot_labels_get_one_hot_draws(x, conditions):
     """EDM's labels are vectors: a Gaussian would not be a class. Integer and one-hot labels draw the same classes."""
     model = mlp()
-    hot = torch.nn.functional.one_hot(conditions["class_labels"], K).float()
+    hot = F.one_hot(conditions["class_labels"], K).float()
     integers = guided_denoiser(model, ICG(2.0, fields=["class_labels"]), **conditions)(x, 1.0)
     vectors = guided_denoiser(model, ICG(2.0, fields=["class_labels"]), hot, conditions["latents"])(x, 1.0)
     torch.testing.assert_close(vectors, integers)
@@ -170,7 +171,7 @@ def test_guiders_of_diffusers_work_too(x, conditions):
     theirs = guided_denoiser(model, apg, **conditions, null=null)(x, 1.0)
     ours = ICG(3.0, apg_norm=0.5, apg_eta=0.2)
     ours.set_condition_sampler(lambda real, _: {"class_labels": torch.zeros(B, K), "latents": torch.full((B, M), -1)})
-    one_hot = torch.nn.functional.one_hot(conditions["class_labels"], K).float()
+    one_hot = F.one_hot(conditions["class_labels"], K).float()
     weak = guided_denoiser(model, ICG(0.0), **conditions)
     assert weak(x, 1.0).shape == theirs.shape
     projected = guided_denoiser(model, ours, one_hot, conditions["latents"])(x, 1.0)

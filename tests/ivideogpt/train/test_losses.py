@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.ivideogpt import tiny
 from toolkit.errors import UserError
@@ -108,7 +109,7 @@ def test_gradient_distance_sees_edges_and_not_brightness():
     assert torch.allclose(distance(x, x), torch.zeros(3)) and torch.allclose(
         distance(x, x + 0.1), torch.zeros(3), atol=1e-5
     )
-    blurred = torch.nn.functional.avg_pool2d(x, 3, 1, 1)
+    blurred = F.avg_pool2d(x, 3, 1, 1)
     assert (distance(blurred, x) > 0.1).all() and "LPIPS" not in distance.name
 
 

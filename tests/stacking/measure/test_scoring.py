@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.stacking.models import logits, make_bpe, make_model
 from toolkit.errors import UserError
@@ -21,7 +22,7 @@ def scorer():
 def nats(scorer, ids):
     """-log p of every id but the first."""
     ids = torch.tensor([ids])
-    return torch.nn.functional.cross_entropy(logits(scorer.model, ids)[0, :-1], ids[0, 1:], reduction="none")
+    return F.cross_entropy(logits(scorer.model, ids)[0, :-1], ids[0, 1:], reduction="none")
 
 
 def test_text_in_one_window_is_one_forward_pass(scorer):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from tests.data.videos import moving, psnr
 from toolkit.metrics.flow import box_mean, estimate_flow, halve, median, resize_flow, to_grey, warp
@@ -63,8 +64,8 @@ def test_warping_by_whole_pixels_moves_pixels():
 
 def test_small_filters_against_their_definitions():
     x = torch.rand(1, 2, 9, 11)
-    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
-    assert torch.allclose(box_mean(x, 2), torch.nn.functional.avg_pool2d(padded, 5, 1), atol=1e-6)
+    padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    assert torch.allclose(box_mean(x, 2), F.avg_pool2d(padded, 5, 1), atol=1e-6)
     assert median(x)[0, 1, 4, 5] == x[0, 1, 3:6, 4:7].median(1).values.median()
     assert torch.allclose(halve(torch.full((1, 1, 9, 10), 3.0)), torch.full((1, 1, 4, 5), 3.0))
     assert resize_flow(torch.ones(1, 2, 4, 5), 8, 15)[0, :, 0, 0].tolist() == [3.0, 2.0]

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
+from torch.nn import functional as F
 
 from tests.venhancer.networks import clip, tiny_pipeline
 from toolkit.errors import JobError, UserError
@@ -51,7 +51,7 @@ def test_any_scale_is_the_size_delivered_and_nothing_predicted_is_the_plain_resi
     out = enhance(pipeline, video, tmp_path, height=height, width=width, tile_height_px=32, tile_width_px=48)
     assert out.shape == (5, height, width, 3) and out.dtype == np.uint8
     frames = torch.from_numpy(video).permute(0, 3, 1, 2).float() / 127.5 - 1
-    large = functional.interpolate(frames, size=(height, width), mode="bicubic", align_corners=False)
+    large = F.interpolate(frames, size=(height, width), mode="bicubic", align_corners=False)
     blended = torch.stack([large[0], (large[0] + large[1]) / 2, large[1], (large[1] + large[2]) / 2, large[2]])
     expected = ((blended + 1) * 127.5).clamp(0, 255).permute(0, 2, 3, 1).numpy()
     assert np.abs(out - expected).max() <= 0.501  # rounding to 8 bit
@@ -63,9 +63,9 @@ def plain(pipeline, video, settings):
     layout = plan_layout(pipeline, settings, source)
     g, k = layout.geometry, settings.frame_factor
     frames = torch.from_numpy(video).permute(0, 3, 1, 2).float() / 127.5 - 1
-    large = functional.interpolate(frames, size=(settings.height, settings.width), mode="bicubic", align_corners=False)
+    large = F.interpolate(frames, size=(settings.height, settings.width), mode="bicubic", align_corners=False)
     pad = (0, 2 * g.columns - settings.width, 0, 2 * g.rows - settings.height)
-    large = functional.pad(large, pad, mode="replicate")
+    large = F.pad(large, pad, mode="replicate")
     parts = [pipeline.fill.parts(frame, k) for frame in range(layout.num_frames)]
     fill = pipeline.codec.encode(torch.stack([sum(weight * large[key] for key, weight in one) for one in parts]))
 
@@ -203,7 +203,7 @@ def test_no_noise_level_means_no_noise(tmp_path):
         geometry = plan_layout(pipeline, settings, ArraySource(video)).geometry
         hint = Flight(tmp_path / str(level), geometry, "unread", resume=False).hints.read([1])
         frames = torch.from_numpy(video[1:2]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        large = functional.interpolate(frames, size=(40, 60), mode="bicubic", align_corners=False)
+        large = F.interpolate(frames, size=(40, 60), mode="bicubic", align_corners=False)
         wanted = residuals.standardised(residuals.with_margin(pipeline.codec.encode(large)))
         error = (hint - wanted).abs().max()
         assert error < 1e-5 if level == 0 else error > 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.venhancer.model.conditioning import Fill, key_frame_index, resize_region, true_scale
 
@@ -17,7 +17,7 @@ FRAME = np.random.default_rng(0).integers(0, 256, (31, 47, 3), dtype=np.uint8)
 def test_any_scale_equals_torch_and_any_part_equals_the_whole(mode, scale):
     size = (round(31 * scale), round(47 * scale))
     image = torch.from_numpy(FRAME).permute(2, 0, 1)[None].double() / 127.5 - 1
-    expected = functional.interpolate(image, size=size, mode=mode, align_corners=False)[0].float()
+    expected = F.interpolate(image, size=size, mode=mode, align_corners=False)[0].float()
     whole = resize_region(FRAME, size, (0, size[0]), (0, size[1]), mode)
     torch.testing.assert_close(whole, expected, atol=2e-6, rtol=0)
     part = resize_region(FRAME, size, (7, 29), (5, 40), mode)

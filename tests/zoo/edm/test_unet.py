@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from toolkit import zoo
 from toolkit.zoo.edm.denoiser import Denoiser
@@ -95,7 +96,7 @@ def test_latents_matter_once_trained(network, config):
     x, sigma, labels = inputs(denoiser)
     z = codes(denoiser)
     by_code = denoiser(x, sigma, labels, z)
-    one_hot = torch.nn.functional.one_hot(z, denoiser.codebook_size).float()
+    one_hot = F.one_hot(z, denoiser.codebook_size).float()
     assert torch.allclose(by_code, denoiser(x, sigma, labels, one_hot), atol=1e-5)
     assert not torch.allclose(by_code, denoiser(x, sigma, labels, codes(denoiser, seed=3)), atol=1e-3)
     dropped = denoiser(x, sigma, labels, z, drop=torch.tensor([False, True, False]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.zoo.world.nano_world import SIZE, nano_clips, nano_tokenizer
 from toolkit.zoo.world.codebook import CodebookEMA, VectorQuantizer, perplexity, usage
@@ -156,7 +157,7 @@ def test_a_diagonal_start_looks_at_the_same_place():
     block = network.cond_decoder.cross_att_blocks[0]
     memory = block.remember(torch.zeros(1, 1, 32, 4, 4))
     rows = block.q_norm(torch.zeros(1, 32, 4, 4)).flatten(2).transpose(1, 2) + block.q_pos_emb
-    queries = block._split(torch.nn.functional.linear(rows, block.att.in_proj_weight[:32], block.att.in_proj_bias[:32]))
+    queries = block._split(F.linear(rows, block.att.in_proj_weight[:32], block.att.in_proj_bias[:32]))
     scores = (queries @ memory.keys.transpose(-1, -2)).mean(1)[0]
     assert torch.equal(scores.argmax(-1), torch.arange(16))
 

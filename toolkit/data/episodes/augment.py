@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F
 
 CROP_SCALE, CROP_RATIO = (0.8, 1.0), (0.9, 1.1)  # of the area; of width to height
 COLOR, HUE = (0.9, 1.1), 0.05  # factors of brightness, contrast and saturation; turn of the hue circle

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F
 
 from toolkit.data.config import Data
 from toolkit.data.sets import Dataset, MemorySplit, hold_out, limit_train

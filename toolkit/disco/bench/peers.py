@@ -18,6 +18,7 @@ def diffusers(options: Any) -> Contender:
     from diffusers import DDIMScheduler, DDPMScheduler
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
+    from torch.nn import functional as F
 
     from toolkit.disco.build import build_denoiser
 
@@ -40,7 +41,7 @@ def diffusers(options: Any) -> Contender:
             noise = torch.randn_like(y)
             timesteps = torch.randint(0, 1000, (len(y),), device=y.device).long()
             output = trained(noising.add_noise(y, noise, timesteps), timesteps).sample
-            accelerator.backward(torch.nn.functional.mse_loss(output.float(), noise.float()))
+            accelerator.backward(F.mse_loss(output.float(), noise.float()))
             accelerator.clip_grad_norm_(trained.parameters(), 1.0)
             optimizer.step()
             schedule.step()

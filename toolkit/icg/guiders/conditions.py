@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.errors import UserError, did_you_mean
 from toolkit.icg.guiders.streams import Draws
@@ -187,7 +187,7 @@ class IndependentCondition:
         if own.min() < (-1 if name == "latents" else 0) or own.max() >= size:
             raise UserError(f"{name}: must be in [0, {size}), got {int(own.min())} to {int(own.max())}")
         codes = self._distinct(own, size, num_draws, draws) if num_draws > 1 else [self._single(own, size, draws)]
-        return [functional.one_hot(one, size).to(real.dtype) for one in codes] if one_hot else codes
+        return [F.one_hot(one, size).to(real.dtype) for one in codes] if one_hot else codes
 
     def _size(self, name: str) -> int:
         if name not in self.sizes:
@@ -210,7 +210,7 @@ class IndependentCondition:
             raise UserError(f"num_draws={num_draws}: there are {size - self.exclude_own} different conditions to draw")
         keys = draws.uniform((*own.shape, size), own.device)
         if self.exclude_own:
-            keys = keys + 2 * functional.one_hot(own.clamp_min(0), size) * (own >= 0)[..., None]
+            keys = keys + 2 * F.one_hot(own.clamp_min(0), size) * (own >= 0)[..., None]
         return [one.to(own.dtype) for one in keys.argsort(-1)[..., :num_draws].unbind(-1)]
 
     def _weighted(self, own: Tensor, num_draws: int, draws: Draws) -> list[Tensor]:

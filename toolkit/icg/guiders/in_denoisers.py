@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.errors import UserError
 from toolkit.icg.guiders.base import WeakBranchGuidance
@@ -131,7 +131,7 @@ class GuidedDenoiser:
         labels = self.conditions.get("class_labels")
         if labels is None or labels.is_floating_point() or not any(one.annealing.scale for one in parts):
             return
-        self.conditions["class_labels"] = functional.one_hot(labels, self._num_classes()).float()
+        self.conditions["class_labels"] = F.one_hot(labels, self._num_classes()).float()
 
     def _num_classes(self) -> int:
         num_classes = getattr(self.denoiser, "num_classes", 0)

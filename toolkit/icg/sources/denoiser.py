@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit import zoo
 from toolkit.errors import UserError
@@ -145,7 +145,7 @@ class DenoiserSource(Source):
     ) -> GuidedDenoiser | WeakModelDenoiser:
         labels, latents = self._conditions(request)
         if labels is not None and isinstance(guidance, ICG) and guidance.condition == "gaussian":
-            labels = functional.one_hot(labels, self.num_classes).float()  # Gaussians take the place of vectors
+            labels = F.one_hot(labels, self.num_classes).float()  # Gaussians take the place of vectors
         if isinstance(guidance, AutoGuidance):
             assert self.weak is not None
             given = {"class_labels": labels, "latents": latents}

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.errors import UserError
 from toolkit.venhancer.bench.shared import NETWORK
@@ -60,4 +60,4 @@ def _stand_ins() -> dict[str, ModuleType]:
 
 
 def _attention(q: Any, k: Any, v: Any, attn_bias: Any = None, op: Any = None) -> Any:
-    return functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+    return F.scaled_dot_product_attention(q[None], k[None], v[None])[0]

@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from toolkit.metrics.flow import box_mean, estimate_flow, halve, resize_flow, to_grey, warp
 from toolkit.venhancer.config import Classic

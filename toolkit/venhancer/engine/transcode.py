@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.venhancer.engine import tiles
 from toolkit.venhancer.engine.frame_store import FrameStore
@@ -66,7 +66,7 @@ class Transcoder:
         for (start, stop), whole in ((rows, g.rows), (columns, g.columns)):
             spans.append((max(0, start - margin), min(whole, stop + margin)))
             pads.append((spans[-1][0] - start + margin, stop + margin - spans[-1][1]))
-        return functional.pad(self._encode([(key, 1.0)], *spans), (*pads[1], *pads[0]), mode="replicate")
+        return F.pad(self._encode([(key, 1.0)], *spans), (*pads[1], *pads[0]), mode="replicate")
 
     def _encode(self, parts: Parts, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
         if not self.codec.margin:

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.errors import UserError
 
@@ -56,10 +56,10 @@ class PixelUnshuffleCodec(ModelMixin, ConfigMixin):
         return 3 * self.factor**2
 
     def encode(self, frames: Tensor) -> Tensor:
-        return functional.pixel_unshuffle(frames, self.factor) * self.config["scale"]
+        return F.pixel_unshuffle(frames, self.factor) * self.config["scale"]
 
     def decode(self, latents: Tensor) -> Tensor:
-        return functional.pixel_shuffle(latents / self.config["scale"], self.factor)
+        return F.pixel_shuffle(latents / self.config["scale"], self.factor)
 
 
 class VAECodec:

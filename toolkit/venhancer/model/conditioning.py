@@ -24,7 +24,7 @@ def resize_region(
     Args:
         frame: uint8 [h, w, 3]. size: (rows, columns) of the whole result.
         rows, columns: which part; positions outside the result repeat its border (padding).
-        mode: "bilinear" or "bicubic" (a = -0.75), pixel centres aligned as in ``functional.interpolate``.
+        mode: "bilinear" or "bicubic" (a = -0.75), pixel centres aligned as in ``F.interpolate``.
 
     Returns:
         float32 [3, rows, columns] in [-1, 1] (bicubic may overshoot).

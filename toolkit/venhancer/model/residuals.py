@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 MARGIN = 1
 FLOOR = 0.01  # of contrasts: about one grey level, where latents are pixels in [-1, 1]
@@ -46,7 +46,7 @@ def standardised(keys: Tensor) -> Tensor:
 
 def with_margin(latents: Tensor) -> Tensor:
     """A whole frame's latents [N, C, h, w], its border repeated around it."""
-    return functional.pad(latents, (MARGIN,) * 4, mode="replicate")
+    return F.pad(latents, (MARGIN,) * 4, mode="replicate")
 
 
 def _statistics(keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,4 +56,4 @@ def _statistics(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean(x: Tensor) -> Tensor:
-    return functional.avg_pool2d(x, 2 * MARGIN + 1, stride=1)
+    return F.avg_pool2d(x, 2 * MARGIN + 1, stride=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.venhancer.config import WEIGHTINGS
 from toolkit.venhancer.model.conditioning import Fill
@@ -73,6 +73,6 @@ def _down_and_up(frames: Tensor, scale: float, size: tuple[int, int], mode: str)
     small = (max(1, round(size[0] / scale)), max(1, round(size[1] / scale)))
     if small == size:
         return frames
-    low = functional.interpolate(frames, size=small, mode="bicubic", antialias=True)
+    low = F.interpolate(frames, size=small, mode="bicubic", antialias=True)
     low = ((low + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
-    return functional.interpolate(low, size=size, mode=mode, align_corners=False)
+    return F.interpolate(low, size=size, mode=mode, align_corners=False)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.data.video.clips import clip_paths
 from toolkit.data.video.crops import clip_crops
@@ -78,7 +78,7 @@ def held_out_losses(pipeline: VideoEnhancePipeline, config: EnhanceVideo, device
 
 
 def _errors(v: Tensor, target: Tensor) -> Tensor:
-    return functional.mse_loss(v.float(), target, reduction="none").flatten(1).mean(dim=1)
+    return F.mse_loss(v.float(), target, reduction="none").flatten(1).mean(dim=1)
 
 
 def _batches(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.errors import UserError
 
@@ -61,8 +61,8 @@ class Resample(nn.Module):
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, -1, -1, -1)
         if self.up:
-            return functional.conv_transpose2d(x, kernel, stride=2, padding=self.padding, groups=channels)
-        return functional.conv2d(x, kernel, stride=2, padding=self.padding, groups=channels)
+            return F.conv_transpose2d(x, kernel, stride=2, padding=self.padding, groups=channels)
+        return F.conv2d(x, kernel, stride=2, padding=self.padding, groups=channels)
 
 
 class ResampledConv(nn.Conv2d):
@@ -89,7 +89,7 @@ class ResampledConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fuses:
-            return functional.conv_transpose2d(x, self._fused_kernel(), self.bias, stride=2, padding=1)
+            return F.conv_transpose2d(x, self._fused_kernel(), self.bias, stride=2, padding=1)
         if self.filter_last:
             return self._filter_last(x)
         if self.resample.up and self.kernel_size == (1, 1):
@@ -106,9 +106,9 @@ class ResampledConv(nn.Conv2d):
     def _filter_last(self, x: Tensor) -> Tensor:
         # The convolution sees as many padding pixels as the filter then consumes.
         kernel, padding = self.resample.kernel, self.kernel_size[0] // 2 + self.resample.padding
-        y = functional.conv2d(x, self.weight, self.bias, padding=padding)
+        y = F.conv2d(x, self.weight, self.bias, padding=padding)
         channels = y.shape[1]
-        return functional.conv2d(y, kernel.to(y.dtype).expand(channels, -1, -1, -1), stride=2, groups=channels)
+        return F.conv2d(y, kernel.to(y.dtype).expand(channels, -1, -1, -1), stride=2, groups=channels)
 
 
 class PointwiseConv(nn.Conv2d):
@@ -138,7 +138,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x_BNC = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(x_BNC).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        a_BhNd = functional.scaled_dot_product_attention(q, k, v)
+        a_BhNd = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(a_BhNd.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
 
 
@@ -168,7 +168,7 @@ class CrossAttention(nn.Module):
             tokens = torch.cat([tokens, self.null.expand(len(tokens), -1, -1)], dim=1)
         q = self.query(x_BNC).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.key_value(tokens).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        a_BhNd = functional.scaled_dot_product_attention(q, k, v)
+        a_BhNd = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(a_BhNd.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
 
 
@@ -205,8 +205,8 @@ class ResidualBlock(nn.Module):
         self.cross_attention: CrossAttention | None = None
 
     def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None) -> Tensor:
-        h = self.conv_in(functional.silu(self.norm_in(x)))
-        h = functional.silu(self._norm_and_film(h, self.film(embedding)))
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        h = F.silu(self._norm_and_film(h, self.film(embedding)))
         h = self.conv_out(self.dropout(h))
         h = h.add_(x if self.shortcut is None else self.shortcut(x))
         if self.skip_scale != 1:
@@ -231,7 +231,7 @@ class ResidualBlock(nn.Module):
         bias = torch.addcmul(norm.bias, norm.bias, scale) + shift
         weight, bias = (one.expand(batch, channels).reshape(-1) for one in (weight, bias))
         flat = h.reshape(1, batch * channels, *h.shape[2:])
-        return functional.group_norm(flat, batch * norm.num_groups, weight, bias, norm.eps).reshape(h.shape)
+        return F.group_norm(flat, batch * norm.num_groups, weight, bias, norm.eps).reshape(h.shape)
 
 
 class NoiseEmbedding(nn.Module):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.zoo.edm.latents import LatentEmbedding
 
@@ -183,7 +183,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         if class_labels.is_floating_point():
             one_hot = class_labels.float()
         elif class_labels.dim() == 1:
-            one_hot = functional.one_hot(class_labels, self.num_classes).float()
+            one_hot = F.one_hot(class_labels, self.num_classes).float()
         else:
             one_hot = class_labels
         if one_hot.shape != (batch_size, self.num_classes):

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.errors import UserError
 from toolkit.zoo.edm.denoiser import Denoiser
@@ -33,7 +33,7 @@ def unit(x: Tensor, dims: Sequence[int]) -> Tensor:
 
 def silu(x: Tensor) -> Tensor:
     """SiLU that keeps magnitude (eq. 81)."""
-    return functional.silu(x) / SILU_MAGNITUDE
+    return F.silu(x) / SILU_MAGNITUDE
 
 
 def blend(a: Tensor, b: Tensor, balance: float) -> Tensor:
@@ -66,7 +66,7 @@ class Weights(nn.Module):
                 self.weight.copy_(unit(self.weight.float(), dims))
         weight = unit(self.weight.float(), dims) * (gain / math.sqrt(self.weight[0].numel()))
         weight = weight.to(x.dtype)
-        return x @ weight.T if weight.dim() == 2 else functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        return x @ weight.T if weight.dim() == 2 else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
 
 class FourierFeatures(nn.Module):
@@ -117,7 +117,7 @@ class EDM2Block(nn.Module):
             x = unit(x if self.shortcut is None else self.shortcut(x), [1])
         scale = self.embed(embedding_BE, self.gain) + 1
         y = silu(self.first(silu(x)) * scale[..., None, None].to(x.dtype))
-        y = self.second(functional.dropout(y, self.dropout, self.training))
+        y = self.second(F.dropout(y, self.dropout, self.training))
         if self.kind == "decoder" and self.shortcut is not None:
             x = self.shortcut(x)
         x = blend(x, y, self.balance)
@@ -127,8 +127,8 @@ class EDM2Block(nn.Module):
 
     def _resized(self, x: Tensor) -> Tensor:
         if self.resize == "down":
-            return functional.avg_pool2d(x, 2)
-        return functional.interpolate(x, scale_factor=2) if self.resize == "up" else x
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2) if self.resize == "up" else x
 
     def _attended(self, x: Tensor) -> Tensor:
         """Cosine attention: queries, keys and values of unit magnitude, each (B, heads, H W, channels)."""
@@ -136,7 +136,7 @@ class EDM2Block(nn.Module):
         batch, _, height, width = x.shape
         qkv = self.qkv(x).reshape(batch, self.num_heads, -1, 3, height * width)
         q, k, v = (one.transpose(-1, -2) for one in unit(qkv, [2]).unbind(3))
-        out = functional.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v)
         return self.attention_out(out.transpose(-1, -2).reshape(x.shape))
 
 

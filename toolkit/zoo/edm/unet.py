@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.errors import UserError
 from toolkit.zoo.edm.blocks import BOX, BlockOptions, NoiseEmbedding, ResidualBlock, SelfAttention
@@ -158,7 +158,7 @@ class SongUNet(UNet):
         if self.map_class is not None:
             assert class_onehot is not None
             embedding = embedding + self.map_class(class_onehot * self.num_classes**0.5)
-        embedding = functional.silu(self.map_in(self._augmented(embedding, augment_labels)))
+        embedding = F.silu(self.map_in(self._augmented(embedding, augment_labels)))
         return self._finish_embedding(self.map_out(embedding), tokens)
 
 

@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 from toolkit.errors import UserError
 from toolkit.zoo.edm.blocks import (
@@ -83,7 +83,7 @@ class OutputHead(nn.Module):
         self.conv = nn.Conv2d(channels, image_channels, 3, padding=1)
 
     def forward(self, h: Tensor, image: Tensor | None) -> Tensor:
-        output = self.conv(functional.silu(self.norm(h)))
+        output = self.conv(F.silu(self.norm(h)))
         return output if image is None or self.up is None else output + self.up(image)
 
 
@@ -224,7 +224,7 @@ class UNet(Denoiser):
     ) -> Tensor:
         """The noise embedding (B or 1, E) that every block sees."""
         embedding = self._augmented(self.noise_embedding(c_noise).to(self.map_in.weight.dtype), augment_labels)
-        embedding = self.map_out(functional.silu(self.map_in(embedding)))
+        embedding = self.map_out(F.silu(self.map_in(embedding)))
         if self.map_class is not None:
             embedding = embedding + self.map_class(class_onehot)
         return self._finish_embedding(embedding, tokens)
@@ -248,7 +248,7 @@ class UNet(Denoiser):
     def _finish_embedding(self, embedding: Tensor, tokens: Tensor | None) -> Tensor:
         if self.map_latents is not None and tokens is not None:
             embedding = embedding + self.map_latents(tokens.flatten(1))
-        return functional.silu(embedding)
+        return F.silu(embedding)
 
     def _add_latents(self, embedding_width: int, num_heads: Callable[[int], int]) -> None:
         """Cross-attention after every self-attention, and the projection of ``latent_film``: both start at zero."""

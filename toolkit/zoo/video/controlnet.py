@@ -16,6 +16,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from toolkit.zoo.video import layers as layers
 from toolkit.zoo.video.unet import ENCODER_KEYS, ENCODER_PARTS, VideoEncoder, VideoUNet
@@ -149,7 +150,7 @@ def _check_keys(sample: Tensor, cond: Tensor, index: Tensor) -> None:
 
 
 def _project(conv: Any, x: Tensor, factor: float) -> Tensor:
-    y = nn.functional.linear(x, conv.weight.flatten(1), conv.bias)
+    y = F.linear(x, conv.weight.flatten(1), conv.bias)
     return y if factor == 1 else y * factor
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 # Widest hidden feature of a transformer that is computed at once without gradients, in numbers (at least one frame's or
 # one pixel's): small enough for a CPU's cache, large enough to keep an accelerator busy.
@@ -64,11 +64,11 @@ def _group_norm(norm: Any, x: Tensor) -> Tensor:
 
 def resnet(block: Any, x: Tensor, temb: Tensor) -> Tensor:
     """A ``ResnetBlock2D``; ``temb`` [B or 1, F or 1, D] is each frame's embedding of the time."""
-    h = conv2d(block.conv1, functional.silu(norm_frames(block.norm1, x)))
-    h = h + block.time_emb_proj(functional.silu(temb))[:, :, None, None]
-    h = conv2d(block.conv2, block.dropout(functional.silu(norm_frames(block.norm2, h))))
+    h = conv2d(block.conv1, F.silu(norm_frames(block.norm1, x)))
+    h = h + block.time_emb_proj(F.silu(temb))[:, :, None, None]
+    h = conv2d(block.conv2, block.dropout(F.silu(norm_frames(block.norm2, h))))
     shortcut = block.conv_shortcut
-    return h + (x if shortcut is None else functional.linear(x, shortcut.weight.flatten(1), shortcut.bias))
+    return h + (x if shortcut is None else F.linear(x, shortcut.weight.flatten(1), shortcut.bias))
 
 
 def temporal_conv(layer: Any, x: Tensor) -> Tensor:
@@ -86,12 +86,12 @@ def temporal_conv(layer: Any, x: Tensor) -> Tensor:
 def _conv_over_frames(conv: Any, x: Tensor) -> Tensor:
     """A 3x1x1 convolution as three products with shifted frames (what a GEMM does best)."""
     before, here, after = conv.weight[..., 0, 0].unbind(-1)
-    y = functional.linear(x, here, conv.bias)
+    y = F.linear(x, here, conv.bias)
     if x.shape[1] == 1:
         return y
     if torch.is_grad_enabled():
-        padded = functional.pad(x, (0, 0, 0, 0, 0, 0, 1, 1))
-        return y + functional.linear(padded[:, :-2], before) + functional.linear(padded[:, 2:], after)
+        padded = F.pad(x, (0, 0, 0, 0, 0, 0, 1, 1))
+        return y + F.linear(padded[:, :-2], before) + F.linear(padded[:, 2:], after)
     for one, out in zip(x.flatten(2, 3), y.flatten(2, 3), strict=True):  # [F, HW, C], in place
         frames, channels = len(one), one.shape[-1]
         out[1:].view(-1, out.shape[-1]).addmm_(one[: frames - 1].reshape(-1, channels), before.t())
@@ -141,9 +141,9 @@ def upsample(module: Any, x: Tensor, size: tuple[int, int], crop: bool) -> Tenso
     """
     image = x.flatten(0, 1).permute(0, 3, 1, 2)
     if crop:
-        image = functional.interpolate(image, scale_factor=2.0, mode="nearest")[:, :, 1:-1]
+        image = F.interpolate(image, scale_factor=2.0, mode="nearest")[:, :, 1:-1]
     else:
-        image = functional.interpolate(image, size=size, mode="nearest")
+        image = F.interpolate(image, size=size, mode="nearest")
     return conv2d(module.conv, image.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]))
 
 
@@ -185,7 +185,7 @@ def _heads(tokens: Tensor, heads: int) -> Tensor:
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """[B, heads, N, d] -> [B, N, heads, d]."""
-    return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def _output(attention: Any, mixed: Tensor) -> Tensor:

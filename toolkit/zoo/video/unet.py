@@ -15,6 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from toolkit.zoo.video import layers as layers
@@ -239,5 +240,5 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
             for up in block.upsamplers or ():
                 size = (skips[-1].shape[2], skips[-1].shape[3])
                 x = layers.upsample(up, x, size, crop=self.config["asymmetric"])
-        x = nn.functional.silu(layers.norm_frames(self.conv_norm_out, x))
+        x = F.silu(layers.norm_frames(self.conv_norm_out, x))
         return layers.conv2d(self.conv_out, x).permute(0, 4, 1, 2, 3)
