@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.toyroom.harness import record, run_here
+from tests.toyroom.harness import REPO, record, run_here
 from toolkit import renamed
 from toolkit.claims.claims import load_claims
 from toolkit.commands import COMMANDS
@@ -47,6 +47,7 @@ RENAMES = {  # written out once more, for the table is what is tested
         "augment.text_dropout": "augment.text_drop",
     },
 }
+RENAMED_KEYS = [(command, old, new) for command, table in RENAMES.items() for old, new in table.items()]
 SHARED = {  # words that mean the same wherever they stand
     "optim.lr": ("train-disco", "sample-icg", "grow-llm", "enhance-video"),
     "optim.schedule": ("train-disco", "sample-icg", "grow-llm", "enhance-video"),
@@ -144,7 +145,7 @@ def test_a_run_of_before_with_another_value_is_another_run(tmp_path):
         Run(tmp_path, config).open([])
 
 
-@pytest.mark.parametrize(("command", "old", "new"), [(c, old, new) for c in RENAMES for old, new in RENAMES[c].items()])
+@pytest.mark.parametrize(("command", "old", "new"), RENAMED_KEYS)
 def test_every_old_key_has_its_new_one(command, old, new):
     assert renamed.name_now(command, old) == new == RENAMED[command][old].new
     keys = [key for key, _ in flat(dataclasses.asdict(compose(COMMANDS[command], [])))]
@@ -156,6 +157,19 @@ def test_every_old_key_has_its_new_one(command, old, new):
 def test_the_shared_words_are_keys_of_every_command_that_has_the_idea(key, commands):
     for command in commands:
         assert key in dict(flat(dataclasses.asdict(compose(COMMANDS[command], [])))), command
+
+
+def spoken(key):
+    """How the page may name a key: itself, or its group."""
+    return {f"`{key}`", f"`{key}.*`", f"`{key.partition('.')[0]}.*`"}
+
+
+@pytest.mark.parametrize(("command", "old", "new"), RENAMED_KEYS)
+def test_the_page_lists_every_old_key_beside_its_new_one(command, old, new):
+    page = (REPO / "docs" / "architecture.md").read_text().partition("## Shared words")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:4] for line in page.splitlines() if line.startswith("| `")]
+    words = [word for word, _, was in rows if command in was and any(one in was for one in spoken(old))]
+    assert any(one in word for word in words for one in spoken(new))
 
 
 # -- words -----------------------------------------------------------------------------------------------------------
