@@ -51,7 +51,7 @@ Upscaler = Callable[[np.ndarray], np.ndarray]
 
 
 def load_upscaler(folder: Path, name: str) -> Upscaler:
-    """uint8 RGB [h, w, 3] -> [4h, 4w, 3] by an ncnn model."""
+    """uint8 RGB (h, w, 3) -> (4h, 4w, 3) by an ncnn model."""
     import ncnn
 
     package, model, factor, (data, output), times, context = UPSCALERS[name]

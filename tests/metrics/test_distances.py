@@ -9,7 +9,6 @@ import torch
 from toolkit.data.images.toys import ring
 from toolkit.metrics.distances import energy_distance, sliced_wasserstein2, wasserstein2, within_mode_w2
 from toolkit.metrics.frechet import GaussianStats, frechet_distance, frechet_floor, gaussian_stats
-from toolkit.metrics.images import psnr
 from toolkit.metrics.neighbours import memorisation_ratio, nearest_distances, precision_recall
 
 
@@ -116,11 +115,3 @@ def test_memorisation_shows_copies():
     assert nearest_distances(train[:3] + 0.5, train[:3] + 0.5).max() < 1e-2
     with pytest.raises(ValueError, match="held-out images are training"):
         memorisation_ratio(held_out, train[:10], train)
-
-
-def test_psnr():
-    x = torch.zeros(2, 1, 4, 4)
-    assert psnr(x + 0.2, x).tolist() == pytest.approx([20.0, 20.0])
-    assert psnr(x, x).isinf().all()
-    with pytest.raises(ValueError, match="differ"):
-        psnr(x, x[:1])

@@ -1,7 +1,7 @@
 """Encoders that stand in for the learned one, so that every baseline runs through the same two stages.
 
 True labels as latents (an upper reference) and residual k-means codes (what codes fitted beforehand give). Each answers
-to ``LatentEncoder``: clean samples -> logits (B,m,k).
+to ``LatentEncoder``: clean samples -> logits (B, m, k).
 
 Shapes: B batch, N items, m slots, k codes per slot, d numbers per sample.
 """
@@ -91,7 +91,7 @@ class LabelEncoder(LatentEncoder):
         return tuple(self.config.sample_shape)
 
     def from_labels(self, labels: Tensor) -> Tensor:
-        """Labels int64 (B,) -> certain logits (B,1,k)."""
+        """Labels int64 (B,) -> certain logits (B, 1, k)."""
         return self.table[labels][:, None]
 
     def _features(self, y: Tensor) -> Tensor:
@@ -99,12 +99,12 @@ class LabelEncoder(LatentEncoder):
 
 
 def certain_logits(codes: Tensor, codebook_size: int) -> Tensor:
-    """Codes int64 (B,) -> logits (B,k) of which every draw returns the code."""
+    """Codes int64 (B,) -> logits (B, k) of which every draw returns the code."""
     return CERTAIN * (F.one_hot(codes, codebook_size).float() - 1)
 
 
 def code_logits(encoder: LatentEncoder, y: Tensor, labels: Tensor | None = None) -> Tensor:
-    """What ``encoder`` says of clean samples y (B, *shape): logits (B,m,k), or (B,m,2k) for continuous latents.
+    """What ``encoder`` says of clean samples y (B, *shape): logits (B, m, k), or (B, m, 2k) for continuous latents.
 
     labels: int64 (B,), the known ones; read by a LabelEncoder alone. Raises ValueError where it has none.
     """

@@ -66,7 +66,7 @@ def _size(network: NetworkConfig, config: TrainDisco, dataset: Dataset, must: bo
 
 
 def build_encoder(config: TrainDisco, dataset: Dataset) -> LatentEncoder | None:
-    """E(y) -> logits (B,m,k), or what stands in for it; None without latents."""
+    """E(y) -> logits (B, m, k), or what stands in for it; None without latents."""
     latents, encoder = config.latents, config.latents.encoder
     if latents.kind == "none":
         return None

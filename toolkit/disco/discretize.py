@@ -54,7 +54,7 @@ def sample_codes(logits: Tensor, temperature: float = 1.0, generator: torch.Gene
 
 
 def split_gaussian(encoded: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance (B,m,d) of the continuous-latent baseline from the encoder's output (B,m,2d)."""
+    """Mean and log-variance (B, m, d) of the continuous-latent baseline from the encoder's output (B, m, 2d)."""
     mean, log_variance = encoded.float().chunk(2, dim=-1)
     return mean, log_variance.clamp(-12, 6)
 
@@ -79,7 +79,7 @@ def usage_bonus(logits: Tensor, weight: float) -> Tensor:
 
 @torch.no_grad()
 def latent_use(logits: Tensor) -> dict[str, Tensor]:
-    """How much each slot says about the data, from encoder logits (N,m,k); every value has shape (m,).
+    """How much each slot says about the data, from encoder logits (N, m, k); every value has shape (m,).
 
     usage_entropy H(q̄) of the mean distribution q̄; conditional_entropy E[H(q)], the encoder's own noise;
     mutual_information I = H(q̄) - E[H(q)]; perplexity exp H(q̄); dead_codes, codes with q̄ below a hundredth of even use.
@@ -105,7 +105,7 @@ def joint_codes(codes_Nm: Tensor) -> tuple[Tensor, int]:
 
 
 def normalized_mutual_information(a_N: Tensor, b_N: Tensor) -> float:
-    """2 I(a;b) / (H(a) + H(b)) of two integer labellings, in [0,1]; 1 when both are constant."""
+    """2 I(a;b) / (H(a) + H(b)) of two integer labellings, in [0, 1]; 1 when both are constant."""
     a, b = (labels.unique(return_inverse=True)[1] for labels in (a_N, b_N))
     joint = torch.zeros(int(a.max()) + 1, int(b.max()) + 1, dtype=torch.float64, device=a.device)
     joint.index_put_((a, b), joint.new_tensor(1 / len(a)), accumulate=True)

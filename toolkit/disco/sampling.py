@@ -29,7 +29,7 @@ def draw_latents(
     data: tuple[Tensor, Tensor | None] | None = None,
     prior: Any = None,
 ) -> Tensor | None:
-    """Latents for ``num`` samples: int64 (num,m), or float (num,m,d) for continuous ones; None without latents.
+    """Latents for ``num`` samples: int64 (num, m), or float (num, m, d) for continuous ones; None without latents.
 
     source: "prior" (A, or ``prior`` if given), "oracle" (encoded ``data``: clean samples and known labels), "fixed"
     (sampling.fixed), "uniform"; default sampling.latents. sampling.prefix keeps the first slots fixed.
@@ -62,7 +62,7 @@ def encode(
     temperature: float = 0.01,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """z ~ E(y): codes int64 (B,m) (random draws at every temperature), or (B,m,d) drawn from the Gaussian."""
+    """z ~ E(y): codes int64 (B, m) (random draws at every temperature), or (B, m, d) drawn from the Gaussian."""
     assert parts.encoder is not None
     logits = code_logits(parts.encoder, y, known_labels)
     if parts.denoiser.latent_kind == "continuous":

@@ -111,12 +111,12 @@ class JointModel(nn.Module):
 
 
 def _embedding_tables(denoiser: Denoiser) -> list[Tensor]:
-    """One view (k,W) per slot of the denoiser's embedding tables."""
+    """One view (k, W) per slot of the denoiser's embedding tables."""
     return [table for embedding in denoiser.latent_embedding or [] for table in embedding.maps.weight]  # type: ignore
 
 
 def _head_rows(encoder: LatentEncoder, num_latents: int, codebook_size: int) -> tuple[Tensor, Tensor]:
-    """Views (m,k,inputs) and (m,k) of the weights and biases behind each code's logit."""
+    """Views (m, k, inputs) and (m, k) of the weights and biases behind each code's logit."""
     head = encoder.head
     bias = head.bias.view(num_latents, codebook_size)  # type: ignore[union-attr, operator]
     if isinstance(head, SlotLinear):

@@ -34,7 +34,7 @@ class Latents:
     temperature: float
 
     def draw(self, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """One draw of z for every item: (N,m) codes or (N,m,d) numbers, and the class labels a network may see."""
+        """One draw of z for every item: (N, m) codes or (N, m, d) numbers, and the class labels a network may see."""
         device = self.parts.denoiser.device
         drawn, given = [], []
         for start in range(0, len(self.split), ENCODE_BATCH):

@@ -84,7 +84,7 @@ def arrange(clip: Clip, config: TrainIVideoGPT) -> Clip:
 
 
 def tokenizer_frames(clip: Clip, config: TrainIVideoGPT, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Context (B,T0,3,H,W) and some future frames (B,k,3,H,W) of clips, drawn for (seed, step).
+    """Context (B, T0, 3, H, W) and some future frames (B, k, 3, H, W) of clips, drawn for (seed, step).
 
     A random sorted subset of the frames after the context; for goal conditioning any frames in any order.
     """

@@ -14,14 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 from toolkit.data.video.write import Encoding, write_part
 from toolkit.runs.files import write_atomic
 
-Frames = NDArray[np.uint8]  # [B, T, H, W, 3]
+Frames = NDArray[np.uint8]  # (B, T, H, W, 3)
 GAP_PX = 2
 LABEL_PX = 12  # height of a line of text
 BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
 
 
 def side_by_side(rows: Mapping[str, Frames], scale: int) -> Frames:
-    """Labelled rows of clips [B, T, H, W, 3], one column per clip, as one video [T, height, width, 3].
+    """Labelled rows of clips (B, T, H, W, 3), one column per clip, as one video (T, height, width, 3).
 
     A row with fewer frames holds its last one. Height and width are even, as video codecs want them.
     """
@@ -34,7 +34,7 @@ def side_by_side(rows: Mapping[str, Frames], scale: int) -> Frames:
 
 
 def film_strip(rows: Mapping[str, Frames], clip: int, scale: int) -> Frames:
-    """Labelled rows, one column per time step, of one clip: a still picture [height, width, 3]."""
+    """Labelled rows, one column per time step, of one clip: a still picture (height, width, 3)."""
     longest = max(frames.shape[1] for frames in rows.values())
     padded = {}
     for name, frames in rows.items():
@@ -45,7 +45,7 @@ def film_strip(rows: Mapping[str, Frames], clip: int, scale: int) -> Frames:
 
 
 def _sheet(rows: Mapping[str, NDArray[np.uint8]], scale: int) -> NDArray[np.uint8]:
-    """Rows of pictures [N, H, W, 3] with a label above each."""
+    """Rows of pictures (N, H, W, 3) with a label above each."""
     first = next(iter(rows.values()))
     num, height, width = first.shape[:3]
     cell_h, cell_w = height * scale, width * scale
@@ -63,12 +63,12 @@ def _sheet(rows: Mapping[str, NDArray[np.uint8]], scale: int) -> NDArray[np.uint
 
 
 def save_mp4(path: Path, frames: Frames, rate_fps: float) -> None:
-    """Write [T, H, W, 3] as H.264 in mp4 (yuv420p: every player), whole or not at all."""
+    """Write (T, H, W, 3) as H.264 in mp4 (yuv420p: every player), whole or not at all."""
     write_part(path, frames, Encoding(frames.shape[2], frames.shape[1], Fraction(rate_fps).limit_denominator(1000)))
 
 
 def save_gif(path: str | Path, frames: Frames, rate_fps: float) -> Path:
-    """Write [T, H, W, 3] as an endless GIF, whole or not at all."""
+    """Write (T, H, W, 3) as an endless GIF, whole or not at all."""
     pictures = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
     duration_ms = round(1000 / rate_fps)
@@ -77,7 +77,7 @@ def save_gif(path: str | Path, frames: Frames, rate_fps: float) -> Path:
 
 
 def save_png(path: str | Path, picture: NDArray[np.uint8]) -> Path:
-    """Write one picture [H, W, 3], whole or not at all."""
+    """Write one picture (H, W, 3), whole or not at all."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return write_atomic(path, buffer.getvalue())

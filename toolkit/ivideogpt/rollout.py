@@ -58,7 +58,7 @@ def check_horizon(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, num_pos
 
 
 def imagined_rows(world: WorldModel, clip: Clip, config: TrainIVideoGPT) -> dict[str, Frames]:
-    """``{label: frames [B, T, H, W, 3]}``; every row starts with the true context frames."""
+    """``{label: frames (B, T, H, W, 3)}``; every row starts with the true context frames."""
     num_context = config.context_length
     context, num_frames = clip.frames[:, :num_context], clip.frames.shape[1] - num_context
     seeds, how = list(range(len(clip))), sampling_of(config)
@@ -90,7 +90,7 @@ def _reconstructed(world: WorldModel, frames: Tensor) -> Tensor:
 
 
 def to_bytes(frames: Tensor) -> Frames:
-    """[B, T, 3, H, W] in [0, 1] -> uint8 [B, T, H, W, 3]."""
+    """[B, T, 3, H, W] in [0, 1] -> uint8 (B, T, H, W, 3)."""
     scaled = (frames.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
     return np.ascontiguousarray(scaled.permute(0, 1, 3, 4, 2).numpy())
 
@@ -110,9 +110,9 @@ def imagine(
     sampling: Sampling | str | None,
     on_overflow: str = "raise",
 ) -> tuple[Tensor, Tensor | None]:
-    """Roll out from context (B,T0,3,H,W): frames (B,K,3,H,W) in [0, 1] and rewards (B,K) or None, on the CPU.
+    """Roll out from context (B, T0, 3, H, W): frames (B, K, 3, H, W) in [0, 1] and rewards (B, K) or None, on the CPU.
 
-    ``actions`` (B,K,A): row k leads to frame k; None for an action-free model.
+    ``actions`` (B, K, A): row k leads to frame k; None for an action-free model.
     """
     state = world.begin(context, list(seeds), frames=num_frames)
     preds = world.rollout(state, actions, sampling, on_overflow, num_frames=num_frames)
@@ -121,5 +121,5 @@ def imagine(
 
 
 def future_actions(clip: Clip, num_context: int, num_frames: int) -> Tensor | None:
-    """The actions that lead to the first ``num_frames`` frames after the context, (B,K,A)."""
+    """The actions that lead to the first ``num_frames`` frames after the context, (B, K, A)."""
     return None if clip.actions is None else clip.actions[:, num_context - 1 : num_context - 1 + num_frames]

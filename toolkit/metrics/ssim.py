@@ -10,7 +10,7 @@ K1, K2 = 0.01, 0.03
 
 
 def ssim(x: Tensor, reference: Tensor, data_range: float = 1.0, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """SSIM per image, [N], of images [N, C, H, W] whose values span ``data_range``; windows that lie inside only.
+    """SSIM per image, [N], of images (N, C, H, W) whose values span ``data_range``; windows that lie inside only.
 
     Images smaller than the window use the largest odd one that fits.
     """

@@ -127,7 +127,7 @@ class Prior(Blocks):
         return config["num_latents"]
 
     def probe(self, network: Any, seed: int) -> tuple[Any, ...]:
-        """Random codes (B,m) and, where there are classes, labels (B,)."""
+        """Random codes (B, m) and, where there are classes, labels (B,)."""
         draws, config = generator(seed, "probe"), network.config
         codes = torch.randint(config.codebook_size, (PROBES, config.num_latents), generator=draws)
         labels = torch.randint(config.num_classes, (PROBES,), generator=draws) if config.num_classes else None
@@ -150,7 +150,7 @@ class Encoder(Blocks):
         return (config["image_size"] // config["patch_size"]) ** 2 + config["num_latents"]
 
     def probe(self, network: Any, seed: int) -> tuple[Any, ...]:
-        """Random images (B,C,H,W) of unit variance."""
+        """Random images (B, C, H, W) of unit variance."""
         return (torch.randn(PROBES, *network.shape, generator=generator(seed, "probe")),)
 
 
@@ -182,7 +182,7 @@ class VideoLlama(Llama, ZooArchitecture):
         return type(network)(config)
 
     def probe(self, network: Any, seed: int) -> tuple[Any, ...]:
-        """One token sequence (1,L) of any ids as long as the network reads, embedded without actions."""
+        """One token sequence (1, L) of any ids as long as the network reads, embedded without actions."""
         length = min(PROBE_TOKENS, network.config.max_position_embeddings)
         return (torch.randint(network.config.vocab_size, (1, length), generator=generator(seed, "probe")),)
 

@@ -37,7 +37,7 @@ _OURS = {one.__name__: one for one in (ControlledVideoUNet, PixelUnshuffleCodec,
 
 @dataclass
 class VideoEnhanceOutput(BaseOutput):
-    """``frames``: uint8 [F, H, W, 3]."""
+    """``frames``: uint8 (F, H, W, 3)."""
 
     frames: np.ndarray
 
@@ -101,7 +101,7 @@ class VideoEnhancePipeline(EnhanceParts):
         """Enhance one shot that fits into memory.
 
         Args:
-            video: uint8 [N, h, w, 3].
+            video: uint8 (N, h, w, 3).
             scale: of the output's sides. frame_factor: k; the output has (N - 1) k + 1 frames.
             callback_on_step_end: called with ``enhancer.Progress`` after every window of every step.
             settings: words of ``EnhanceSettings.changed``, such as noise_level, num_steps, seed.
@@ -115,7 +115,7 @@ class VideoEnhancePipeline(EnhanceParts):
 
 
 class ArraySource:
-    """Frames in memory, uint8 [N, h, w, 3], as enhancer.py reads them."""
+    """Frames in memory, uint8 (N, h, w, 3), as enhancer.py reads them."""
 
     def __init__(self, video: np.ndarray) -> None:
         self.video = video

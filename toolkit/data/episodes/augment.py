@@ -15,7 +15,7 @@ _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.21
 
 
 def augment(frames: Tensor, rng: torch.Generator) -> Tensor:
-    """Random-resized crop and colour jitter of clips ``frames`` [B, T, 3, H, W] in [0, 1]; row by row from ``rng``.
+    """Random-resized crop and colour jitter of clips ``frames`` (B, T, 3, H, W) in [0, 1]; row by row from ``rng``.
 
     The hue is turned in YIQ space (the release turns it in HSV).
     """

@@ -18,7 +18,7 @@ from toolkit.runs.seeds import derive, generator
 
 @dataclass(frozen=True)
 class Clip:
-    """A batch of clips: ``frames`` float32 [B, T, 3, H, W] in [0, 1], ``actions`` [B, T, A] and ``rewards`` [B, T].
+    """A batch of clips: ``frames`` float32 (B, T, 3, H, W) in [0, 1], ``actions`` (B, T, A) and ``rewards`` (B, T).
 
     Row t of actions and rewards belongs to the move from frame t to frame t + 1; either may be None.
     """
@@ -106,7 +106,7 @@ class ClipSource:
         return Clip(frames.contiguous(), actions, rewards)
 
     def _cut(self, index: int, start: int) -> tuple[Any, Any, Any]:
-        """Frames [T, H, W, 3], action rows [T, A] and rewards [T] of one window."""
+        """Frames (T, H, W, 3), action rows (T, A) and rewards [T] of one window."""
         episode, step = self.episodes.read(index), int(self.steps[index])
         image = episode.image[start : start + (self.num_frames - 1) * step + 1 : step]
         stop = start + self.num_frames * step  # the last row leads out of the clip, and may be short of rows
@@ -122,7 +122,7 @@ class ClipSource:
 
 
 def _grouped(rows: np.ndarray, num: int, step: int) -> np.ndarray:
-    """Rows [<= num * step, ...] as [num, step, ...], missing ones zero."""
+    """Rows [<= num * step, ...] as (num, step, ...), missing ones zero."""
     missing = num * step - len(rows)
     padded = np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)]) if missing else rows
     return padded.reshape(num, step, *rows.shape[1:])

@@ -1,6 +1,6 @@
 """Environments that episodes are recorded from: ours, gym-pusht, the Kuka scene, and any gymnasium id that renders.
 
-All look alike to the recorder: frames uint8 [S, S, 3], actions float32 [A] in [low, high], a scripted policy.
+All look alike to the recorder: frames uint8 (S, S, 3), actions float32 [A] in [low, high], a scripted policy.
 """
 
 from __future__ import annotations

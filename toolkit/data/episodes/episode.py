@@ -1,6 +1,6 @@
 """Episodes: one ``.npz`` per episode, as the iVideoGPT release reads them, checked before anything long begins.
 
-``image`` uint8 [T, H, W, 3]; ``action`` float [T, A], row t is taken at frame t and leads to frame t + 1 (a file with
+``image`` uint8 (T, H, W, 3); ``action`` float (T, A), row t is taken at frame t and leads to frame t + 1 (a file with
 T - 1 rows gets a row of zeros); ``reward`` float [T], row t is the reward of that same move. The last two are optional.
 """
 
@@ -26,7 +26,7 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, Key
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode: ``image`` uint8 [T, H, W, 3], ``action`` float32 [T, A] and ``reward`` float32 [T], or None."""
+    """One episode: ``image`` uint8 (T, H, W, 3), ``action`` float32 (T, A) and ``reward`` float32 [T], or None."""
 
     image: NDArray[np.uint8]
     action: NDArray[np.float32] | None = None
@@ -172,7 +172,7 @@ def _first_bad(value: NDArray[Any]) -> str:
 
 
 def resize(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-    """Frames [T, H, W, 3] cropped to their central square and resized (area filter) to [T, size, size, 3]."""
+    """Frames (T, H, W, 3) cropped to their central square and resized (area filter) to (T, size, size, 3)."""
     height, width = image.shape[1:3]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2

@@ -25,7 +25,7 @@ OBJECT_MODELS = 1000
 
 
 class KukaPush(gymnasium.Env):
-    """Actions in [-1, 1]: dx, dy, dz of the gripper and its turn. Observations are uint8 frames [S, S, 3].
+    """Actions in [-1, 1]: dx, dy, dz of the gripper and its turn. Observations are uint8 frames (S, S, 3).
 
     The reward is how far the objects moved, in metres, as in self-supervised pushing there is no task.
     """

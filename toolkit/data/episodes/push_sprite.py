@@ -29,7 +29,7 @@ NUM_SUBSTEPS = 3  # of one action: the disc moves less than its radius between t
 
 @dataclass
 class World:
-    """Positions of N worlds, each float32 [N, 2], and their still pictures float32 [N, S, S, 3]."""
+    """Positions of N worlds, each float32 (N, 2), and their still pictures float32 (N, S, S, 3)."""
 
     agent: Array
     block: Array
@@ -66,17 +66,17 @@ class PushSprite:
         )
         self.draw_agent = {"disc": self._disc, "square": self._square, "diamond": self._diamond}[agent_shape]
         centers = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
-        self.grid = np.stack(np.meshgrid(centers, centers, indexing="xy"), -1)  # [S, S, 2] of (x, y)
+        self.grid = np.stack(np.meshgrid(centers, centers, indexing="xy"), -1)  # (S, S, 2) of (x, y)
         self.world: World
 
     def reset(self, seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Start one world per seed; frames uint8 [N, S, S, 3]."""
+        """Start one world per seed; frames uint8 (N, S, S, 3)."""
         drawn = [self._draw(np.random.default_rng([seed, 20240715])) for seed in seeds]
         self.world = World(*(np.stack(parts).astype(np.float32) for parts in zip(*drawn, strict=True)))
         return self.render()
 
     def step(self, actions: Array) -> tuple[NDArray[np.uint8], Array]:
-        """Move every world by its action, float [N, 2] in [-1, 1]; frames and rewards float32 [N].
+        """Move every world by its action, float (N, 2) in [-1, 1]; frames and rewards float32 [N].
 
         The reward is minus the distance between block and goal.
         """
@@ -90,11 +90,11 @@ class PushSprite:
         return np.linalg.norm(self.world.block - self.world.goal, axis=-1)
 
     def positions(self) -> Array:
-        """Of disc and block, float32 [N, 2, 2]: (sprite, xy)."""
+        """Of disc and block, float32 (N, 2, 2): (sprite, xy)."""
         return np.stack([self.world.agent, self.world.block], 1)
 
     def place(self, agent: Array, block: Array) -> NDArray[np.uint8]:
-        """Move disc and block, each [N, 2], where they are wanted; frames."""
+        """Move disc and block, each (N, 2), where they are wanted; frames."""
         self.world.agent, self.world.block = np.asarray(agent, np.float32), np.asarray(block, np.float32)
         return self.render()
 
@@ -109,7 +109,7 @@ class PushSprite:
         world.agent = np.clip(world.agent - self._overlap(), AGENT_RADIUS, 1 - AGENT_RADIUS)
 
     def _overlap(self) -> Array:
-        """Shortest move of the block, [N, 2], that ends its overlap with the disc; 0 where they do not touch."""
+        """Shortest move of the block, (N, 2), that ends its overlap with the disc; 0 where they do not touch."""
         offset = self.world.block - self.world.agent  # from disc to block
         nearest = offset - np.clip(offset, -BLOCK_HALF, BLOCK_HALF)  # from the disc's centre to the square
         distance = np.linalg.norm(nearest, axis=-1, keepdims=True)
@@ -124,13 +124,13 @@ class PushSprite:
     # -- pictures --------------------------------------------------------------------------------------------------
 
     def render(self) -> NDArray[np.uint8]:
-        """Frames uint8 [N, S, S, 3] of the worlds as they are."""
+        """Frames uint8 (N, S, S, 3) of the worlds as they are."""
         picture = self._paint(self.world.still, self._square(self.world.block, BLOCK_HALF), BLOCK_COLOR)
         picture = self._paint(picture, self.draw_agent(self.world.agent, AGENT_RADIUS), AGENT_COLOR)
         return (picture * 255 + 0.5).astype(np.uint8)
 
     def _paint(self, picture: Array, distance: Array, color: Array) -> Array:
-        """Cover the inside of a shape; ``distance`` [N, S, S] from its edge is negative inside."""
+        """Cover the inside of a shape; ``distance`` (N, S, S) from its edge is negative inside."""
         cover = np.clip(0.5 - distance * self.size_px, 0, 1)[..., None]
         return picture + cover * (color - picture)
 
@@ -167,15 +167,15 @@ class PushSprite:
         places = self.grid[0, :, 0] * 2
         low = np.minimum(places.astype(int), 1)
         part = (places - low)[:, None, None]
-        rows = colors[low] * (1 - part) + colors[low + 1] * part  # [S, 3, 3]
+        rows = colors[low] * (1 - part) + colors[low + 1] * part  # (S, 3, 3)
         columns = rows[:, low] * (1 - part[:, 0]) + rows[:, low + 1] * part[:, 0]
         return columns.astype(np.float32)
 
 
 def next_actions(agent: Array, block: Array, previous: Array, rngs: Sequence[np.random.Generator]) -> Array:
-    """Actions [N, 2] for recording: half of the time towards the block and through it, else a smooth wander.
+    """Actions (N, 2) for recording: half of the time towards the block and through it, else a smooth wander.
 
-    ``agent`` and ``block`` are positions [N, 2], y downwards; row i draws from ``rngs[i]`` alone.
+    ``agent`` and ``block`` are positions (N, 2), y downwards; row i draws from ``rngs[i]`` alone.
     """
     ahead = block - agent
     towards = ahead / np.maximum(np.abs(ahead).max(-1, keepdims=True), 1e-6)
@@ -187,8 +187,8 @@ def next_actions(agent: Array, block: Array, previous: Array, rngs: Sequence[np.
 
 @dataclass(frozen=True)
 class Recording:
-    """Frames uint8 [N, T, S, S, 3]; actions float32 [N, T, 2] and rewards [N, T], row t of the move from t to t + 1
-    (the last one leads out of the recording); positions float32 [N, T, 2, 2] (sprite, xy).
+    """Frames uint8 (N, T, S, S, 3); actions float32 (N, T, 2) and rewards (N, T), row t of the move from t to t + 1
+    (the last one leads out of the recording); positions float32 (N, T, 2, 2) (sprite, xy).
     """
 
     frames: NDArray[np.uint8]
@@ -215,7 +215,7 @@ def record(sim: PushSprite, seeds: Sequence[int], num_frames: int) -> Recording:
 
 
 def replay(sim: PushSprite, seeds: Sequence[int], actions: Array) -> Recording:
-    """The episodes of ``seeds`` under other ``actions`` [N, T, 2]: what would have been seen."""
+    """The episodes of ``seeds`` under other ``actions`` (N, T, 2): what would have been seen."""
     frames, positions, rewards = [sim.reset(seeds)], [sim.positions()], []
     for step in range(actions.shape[1]):
         frame, reward = sim.step(actions[:, step])

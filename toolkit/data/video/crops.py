@@ -35,7 +35,7 @@ LEAST_CONTRAST = 4.0  # standard deviation of a crop's grey levels that is worth
 
 @dataclass(frozen=True)
 class ClipCrops:
-    """``file`` holds [num, F, size, size, 3] uint8. ``captions``: a text per crop, from a .txt beside its video."""
+    """``file`` holds (num, F, size, size, 3) uint8. ``captions``: a text per crop, from a .txt beside its video."""
 
     file: Path
     shape: tuple[int, int, int, int, int]
@@ -45,7 +45,7 @@ class ClipCrops:
         return self.shape[0]
 
     def read(self, indices: Sequence[int], num_frames: int) -> Tensor:
-        """uint8 [B, num_frames, 3, size, size]: the first frames of those crops."""
+        """uint8 (B, num_frames, 3, size, size): the first frames of those crops."""
         mapped = np.memmap(self.file, dtype=np.uint8, mode="r", shape=self.shape)
         clips = np.stack([mapped[index, :num_frames] for index in indices])
         return torch.from_numpy(clips).permute(0, 1, 4, 2, 3)
@@ -114,7 +114,7 @@ def _make(
 def _crops_of(
     index: VideoIndex, num_crops: int, num_frames: int, size_px: int, rate_fps: float | None, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Good crops uint8 [F, size, size, 3] of one video, in its order; every frame is decoded once."""
+    """Good crops uint8 (F, size, size, 3) of one video, in its order; every frame is decoded once."""
     stride = max(1, round(float(index.rate) / rate_fps)) if rate_fps else 1
     span = (num_frames - 1) * stride + 1
     if index.num_frames < span or min(index.height, index.width) < size_px:

@@ -1,4 +1,4 @@
-"""Between decoded video frames and uint8 RGB arrays [height, width, 3], the colours kept.
+"""Between decoded video frames and uint8 RGB arrays (height, width, 3), the colours kept.
 
 Frames without a tag are read as players read them: BT.709 from 720 rows on, BT.601 below; ranges are honoured. What is
 written is BT.709 in video range, and says so.
@@ -17,7 +17,7 @@ _TO_CHROMA = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.
 
 
 def to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """The frame as uint8 RGB [height, width, 3], turned upright; transparent parts lie on black.
+    """The frame as uint8 RGB (height, width, 3), turned upright; transparent parts lie on black.
 
     ``width`` and ``height`` are those of the clip, upright: a frame of another size, where a stream changes it on the
     way, is resized to them.
@@ -52,7 +52,7 @@ def source_colorspace(frame: av.VideoFrame) -> int:
 
 
 def from_rgb(pixels: np.ndarray, pix_fmt: str) -> av.VideoFrame:
-    """A frame in ``pix_fmt``, BT.709 and video range, of uint8 RGB [height, width, 3]."""
+    """A frame in ``pix_fmt``, BT.709 and video range, of uint8 RGB (height, width, 3)."""
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
     if pix_fmt == "rgb24":
         return frame
@@ -67,5 +67,5 @@ def from_rgb(pixels: np.ndarray, pix_fmt: str) -> av.VideoFrame:
 
 
 def thumbnail(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """A small uint8 RGB picture [height, width, 3] of the frame as it is stored (not turned upright)."""
+    """A small uint8 RGB picture (height, width, 3) of the frame as it is stored (not turned upright)."""
     return frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA).to_ndarray()

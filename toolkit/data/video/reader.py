@@ -124,7 +124,7 @@ class VideoReader:
         self.num_frames, self.height, self.width = index.num_frames, index.height, index.width
 
     def frames(self, start: int = 0) -> Iterator[np.ndarray]:
-        """Frames ``start``, start + 1, ... to the end, each uint8 [height, width, 3].
+        """Frames ``start``, start + 1, ... to the end, each uint8 (height, width, 3).
 
         Raises UserError when the file changed since it was indexed.
         """

@@ -57,7 +57,7 @@ def container_of(path: Path, key: str = "output") -> str:
 
 
 def write_part(path: Path, frames: Iterable[np.ndarray], encoding: Encoding) -> int:
-    """Encode ``frames`` (uint8 RGB [height, width, 3]) into ``path``, put in place whole; returns their number.
+    """Encode ``frames`` (uint8 RGB (height, width, 3)) into ``path``, put in place whole; returns their number.
 
     Raises OSError when the disk is full; there is then no ``path``.
     """

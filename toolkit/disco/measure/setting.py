@@ -107,7 +107,7 @@ class Setting:
 
     @cached_property
     def train_codes(self) -> tuple[Tensor, Tensor | None]:
-        """One draw of codes int64 (N,m) for the training set (at most 50,000 items) and its class labels."""
+        """One draw of codes int64 (N, m) for the training set (at most 50,000 items) and its class labels."""
         x, known = self.items(self.dataset.train, 50_000)
         codes = self.encoded(x, known, "train")
         assert codes is not None

@@ -76,7 +76,7 @@ def build_world(options: Options) -> Any:
 
 
 def clips(options: Options) -> tuple[Any, Any]:
-    """Random frames (B,T,3,64,64) in [0,1] and actions (B,T,A): speed does not depend on what they show."""
+    """Random frames (B, T, 3, 64, 64) in [0, 1] and actions (B, T, A): speed does not depend on what they show."""
     import torch
 
     generator = torch.Generator().manual_seed(1)

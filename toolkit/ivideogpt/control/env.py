@@ -1,6 +1,6 @@
 """The world model as a gymnasium environment: one imagined world, or many in one batched call per step.
 
-Observations are uint8 frames [H, W, 3]; actions are in the data's own units. ``reset(seed=s)`` and the same actions
+Observations are uint8 frames (H, W, 3); actions are in the data's own units. ``reset(seed=s)`` and the same actions
 give the same bytes, alone or in a batch. An episode is truncated after ``horizon`` frames.
 """
 
@@ -72,7 +72,7 @@ class _Worlds:
         return self.world.step(state, actions, self.sampling, self.on_overflow)
 
     def choose(self, rng: np.random.Generator, options: dict[str, Any] | None) -> tuple[NDArray[np.uint8], int]:
-        """A context [T0, H, W, 3] and its number among ``starts``, -1 for one that ``options`` brings."""
+        """A context (T0, H, W, 3) and its number among ``starts``, -1 for one that ``options`` brings."""
         given = (options or {}).get("context")
         if given is None:
             number = int(rng.integers(len(self.starts)))
@@ -92,7 +92,7 @@ class WorldModelEnv(gymnasium.Env):
 
     Args:
         world: the model.
-        starts: uint8 [M, T0, H, W, 3], contexts that ``reset`` draws from; ``options={"context": k or frames}``
+        starts: uint8 (M, T0, H, W, 3), contexts that ``reset`` draws from; ``options={"context": k or frames}``
             chooses.
         horizon: frames of an episode; None: as many as the positions hold.
         sampling: None, "greedy" or a ``Sampling``.

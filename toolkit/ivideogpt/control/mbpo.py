@@ -39,7 +39,7 @@ class Settings:
 
 
 class Agent:
-    """SAC on frames [S, S, 3] with actions in [-1, 1], kept apart from any environment of its own."""
+    """SAC on frames (S, S, 3) with actions in [-1, 1], kept apart from any environment of its own."""
 
     def __init__(self, resolution: int, action_dim: int, settings: Settings, device: str = "cpu"):
         try:
@@ -60,7 +60,7 @@ class Agent:
         self.settings = settings
 
     def act(self, frames: NDArray[np.uint8], explore: bool) -> NDArray[np.float32]:
-        """Actions [B, A] in [-1, 1] for frames uint8 [B, S, S, 3]."""
+        """Actions (B, A) in [-1, 1] for frames uint8 (B, S, S, 3)."""
         actions, _ = self.sac.predict(np.moveaxis(frames, -1, 1), deterministic=not explore)
         return np.asarray(actions, np.float32)
 

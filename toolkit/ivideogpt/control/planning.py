@@ -29,7 +29,7 @@ from toolkit.show.table import Cell, Table
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.sampling import Sampling
 
-Actions = NDArray[np.float32]  # [M, K, A]
+Actions = NDArray[np.float32]  # (M, K, A)
 COVERED = 0.75  # share of the squared distance to a goal image that must be covered for success
 Score = Callable[[Actions], NDArray[np.float64]]  # of candidates: higher is better
 
@@ -133,7 +133,7 @@ def _distance(frame: NDArray[np.uint8], goal: NDArray[np.uint8]) -> float:
 
 
 def search(score: Score | None, task: Task, settings: Plan, rng: np.random.Generator, planner: str) -> Actions:
-    """The best action sequence found, [K, A]. ``shooting`` draws all candidates at once, ``cem`` refines them."""
+    """The best action sequence found, (K, A). ``shooting`` draws all candidates at once, ``cem`` refines them."""
     middle, half = (task.high + task.low) / 2, (task.high - task.low) / 2
     shape = (settings.num_candidates, settings.horizon, len(middle))
     if score is None:

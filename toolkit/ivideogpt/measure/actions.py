@@ -47,7 +47,7 @@ def measure_actions(setting: Setting) -> dict[str, Any]:
 
 
 def _directions(setting: Setting) -> tuple[list[str], np.ndarray]:
-    """Names and sequences [S, M, K, A]: each action dimension held at its ends (and at rest) for the whole horizon."""
+    """Names and sequences (S, M, K, A): each action dimension held at its ends (and at rest) for the whole horizon."""
     num_frames = setting.config.num_frames - setting.num_context
     low, high = action_range(setting.world)
     middle = np.clip(0, low, high)
@@ -69,7 +69,7 @@ def _starts(setting: Setting, num: int) -> list[int]:
 
 
 def _agreement(thing: str, made: Tensor, true: Tensor, size_px: int) -> dict[str, float]:
-    """Of displacements [rows, K, 2]."""
+    """Of displacements (rows, K, 2)."""
     found = {f"r.{name}.{thing}": pearson(made[:, -1, axis], true[:, -1, axis]) for axis, name in enumerate("xy")}
     found[f"r.least.{thing}"] = min(found.values())
     found |= {f"r_first.{name}.{thing}": pearson(made[:, 0, axis], true[:, 0, axis]) for axis, name in enumerate("xy")}

@@ -26,7 +26,7 @@ def measure_prediction(setting: Setting) -> dict[str, Any]:
         setting.imagine(context, actions, future.shape[1], f"sample_{i}")[0]
         for i in range(setting.config.measure.num_samples)
     ]
-    scores = torch.stack([psnr(sample, future) for sample in samples])  # [m, B, K]
+    scores = torch.stack([psnr(sample, future) for sample in samples])  # (m, B, K)
     copied = psnr(context[:, -1:].expand_as(future), future)
     found: dict[str, Any] = {
         "psnr.predicted": float(scores.mean()),

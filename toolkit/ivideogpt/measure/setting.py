@@ -58,7 +58,7 @@ class Setting:
         return list(range(start, start + num))
 
     def imagine(self, context: Tensor, actions: Tensor | None, num_frames: int, name: str) -> Any:
-        """``imagine`` of this model, any number of clips: frames float [B, K, 3, H, W] in [0, 1], rewards or None."""
+        """``imagine`` of this model, any number of clips: frames float (B, K, 3, H, W) in [0, 1], rewards or None."""
         size, seeds = self.config.measure.batch_size, self.seeds(len(context), name)
         parts = []
         for start in range(0, len(context), size):
@@ -70,21 +70,23 @@ class Setting:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Per frame in dB, [...], of frames [..., 3, H, W] in [0, 1] (clamped first); at most 50, for equal ones."""
+    """Per frame in dB, (...), of frames (..., 3, H, W) in [0, 1] (clamped first); at most 50, for equal ones."""
     error = (x.clamp(0, 1) - y).square().mean((-1, -2, -3))
     return -10 * torch.log10(error.clamp_min(1e-5))
 
 
 def frame_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM per frame, [...], of frames [..., 3, H, W] in [0, 1]."""
+    """SSIM per frame, (...), of frames (..., 3, H, W) in [0, 1]."""
     flat = ssim(x.clamp(0, 1).flatten(0, -4), y.flatten(0, -4))
     return flat.view(x.shape[:-3])
 
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """What the true environment does under chosen actions: context (B,T0,3,H,W), actions (B,K,A), frames (B,K,3,H,W),
-    rewards (B,K). Several action sequences from one start are separate rows; ``start`` numbers the starts.
+    """What the true environment does under chosen actions.
+
+    context (B, T0, 3, H, W), actions (B, K, A), frames (B, K, 3, H, W), rewards (B, K). Several action sequences from
+    one start are separate rows; ``start`` numbers the starts.
     """
 
     context: Tensor
@@ -95,7 +97,7 @@ class Counterfactual:
 
 
 def play_true(env: ImageEnv, starts: Sequence[int], sequences: np.ndarray, num_context: int) -> Counterfactual:
-    """Run action sequences [S, M, K, A] in the environment: M from each of the S starts (seeds).
+    """Run action sequences (S, M, K, A) in the environment: M from each of the S starts (seeds).
 
     With several context frames the environment first stands still for as many steps less one.
     """
@@ -120,5 +122,5 @@ def play_true(env: ImageEnv, starts: Sequence[int], sequences: np.ndarray, num_c
 
 
 def _images(clips: list[np.ndarray]) -> Tensor:
-    """uint8 clips [T, H, W, 3] -> float [B, T, 3, H, W] in [0, 1]."""
+    """uint8 clips (T, H, W, 3) -> float (B, T, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).float() / 255

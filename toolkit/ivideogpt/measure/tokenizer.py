@@ -66,7 +66,7 @@ def _reconstruct(
 
 
 def per_frame(tokenizer: CompressiveVQModel, frames: Tensor) -> Tensor:
-    """Frames (B,F,3,H,W) through the context pair, each as if it were a context: N tokens a frame."""
+    """Frames (B, F, 3, H, W) through the context pair, each as if it were a context: N tokens a frame."""
     num_context = tokenizer.config.context_length
     alone = frames.flatten(0, 1)[:, None].expand(-1, num_context, -1, -1, -1)
     decoded = tokenizer.decode_context(tokenizer.encode_context(alone).codes).frames[:, 0]

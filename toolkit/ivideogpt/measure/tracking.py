@@ -27,7 +27,7 @@ TRACKED: dict[str, dict[str, Color]] = {  # by environment: what moves at once, 
 
 
 def locate(frames: Tensor, color: Color) -> tuple[Tensor, Tensor]:
-    """Centroid (x, y) in 0..1, [..., 2], and mass in pixels, [...], of a colour in frames [..., 3, H, W] in [0, 1]."""
+    """Centroid (x, y) in 0..1, (..., 2), and mass in pixels, (...), of a colour in frames (..., 3, H, W) in [0, 1]."""
     target = torch.tensor(color.rgb, device=frames.device).view(3, 1, 1)
     weight = (1 - (frames - target).norm(dim=-3) / color.radius).clamp_min(0)
     mass = weight.sum((-1, -2))
@@ -40,7 +40,7 @@ def locate(frames: Tensor, color: Color) -> tuple[Tensor, Tensor]:
 
 
 def displacement(frames: Tensor, start: Tensor, color: Color) -> Tensor:
-    """How far the thing has moved from where it is in ``start`` [..., 3, H, W], [..., K, 2]; frames [..., K, 3, H, W].
+    """How far the thing has moved from where it is in ``start`` (..., 3, H, W), (..., K, 2); frames (..., K, 3, H, W).
 
     Where a frame shows none of it, it counts as not moved.
     """

@@ -26,9 +26,10 @@ class TokenizerObjective(nn.Module):
             quantizer.commitment = config.commitment
 
     def forward(self, context: Tensor, future: Tensor, quantize: bool) -> tuple[dict[str, Tensor], Reconstruction]:
-        """Loss terms of context (B,T0,3,H,W) and future frames (B,F,3,H,W) in [0, 1]; "loss" is their weighted sum.
+        """Loss terms of context (B, T0, 3, H, W) and future frames (B, F, 3, H, W) in [0, 1]; "loss" is their sum.
 
-        Context and future are averaged separately, so one context frame weighs as much as all future frames.
+        The sum is weighted. Context and future are averaged separately, so one context frame weighs as much as all
+        future frames.
         """
         found = self.tokenizer(context, future, quantize)
         keys = self.config
@@ -57,7 +58,7 @@ class TokenizerObjective(nn.Module):
 
 
 def emphasis(frames: Tensor, reference: Tensor, weight: float) -> Tensor:
-    """weight x the largest channel difference to ``reference``, (B,T,1,H,W) or, where it is 0, a scalar (ours).
+    """weight x the largest channel difference to ``reference``, (B, T, 1, H, W) or, where it is 0, a scalar (ours).
 
     A plain L1 loss leaves small things out: what it would gain by them is less than what they cost at first.
     """
@@ -65,7 +66,7 @@ def emphasis(frames: Tensor, reference: Tensor, weight: float) -> Tensor:
 
 
 def median(frames: Tensor) -> Tensor:
-    """The median colour of each frame, (B,T,3,1,1): its background, where there is one."""
+    """The median colour of each frame, (B, T, 3, 1, 1): its background, where there is one."""
     return frames.flatten(-2).median(-1).values[..., None, None]
 
 
@@ -88,5 +89,5 @@ def discriminator_loss(discriminator: Any, found: Reconstruction, context: Tenso
 
 
 def fakes(found: Reconstruction) -> Tensor:
-    """All reconstructed frames of a batch, [N, 3, H, W]."""
+    """All reconstructed frames of a batch, (N, 3, H, W)."""
     return torch.cat([found.ref_sample.flatten(0, 1), found.sample.flatten(0, 1)])

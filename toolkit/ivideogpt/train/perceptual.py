@@ -30,7 +30,7 @@ class GradientDistance(nn.Module):
     name = "multi-scale gradient difference"
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance per image, [N], of images [N, 3, H, W] in [0, 1]."""
+        """Distance per image, [N], of images (N, 3, H, W) in [0, 1]."""
         total = x.new_zeros(len(x))
         for scale in range(GRADIENT_SCALES):
             for axis in (-1, -2):
@@ -41,7 +41,7 @@ class GradientDistance(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """LPIPS with VGG16. ``weights``: ``features.<i>.weight``/``bias`` of VGG16 and heads ``lin<k>`` [1, C, 1, 1]."""
+    """LPIPS with VGG16. ``weights``: ``features.<i>.weight``/``bias`` of VGG16 and heads ``lin<k>`` (1, C, 1, 1)."""
 
     name = "LPIPS (VGG16)"
     shift: Tensor
@@ -67,7 +67,7 @@ class LPIPS(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance per image, [N], of images [N, 3, H, W] in [0, 1]."""
+        """Distance per image, [N], of images (N, 3, H, W) in [0, 1]."""
         maps = [(2 * image - 1 - self.shift) / self.scale for image in (x, y)]
         total = x.new_zeros(len(x))
         for index, layer in enumerate(self.features):

@@ -162,7 +162,7 @@ def _move_codebooks(
 
 
 def _encoded(found: Reconstruction, accelerator: Accelerator) -> dict[str, tuple[Tensor, Tensor]]:
-    """Latents [M, D] and codes [M] of both kinds of frames, of all processes."""
+    """Latents (M, D) and codes [M] of both kinds of frames, of all processes."""
     pairs = {
         "context": (found.context_latents.detach().flatten(0, -2), found.context_codes.flatten()),
         "dynamics": (found.dynamics_latents.detach().flatten(0, -2), found.dynamics_codes.flatten()),

@@ -32,7 +32,7 @@ VALID_EVERY_LOGS = 4  # held-out loss once in so many log lines
 
 @dataclass(frozen=True)
 class TokenClips:
-    """Tokens int64 [M, L] of clips; actions [M, T, A] in data units and rewards [M, T], or None."""
+    """Tokens int64 (M, L) of clips; actions (M, T, A) in data units and rewards (M, T), or None."""
 
     tokens: Tensor
     actions: Tensor | None

@@ -73,7 +73,7 @@ def preservation(
 
 
 def probe_ids(source: Checkpoint, text: str | None, seed: int) -> tuple[Tensor, str]:
-    """Token ids (1,T) to compare on, at most MAX_TOKENS, and what they are: "text" or "random ids"."""
+    """Token ids (1, T) to compare on, at most MAX_TOKENS, and what they are: "text" or "random ids"."""
     limit, vocabulary = min(MAX_TOKENS, source.architecture.context(source.config)), source.config.vocab_size
     if source.tokenizer is not None:
         ids = source.tokenizer(text or SAMPLE_TEXT, return_tensors="pt", verbose=False).input_ids[:, :limit]
@@ -85,7 +85,7 @@ def probe_ids(source: Checkpoint, text: str | None, seed: int) -> tuple[Tensor, 
 
 @torch.no_grad()
 def transformers_logits(where: Path, ids: Tensor, tensors: Tensors, scratch: str) -> Tensor:
-    """Logits (B,T,V) in float32 of token ids (B,T). Of a large network memory holds a layer at a time."""
+    """Logits (B, T, V) in float32 of token ids (B, T). Of a large network memory holds a layer at a time."""
     large = sum(math.prod(info.shape) for info in tensors.infos.values()) > IN_MEMORY
     network = load_network(str(where), torch.float32, scratch if large and where.is_dir() else None)
     return network(ids, use_cache=False).logits.float()

@@ -115,7 +115,7 @@ def train_map(
 ) -> None:
     """Train the map on the language-model loss of the target it makes; ``growth_map.losses`` are those of its steps.
 
-    config: the target's. batches: token ids int64 (B,T) on the device of the map. Steps and rates are the authors'
+    config: the target's. batches: token ids int64 (B, T) on the device of the map. Steps and rates are the authors'
     (issue 2 of their repository: 100 steps, linear warm-up over 50, then cosine to a tenth).
 
     Raises JobError on a loss that is not finite.

@@ -141,7 +141,7 @@ class Wider(Tensors):
         return torch.bincount(copies(segments(self.old, self.new, space)))
 
     def _appended(self, name: str, tensor: Tensor, spec: Spec) -> Tensor:
-        """[[W, A], [B, C]] with A, C drawn anew, and B zero (zero, appendix A.4) or drawn as well (random, A.5)."""
+        """[(W, A), (B, C)] with A, C drawn anew, and B zero (zero, appendix A.4) or drawn as well (random, A.5)."""
         info = self.infos[name]
         if self.operator == "zero" and spec.kind == "embedding":
             grown = torch.zeros(info.shape, dtype=tensor.dtype)

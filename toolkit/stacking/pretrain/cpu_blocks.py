@@ -20,7 +20,7 @@ LONGEST = 512  # tokens; attention matrices are kept for the backward pass
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one call: batch, tokens, key/value heads, queries per key, features of a head; rotary tables (T,D)."""
+    """Sizes of one call: batch, tokens, key/value heads, queries per key, features of a head; rotary tables (T, D)."""
 
     batch: int
     tokens: int
@@ -50,7 +50,7 @@ def _watched(network: Any) -> bool:
 
 
 def hidden_states(network: Any, ids: Tensor) -> Tensor:
-    """What ``network.model(ids).last_hidden_state`` is, flattened to (B T, C); ids int64 (B,T)."""
+    """What ``network.model(ids).last_hidden_state`` is, flattened to (B T, C); ids int64 (B, T)."""
     config, model = network.config, network.model
     (batch, tokens), kv_heads = ids.shape, config.num_key_value_heads
     group = config.num_attention_heads // kv_heads
@@ -82,7 +82,7 @@ def _scaled(x: Tensor, eps: float) -> Tensor:
 
 
 class _Layer(torch.autograd.Function):
-    """x (N,C) -> x + attention(norm(x)) -> + mlp(norm(.)), N = batch x tokens."""
+    """x (N, C) -> x + attention(norm(x)) -> + mlp(norm(.)), N = batch x tokens."""
 
     @staticmethod
     def forward(
@@ -151,7 +151,7 @@ class _Layer(torch.autograd.Function):
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """(N,1)."""
+    """(N, 1)."""
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
@@ -171,7 +171,7 @@ def _split_heads(qkv: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x cos + rotate_half(x) sin, contiguous; x (B,H,T,D) in any layout."""
+    """x cos + rotate_half(x) sin, contiguous; x (B, H, T, D) in any layout."""
     half = x.shape[-1] // 2
     turned = torch.empty(x.shape)
     torch.mul(x, cos, out=turned)
@@ -205,7 +205,7 @@ def _merge_heads(d_q: Tensor, d_k: Tensor, d_v: Tensor, scale: float, shape: Sha
 
 
 def _turn_back(x: Tensor, into: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """The transposed rotation of x (B,H,T,D), written to ``into``."""
+    """The transposed rotation of x (B, H, T, D), written to ``into``."""
     half = x.shape[-1] // 2
     torch.mul(x, cos, out=into)
     into[..., :half].addcmul_(x[..., half:], sin[:, half:])

@@ -21,7 +21,7 @@ class LanguageModelLoss(nn.Module):
         self.network = network
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss, a float32 scalar, of predicting ``targets`` (B,T) from ``ids`` (B,T), both int64."""
+        """Mean loss, a float32 scalar, of predicting ``targets`` (B, T) from ``ids`` (B, T), both int64."""
         if cpu_blocks.usable(self.network, ids):
             hidden = cpu_blocks.hidden_states(self.network, ids)
         else:
@@ -30,10 +30,10 @@ class LanguageModelLoss(nn.Module):
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of ``hidden`` (N,C) under the output head ``weight`` (V,C); targets int64 (N,).
+    """Mean cross-entropy of ``hidden`` (N, C) under the output head ``weight`` (V, C); targets int64 (N,).
 
     Softmax in float32, matrix products in autocast's type. Where there are many logits the gradients are made in the
-    forward pass, piece by piece, and no (N,V) array is ever held.
+    forward pass, piece by piece, and no (N, V) array is ever held.
     """
     if len(targets) * len(weight) <= MOST_LOGITS:
         return F.cross_entropy((hidden @ weight.t()).float(), targets)

@@ -118,7 +118,7 @@ def train_step(
     config: GrowLLM,
     accelerator: Accelerator,
 ) -> tuple[Tensor, Tensor]:
-    """One optimiser step on this rank's inputs and targets (B,T); the mean loss and the gradient's norm."""
+    """One optimiser step on this rank's inputs and targets (B, T); the mean loss and the gradient's norm."""
     for group in optimizer.param_groups:
         group["lr"] = lr
     ids, targets = (part.to(accelerator.device, non_blocking=True) for part in batch)

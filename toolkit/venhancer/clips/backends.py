@@ -1,6 +1,6 @@
 """The three ways of making a shot's frames, each ``frames(shot, start)``: network, motion compensation, plain blending.
 
-All give uint8 RGB [height, width, 3] of the output's size, from any output frame on, so that a killed job goes on where
+All give uint8 RGB (height, width, 3) of the output's size, from any output frame on, so that a killed job goes on where
 it stopped.
 """
 

@@ -28,13 +28,13 @@ FLOW_SIDE_PX = 120  # of the shorter side, at least, for the motion
 
 
 class Frames(Protocol):
-    """A shot's key frames: uint8 RGB [height, width, 3] from any position on."""
+    """A shot's key frames: uint8 RGB (height, width, 3) from any position on."""
 
     def frames(self, start: int) -> Iterator[np.ndarray]: ...
 
 
 class Between:
-    """Frames between ``a`` and ``b`` (uint8 RGB [height, width, 3]); the motion is estimated when first needed."""
+    """Frames between ``a`` and ``b`` (uint8 RGB (height, width, 3)); the motion is estimated when first needed."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray, settings: Classic, device: str | torch.device = "cpu"):
         self.settings = settings
@@ -153,7 +153,7 @@ def neighbours(keys: Frames, positions: Sequence[Fraction], start: int) -> Itera
 
 
 def resize(pixels: np.ndarray, width: int, height: int, kernel: str = "lanczos") -> np.ndarray:
-    """uint8 RGB [h, w, 3] at another size by ``lanczos`` (three lobes) or ``bicubic``, antialiased when smaller."""
+    """uint8 RGB (h, w, 3) at another size by ``lanczos`` (three lobes) or ``bicubic``, antialiased when smaller."""
     if pixels.shape[:2] == (height, width):
         return pixels
     kernels = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
@@ -171,7 +171,7 @@ def up_to_size(frames: Iterator[np.ndarray], width: int, height: int, kernel: st
 
 
 def to_tensor(pixels: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
-    """uint8 RGB [h, w, 3] as float (1, 3, h, w) in [0, 255]."""
+    """uint8 RGB (h, w, 3) as float (1, 3, h, w) in [0, 255]."""
     writable = np.require(pixels, requirements=["C", "W"])  # a copy only where it must be
     return torch.from_numpy(writable).to(device).permute(2, 0, 1)[None].float()
 

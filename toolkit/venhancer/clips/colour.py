@@ -19,7 +19,7 @@ BAND = 128  # rows fixed at a time
 
 
 def fix_colour(pixels: np.ndarray, guide: np.ndarray, kind: str, device: str | torch.device = "cpu") -> np.ndarray:
-    """``pixels`` in the colours of ``guide``; both uint8 RGB [h, w, 3]. ``kind``: none, wavelet or adain."""
+    """``pixels`` in the colours of ``guide``; both uint8 RGB (h, w, 3). ``kind``: none, wavelet or adain."""
     if kind == "none":
         return pixels
     if pixels.shape != guide.shape:

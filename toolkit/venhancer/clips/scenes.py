@@ -45,7 +45,7 @@ class CutFinder:
 
 
 def change(before: np.ndarray, after: np.ndarray) -> float:
-    """What of ``after`` (float RGB [36, 64, 3], 0..255) is not found near its place in ``before``: 0 none, 1 all."""
+    """What of ``after`` (float RGB (36, 64, 3), 0..255) is not found near its place in ``before``: 0 none, 1 all."""
     padded = np.pad(before, ((REACH, REACH), (REACH, REACH), (0, 0)), mode="edge")
     best = np.full((HEIGHT // BLOCK, WIDTH // BLOCK), np.inf, np.float32)
     for dy in range(2 * REACH + 1):

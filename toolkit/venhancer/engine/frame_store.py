@@ -19,7 +19,7 @@ from toolkit.errors import JobError
 
 
 class FrameStore:
-    """``capacity`` slots of [C, H, W] float32; frame n lies in slot n % capacity."""
+    """``capacity`` slots of (C, H, W) float32; frame n lies in slot n % capacity."""
 
     def __init__(self, path: Path, capacity: int, channels: int, height: int, width: int, dtype: str = "float32"):
         self.path, self.shape, self.dtype = path, (capacity, channels, height, width), np.dtype(dtype)
@@ -47,7 +47,7 @@ class FrameStore:
         columns: tuple[int, int] | None = None,
         add: bool = False,
     ) -> None:
-        """Set (or ``add`` to) a piece of those frames; values [N, C, h, w]."""
+        """Set (or ``add`` to) a piece of those frames; values (N, C, h, w)."""
         mapped, place = self._map("r+"), self._where(rows, columns)
         for frame, value in zip(frames, values.detach().cpu().numpy(), strict=True):
             target = mapped[(frame % self.shape[0], *place)]

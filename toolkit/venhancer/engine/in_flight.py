@@ -108,11 +108,11 @@ class Flight:
         self.done, self.keys_read, self.delivered = numbers
 
     def key_frame(self, key: int) -> np.ndarray:
-        """uint8 [h, w, 3] of a source frame that is still in flight."""
+        """uint8 (h, w, 3) of a source frame that is still in flight."""
         return self.source.read([key])[0].permute(1, 2, 0).numpy()
 
     def keep_key_frame(self, key: int, frame: np.ndarray) -> None:
-        """Store a source frame, uint8 [h, w, 3]."""
+        """Store a source frame, uint8 (h, w, 3)."""
         self.source.write([key], torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None])
 
     def bands(self) -> Iterator[tuple[int, int]]:
@@ -121,7 +121,7 @@ class Flight:
             yield start, min(start + NOISE_ROWS, self.geometry.rows)
 
     def noise(self, seed: int, purpose: str, frame: int, rows: tuple[int, int]) -> Tensor:
-        """Unit noise [1, C, rows, columns] of one block of one frame, a pure function of its arguments."""
+        """Unit noise (1, C, rows, columns) of one block of one frame, a pure function of its arguments."""
         return self.noise_of(self.geometry, seed, purpose, frame, rows)
 
     @staticmethod
@@ -159,7 +159,7 @@ class Flight:
 
 
 def _files(g: Geometry) -> dict[str, tuple[tuple[int, int, int, int], str]]:
-    """Name -> shape [frames, C, H, W] and type of every file but the canvas."""
+    """Name -> shape (frames, C, H, W) and type of every file but the canvas."""
     latent = (g.channels, g.rows, g.columns)
     whole = ("latents0", "latents1", "memory0", "memory1", "shared")
     files = dict.fromkeys(whole, ((g.in_flight, *latent), "float32"))

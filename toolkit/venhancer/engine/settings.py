@@ -73,13 +73,13 @@ class FrameSource(Protocol):
     width: int
 
     def frames(self, start: int) -> Iterator[np.ndarray]:
-        """Frames start, start + 1, ... to the end, each uint8 [height, width, 3] RGB. Called once per (re)start."""
+        """Frames start, start + 1, ... to the end, each uint8 (height, width, 3) RGB. Called once per (re)start."""
         ...
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Finished output frames ``start`` .. ``start + len(frames)``: uint8 [F, height, width, 3] RGB."""
+    """Finished output frames ``start`` .. ``start + len(frames)``: uint8 (F, height, width, 3) RGB."""
 
     start: int
     frames: np.ndarray

@@ -38,7 +38,7 @@ class Tile:
     columns: Span
 
     def weight(self) -> Tensor:
-        """float64 [rows, columns]."""
+        """float64 (rows, columns)."""
         rows, columns = (torch.tensor(span.weight, dtype=torch.float64) for span in (self.rows, self.columns))
         return torch.outer(rows, columns)
 

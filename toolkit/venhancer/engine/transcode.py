@@ -43,7 +43,7 @@ class Transcoder:
         self.canvas = flight.canvas(codec.group, codec.factor)
 
     def hint(self, key: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-        """An up-scaled key frame as the network is given it, [1, C, rows, columns]."""
+        """An up-scaled key frame as the network is given it, (1, C, rows, columns)."""
         if self.scale is None:
             return self._encode([(key, 1.0)], rows, columns)
         return residuals.standardised(self._key_with_margin(key, rows, columns))
@@ -53,7 +53,7 @@ class Transcoder:
         return self._encode(self.fill.parts(frame, self.flight.geometry.frame_factor), rows, columns)
 
     def _unit(self, frame: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-        """What a residual of this frame is measured in, [1, 1, rows, columns]."""
+        """What a residual of this frame is measured in, (1, 1, rows, columns)."""
         assert self.scale is not None
         parts = self.fill.parts(frame, self.flight.geometry.frame_factor)
         wide = [(self._key_with_margin(key, rows, columns), weight) for key, weight in parts]
@@ -74,7 +74,7 @@ class Transcoder:
         return self._encode_whole(tuple(parts))[:, :, slice(*rows), slice(*columns)]
 
     def _encode_whole(self, parts: tuple[tuple[int, float], ...]) -> Tensor:
-        """Latents [1, C, H, W] of a whole frame, blended from tiles; the last few are kept."""
+        """Latents (1, C, H, W) of a whole frame, blended from tiles; the last few are kept."""
         if parts not in self._encoded:
             g = self.flight.geometry
             latents = torch.zeros(1, g.channels, g.rows, g.columns)
@@ -97,7 +97,7 @@ class Transcoder:
         return self.codec.encode(picture[None].to(self.device)).float().cpu()
 
     def decode(self, frames: range, num_frames: int, latents: FrameStore) -> np.ndarray:
-        """Finished frames uint8 [F, height, width, 3]; those around them must be in ``latents``."""
+        """Finished frames uint8 (F, height, width, 3); those around them must be in ``latents``."""
         context = self.codec.context
         step = max(1, self.codec.group - 2 * context)
         done = [
@@ -128,7 +128,7 @@ class Transcoder:
         return np.stack([self._finish(slot) for slot in kept])
 
     def _finish(self, slot: int) -> np.ndarray:
-        """uint8 [height, width, 3] of one frame on the canvas, padding cut off."""
+        """uint8 (height, width, 3) of one frame on the canvas, padding cut off."""
         height, width = self.size
         frame = np.empty((height, width, 3), np.uint8)
         band = 16 * self.codec.factor

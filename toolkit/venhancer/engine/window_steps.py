@@ -50,7 +50,7 @@ class WindowSteps:
             self.flight.window.write(frames, weighted, _rows(tile), _columns(tile), add=len(grid) > 1)
 
     def _denoise_tile(self, step: int, evaluation: Evaluation, frames: range, tile: tiles.Tile) -> Tensor:
-        """x0 [F, C, rows, columns] of one tile, guided where there is a text."""
+        """x0 (F, C, rows, columns) of one tile, guided where there is a text."""
         k, place = self.settings.frame_factor, (_rows(tile), _columns(tile))
         keys = range(frames.start // k, (frames.stop - 1) // k + 1)
         z = self.flight.latents[step % 2].read(frames, *place)

@@ -14,7 +14,7 @@ from toolkit.errors import UserError
 
 
 class Codec(Protocol):
-    """Frames [N, 3, H, W] in [-1, 1] <-> latents [N, C, H / factor, W / factor].
+    """Frames (N, 3, H, W) in [-1, 1] <-> latents [N, C, H / factor, W / factor].
 
     Attributes:
         margin: latents around a tile on which it depends; 0: none, tiles need no overlap.

@@ -22,12 +22,12 @@ def resize_region(
     """A rectangle of a frame resized to ``size``, without computing the rest.
 
     Args:
-        frame: uint8 [h, w, 3]. size: (rows, columns) of the whole result.
+        frame: uint8 (h, w, 3). size: (rows, columns) of the whole result.
         rows, columns: which part; positions outside the result repeat its border (padding).
         mode: "bilinear" or "bicubic" (a = -0.75), pixel centres aligned as in ``F.interpolate``.
 
     Returns:
-        float32 [3, rows, columns] in [-1, 1] (bicubic may overshoot).
+        float32 (3, rows, columns) in [-1, 1] (bicubic may overshoot).
     """
     down, row_index = _taps(frame.shape[0], size[0], rows, mode)
     across, column_index = _taps(frame.shape[1], size[1], columns, mode)
@@ -40,7 +40,7 @@ def resize_region(
 
 
 def _taps(source: int, target: int, span: tuple[int, int], mode: str) -> tuple[Tensor, Tensor]:
-    """Weights and source positions, [taps, positions] each, of the interpolation along one axis."""
+    """Weights and source positions, (taps, positions) each, of the interpolation along one axis."""
     position = torch.arange(*span, dtype=torch.float64).clamp(0, target - 1)
     centre = (position + 0.5) * source / target - 0.5
     if mode == "bilinear":

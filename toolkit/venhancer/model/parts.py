@@ -115,7 +115,7 @@ class EnhanceParts(DiffusionPipeline):
         return Fill(self.config["resize"], self.config["blend"])
 
     def velocity(self, x: Tensor, step: Tensor | int, text: Tensor, **conditions: Any) -> Tensor:
-        """v of noisy latents x [B, C, F, h, w] at whole steps; float32 [n B, ...] for n texts per sample.
+        """v of noisy latents x (B, C, F, h, w) at whole steps; float32 [n B, ...] for n texts per sample.
 
         ``conditions``: the control network's, as ``ControlledVideoUNet`` takes them.
         """
@@ -147,7 +147,7 @@ class EnhanceParts(DiffusionPipeline):
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str, guided: bool) -> Tensor:
-        """Text tokens [1, L, D], or [2, L, D] with the negative prompt's second when ``guided``."""
+        """Text tokens (1, L, D), or (2, L, D) with the negative prompt's second when ``guided``."""
         if not self.has_text:
             width = self.denoiser.unet.config["cross_attention_dim"]
             return torch.zeros(1, 1, width, device=self._execution_device, dtype=self.denoiser.dtype)

@@ -22,7 +22,7 @@ DETAIL = 0.16  # what is lost at scale s, over s times the contrast; measured on
 
 
 def expected(parts: Sequence[tuple[Tensor, float]], scale: Tensor | float) -> Tensor:
-    """The unit [N, 1, h, w] of a frame that is blended of key frames.
+    """The unit (N, 1, h, w) of a frame that is blended of key frames.
 
     Args:
         parts: latents of key frames, and their weights in the blend. scale: s, a number or [N].
@@ -38,19 +38,19 @@ def expected(parts: Sequence[tuple[Tensor, float]], scale: Tensor | float) -> Te
 
 
 def standardised(keys: Tensor) -> Tensor:
-    """Key frames [N, C, h, w]: their difference to the local mean over the local contrast."""
+    """Key frames (N, C, h, w): their difference to the local mean over the local contrast."""
     mean, variance = _statistics(keys)
     inner = keys[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
     return (inner - mean) / (variance.sqrt() + FLOOR)
 
 
 def with_margin(latents: Tensor) -> Tensor:
-    """A whole frame's latents [N, C, h, w], its border repeated around it."""
+    """A whole frame's latents (N, C, h, w), its border repeated around it."""
     return F.pad(latents, (MARGIN,) * 4, mode="replicate")
 
 
 def _statistics(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Means [N, C, h, w] over 3x3 latents, and the variance [N, 1, h, w] around them, the same for all channels."""
+    """Means (N, C, h, w) over 3x3 latents, and the variance (N, 1, h, w) around them, the same for all channels."""
     mean = _mean(keys)
     return mean, (_mean(keys.square()) - mean.square()).mean(dim=1, keepdim=True).clamp(min=0)
 

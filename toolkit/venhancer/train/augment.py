@@ -22,8 +22,8 @@ class Degraded:
     """A batch of clips and what is left of them, all at the original size, float32 in [-1, 1].
 
     Attributes:
-        clean: [B, F, 3, H, W]. keys: the key frames, down-scaled and resized back [B, K, 3, H, W].
-        fill: every frame made of the key frames around it [B, F, 3, H, W].
+        clean: (B, F, 3, H, W). keys: the key frames, down-scaled and resized back (B, K, 3, H, W).
+        fill: every frame made of the key frames around it (B, F, 3, H, W).
         frame_factor: m. scale, noise_level: [B]; noise level 0 leaves latents as they are.
     """
 
@@ -55,7 +55,7 @@ def draw_scales(rng: np.random.Generator, batch: int, most: float, weighting: st
 
 
 def degrade(clips: Tensor, frame_factor: int, scale: Tensor, noise_level: Tensor, fill: Fill) -> Degraded:
-    """Keep every ``frame_factor``-th frame of uint8 clips [B, F, 3, H, W], make it ``scale`` times smaller and resize
+    """Keep every ``frame_factor``-th frame of uint8 clips (B, F, 3, H, W), make it ``scale`` times smaller and resize
     it back."""
     clean = clips.float() / 127.5 - 1
     size = (clips.shape[-2], clips.shape[-1])

@@ -44,7 +44,7 @@ class Denoising(nn.Module):
 
 @torch.no_grad()
 def latents_of(pipeline: VideoEnhancePipeline, batch: Degraded) -> tuple[Tensor, Tensor]:
-    """x_0 [B, C, F, h, w] of what the pipeline diffuses, and the key frames [B, C, K, h, w], not noised yet."""
+    """x_0 (B, C, F, h, w) of what the pipeline diffuses, and the key frames (B, C, K, h, w), not noised yet."""
     clean, keys = _encode(pipeline.codec, batch.clean), _encode(pipeline.codec, batch.keys)
     if not pipeline.diffuses_residuals:
         return clean, keys
@@ -67,6 +67,6 @@ def conditions(pipeline: VideoEnhancePipeline, batch: Degraded, hint: Tensor) ->
 
 
 def _encode(codec: Codec, frames: Tensor) -> Tensor:
-    """[B, F, 3, H, W] -> [B, C, F, h, w]."""
+    """[B, F, 3, H, W] -> (B, C, F, h, w)."""
     latents = codec.encode(frames.flatten(0, 1))
     return latents.unflatten(0, frames.shape[:2]).transpose(1, 2)

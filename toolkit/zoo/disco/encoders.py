@@ -20,7 +20,7 @@ from toolkit.zoo.edm.transformer import Transformer
 
 
 class LatentEncoder(ModelMixin, ConfigMixin):
-    """E(y): clean samples (B, *shape) -> logits (B,m,k) float32.
+    """E(y): clean samples (B, *shape) -> logits (B, m, k) float32.
 
     A subclass implements ``_features`` and sets ``self.head``. For continuous latents, ``codebook_size`` is the number
     of outputs per slot (mean and log-variance of each dimension).
@@ -31,11 +31,11 @@ class LatentEncoder(ModelMixin, ConfigMixin):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample: (C,H,W) or (d,)."""
+        """Shape of one sample: (C, H, W) or (d,)."""
         raise NotImplementedError
 
     def forward(self, y: Tensor) -> Tensor:
-        """Logits (B,m,k). Raises ValueError where y is not (B, *shape)."""
+        """Logits (B, m, k). Raises ValueError where y is not (B, *shape)."""
         if tuple(y.shape[1:]) != self.shape:
             raise ValueError(f"samples of shape {tuple(y.shape[1:])}: the encoder was built for {self.shape}")
         features = self._features(y)

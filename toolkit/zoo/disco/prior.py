@@ -29,7 +29,7 @@ class DiscretePrior(ModelMixin, ConfigMixin):
     config_name = "config.json"
 
     def forward(self, codes: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Logits (B,m,k) of every slot given the codes before it; codes int64 (B,m), class_labels int64 (B,)."""
+        """Logits (B, m, k) of every slot given the codes before it; codes int64 (B, m), class_labels int64 (B,)."""
         raise NotImplementedError
 
     def nll(self, codes: Tensor, class_labels: Tensor | None = None) -> Tensor:
@@ -46,10 +46,10 @@ class DiscretePrior(ModelMixin, ConfigMixin):
         prefix: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Codes int64 (num,m), drawn slot by slot.
+        """Codes int64 (num, m), drawn slot by slot.
 
         class_labels: int64 (num,), needed exactly where the prior was built with classes. temperature divides the
-        logits (0: the most likely code). prefix: int64 (num,p), codes kept as the first p slots.
+        logits (0: the most likely code). prefix: int64 (num, p), codes kept as the first p slots.
         Raises ValueError where these do not fit.
         """
         if temperature < 0:
@@ -62,7 +62,7 @@ class DiscretePrior(ModelMixin, ConfigMixin):
         return codes
 
     def _slot_logits(self, codes: Tensor, class_labels: Tensor | None) -> SlotLogits:
-        """A function of a slot, called in rising order, -> logits (num,k) given the slots of ``codes`` before it."""
+        """A function of a slot, called in rising order, -> logits (num, k) given the slots of ``codes`` before it."""
         raise NotImplementedError
 
     def _start(self, num: int, prefix: Tensor | None) -> Tensor:
@@ -103,7 +103,7 @@ class AutoregressivePrior(DiscretePrior):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, codes: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Teacher-forced logits (B,m,k) float32."""
+        """Teacher-forced logits (B, m, k) float32."""
         _check_labels(class_labels, self.config.num_classes, len(codes))
         start_B1W = self._start_tokens(len(codes), class_labels)
         tokens = torch.cat([start_B1W, self._code_tokens(codes[:, :-1], 0)], dim=1)
@@ -114,7 +114,7 @@ class AutoregressivePrior(DiscretePrior):
         return tokens[:, None]
 
     def _code_tokens(self, codes_Bp: Tensor, first: int) -> Tensor:
-        """Tokens (B,p,W) of the codes of slots first ... first + p - 1."""
+        """Tokens (B, p, W) of the codes of slots first ... first + p - 1."""
         slots = torch.arange(first, first + codes_Bp.shape[1], device=codes_Bp.device)
         return self.tables[slots, codes_Bp]
 
@@ -145,7 +145,7 @@ class MarginalPrior(DiscretePrior):
 
     @torch.no_grad()
     def fit(self, codes: Tensor, class_labels: Tensor | None = None, pseudo_count: float = 1.0) -> MarginalPrior:
-        """Count codes int64 (N,m); ``pseudo_count`` is spread evenly over each histogram's k codes. Returns self."""
+        """Count codes int64 (N, m); ``pseudo_count`` is spread evenly over each histogram's k codes. Returns self."""
         _check_labels(class_labels, self.config.num_classes, len(codes))
         size = self.config.codebook_size
         counts = torch.full_like(self.log_probs, pseudo_count / size)
@@ -156,7 +156,7 @@ class MarginalPrior(DiscretePrior):
         return self
 
     def forward(self, codes: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The slots' log-probabilities (B,m,k), whatever the codes."""
+        """The slots' log-probabilities (B, m, k), whatever the codes."""
         _check_labels(class_labels, self.config.num_classes, len(codes))
         return self.log_probs.expand(len(codes), -1, -1) if class_labels is None else self.log_probs[class_labels]
 
@@ -176,7 +176,7 @@ class UniformPrior(DiscretePrior):
         self.register_buffer("logits", torch.zeros(num_latents, codebook_size))
 
     def forward(self, codes: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Zeros (B,m,k)."""
+        """Zeros (B, m, k)."""
         return self.logits.expand(len(codes), -1, -1)
 
     def _slot_logits(self, codes: Tensor, class_labels: Tensor | None) -> SlotLogits:
@@ -184,7 +184,7 @@ class UniformPrior(DiscretePrior):
 
 
 class LatentDiffusionPrior(ModelMixin, ConfigMixin):
-    """A small EDM diffusion model over continuous latents (B,m,d): the prior of the continuous-latent baseline.
+    """A small EDM diffusion model over continuous latents (B, m, d): the prior of the continuous-latent baseline.
 
     The paper's uses the autoregressive model's Transformer as a DiT; this one is the residual MLP over all slots side
     by side. ``sigma_data`` is the standard deviation of the latents (about 1 under a KL term).
@@ -228,7 +228,7 @@ class LatentDiffusionPrior(ModelMixin, ConfigMixin):
         generator: torch.Generator | None = None,
         num_steps: int = 18,
     ) -> Tensor:
-        """Latents float32 (num,m,d) by ``num_steps`` Heun steps; temperature scales the initial noise.
+        """Latents float32 (num, m, d) by ``num_steps`` Heun steps; temperature scales the initial noise.
 
         Raises ValueError for a prefix: this prior has no order of slots.
         """

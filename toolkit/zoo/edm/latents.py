@@ -12,7 +12,7 @@ from toolkit.zoo.edm.transformer import Transformer
 
 
 class SlotLinear(nn.Module):
-    """One linear map per slot: (B,m,inputs) -> (B,m,outputs); weight (m,inputs,outputs), bias (m,outputs)."""
+    """One linear map per slot: (B, m, inputs) -> (B, m, outputs); weight (m, inputs, outputs), bias (m, outputs)."""
 
     def __init__(self, num_slots: int, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
@@ -24,13 +24,13 @@ class SlotLinear(nn.Module):
         return y_BmO if self.bias is None else y_BmO + self.bias
 
     def one_slot(self, slot: int, x_BI: Tensor) -> Tensor:
-        """The map of one slot: (B,inputs) -> (B,outputs)."""
+        """The map of one slot: (B, inputs) -> (B, outputs)."""
         y_BO = x_BI @ self.weight[slot]
         return y_BO if self.bias is None else y_BO + self.bias[slot]
 
 
 class LatentEmbedding(nn.Module):
-    """Latents of m slots -> tokens (B,m,W) (DisCo-Diff, Xu et al. 2024, section 3.2 and appendix D.1).
+    """Latents of m slots -> tokens (B, m, W) (DisCo-Diff, Xu et al. 2024, section 3.2 and appendix D.1).
 
     ``kind="discrete"``: each slot has its own k x W table, so that the order of the slots can be told apart by
     attention. ``kind="continuous"``: each slot has a linear map from ``codebook_size`` numbers. Each slot also has a
@@ -60,10 +60,10 @@ class LatentEmbedding(nn.Module):
         self.mixer = Transformer(width, num_layers, num_heads) if num_layers else None
 
     def forward(self, latents: Tensor | None, batch_size: int, drop: Tensor | None = None) -> Tensor:
-        """Tokens (B,m,W).
+        """Tokens (B, m, W).
 
-        latents: None (every slot null); int64 (B,m), codes in [0,k) or -1 for the null of that slot; float (B,m,k),
-        one-hot or relaxed, differentiable; or, for continuous latents, float (B,m,codebook_size).
+        latents: None (every slot null); int64 (B, m), codes in [0,k) or -1 for the null of that slot; float (B, m, k),
+        one-hot or relaxed, differentiable; or, for continuous latents, float (B, m, codebook_size).
         drop: bool (B,); the samples where it is True get the null of every slot, and no gradient reaches their latents.
         Raises ValueError on any other shape or type.
         """

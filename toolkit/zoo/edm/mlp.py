@@ -53,7 +53,7 @@ SILU_GAIN = 1.68
 
 
 class FiLMResidualMLP(nn.Module):
-    """(B,d), (B,E) -> (B,d): blocks h + W2 silu((1 + scale) * (W1 h) + shift), scale and shift from the embedding.
+    """(B, d), (B, E) -> (B, d): blocks h + W2 silu((1 + scale) * (W1 h) + shift), scale and shift from the embedding.
 
     layer_norm: normalise before the last layer, which keeps the output in range where conditions scale the features.
     """
@@ -79,7 +79,7 @@ class FiLMResidualMLP(nn.Module):
 
 
 class MLPDenoiser(Denoiser):
-    """EDM denoiser of ``sample_shape`` (d,) or (C,H,W), flattened: residual MLP blocks with FiLM.
+    """EDM denoiser of ``sample_shape`` (d,) or (C, H, W), flattened: residual MLP blocks with FiLM.
 
     Noise level, class label and latent tokens (all slots side by side) each enter the FiLM embedding by a linear map;
     that of the tokens starts at zero, so that latents added to a trained network leave its output unchanged.

@@ -33,7 +33,7 @@ class KeyValueCache:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (B,T,W) -> (B,T,W), causal on request."""
+    """Multi-head self-attention (B, T, W) -> (B, T, W), causal on request."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """``depth`` blocks and a final LayerNorm: (B,T,W) -> (B,T,W).
+    """``depth`` blocks and a final LayerNorm: (B, T, W) -> (B, T, W).
 
     Weights start at variance 1/fan_in; the two projections of each block that write to the residual stream are scaled
     by 1/sqrt(2 depth), so that the stream keeps its variance at any depth (Radford et al. 2019, section 2.3).

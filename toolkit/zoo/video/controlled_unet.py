@@ -54,13 +54,13 @@ class ControlledVideoUNet(ModelMixin, ConfigMixin):
         """Predict v.
 
         Args:
-            x: noisy latents [B, C, F, H, W]. t: step, a number or [B].
+            x: noisy latents (B, C, F, H, W). t: step, a number or [B].
             y: text [n B, L, D]; with n > 1 texts per sample their predictions come back sample by sample.
-            hint: latents of key frames [B, C, K, H, W], noised to step ``t_hint``; None: the base alone.
+            hint: latents of key frames (B, C, K, H, W), noised to step ``t_hint``; None: the base alone.
             up_scale: s.
-            mask_cond: [B, F], 0 for the key frames in the order of ``hint``, 1 for the others (the first release's
+            mask_cond: (B, F), 0 for the key frames in the order of ``hint``, 1 for the others (the first release's
                 convention). Without this and the next every frame is a key frame.
-            key_frame_index: int [B, F], which of ``hint`` belongs to a frame, -1 for none (later releases' convention).
+            key_frame_index: int (B, F), which of ``hint`` belongs to a frame, -1 for none (later releases' convention).
             conditioning_scale: factor of the control network's residuals.
 
         Returns:

@@ -97,9 +97,9 @@ class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
         """Residuals for the skips, finest first, and for the middle: features [n B, F, H, W, C] each.
 
         Args:
-            sample: noisy latents [B, C, F, H, W]. timestep, encoder_hidden_states: as the base's.
-            controlnet_cond: (noised) latents of key frames [B, C, K, H, W].
-            key_frame_index: int64 [B, F]: which of the K belongs to a frame, -1 for a frame to be interpolated.
+            sample: noisy latents (B, C, F, H, W). timestep, encoder_hidden_states: as the base's.
+            controlnet_cond: (noised) latents of key frames (B, C, K, H, W).
+            key_frame_index: int64 (B, F): which of the K belongs to a frame, -1 for a frame to be interpolated.
             noise_level: step in 0..999 to which the key frames' latents were noised; a number or [B].
             scale: s, the down-scaling factor of the key frames; a number or [B]; need not be whole.
             conditioning_scale: the residuals' factor.

@@ -1,6 +1,6 @@
 """How a video UNet computes: the modules of diffusers' ``UNet3DConditionModel`` run in one memory layout.
 
-Features are kept as [B, F, H, W, C] (batch, frames, rows, columns, channels), contiguous. To a 2-D convolution that is
+Features are kept as (B, F, H, W, C) (batch, frames, rows, columns, channels), contiguous. To a 2-D convolution that is
 the channels-last image it likes best, to attention and temporal convolutions plain tokens, so nothing is transposed
 between layers. Text is attended to once per clip instead of once per frame, and feed-forward layers run on slices, so
 that their wide hidden features never exist for a whole clip at once.
@@ -25,7 +25,7 @@ SLICE_NUMEL = {"cpu": 2**21, "cuda": 2**26, "mps": 2**24}
 
 
 def conv2d(conv: nn.Module, x: Tensor) -> Tensor:
-    """A 2-D convolution of every frame: [B, F, H, W, C] -> [B, F, H', W', C']."""
+    """A 2-D convolution of every frame: (B, F, H, W, C) -> (B, F, H', W', C')."""
     y = conv(x.flatten(0, 1).permute(0, 3, 1, 2))
     return y.permute(0, 2, 3, 1).contiguous().unflatten(0, x.shape[:2])
 
@@ -41,7 +41,7 @@ def norm_clip(norm: Any, x: Tensor) -> Tensor:
 
 
 def _group_norm(norm: Any, x: Tensor) -> Tensor:
-    """A ``GroupNorm`` on [B, H, W, C].
+    """A ``GroupNorm`` on (B, H, W, C).
 
     torch's own kernel adds up a whole image in sequence, which costs a float32 clip two digits, and copies it on CUDA;
     sums here are pairwise. With gradients its fused backward pass counts for more.
@@ -92,7 +92,7 @@ def _conv_over_frames(conv: Any, x: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         padded = F.pad(x, (0, 0, 0, 0, 0, 0, 1, 1))
         return y + F.linear(padded[:, :-2], before) + F.linear(padded[:, 2:], after)
-    for one, out in zip(x.flatten(2, 3), y.flatten(2, 3), strict=True):  # [F, HW, C], in place
+    for one, out in zip(x.flatten(2, 3), y.flatten(2, 3), strict=True):  # (F, HW, C), in place
         frames, channels = len(one), one.shape[-1]
         out[1:].view(-1, out.shape[-1]).addmm_(one[: frames - 1].reshape(-1, channels), before.t())
         out[:-1].view(-1, out.shape[-1]).addmm_(one[1:].reshape(-1, channels), after.t())
@@ -153,13 +153,13 @@ def branch(x: Tensor, batch: int) -> Tensor:
 
 
 def _attend(attention: Any, tokens: Tensor) -> Tensor:
-    """Self-attention among the N tokens of each frame: [B, F, N, C]."""
+    """Self-attention among the N tokens of each frame: (B, F, N, C)."""
     q, k, v = (_heads(project(tokens), attention.heads) for project in _projections(attention))
     return _output(attention, _attention(*(part.flatten(0, 1) for part in (q, k, v))).unflatten(0, tokens.shape[:2]))
 
 
 def _attend_text(attention: Any, tokens: Tensor, text: Tensor) -> Tensor:
-    """Attention of all tokens of a clip [B, F, N, C] to its text [B, L, D]."""
+    """Attention of all tokens of a clip (B, F, N, C) to its text (B, L, D)."""
     to_q, to_k, to_v = _projections(attention)
     q = _heads(to_q(tokens).flatten(1, 2), attention.heads)
     k, v = (_heads(project(text), attention.heads) for project in (to_k, to_v))
@@ -167,7 +167,7 @@ def _attend_text(attention: Any, tokens: Tensor, text: Tensor) -> Tensor:
 
 
 def _attend_frames(attention: Any, tokens: Tensor) -> Tensor:
-    """Self-attention among the frames of each pixel: [B, F, N, C]."""
+    """Self-attention among the frames of each pixel: (B, F, N, C)."""
     parts = (_heads(project(tokens), attention.heads) for project in _projections(attention))
     q, k, v = (part.permute(0, 2, 3, 1, 4) for part in (part.transpose(2, 3) for part in parts))  # B N heads F d
     out = torch.stack([_attention(*one) for one in zip(q, k, v, strict=True)])  # B N F heads d
@@ -184,7 +184,7 @@ def _heads(tokens: Tensor, heads: int) -> Tensor:
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """[B, heads, N, d] -> [B, N, heads, d]."""
+    """[B, heads, N, d] -> (B, N, heads, d)."""
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
@@ -197,7 +197,7 @@ def _output(attention: Any, mixed: Tensor) -> Tensor:
 
 
 def _sliced(tokens: Tensor, dim: int, width: int, function: Any) -> Tensor:
-    """``function`` on slices of tokens [B, F, N, C] along ``dim``, small enough without gradients.
+    """``function`` on slices of tokens (B, F, N, C) along ``dim``, small enough without gradients.
 
     ``width`` is that of the function's transformer, whose widest feature (a GEGLU's) is eight times as wide.
     """

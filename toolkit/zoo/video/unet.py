@@ -73,7 +73,7 @@ class VideoEncoder(nn.Module):
         return self.time_embedding(self.time_proj(steps).to(weight.dtype))[:, None]
 
     def embed_latents(self, sample: Tensor) -> Tensor:
-        """[B, C, F, H, W] -> features of the first convolution [B, F, H, W, width]."""
+        """[B, C, F, H, W] -> features of the first convolution (B, F, H, W, width)."""
         return layers.conv2d(self.conv_in, sample.permute(0, 2, 3, 4, 1))
 
     def encode(self, x: Tensor, temb: Tensor, text: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -215,7 +215,7 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
         """Predict v.
 
         Args:
-            sample: latents [B, C, F, H, W]. timestep: a number or [B], in 0..999, whole or not.
+            sample: latents (B, C, F, H, W). timestep: a number or [B], in 0..999, whole or not.
             encoder_hidden_states: text [n B, L, D]; n > 1 gives predictions for n texts per sample.
             control: called with the encoder's features (finest first) and the middle's, [.., F, H, W, C] each;
                 returns both with its residuals added.

@@ -47,7 +47,7 @@ class VectorQuantizer(nn.Module):
     def initialise(
         self, latents: Tensor, generator: torch.Generator | None = None, spread: float = 0.01, apart: bool = False
     ) -> None:
-        """Start every code at a latent (M,D) drawn at random, moved by ``spread`` standard deviations where M is small.
+        """Start every code at a latent (M, D) drawn at random, moved by ``spread`` deviations where M is small.
 
         apart: draw as k-means++ does (Arthur and Vassilvitskii 2007), each in proportion to its squared distance from
         those already drawn: what is frequent, such as an empty background, then takes few codes.
@@ -80,7 +80,7 @@ class CodebookEMA:
 
     @torch.no_grad()
     def update(self, latents: Tensor, codes: Tensor, generator: torch.Generator | None = None) -> None:
-        """One step with the latents (M,D) of a batch and their codes (M,)."""
+        """One step with the latents (M, D) of a batch and their codes (M,)."""
         table = self.quantizer.embedding.weight
         counts = torch.bincount(codes.flatten(), minlength=len(table)).to(self.counts)
         sums = torch.zeros_like(self.sums).index_add_(0, codes.flatten(), latents.detach().to(self.sums))
@@ -121,7 +121,7 @@ def perplexity(codes: Tensor, num_codes: int) -> float:
 
 
 def _draw(latents: Tensor, num: int, generator: torch.Generator | None, spread: float) -> Tensor:
-    """``num`` rows of latents (M,D): without repetition as long as M lasts, then again, jittered to be distinct."""
+    """``num`` rows of latents (M, D): without repetition as long as M lasts, then again, jittered to be distinct."""
     order = torch.randperm(len(latents), generator=generator).to(latents.device)
     rows = latents[order.repeat(-(-num // len(latents)))[:num]]
     if num > len(latents):
@@ -131,8 +131,8 @@ def _draw(latents: Tensor, num: int, generator: torch.Generator | None, spread: 
 
 
 def draw_apart(latents: Tensor, num: int, generator: torch.Generator | None, start: Tensor | None = None) -> Tensor:
-    """``num`` rows of latents (M,D), each drawn in proportion to its squared distance from the rows drawn before it
-    and from ``start`` (K,D)."""
+    """``num`` rows of latents (M, D), each drawn in proportion to its squared distance from the rows drawn before it
+    and from ``start`` (K, D)."""
     if start is not None and len(start):
         nearest = torch.cdist(latents, start).min(dim=1).values.square()
     else:

@@ -30,5 +30,5 @@ class PatchDiscriminator(nn.Module):
         self.head = nn.Conv2d(width, 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N,3,H,W) -> logits (N,1,h,w), h = H / 2^depth rounded up."""
+        """Images (N, 3, H, W) -> logits (N, 1, h, w), h = H / 2^depth rounded up."""
         return self.head(self.trunk(images))

@@ -53,15 +53,15 @@ class Draft:
         embed: Callable[[Tensor, int], Tensor],
         pick: Callable,
     ) -> Tensor:
-        """Tokens (1,n) of a frame.
+        """Tokens (1, n) of a frame.
 
         Args:
-            opening: (1,L,W), embeddings before the first token.
+            opening: (1, L, W), embeddings before the first token.
             cache: up to the opening, which is still to be written, with room for n - 1 more. What is written is
                 approximate.
             num_tokens: n.
-            embed: (tokens (1,1), their place) -> embeddings (1,1,W).
-            pick: (logits (1,1,V), place) -> tokens (1,1).
+            embed: (tokens (1, 1), their place) -> embeddings (1, 1, W).
+            pick: (logits (1, 1, V), place) -> tokens (1, 1).
         """
         tokens: list[Tensor] = []
         embeds = opening
@@ -72,7 +72,7 @@ class Draft:
         return torch.cat(tokens, dim=1)
 
     def _pass(self, hidden: Tensor, cache: KeyValueCache) -> Tensor:
-        """Embeddings (L,W) of the last L positions of the cache -> logits (1,1,V) at the last."""
+        """Embeddings (L, W) of the last L positions of the cache -> logits (1, 1, V) at the last."""
         start, end, eps = cache.length - len(hidden), cache.length, self.config.rms_norm_eps
         mask = None
         if len(hidden) > 1:
@@ -85,7 +85,7 @@ class Draft:
         return _product(_norm(hidden[-1:], self.norm, eps), self.head)[None]
 
     def _attend(self, rows: Tensor, cache: KeyValueCache, number: int, mask: Tensor | None) -> Tensor:
-        """Queries, keys and values (L, ...) in one -> (L,W)."""
+        """Queries, keys and values (L, ...) in one -> (L, W)."""
         config, place = self.config, slice(cache.length - len(rows), cache.length)
         sizes = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
         heads = rows.unflatten(1, (-1, head_size(config))).transpose(0, 1)  # (H + 2G, L, d)

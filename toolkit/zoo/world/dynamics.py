@@ -58,7 +58,7 @@ class Dynamics:
         return self.layout.max_future(self.transformer.config.max_position_embeddings)
 
     def look(self, context_codes: Tensor, frames: int = 8) -> Past:
-        """Pass the context's codes (B,T0,N), with room for ``frames`` future frames at first."""
+        """Pass the context's codes (B, T0, N), with room for ``frames`` future frames at first."""
         tokens = self.layout.prompt(context_codes)[:, :-1]
         capacity = self.layout.length(max(1, min(frames, self.max_future)))
         cache = KeyValueCache.empty(self.transformer.llm, len(tokens), capacity).extended(tokens.shape[1])
@@ -71,7 +71,7 @@ class Dynamics:
     def frame(
         self, past: Past, action: Tensor | None, sampling: Sampling, seeds: Tensor, number: int
     ) -> tuple[Past, Draw, Tensor | None]:
-        """Draw future frame ``number`` under ``action`` (B,A); its draw (B,n), and the reward (B,) of the move into it.
+        """Draw future frame ``number`` under ``action`` (B, A); its draw (B, n), the reward (B,) of the move into it.
 
         A reward is read where the frame's last token goes through, so that token is then not left over.
         """
@@ -88,7 +88,7 @@ class Dynamics:
         return Past(cache, None), drawn, self.rewards(last)
 
     def _in_turn(self, opening: Tensor, cache: KeyValueCache, how: _How) -> tuple[Draw, Tensor]:
-        """Token by token; the draw, and the state (B,W) at the end of the cache."""
+        """Token by token; the draw, and the state (B, W) at the end of the cache."""
         draws: list[Draw] = []
         embeds = opening
         for place in range(self.layout.tokens_per_frame):
@@ -138,8 +138,10 @@ class Dynamics:
         return draw(logits, first_id, how.sampling, how.seeds, how.number, place)
 
     def score(self, tokens: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Teacher forcing of tokens (B,L): log-probabilities (B,F,n) of the frames' tokens among what a frame can hold,
-        and the rewards (B,F). actions (B,T,A) as in training."""
+        """Teacher forcing of tokens (B, L), with actions (B, T, A) as in training.
+
+        Returns log-probabilities (B, F, n) of the frames' tokens among what a frame can hold, and rewards (B, F).
+        """
         embeds = self.transformer.embed(tokens, self.layout, actions)
         num_future = self.layout.num_future(tokens.shape[1])
         hidden = llama_pass(self.transformer.llm, embeds, first=self.layout.prompt_length - 1)
@@ -175,7 +177,7 @@ class Dynamics:
         return torch.cat([self._embed_inner(pending[:, None], self.layout.tokens_per_frame - 1), slot], dim=1)
 
     def _embed_inner(self, tokens: Tensor, place: int = 0) -> Tensor:
-        """Embeddings of J successive tokens (B,J) of a frame, from ``place`` on."""
+        """Embeddings of J successive tokens (B, J) of a frame, from ``place`` on."""
         embeds = self._embed(tokens)
         if self.transformer.spatial is None:
             return embeds

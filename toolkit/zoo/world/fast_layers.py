@@ -32,7 +32,7 @@ class Pointwise(nn.Conv2d):
 
 
 class UpsampledConv(nn.Module):
-    """Maps (B,C,H,W) -> (B,C',2H,2W). Of every 2x2 block of doubled pixels a 3x3 kernel sees only 2x2 different ones.
+    """Maps (B, C, H, W) -> (B, C', 2H, 2W). Of 2x2 doubled pixels a 3x3 kernel sees only 2x2 different ones.
 
     So each of the four places of an output pixel has a 2x2 kernel of its own, sums of the 3x3 kernel's taps.
     """
@@ -62,7 +62,7 @@ class UpsampledConv(nn.Module):
         return doubled
 
     def _kernels(self) -> list[list[Tensor]]:
-        """Kernels (C',C,2,2) by row and column of the output place; kept between calls without gradient."""
+        """Kernels (C', C, 2, 2) by row and column of the output place; kept between calls without gradient."""
         weight = self.conv.weight
         if torch.is_grad_enabled() and weight.requires_grad:
             return split_kernel(weight)
@@ -73,7 +73,7 @@ class UpsampledConv(nn.Module):
 
 
 def split_kernel(weight: Tensor) -> list[list[Tensor]]:
-    """(C',C,3,3) -> four (C',C,2,2): an upper place sees the pixel above once, itself twice; a lower one, below."""
+    """(C', C, 3, 3) -> four (C', C, 2, 2): an upper place sees the pixel above once, itself twice."""
 
     def halves(taps: Tensor, dim: int) -> list[Tensor]:
         one, two, three = taps.unbind(dim)

@@ -16,7 +16,7 @@ _LEAST_PRODUCTS = 500_000  # multiply-adds from which oneDNN is worth its call (
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear`` with gradients: x (...,in), weight (out,in), bias (out,) -> (...,out)."""
+    """``F.linear`` with gradients: x (..., in), weight (out, in), bias (out,) -> (..., out)."""
     if not _better(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (

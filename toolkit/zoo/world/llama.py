@@ -46,7 +46,7 @@ class KeyValueCache:
         return KeyValueCache(self._buffer, length)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the last L positions (B,G,L,d) in place; returns all keys and values (B,G,P+L,d)."""
+        """Put the last L positions (B, G, L, d) in place; returns all keys and values (B, G, P+L, d)."""
         memory, start = self._buffer.memory[layer, :, :, :, : self.length], self.length - keys.shape[2]
         memory[0, :, :, start:].copy_(keys)
         memory[1, :, :, start:].copy_(values)
@@ -100,7 +100,7 @@ def llama_pass(llm: Any, embeds: Tensor, cache: KeyValueCache | None = None, fir
 
     Args:
         llm: a ``LlamaForCausalLM``; attention dropout applies while it is in training mode.
-        embeds: (B,L,W) of the new positions.
+        embeds: (B, L, W) of the new positions.
         cache: ``extended`` by L: the L new positions are written, those before are attended to. None: no past.
         first: states are wanted from this new position on; the last layer is not computed for those before.
 
@@ -166,7 +166,7 @@ def _feed_forward(mlp: Any, normed: Tensor) -> Tensor:
 
 
 def _heads(projection: Any, rows: Tensor, size: int) -> Tensor:
-    """(B,L,W) -> (B,heads,L,d)."""
+    """(B, L, W) -> (B, heads, L, d)."""
     return _apply(projection, rows).unflatten(2, (-1, size)).transpose(1, 2)
 
 

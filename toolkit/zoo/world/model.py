@@ -84,7 +84,7 @@ class WorldModel(nn.Module, PushToHubMixin):
         """Look at the context.
 
         Args:
-            context: uint8 (B,T0,H,W,3), or floating point in [0,1], channels first or last; array or tensor.
+            context: uint8 (B, T0, H, W, 3), or floating point in [0, 1], channels first or last; array or tensor.
             seeds: one per row; an int s stands for s, s+1, ... A row's future depends on its own seed alone.
             frames: future frames to make room for at first (the memory grows by itself).
 
@@ -105,7 +105,7 @@ class WorldModel(nn.Module, PushToHubMixin):
     def step(
         self, state: State, action: Any = None, sampling: Sampling | str | None = None, on_overflow: str = "raise"
     ) -> tuple[State, Pred]:
-        """Imagine the frame to which ``action`` (B,A), in the units of the data, leads.
+        """Imagine the frame to which ``action`` (B, A), in the units of the data, leads.
 
         Args:
             state: stays valid; it can be stepped again with another action.
@@ -130,7 +130,7 @@ class WorldModel(nn.Module, PushToHubMixin):
         on_overflow: str = "raise",
         num_frames: int | None = None,
     ) -> Preds:
-        """K times ``step`` with ``actions`` (B,K,A); an action-free model takes ``num_frames`` K instead.
+        """K times ``step`` with ``actions`` (B, K, A); an action-free model takes ``num_frames`` K instead.
 
         The state after the last frame is ``Preds.state``. Raises UserError as ``step`` does, before the first frame.
         """
@@ -148,7 +148,7 @@ class WorldModel(nn.Module, PushToHubMixin):
         sampling: Sampling | str | None = None,
         on_overflow: str = "raise",
     ) -> Preds:
-        """K frames under a policy: ``policy(observation u8 (B,H,W,3), t)`` gives the action (B,A) at step t = 0 .. K-1.
+        """K frames under a policy: ``policy(observation u8 (B, H, W, 3), t)`` gives the action (B, A) at t = 0 .. K-1.
 
         Raises UserError as ``step`` does, the horizon before the first frame.
         """
@@ -166,9 +166,9 @@ class WorldModel(nn.Module, PushToHubMixin):
 
     @torch.no_grad()
     def score(self, context: Any, frames: Any, actions: Any = None) -> Scores:
-        """How likely are true frames (B,F,...), and which rewards are read from them (teacher forcing)?
+        """How likely are true frames (B, F, ...), and which rewards are read from them (teacher forcing)?
 
-        context and frames as in ``begin``; actions (B,F,A): the one that leads to each frame. Raises UserError.
+        context and frames as in ``begin``; actions (B, F, A): the one that leads to each frame. Raises UserError.
         """
         layout, size = self.tokenizer.layout, self.tokenizer.config.resolution
         past = as_images(context, layout.context_length, size, "context").to(self._device)
@@ -201,7 +201,7 @@ class WorldModel(nn.Module, PushToHubMixin):
     # -- one frame ---------------------------------------------------------------------------------------------------
 
     def _look(self, images: Tensor, seeds: Tensor, number: int, room: int) -> State:
-        """Encode a context (B,T0,3,H,W) and let the transformer read it."""
+        """Encode a context (B, T0, 3, H, W) and let the transformer read it."""
         images = images.to(self._dtype)
         codes = self.tokenizer.encode_context(images).codes
         context = self.tokenizer.decode_context(codes)

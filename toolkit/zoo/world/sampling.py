@@ -50,7 +50,7 @@ def as_sampling(choice: Sampling | str | None) -> Sampling:
 
 
 class Draw(NamedTuple):
-    """tokens int64, logprobs and entropies float32 in nats (of the untempered distribution), all (B,J)."""
+    """tokens int64, logprobs and entropies float32 in nats (of the untempered distribution), all (B, J)."""
 
     tokens: Tensor
     logprobs: Tensor
@@ -61,7 +61,7 @@ def draw(logits: Tensor, first_id: int, sampling: Sampling, seeds: Tensor, frame
     """One token for each of J successive places.
 
     Args:
-        logits: (B,J,V) of the ids ``first_id`` .. ``first_id`` + V - 1.
+        logits: (B, J, V) of the ids ``first_id`` .. ``first_id`` + V - 1.
         first_id: see ``logits``.
         sampling: how.
         seeds: int64 (B,).
@@ -82,7 +82,7 @@ def _gumbel_max(logits: Tensor, first_id: int, top_k: int | None, seeds: Tensor,
     size = logits.shape[-1]
     best = logits.topk(min(top_k or size, size), dim=-1)
     places = torch.arange(place, place + logits.shape[1], device=logits.device)
-    keys = hash64(hash64(hash64(seeds) + frame)[:, None] + places)  # (B,J)
+    keys = hash64(hash64(hash64(seeds) + frame)[:, None] + places)  # (B, J)
     noise = gumbel(hash64(keys[..., None] + best.indices + first_id))
     return best.indices.gather(-1, (best.values + noise.to(logits.dtype)).argmax(dim=-1, keepdim=True)).squeeze(-1)
 

@@ -18,8 +18,8 @@ from toolkit.zoo.world.tokenizer import DecodedContext
 class State:
     """A batch of imagined worlds; never changed, ``WorldModel.step`` makes a new one that shares its memory.
 
-    past: what the transformer has read. context: what decoding looks at. recent u8 (B,T0,H,W,3): the frames that a new
-    context would hold. seeds int64 (B,). frame: number of the next future frame since ``begin``. used: future
+    past: what the transformer has read. context: what decoding looks at. recent u8 (B, T0, H, W, 3): the frames that a
+    new context would hold. seeds int64 (B,). frame: number of the next future frame since ``begin``. used: future
     frames since the context was last encoded.
     """
 
@@ -36,7 +36,7 @@ class State:
 
     @property
     def observation(self) -> Tensor:
-        """The newest frame, u8 (B,H,W,3)."""
+        """The newest frame, u8 (B, H, W, 3)."""
         return self.recent[:, -1]
 
     def select(self, index: Tensor | Sequence[int]) -> State:
@@ -81,9 +81,10 @@ class State:
 class Pred:
     """One imagined frame.
 
-    frame u8 (B,H,W,3); reward float32 (B,) or None without a reward head; tokens int64 (B,n), ids of the vocabulary;
-    logprob float32 (B,): of the frame's tokens together; entropy float32 (B,): nats per token, their mean; both of the
-    untempered distribution over what could be drawn. recontextualised: the context was encoded anew before this frame.
+    frame u8 (B, H, W, 3); reward float32 (B,) or None without a reward head; tokens int64 (B, n), ids of the
+    vocabulary; logprob float32 (B,): of the frame's tokens together; entropy float32 (B,): nats per token, their mean;
+    both of the untempered distribution over what could be drawn. recontextualised: the context was encoded anew before
+    this frame.
     """
 
     frame: Tensor
@@ -98,8 +99,9 @@ class Pred:
 class Preds:
     """K imagined frames: ``Pred``'s fields with K as second dimension, and the state after the last.
 
-    frames u8 (B,K,H,W,3), rewards (B,K) or None, tokens (B,K,n), logprobs (B,K), entropies (B,K), recontextualised:
-    the frames (0..K-1) before which the context was encoded anew. actions (B,K,A) or None: those taken.
+    frames u8 (B, K, H, W, 3), rewards (B, K) or None, tokens (B, K, n), logprobs (B, K), entropies (B, K),
+    recontextualised: the frames (0..K-1) before which the context was encoded anew. actions (B, K, A) or None: those
+    taken.
     """
 
     frames: Tensor
@@ -129,7 +131,7 @@ class Preds:
 
 @dataclass(frozen=True)
 class Scores:
-    """Teacher-forced: logprobs (B,F) of each true future frame's tokens, rewards (B,F) predicted for it or None."""
+    """Teacher-forced: logprobs (B, F) of each true future frame's tokens, rewards (B, F) predicted for it or None."""
 
     logprobs: Tensor
     rewards: Tensor | None
@@ -155,7 +157,7 @@ class WorldSpec:
 
 
 def as_images(images: Any, num_frames: int | None, size: int, name: str) -> Tensor:
-    """Clips (B,T,H,W,3) or (B,T,3,H,W), uint8 or floating point in [0,1] -> floating point (B,T,3,H,W).
+    """Clips (B, T, H, W, 3) or (B, T, 3, H, W), uint8 or floating point in [0, 1] -> floating point (B, T, 3, H, W).
 
     Raises UserError naming what does not fit: ``num_frames`` T (None: any), H = W = ``size``, dtype, range.
     """
@@ -177,5 +179,5 @@ def as_images(images: Any, num_frames: int | None, size: int, name: str) -> Tens
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Floating point (...,3,H,W), clamped to [0,1] -> uint8 (...,H,W,3)."""
+    """Floating point (..., 3, H, W), clamped to [0, 1] -> uint8 (..., H, W, 3)."""
     return (images.float().clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1)

@@ -2,7 +2,7 @@
 
 Context frames become N tokens each; every later frame needs only n, because its encoder and decoder look at the
 context's feature maps. Config keys and tensor names are the release's (thuml/iVideoGPT), so its ``tokenizer/`` folders
-load as they are. Shapes: B clips, T0 context and F future frames, images (3,H,W) in [0,1]; outputs are not clamped.
+load as they are. Shapes: B clips, T0 context and F future frames, images (3, H, W) in [0, 1]; outputs are not clamped.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from toolkit.zoo.world.weights import TOKENIZER_WEIGHTS, fill, write_tensors
 class Reconstruction(NamedTuple):
     """The training forward.
 
-    sample (B,F,3,H,W) and ref_sample (B,T0,3,H,W): future and context frames. commit_loss, dyn_commit_loss: of the two
-    codebooks. context_latents (B,T0,N,D), dynamics_latents (B,F,n,D): before quantisation, their codes without the D.
+    sample (B, F, 3, H, W) and ref_sample (B, T0, 3, H, W): future and context frames. commit_loss, dyn_commit_loss: of
+    the two codebooks. context_latents (B, T0, N, D), dynamics_latents (B, F, n, D): before quantisation, their codes
+    without the D.
     """
 
     sample: Tensor
@@ -46,14 +47,14 @@ class Reconstruction(NamedTuple):
 
 
 class EncodedContext(NamedTuple):
-    """codes (B,T0,N) and what the future frames' encoder attends to."""
+    """codes (B, T0, N) and what the future frames' encoder attends to."""
 
     codes: Tensor
     memory: list[KeyValue]
 
 
 class DecodedContext(NamedTuple):
-    """frames (B,T0,3,H,W) and what the future frames' decoder attends to."""
+    """frames (B, T0, 3, H, W) and what the future frames' decoder attends to."""
 
     frames: Tensor
     memory: list[KeyValue]
@@ -141,7 +142,7 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
         )
 
     def forward(self, context: Tensor, future: Tensor, quantize: bool = True) -> Reconstruction:
-        """Reconstruct context (B,T0,3,H,W) and future frames (B,F,3,H,W).
+        """Reconstruct context (B, T0, 3, H, W) and future frames (B, F, 3, H, W).
 
         quantize=False sends the latents on as they are (a warm-up that is not in the paper); the losses and codes are
         those of the codebooks all the same. Raises ValueError where the frames do not fit.
@@ -167,7 +168,7 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def tokenize(self, frames: Tensor) -> Tensor:
-        """Frames (B,T,3,H,W), T >= T0 -> tokens int64 (B,L). Labels are ``layout.labels(tokens)``.
+        """Frames (B, T, 3, H, W), T >= T0 -> tokens int64 (B, L). Labels are ``layout.labels(tokens)``.
 
         Without gradient and without dropout, whatever mode the network is in. Raises ValueError where frames don't fit.
         """
@@ -177,7 +178,7 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def detokenize(self, tokens: Tensor) -> Tensor:
-        """Tokens int64 (B,L) -> frames (B,T,3,H,W), the context's reconstruction included; not clamped.
+        """Tokens int64 (B, L) -> frames (B, T, 3, H, W), the context's reconstruction included; not clamped.
 
         In a future frame's place a token that is no dynamics code is moved to the nearest id that is one, as the
         release does. Raises ValueError on a wrong length or a wrong context token.
@@ -188,7 +189,7 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def encode_context(self, frames: Tensor) -> EncodedContext:
-        """Context frames (B,T0,3,H,W) alone: no future frame is needed."""
+        """Context frames (B, T0, 3, H, W) alone: no future frame is needed."""
         self._check_frames(frames)
         if frames.shape[1] != self.config.context_length:
             raise ValueError(f"{frames.shape[1]} context frames: the tokenizer takes {self.config.context_length}")
@@ -198,7 +199,7 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def encode_frames(self, frames: Tensor, context: EncodedContext) -> Tensor:
-        """Future frames (B,F,3,H,W) of these clips, each by itself -> codes int64 (B,F,n)."""
+        """Future frames (B, F, 3, H, W) of these clips, each by itself -> codes int64 (B, F, n)."""
         if not frames.shape[1]:
             return torch.empty(len(frames), 0, self.layout.tokens_per_frame, dtype=torch.int64, device=frames.device)
         self._check_frames(frames)
@@ -207,14 +208,14 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def decode_context(self, codes: Tensor) -> DecodedContext:
-        """Codes (B,T0,N) -> the context frames and the memory that ``decode_frames`` needs."""
+        """Codes (B, T0, N) -> the context frames and the memory that ``decode_frames`` needs."""
         with _evaluating(self):
             frames, maps = self._decode_context(self.quantize.embedding(codes))
             return DecodedContext(frames, self.cond_decoder.remember(maps))
 
     @torch.no_grad()
     def decode_frames(self, codes: Tensor, context: DecodedContext) -> Tensor:
-        """Codes (B,F,n) of future frames, clamped to the codebook -> frames (B,F,3,H,W)."""
+        """Codes (B, F, n) of future frames, clamped to the codebook -> frames (B, F, 3, H, W)."""
         if not codes.shape[1]:
             return context.frames[:, :0]
         codes = codes.clamp(0, self.config.num_dyn_embeddings - 1)
@@ -260,30 +261,30 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
                 block.start_diagonal(scale, generator)
 
     def _encode_context(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Latents (B,T0,N,D) and the encoder's maps (B,T0,C,s,s)."""
+        """Latents (B, T0, N, D) and the encoder's maps (B, T0, C, s, s)."""
         latents, maps = self.encoder(frames.flatten(0, 1))
         latents = self.quant_conv(latents).flatten(2).transpose(1, 2)
         return latents.unflatten(0, frames.shape[:2]), [one.unflatten(0, frames.shape[:2]) for one in maps]
 
     def _encode_frames(self, frames: Tensor, memory: list[KeyValue]) -> Tensor:
-        """Latents (B,F,n,D)."""
+        """Latents (B, F, n, D)."""
         latents, p = self.cond_encoder(frames.flatten(0, 1), memory), self.config.patch_size
-        patches = latents.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (B*F,C,h/p,p,w/p,p)
+        patches = latents.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (B*F, C, h/p, p, w/p, p)
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # rows, columns, channels
         return linear(patches, self.quant_linear.weight, self.quant_linear.bias).unflatten(0, frames.shape[:2])
 
     def _decode_context(self, latents: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Latents (B,T0,N,D) -> frames (B,T0,3,H,W) and the decoder's maps (B,T0,C,s,s)."""
+        """Latents (B, T0, N, D) -> frames (B, T0, 3, H, W) and the decoder's maps (B, T0, C, s, s)."""
         rows = latents.flatten(0, 1).transpose(1, 2).unflatten(2, (self.latent_size, -1))
         frames, maps = self.decoder(self.post_quant_conv(rows))
         return frames.unflatten(0, latents.shape[:2]), [one.unflatten(0, latents.shape[:2]) for one in maps]
 
     def _decode_frames(self, latents: Tensor, memory: list[KeyValue]) -> Tensor:
-        """Latents (B,F,n,D) -> frames (B,F,3,H,W)."""
+        """Latents (B, F, n, D) -> frames (B, F, 3, H, W)."""
         p = self.config.patch_size
         weight, bias = self.post_quant_linear.weight, self.post_quant_linear.bias
         patches = linear(latents.flatten(0, 1), weight, bias).unflatten(2, (p, p, -1))
-        patches = patches.unflatten(1, (self.latent_size // p, -1))  # (B*F,h/p,w/p,p,p,C)
+        patches = patches.unflatten(1, (self.latent_size // p, -1))  # (B*F, h/p, w/p, p, p, C)
         maps = patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         return self.cond_decoder(maps, memory).unflatten(0, latents.shape[:2])
 

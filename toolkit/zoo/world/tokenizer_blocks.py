@@ -47,7 +47,7 @@ class CrossAttention(nn.Module):
         self.q_pos_emb = nn.Parameter(torch.zeros(size * size, channels))
 
     def remember(self, context: Tensor) -> KeyValue:
-        """Context maps (B,T0,C,s,s) -> their keys and values; the norm sees the T0 maps as one tall map."""
+        """Context maps (B, T0, C, s, s) -> their keys and values; the norm sees the T0 maps as one tall map."""
         tall = context.transpose(1, 2).flatten(2, 3)  # (B,C,T0 s,s)
         rows = self.kv_norm(tall).flatten(2).transpose(1, 2) + self.kv_pos_emb
         width = rows.shape[-1]
@@ -56,7 +56,7 @@ class CrossAttention(nn.Module):
         return KeyValue(self._split(keys), self._split(values))
 
     def forward(self, maps: Tensor, memory: KeyValue) -> Tensor:
-        """Maps (B*F,C,s,s) of the future frames, clip by clip -> the same shape."""
+        """Maps (B*F, C, s, s) of the future frames, clip by clip -> the same shape."""
         rows = self.q_norm(maps).flatten(2).transpose(1, 2) + self.q_pos_emb
         width, num_clips = rows.shape[-1], len(memory.keys)
         queries = linear(rows, self.att.in_proj_weight[:width], self.att.in_proj_bias[:width])
@@ -86,12 +86,12 @@ class CrossAttention(nn.Module):
         self.kv_pos_emb = nn.Parameter(self.kv_pos_emb.detach()[-num_frames * size * size :].clone())
 
     def _split(self, rows: Tensor) -> Tensor:
-        """(B,L,C) -> (B,heads,L,C/heads)."""
+        """(B, L, C) -> (B, heads, L, C/heads)."""
         return rows.unflatten(-1, (self.NUM_HEADS, -1)).transpose(1, 2)
 
 
 class Encoder(nn.Module):
-    """Images (B,3,H,W) -> latents (B,out_channels,h,w), halved by every block but the last."""
+    """Images (B, 3, H, W) -> latents (B, out_channels, h, w), halved by every block but the last."""
 
     def __init__(
         self,
@@ -153,11 +153,11 @@ class ConditionalEncoder(Encoder):
         )
 
     def remember(self, maps: Sequence[Tensor]) -> list[KeyValue]:
-        """Keys and values of the context encoder's maps, one (B,T0,C,s,s) per down block."""
+        """Keys and values of the context encoder's maps, one (B, T0, C, s, s) per down block."""
         return [attend.remember(maps[i]) for attend, i in zip(self.cross_att_blocks, self.attended, strict=True)]
 
     def forward(self, images: Tensor, memory: Sequence[KeyValue]) -> Tensor:  # type: ignore[override]
-        """Future frames (B*F,3,H,W) -> latents."""
+        """Future frames (B*F, 3, H, W) -> latents."""
         hidden, attends = self.conv_in(laid_out(images)), iter(zip(self.cross_att_blocks, memory, strict=True))
         for level, block in enumerate(self.down_blocks):
             hidden = block(hidden)
@@ -168,7 +168,7 @@ class ConditionalEncoder(Encoder):
 
 
 class Decoder(nn.Module):
-    """Latents (B,in_channels,h,w) -> images (B,out_channels,H,W), doubled by all blocks but the last; no activation."""
+    """Latents (B, in_channels, h, w) -> images (B, out_channels, H, W), doubled by all but the last block."""
 
     def __init__(
         self,
@@ -234,11 +234,11 @@ class ConditionalDecoder(Decoder):
         )
 
     def remember(self, maps: Sequence[Tensor]) -> list[KeyValue]:
-        """Keys and values of the context decoder's maps, (B,T0,C,s,s): the middle's, then one per up block."""
+        """Keys and values of the context decoder's maps, (B, T0, C, s, s): the middle's, then one per up block."""
         return [attend.remember(maps[i]) for attend, i in zip(self.cross_att_blocks, self.attended, strict=True)]
 
     def forward(self, latents: Tensor, memory: Sequence[KeyValue]) -> Tensor:  # type: ignore[override]
-        """Latents (B*F,in_channels,h,w) of future frames -> images."""
+        """Latents (B*F, in_channels, h, w) of future frames -> images."""
         hidden = self.mid_block(self.conv_in(laid_out(latents)))
         attends = iter(zip(self.cross_att_blocks, memory, strict=True))
         for level, block in enumerate([nn.Identity(), *self.up_blocks]):

@@ -88,19 +88,19 @@ class TokenLayout:
         return [(self.tokens_per_context + 1) * frame - 1 for frame in range(1, self.context_length)]
 
     def prompt(self, context_codes: Tensor) -> Tensor:
-        """Codes (B,T0,N) -> tokens (B, (N+1) T0) that end with the first S2."""
+        """Codes (B, T0, N) -> tokens (B, (N+1) T0) that end with the first S2."""
         slots = torch.full_like(context_codes[..., :1], self.context_slot)
         tokens = torch.cat([slots, context_codes], dim=2).flatten(1)[:, 1:]
         return torch.cat([tokens, torch.full_like(tokens[:, :1], self.frame_slot)], dim=1)
 
     def join(self, context_codes: Tensor, dynamics_codes: Tensor) -> Tensor:
-        """Codes (B,T0,N) and (B,F,n) -> tokens (B,L)."""
+        """Codes (B, T0, N) and (B, F, n) -> tokens (B, L)."""
         slots = torch.full_like(dynamics_codes[..., :1], self.frame_slot)
         frames = torch.cat([slots, dynamics_codes + self.num_context_codes], dim=2).flatten(1)
         return torch.cat([self.prompt(context_codes)[:, :-1], frames], dim=1)
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B,L) -> context codes (B,T0,N) and dynamics codes (B,F,n); slot positions are skipped unread.
+        """Tokens (B, L) -> context codes (B, T0, N) and dynamics codes (B, F, n); slot positions are skipped unread.
 
         A token that is no dynamics code gives a code outside 0 .. D-1. Raises ValueError on a length that fits no clip
         or a context token that is no context code.
@@ -115,7 +115,7 @@ class TokenLayout:
         return context_codes, dynamics - self.num_context_codes
 
     def labels(self, tokens: Tensor) -> Tensor:
-        """Tokens (B,L) -> labels (B,L): IGNORED up to and including the first S2, then the tokens themselves."""
+        """Tokens (B, L) -> labels (B, L): IGNORED up to and including the first S2, then the tokens themselves."""
         labels = tokens.clone()
         labels[:, : self.prompt_length] = IGNORED
         return labels

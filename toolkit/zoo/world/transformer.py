@@ -100,17 +100,17 @@ class SpatialEmbedding(nn.Module):
         self.within = nn.Embedding(self.patch**2, width)
 
     def context_rows(self) -> Tensor:
-        """(N+1,W): nothing for the slot, then the tokens."""
+        """(N+1, W): nothing for the slot, then the tokens."""
         own = self.own.weight.view(self.grid, 1, self.grid, 1, -1)
         within = self.within.weight.view(1, self.patch, 1, self.patch, -1)
         return F.pad((own + within).flatten(0, 3), (0, 0, 1, 0))
 
     def frame_rows(self) -> Tensor:
-        """(n+1,W): the slot, then the tokens."""
+        """(n+1, W): the slot, then the tokens."""
         return F.pad(self.own.weight, (0, 0, 1, 0)) + F.pad(self.next.weight, (0, 0, 0, 1))
 
     def forward(self, context_length: int, num_future: int) -> Tensor:
-        """(L,W) for a whole clip."""
+        """(L, W) for a whole clip."""
         context, frame = self.context_rows(), self.frame_rows()
         return torch.cat([context.repeat(context_length, 1)[1:], frame.repeat(num_future, 1)])
 
@@ -120,9 +120,9 @@ class VideoTransformerOutput:
     """The training forward.
 
     loss: mean cross-entropy over the (n+1)F - 1 supervised tokens (eq. 3; the slots of later frames are among them).
-    token_losses (B,F,n), slot_losses (B,F-1): its terms, apart.
-    rewards (B,F): symlog of the predicted reward of the move into each future frame, or None without a reward head.
-    recon_actions (B,F,n+1,A): the action read back from every position of a future frame, or None.
+    token_losses (B, F, n), slot_losses (B,F-1): its terms, apart.
+    rewards (B, F): symlog of the predicted reward of the move into each future frame, or None without a reward head.
+    recon_actions (B, F, n+1, A): the action read back from every position of a future frame, or None.
     """
 
     loss: Tensor
@@ -174,9 +174,9 @@ class VideoTransformer(PreTrainedModel):
         """Losses of clips.
 
         Args:
-            tokens: int64 (B,L).
+            tokens: int64 (B, L).
             layout: of the tokenizer that made them.
-            actions: (B,T,A), given exactly where the network takes actions; rows before T0-1 and the last are unused.
+            actions: (B, T, A), given exactly where the network takes actions; rows before T0-1 and the last are unused.
 
         Raises:
             ValueError: shapes that do not fit, or more tokens than positions.
@@ -197,11 +197,11 @@ class VideoTransformer(PreTrainedModel):
         )
 
     def logits(self, tokens: Tensor, layout: TokenLayout, actions: Tensor | None = None) -> Tensor:
-        """Next-token logits (B,L,vocabulary) at every position."""
+        """Next-token logits (B, L, vocabulary) at every position."""
         return linear(llama_pass(self.llm, self.embed(tokens, layout, actions)), self.llm.lm_head.weight)
 
     def embed(self, tokens: Tensor, layout: TokenLayout, actions: Tensor | None) -> Tensor:
-        """Embeddings (B,L,W) with the actions added at the slots of the future frames."""
+        """Embeddings (B, L, W) with the actions added at the slots of the future frames."""
         length, num_future = tokens.shape[1], layout.num_future(tokens.shape[1])
         if length > self.config.max_position_embeddings:
             raise ValueError(f"{length} tokens: the network has {self.config.max_position_embeddings} positions")
@@ -275,7 +275,7 @@ class VideoTransformer(PreTrainedModel):
                 nn.init.normal_(table.weight, std=self.config.initializer_range)  # type: ignore[arg-type]
 
     def _frame_ends(self, hidden: Tensor, num_future: int) -> Tensor:
-        """States (B,F,W) at the last token of every future frame, of states (B,(n+1)F,W) from the first slot on."""
+        """States (B, F, W) at the last token of every future frame, of states (B,(n+1)F,W) from the first slot on."""
         return hidden.unflatten(1, (num_future, -1))[:, :, -1]
 
     def _recon_actions(self, hidden: Tensor, num_future: int) -> Tensor | None:
@@ -295,7 +295,7 @@ def symexp(x: Tensor) -> Tensor:
 
 
 def reward_targets(rewards: Tensor, context_length: int) -> Tensor:
-    """Rewards (B,T), row t of the move from frame t to t+1 -> what the head learns, (B,F) in symlog.
+    """Rewards (B, T), row t of the move from frame t to t+1 -> what the head learns, (B, F) in symlog.
 
     The release compares the head with the next row, the reward of the move after; here they are aligned.
     """
