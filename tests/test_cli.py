@@ -1,15 +1,29 @@
 """The command line as a user meets it, each in a process of its own: help, version, errors, completion."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
-from toolkit.commands import COMMANDS
-from toolkit.completion import complete
+from toolkit.claims.reproduce import paper_folder, reproduce
+from toolkit.cli import app
+from toolkit.commands import COMMANDS, paper_named
+from toolkit.errors import UserError
+from toolkit.help.completion import complete
+from toolkit.launch import run_bench
 
 RUN = "import sys; sys.argv[0] = 'toolkit'; from toolkit.cli import main; main()"
+
+
+JOBS = [name for name in COMMANDS if name != "train-toy"]  # which only tests register
+GROUPS = {
+    "The five papers": JOBS,
+    "Looking at runs": ["runs", "report", "reproduce", "bench"],
+    "Models and data": ["zoo", "data", "play"],
+}
 
 
 def toolkit(*words, env=None, cwd=None):
@@ -19,18 +33,47 @@ def toolkit(*words, env=None, cwd=None):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_help_lists_working_commands_and_imports_nothing_heavy():
+def page(*words, columns=120):
+    """The page of ``toolkit WORDS --help``, in this process."""
+    env = {"COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "dumb"}
+    done = CliRunner().invoke(app, [*words, "--help"], env=env)
+    assert done.exit_code == 0
+    return done.output
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train-disco", "--help"], ["sample-icg", "--keys"]])
+def test_help_imports_nothing_heavy(words):
     code = (
-        "import sys\nfrom toolkit.cli import main\nsys.argv = ['toolkit', '--help']\n"
+        f"import sys\nfrom toolkit.cli import main\nsys.argv = ['toolkit', *{words}]\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'hydra', 'omegaconf', 'numpy', 'accelerate', 'matplotlib'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    jobs = [name for name in COMMANDS if name != "train-toy"]  # which only tests register
-    for command in (*jobs, "runs", "report", "reproduce", "bench", "zoo", "data", "play"):
-        assert command in done.stdout
+
+
+def test_help_lists_the_commands_in_groups():
+    out = page()
+    places = [out.index(f"─ {title} ─") for title in GROUPS]
+    assert places == sorted(places)
+    for commands, start, end in zip(GROUPS.values(), places, [*places[1:], len(out)], strict=True):
+        assert all(f"│ {command} " in out[start:end] for command in commands)
+    assert all(word in out for word in ("images", "video", "world models", "language models"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], *([name] for group in GROUPS.values() for name in group), ["runs", "list"], ["data", "record"]],
+    ids=" ".join,
+)
+def test_help_pages_fit_80_columns_and_break_no_table(words):
+    lines = page(*words, columns=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    inside = False
+    for line in lines:
+        inside = (inside or line.startswith("╭")) and not line.startswith("╰")
+        assert not inside or (line[0] in "╭│" and line[79] in "╮│"), line
 
 
 def test_help_of_a_job_command_lists_its_presets():
@@ -38,8 +81,70 @@ def test_help_of_a_job_command_lists_its_presets():
 
     code, out, _ = toolkit("train-disco", "--help")
     assert code == 0
-    assert all(name in out for name in presets("train-disco"))
-    assert "--cfg job" in out and "--dry-run" in out
+    assert all(f"│ {name} " in out for name in presets("train-disco"))
+    assert "disco_digits unless" in out and "--cfg job" in out and "--dry-run" in out
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_help_of_a_job_command_shows_examples_and_a_dozen_keys(name):
+    from toolkit.help.keys import keys_of, shown
+
+    command = COMMANDS[name]
+    known = {key.name: key for key in keys_of(command)}
+    assert len(command.examples) == 3 and 10 <= len(command.keys.split()) <= 14
+    out = page(name)
+    assert all(f"│ {line} " in out for line, _ in command.examples)
+    for key in command.keys.split():
+        (row,) = [line for line in out.splitlines() if line.startswith(f"│ {key} ")]
+        assert row.split()[2] == shown(known[key].default).split()[0]
+
+
+def test_keys_are_listed_for_words_and_a_wrong_word_is_one_line():
+    code, out, _ = toolkit("enhance-video", "--keys", "keep_checkpoints")
+    assert code == 0 and out.startswith("keep_checkpoints\t2\twhole number ≥ 1\t")
+    code, out, error = toolkit("enhance-video", "--keys", "keep_checkpoint5")
+    assert code == 2 and out == "" and len(error.splitlines()) == 1
+    assert error.startswith("toolkit: error: --keys keep_checkpoint5: no key of enhance-video; did you mean")
+
+
+@pytest.mark.parametrize("command", [COMMANDS[name] for name in JOBS], ids=JOBS)
+def test_a_paper_has_three_names(command):
+    assert {paper_named(name) for name in (command.name, command.paper, command.prefix)} == {command}
+    with pytest.raises(UserError, match=f"^{command.paper}e: no such paper; did you mean"):
+        paper_named(f"{command.paper}e")
+
+
+@pytest.mark.parametrize("name", ["grow-llm", "stacking", "grow"])
+def test_bench_and_reproduce_take_every_name_of_a_paper(name, capsys):
+    with pytest.raises(UserError, match="layer=3: did you mean 'layers'"):
+        run_bench(name, ["layer=3"])
+    assert reproduce(name, level="quick", dry_run=True, launch=pytest.fail) == 0
+    assert "budget.growth_tokens" in "".join(capsys.readouterr().out.split())
+    assert paper_folder(name).name == "stacking"
+
+
+def test_report_of_a_paper_takes_its_runs(tmp_path):
+    def write(place, command):
+        (tmp_path / place).mkdir(parents=True)
+        record = {"command": command, "status": "done", "config": {}, "metrics": {}, "overrides": []}
+        (tmp_path / place / "run.json").write_text(json.dumps(record))
+
+    assert toolkit("report", "grow", cwd=tmp_path)[2] == (
+        "toolkit: error: grow: no run of grow-llm under runs/, and no folder grow here\n"
+    )
+    write("runs/grow-llm/one", "grow-llm")
+    write("runs/reproduce/stacking/micro/seed_1", "grow-llm")
+    write("runs/elsewhere", "train-disco")
+    code, out, told = toolkit("report", "grow", cwd=tmp_path)
+    assert code == 0 and out == "report.html\n"
+    assert told.splitlines() == [
+        "grow: the runs of grow-llm under runs/",
+        "  runs/grow-llm/one",
+        "  runs/reproduce/stacking/micro/seed_1",
+    ]
+    assert "elsewhere" not in (tmp_path / "report.html").read_text()
+    write("grow", "train-disco")  # a folder of that name is the folder
+    assert toolkit("report", "grow", cwd=tmp_path)[1] == "grow/report.html\n"
 
 
 def test_hydras_own_help_and_info_are_reachable():
@@ -71,11 +176,12 @@ def test_wrong_usage_is_exit_code_2(words, hint):
     [
         (["train-disco", "optim.lrr=3"], "toolkit: error: optim.lrr: no such key; did you mean 'optim.lr'?"),
         (["runs", "resume", "."], "toolkit: error: .: neither a run"),
-        (["bench", "nothing"], "toolkit: error: bench nothing:"),
+        (["bench", "nothing"], "toolkit: error: nothing: no such paper; choose one of disco, icg, stacking,"),
         (["zoo", "show", "nothing"], "toolkit: error: "),
         (["data", "fetch", "nothing"], "toolkit: error: "),
-        (["report", "nowhere"], "toolkit: error: "),
-        (["reproduce", "nothing"], "toolkit: error: "),
+        (["report", "nowhere"], "toolkit: error: nowhere: no folder here, and no such paper; choose one of disco,"),
+        (["report", "no/where"], "toolkit: error: no/where: no run there"),
+        (["reproduce", "stackin"], "toolkit: error: stackin: no such paper; did you mean 'stacking'?"),
         (["runs", "compare", "nowhere"], "toolkit: error: "),
     ],
 )
@@ -92,6 +198,9 @@ def test_users_mistakes_are_one_line_and_exit_code_2(tmp_path, words, message):
         ([], "network=adm_t", ["network=adm_tiny"]),
         ([], "network=mlp_s", []),  # schemas are not options
         ([], "precision=", ["precision=fp32", "precision=bf16"]),
+        ([], "data=mnist1", ["data=mnist16"]),
+        ([], "experiment=disco_sm", ["experiment=disco_smoke"]),
+        ([], "experiment=icg_sm", []),  # another command's
         ([], "hydra/launcher=b", ["hydra/launcher=basic"]),
         (["seed", "=", "1", "network", "="], "adm_t", ["adm_tiny"]),  # as bash splits words
         (["precision"], "", ["fp32", "bf16"]),
@@ -113,3 +222,5 @@ def test_the_shell_gets_completions_of_commands_and_overrides():
     assert ask("train-disco", "optim.l") == ["optim.lr="]
     assert "disco_smoke" in ask("train-disco", "experiment", "=")
     assert ask("train-disco", "network", "=", "adm_t") == ["adm_tiny"]
+    assert ask("bench", "st") == ["stacking"] and ask("reproduce", "v") == ["venhancer"]
+    assert ask("report", "ic") == ["icg"]

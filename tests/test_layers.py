@@ -17,7 +17,7 @@ FLOOR = GROUND - {"commands", "paths", "renamed", "spelling", "moved"}  # what a
 BRIDGE = GROUND | {"configs", "runs"}
 MAY_IMPORT = {
     "errors": set(),
-    "commands": set(),
+    "commands": {"errors"},
     "lazy": set(),
     "installation": set(),
     "spelling": set(),
@@ -31,15 +31,15 @@ MAY_IMPORT = {
     "metrics": {"errors", "runs", "data", "zoo"},
     "show": {"errors", "schema", "runs"},
     "bench": {"errors", "schema", "runs", "show"},
-    "claims": {"errors", "paths", "renamed", "spelling", "runs", "metrics", "show"},
+    "claims": {"errors", "commands", "paths", "renamed", "spelling", "runs", "metrics", "show"},
     "configs": GROUND | {"data"},
-    "completion": GROUND | {"configs"},
+    "help": GROUND | {"configs"},
     "sweep": {"runs"},
     "one_job": BRIDGE | {"sweep", "show"},
     "launch": BRIDGE | {"one_job", "sweep"},
     "resume": BRIDGE | {"launch"},
     "api": BRIDGE | PAPERS | {"launch", "show", "zoo"},
-    "cli": BRIDGE | {"launch", "resume", "completion", "zoo", "data", "show", "claims"},
+    "cli": BRIDGE | {"launch", "resume", "help", "zoo", "data", "show", "claims"},
     **dict.fromkeys(PAPERS, FLOOR | {"zoo", "data", "metrics", "runs", "show", "bench"}),
 }
 MOST_FILES = 18  # of a folder, without __init__.py: more than one sees at a glance

@@ -1,4 +1,4 @@
-"""Every ``toolkit ...`` line of README.md, docs/ and experiments/ is a command that works as written."""
+"""Every ``toolkit ...`` line of README.md, docs/, experiments/ and help pages is a command that works as written."""
 
 import re
 import shlex
@@ -32,7 +32,8 @@ def commands_of(page):
                     yield words[words.index("toolkit.cli") + 1 :]
 
 
-LINES = list(dict.fromkeys((page.name, shlex.join(words)) for page in PAGES for words in commands_of(page)))
+HELP = [(name, line.partition(" ")[2]) for name, job in COMMANDS.items() for line, _ in job.examples]
+LINES = list(dict.fromkeys([(page.name, shlex.join(words)) for page in PAGES for words in commands_of(page)] + HELP))
 
 
 def first_of_sweep(override):

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from toolkit.commands import COMMANDS, Command
+from toolkit.commands import COMMANDS, Command, paper_named
 from toolkit.errors import JobError, UserError
 
+FIVE, LOOK, STOCK = "The five papers", "Looking at runs", "Models and data"  # the groups of ``toolkit --help``
+
 app = typer.Typer(
-    help="Papers on image and video generation, each behind one command.",
+    help="Five papers on generating images and video, on world models and on language models, each one command.",
+    epilog="toolkit COMMAND --help shows examples, presets and keys; toolkit COMMAND --keys WORD searches all keys.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -21,46 +25,59 @@ app = typer.Typer(
 runs_app = typer.Typer(help="Read, compare and continue runs.", no_args_is_help=True)
 zoo_app = typer.Typer(help="The networks: list, show, import official weights.", no_args_is_help=True)
 data_app = typer.Typer(help="Data sets: list them, fetch one.", no_args_is_help=True)
-app.add_typer(runs_app, name="runs")
-app.add_typer(zoo_app, name="zoo")
-app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs", rich_help_panel=LOOK)
+app.add_typer(zoo_app, name="zoo", rich_help_panel=STOCK)
+app.add_typer(data_app, name="data", rich_help_panel=STOCK)
 
 
 def _complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
-    from toolkit.completion import complete
+    from toolkit.help.completion import complete
 
     return complete(ctx.info_name or "", incomplete, ctx.params.get("overrides"))
 
 
-def _epilog(command: Command) -> str:
-    from toolkit.paths import presets
+def _complete_paper(incomplete: str) -> list[str]:
+    return [command.paper for command in COMMANDS.values() if command.paper.startswith(incomplete)]
 
-    lines = [f"  {name:<22} {about}" for name, (_, about) in presets(command.name).items()]
-    return "\n\n".join(
-        [
-            "\b\nPresets (experiment=NAME):\n" + "\n".join(lines),
-            "\b\nSee also:\n  --cfg job         the composed config\n  --info defaults   where it comes from\n"
-            "  -m KEY=A,B,C      a sweep (hydra/launcher=joblib runs it in parallel)\n"
-            "  -- --help         Hydra's own help",
-        ]
-    )
+
+class JobCommand(TyperCommand):
+    """A job command; its help page goes on with examples, presets and keys."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        from toolkit.help.pages import print_help
+
+        print_help(COMMANDS[self.name or ""])
 
 
 def _add_job_command(command: Command) -> None:
     def run(
         overrides: Annotated[
             list[str] | None,
-            typer.Argument(help="Hydra overrides, key=value, and Hydra's flags.", autocompletion=_complete_overrides),
+            typer.Argument(
+                help="Settings, presets, Hydra's flags; with --keys, words to look for.",
+                metavar="KEY=VALUE",
+                autocompletion=_complete_overrides,
+            ),
         ] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Print parameters and FLOPs, run nothing.")] = False,
+        keys: Annotated[bool, typer.Option("--keys", help="List all keys; with words, those that say them.")] = False,
     ) -> None:
+        words = overrides or []
+        if keys:
+            from toolkit.help.pages import print_keys
+
+            print_keys(command, words)
+            raise typer.Exit()
         from toolkit import launch
 
-        words = overrides or []
         raise typer.Exit(launch.dry_run(command.name, words) if dry_run else launch.launch(command.name, words))
 
     settings = {"ignore_unknown_options": True}
-    app.command(command.name, help=command.help, epilog=_epilog(command), context_settings=settings)(run)
+    register = app.command(
+        command.name, cls=JobCommand, help=command.help, context_settings=settings, rich_help_panel=FIVE
+    )
+    register(run)
 
 
 for _command in COMMANDS.values():
@@ -113,20 +130,43 @@ def runs_resume(
     raise typer.Exit(resume(folder, config_dir))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="One run folder or many.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Run folders, or a paper (disco, icg, stacking, ...): its runs under runs/.",
+            autocompletion=_complete_paper,
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the run, or here.")] = None,
 ) -> None:
     """Write one self-contained HTML page for one or many runs."""
     from toolkit.show.report import write_report
 
-    typer.echo(write_report(folders, out))
+    typer.echo(write_report([folder for name in runs for folder in _folders_of(name)], out))
 
 
-@app.command()
+def _folders_of(name: str) -> list[str]:
+    """``name`` itself, or the folders of the paper's runs, which are told; a folder of that name goes first."""
+    if Path(name).exists() or not name.replace("-", "").isalnum():
+        return [name]
+    from toolkit.show.browse import find_runs
+
+    command = paper_named(name, "no folder here, and no such paper")
+    own = {command.name, command.paper}  # the folders that a run too damaged to say its command may lie in
+    folders = [str(run.dir) for run in find_runs("runs", command.name) if not run.problem or own & set(run.dir.parts)]
+    if not folders:
+        raise UserError(f"{name}: no run of {command.name} under runs/, and no folder {name} here")
+    typer.echo("\n  ".join([f"{name}: the runs of {command.name} under runs/", *folders]), err=True)
+    return folders
+
+
+@app.command(rich_help_panel=LOOK)
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="A folder of experiments/, such as disco.")],
+    paper: Annotated[
+        str, typer.Argument(help="A paper: a folder of experiments/, such as disco.", autocompletion=_complete_paper)
+    ],
     claims: Annotated[list[str] | None, typer.Argument(help="Claim ids; all of the level if none is given.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes: everything runs, nothing is proven.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Hours: adds the open claims.")] = False,
@@ -146,9 +186,9 @@ def reproduce(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def bench(
-    paper: Annotated[str, typer.Argument(help="A paper, such as disco.")],
+    paper: Annotated[str, typer.Argument(help="A paper, such as disco.", autocompletion=_complete_paper)],
     options: Annotated[list[str] | None, typer.Argument(help="key=value options of that benchmark.")] = None,
 ) -> None:
     """Time our code against its peers, side by side in one process."""
@@ -157,7 +197,7 @@ def bench(
     raise typer.Exit(run_bench(paper, options or []))
 
 
-@app.command()
+@app.command(rich_help_panel=STOCK)
 def play(
     source: Annotated[
         Path | None,

@@ -30,7 +30,7 @@ def register(command: Command) -> None:
 
     _register_units()
     store = ConfigStore.instance()
-    for (group, name), schema in _schemas(command).items():
+    for (group, name), schema in schemas(command).items():
         store.store(group=group, name=name, node=schema, provider="toolkit")
     store.repo.pop("data", None)  # of another command, of another kind
     for name, entry in data_sets(command).items():
@@ -47,7 +47,7 @@ def _register_units() -> None:
 
 def primary_schema(command: Command) -> type[Job]:
     """The dataclass of the command's whole config."""
-    return _schemas(command)[None, f"{command.primary}_schema"]
+    return schemas(command)[None, f"{command.primary}_schema"]
 
 
 def data_sets(command: Command) -> dict[str, Entry]:
@@ -62,7 +62,7 @@ def _kinds(schema: type[Job]) -> tuple[str, ...]:
     return next((one for one in kinds if one), ())
 
 
-def _schemas(command: Command) -> dict[tuple[str | None, str], type]:
+def schemas(command: Command) -> dict[tuple[str | None, str], type]:
     return importlib.import_module(f"{command.room}.config").SCHEMAS
 
 
@@ -226,7 +226,7 @@ def _flat(error: BaseException) -> str:
 def known_keys(command: Command) -> set[str]:
     """Every dotted key of the command's schemas: values, the mappings that hold them, groups and their keys."""
     found: set[str] = set()
-    for (group, _), schema in _schemas(command).items():
+    for (group, _), schema in schemas(command).items():
         found |= {*_keys_of(schema, f"{group}."), group} if group else set(_keys_of(schema))
     return found
 

@@ -19,9 +19,9 @@ from datetime import datetime
 from pathlib import Path
 
 from toolkit import one_job, renamed
-from toolkit.commands import COMMANDS, Command
+from toolkit.commands import COMMANDS, Command, paper_named
 from toolkit.configs import check_preset, compose, is_config_error, one_line, register
-from toolkit.errors import Interrupted, UserError, did_you_mean
+from toolkit.errors import Interrupted, UserError
 from toolkit.one_job import Ending
 from toolkit.paths import conf_dir
 from toolkit.runs import output
@@ -134,10 +134,7 @@ def dry_run(command_name: str, overrides: list[str]) -> int:
 
 def run_bench(paper: str, options: list[str]) -> int:
     """Run a paper's benchmark. Raises UserError for an unknown one or a wrong option."""
-    rooms = {command.bench: command.room for command in COMMANDS.values()}
-    if paper not in rooms:
-        raise UserError(f"bench {paper}: {did_you_mean(paper, rooms)}choose one of {', '.join(rooms)}")
-    return importlib.import_module(f"{rooms[paper]}.bench").main(options)
+    return importlib.import_module(f"{paper_named(paper).room}.bench").main(options)
 
 
 def run_play(source: Path | None, episodes: Path | None, port: int, device: str) -> int:

@@ -58,14 +58,23 @@ def _field(default: Any, metadata: dict[str, Any]) -> Any:
 
 @dataclass
 class Job:
-    """Keys that every command has."""
+    """Keys that every command has.
+
+    command: its name; a preset says it too, so that another command can refuse the preset. seed: of everything random;
+    on a CPU the same seed reproduces a run to the bit. device: where networks run; ``auto`` takes a GPU where there is
+    one. precision: of the arithmetic; ``bf16`` computes with 16 bits and keeps weights at 32. compile: whether networks
+    go through torch.compile. num_threads: of a CPU job; None is as many as cores. num_workers: threads that read data
+    ahead; they change nothing but the speed. log_every_steps: steps between two values of a curve.
+    checkpoint_every_steps: steps between two checkpoints, from which an interrupted run goes on. keep_checkpoints: how
+    many of the newest are kept. tracker: who else is told the curves, beside ``metrics.jsonl``.
+    """
 
     command: str = ""
     seed: int = number(0, least=0)
     device: str = choice("auto", "auto", "cpu", "cuda", "mps", computes=False)
     precision: str = choice("fp32", "fp32", "bf16")
     compile: bool = False
-    num_threads: int | None = number(None, least=1, computes=False)  # of a CPU job; None: as many as cores
+    num_threads: int | None = number(None, least=1, computes=False)
     num_workers: int = number(0, least=0, computes=False)
     log_every_steps: int = number(50, least=1, computes=False)
     checkpoint_every_steps: int = number(500, least=1, computes=False)

@@ -295,7 +295,7 @@ def test_mistakes_in_claims_are_told_in_one_line(tmp_path, old, new, message):
 def test_unknown_papers_and_claims(paper):
     with pytest.raises(UserError, match="claim rato: did you mean 'ratio'"):
         reproduce("small", ["rato"], launch=pytest.fail)
-    with pytest.raises(UserError, match="reproduce smal: "):
+    with pytest.raises(UserError, match="smal: no such paper; "):
         reproduce("smal", launch=pytest.fail)
 
 

@@ -16,6 +16,7 @@ from toolkit.claims import results as publish
 from toolkit.claims.claims import REFERENCE, Claim, Claims, load_claims
 from toolkit.claims.jobs import Job
 from toolkit.claims.verdict import Metrics, MissingMetric, judge, values_by_seed
+from toolkit.commands import paper_named
 from toolkit.errors import UserError, did_you_mean
 from toolkit.paths import PACKAGE, experiments_dir
 from toolkit.show.browse import duration
@@ -45,6 +46,7 @@ def reproduce(
     metric; 130 or 143 when interrupted. A claim that does not hold is a result, not a failure. Raises UserError.
     """
     source = paper_folder(paper)
+    paper = source.name
     spec = load_claims(source / "claims.yaml")
     chosen = choose_claims(spec, claims, level)
     quick = level == "quick"
@@ -74,13 +76,17 @@ def reproduce(
 
 
 def paper_folder(paper: str) -> Path:
-    """``experiments/PAPER`` of the current folder, else of the installation. Raises UserError naming the papers."""
-    here = Path("experiments")
-    root = here if (here / paper / "claims.yaml").is_file() else experiments_dir()
-    known = sorted(path.parent.name for path in root.glob("*/claims.yaml"))
-    if paper in known:
-        return root / paper
-    raise UserError(f"reproduce {paper}: {did_you_mean(paper, known)}choose one of {', '.join(known) or '(none)'}")
+    """``experiments/PAPER`` of the current folder, else of the installation; one of ours under any of its names.
+
+    Raises UserError naming the papers.
+    """
+    folders = [root / paper for root in (Path("experiments"), experiments_dir())]
+    if not any((folder / "claims.yaml").is_file() for folder in folders):
+        folders = [folder.with_name(paper_named(paper).paper) for folder in folders]
+    found = [folder for folder in folders if (folder / "claims.yaml").is_file()]
+    if not found:
+        raise UserError(f"{paper}: has no claims yet, {folders[0]}/claims.yaml")
+    return found[0]
 
 
 def choose_claims(spec: Claims, names: Sequence[str] | None, level: str) -> list[Claim]:

@@ -1,4 +1,4 @@
-"""The contenders of ``toolkit bench grow measure=growth`` do the same work; no time is tested."""
+"""The contenders of ``toolkit bench stacking measure=growth`` do the same work; no time is tested."""
 
 import pytest
 import torch

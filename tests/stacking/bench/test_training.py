@@ -33,4 +33,4 @@ def test_wrong_options_are_one_line(tmp_path):
         (["layers=0"], "must be at least 1"),
     ):
         with pytest.raises(UserError, match=message):
-            run_bench("grow", words)
+            run_bench("stacking", words)

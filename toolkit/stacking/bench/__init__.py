@@ -1,4 +1,4 @@
-"""``toolkit bench grow``: ``measure=training`` (bench_training.py) or ``measure=growth`` (bench_growth.py).
+"""``toolkit bench stacking``: ``measure=training`` (training.py) or ``measure=growth`` (growth.py).
 
 Options of both kinds may be given together; those of the other kind are not used.
 """
@@ -29,6 +29,6 @@ def main(words: list[str]) -> int:
         note = (
             f"{options.source_layers} layers of width {options.hidden_size} in bfloat16, grown {options.factor} times"
         )
-        return run_bench("grow", options, bench_growth.contenders(options), "MB", note)
+        return run_bench("stacking", options, bench_growth.contenders(options), "MB", note)
     shape = f"{options.layers} layers of width {options.width}, {options.batch_size} x {options.context} tokens a step"
-    return run_bench("grow", options, bench_training.contenders(options), "tokens", shape)
+    return run_bench("stacking", options, bench_training.contenders(options), "tokens", shape)

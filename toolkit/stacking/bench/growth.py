@@ -1,4 +1,4 @@
-"""``toolkit bench grow measure=growth``: growing a checkpoint against copying its bytes on the same disk.
+"""``toolkit bench stacking measure=growth``: growing a checkpoint against copying its bytes on the same disk.
 
 Contenders, all of which end with their files flushed to the disk:
   ours          G_stack of a sharded bfloat16 Llama, tensors streamed from file to file

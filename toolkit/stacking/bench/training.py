@@ -1,4 +1,4 @@
-"""``toolkit bench grow measure=training``: tokens per second of pre-training, against peers on the same tiny Llama.
+"""``toolkit bench stacking measure=training``: tokens per second of pre-training, against peers on the same tiny Llama.
 
 Contenders with equal parameters, batch, threads and precision (float32), AdamW with clipping:
   ours      the testbed's loop: token files, LanguageModelLoss, train_step, logging and checkpoint loop

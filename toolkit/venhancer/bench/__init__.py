@@ -1,12 +1,12 @@
-"""``toolkit bench enhance``: one guided denoising step of a clip, and the classic backend, against their peers.
+"""``toolkit bench venhancer``: one guided denoising step of a clip, and the classic backend, against their peers.
 
 Contenders of the step, same weights, same shapes, same threads:
   ours      one pass for both texts, tokens in one layout, skips added in place (ControlledVideoUNet)
   one_by_one  the same network, a pass per text, for what sharing them brings
   official  the official network code, from a checkout of Vchitect/VEnhancer that the user names (official=PATH)
 
-``what=tiles`` times what cutting up costs beyond the network (see bench_tiles.py), ``what=classic`` the backend without
-a network (see bench_classic.py).
+``what=tiles`` times what cutting up costs beyond the network (see tiles.py), ``what=classic`` the backend without
+a network (see classic.py).
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def main(words: list[str]) -> int:
         from toolkit.venhancer.bench import classic as bench_classic
 
         makers = bench_classic.makers(options.clip, options.clip_frames)
-        return run_bench("enhance", options, makers, "frames", bench_classic.note(options.clip, options.clip_frames))
+        return run_bench("venhancer", options, makers, "frames", bench_classic.note(options.clip, options.clip_frames))
     if options.what == "tiles":
         from toolkit.venhancer.bench import tiles as bench_tiles
 
         makers = bench_tiles.makers(options.dim, options.device)
-        return run_bench("enhance", options, makers, "tiles", bench_tiles.note(options.dim))
+        return run_bench("venhancer", options, makers, "tiles", bench_tiles.note(options.dim))
     shape = f"{options.frames} frames of {options.rows}x{options.columns} latents, width {options.dim}, two texts"
-    return run_bench("enhance", options, contenders(options), "steps", shape)
+    return run_bench("venhancer", options, contenders(options), "steps", shape)
 
 
 def contenders(options: Options) -> Makers:

@@ -1,4 +1,4 @@
-"""``toolkit bench enhance what=tiles``: what cutting up costs beyond the network itself.
+"""``toolkit bench venhancer what=tiles``: what cutting up costs beyond the network itself.
 
 Contenders, counted in tiles per second (the arithmetic says how many tiles there are):
   ours     one step of one window through the enhancer: latents from disk, tiles, blending, the solver, back to disk
