@@ -184,6 +184,7 @@ def test_an_old_word_works_and_is_said_in_one_line(caplog):
 def test_a_word_in_a_renamed_group_works():
     config = compose(COMMANDS["train-ivideogpt"], ["tokenizer_optim.lr=3e-3", "transformer_optim={num_steps: 7}"])
     assert (config.optim.tokenizer.lr, config.optim.transformer.num_steps) == (3e-3, 7)
+    assert compose(COMMANDS["enhance-video"], ["optim={weight_decay: 0.5}"]).optim.weight_decay == 0.5  # not `decay`
 
 
 @pytest.mark.parametrize(
@@ -261,6 +262,7 @@ def test_a_resumed_run_keeps_its_warm_up_where_its_words_change_the_batch_size()
     assert renamed.pinned("train-disco", ["optim.batch_size=40"], config) == ["optim.warmup_steps=25.0"]
     assert renamed.pinned("train-disco", ["seed=1"], config) == []
     assert renamed.pinned("train-disco", ["optim.batch_size=40", "optim.warmup_images=1000"], config) == []
+    assert renamed.pinned("train-disco", ["optim.batch_size=40"], {"optim": {"batch_size": 40}}) == []  # before the key
 
 
 # -- claims ----------------------------------------------------------------------------------------------------------

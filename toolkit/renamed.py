@@ -7,6 +7,7 @@ One table for all that still speaks the old names: the words of a command line, 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,17 +110,16 @@ def pinned(command: str, overrides: list[str], config: dict[str, Any]) -> list[s
     A preset that says a warm-up in steps, once in images, means another one with another batch size than its own.
     """
     keys = {name_now(command, key) or key for key in (word.partition("=")[0] for word in overrides)}
-    units = [entry.new for entry in RENAMED.get(command, {}).values() if entry.unit]
-    return [f"{key}={_get(config, key)}" for key in units if BATCH_SIZE in keys and key not in keys]
+    units = [entry.new for entry in RENAMED.get(command, {}).values() if entry.unit and entry.new not in keys]
+    return [f"{key}={_get(config, key)}" for key in units if BATCH_SIZE in keys and _has(config, key)]
 
 
 def _converted(command: str, config: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """``(old key, new key, new value)`` of every renamed key that ``config`` has."""
     for old, entry in RENAMED.get(command, {}).items():
-        try:
-            value = _get(config, old)
-        except KeyError:
+        if not _has(config, old):
             continue
+        value = _get(config, old)
         if entry.unit:
             value = UNITS[entry.unit](value, _get(config, BATCH_SIZE))
         yield old, entry.new, entry.values.get(value, value) if isinstance(value, str) else value
@@ -135,7 +135,7 @@ def _match(command: str, key: str) -> tuple[str, Renamed] | None:
 
 def _refuse_whole_group(command: str, key: str, word: str) -> None:
     inside = {old: entry.new for old, entry in RENAMED.get(command, {}).items() if old.startswith(f"{key}.")}
-    named = [old for old in inside if f"{old.removeprefix(key)[1:]}:" in word.replace(" ", "")]
+    named = [old for old in inside if re.search(rf"\b{re.escape(old.removeprefix(key)[1:])}\s*:", word)]
     if named:
         said = ", ".join(f"{old} is now {inside[old]}" for old in named)
         raise UserError(f"{word}: {said}; give these keys one by one")
@@ -177,11 +177,14 @@ def _first(command: str, word: str) -> str:
     return word
 
 
+def _has(config: Any, key: str) -> bool:
+    group, _, rest = key.partition(".")
+    return isinstance(config, dict) and group in config and (not rest or _has(config[group], rest))
+
+
 def _get(config: Any, key: str) -> Any:
     """The value at a dotted key. Raises KeyError where there is none."""
     for part in key.split("."):
-        if not isinstance(config, dict) or part not in config:
-            raise KeyError(key)
         config = config[part]
     return config
 
