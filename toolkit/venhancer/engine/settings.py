@@ -45,7 +45,8 @@ class EnhanceSettings:
         """
         if "num_steps" in words:
             words.setdefault("mode", "normal")
-        mine, groups = set(_names(self)), {"sampling": self.sampling, "windows": self.windows}
+        mine = set(_names(self))
+        groups: dict[str, Any] = {"sampling": self.sampling, "windows": self.windows}
         given = {name: words.pop(name) for name in mine & set(words)}
         for group, value in groups.items():
             inner = {name: words.pop(name) for name in _names(value) if name in words}
