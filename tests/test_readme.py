@@ -14,7 +14,12 @@ from toolkit.configs import compose
 from toolkit.paths import presets
 
 REPO = Path(__file__).parent.parent
-PAGES = [REPO / "README.md", *sorted(REPO.glob("docs/*.md")), *sorted(REPO.glob("experiments/**/*.md"))]
+PAGES = [
+    REPO / "README.md",
+    *sorted(REPO.glob("C*.md")),
+    *sorted(REPO.glob("docs/*.md")),
+    *sorted(REPO.glob("experiments/**/*.md")),
+]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -12,9 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from toolkit import zoo
+import toolkit
 from toolkit.ivideogpt.control.packed import pack, unpack
-from toolkit.runs.record import read_record
 
 POSITIONS = 256  # 11 frames, little more than it was trained on: then play renews the context, before it drifts
 ROWS = {
@@ -55,8 +54,8 @@ Licence: Apache-2.0, as the toolkit.
 
 def main(run: str, dest: str) -> None:
     """Pack, measure what was packed, write ``push.safetensors`` and ``README.md``."""
-    record = read_record(run)
-    world = zoo.load(run)
+    record = toolkit.read_run(run).record
+    world = toolkit.load(run)
     world.transformer.config.max_position_embeddings = POSITIONS
     path = pack(world, Path(dest) / "push.safetensors")
     with tempfile.TemporaryDirectory() as folder:

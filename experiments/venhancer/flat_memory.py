@@ -43,8 +43,16 @@ def narrow_model(folder: Path) -> Path:
         norm_num_groups=4,
     )
     pair = ControlledVideoUNet.from_parts(unet, VideoControlNetModel.from_unet(unet))
-    settings = {"diffuses": "residuals", "data_std": 1.0, "resize": "bicubic", "blend": True}
-    VideoEnhancePipeline(pair, PixelUnshuffleCodec(8), VideoNoiseSchedule(), **settings).save_pretrained(folder)
+    pipeline = VideoEnhancePipeline(
+        pair,
+        PixelUnshuffleCodec(8),
+        VideoNoiseSchedule(),
+        diffuses="residuals",
+        data_std=1.0,
+        resize="bicubic",
+        blend=True,
+    )
+    pipeline.save_pretrained(folder)
     return folder
 
 

