@@ -77,9 +77,9 @@ _COMMANDS = [
         examples=(
             ("toolkit train-ivideogpt", "the default: a world of a pushed block, 12 minutes"),
             ("toolkit train-ivideogpt experiment=ivideogpt_kuka", "a simulated robot arm"),
-            ("toolkit train-ivideogpt data.name=episodes_folder data.path=EPISODES", "episodes of your own"),
+            ("toolkit train-ivideogpt data=episodes_folder data.path=EPISODES", "episodes of your own"),
         ),
-        keys="stage model init data.name data.path num_frames context_length action_conditioned "
+        keys="stage model init data data.path num_frames context_length action_conditioned "
         "optim.tokenizer.num_steps optim.transformer.num_steps plan.num_episodes seed device",
     ),
     Command(
