@@ -139,6 +139,11 @@ def test_a_pipe_gets_one_line_a_key(capsys):
     assert ["optim.betas", "[0.9,0.999]", "list of numbers ≥ 0, < 1"] in [row[:3] for row in rows]
 
 
+@pytest.mark.parametrize("command", JOBS, ids=lambda command: command.name)
+def test_every_key_has_a_sentence_in_its_dataclass(command):
+    assert not [key.name for key in keys.keys_of(command) if len(key.meaning.split()) < 2]
+
+
 def test_a_renamed_key_leads_to_its_new_name(capsys):
     print_keys(COMMANDS["train-ivideogpt"], ["tokenizer_optim", "lr"], Console(file=io.StringIO()))
     printed = capsys.readouterr()

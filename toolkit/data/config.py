@@ -10,7 +10,14 @@ from toolkit.schema import choice, number
 
 @dataclass
 class Data:
-    """A data set by name (see ``toolkit data list``); ``folder`` reads any folder of images."""
+    """A data set by name (see ``toolkit data list``); ``folder`` reads any folder of images.
+
+    name: of the data set; ``data=NAME`` says the same and sets what belongs to it. path: a folder of your own that
+    holds the files. size_px: edge to which images are resized; None keeps their size. channels: 1 for grey, 3 for
+    colour; None keeps what they have. num_train: how many training items to take; None takes all. valid_fraction: share
+    of the training items that is held out where a set has no part of its own for it. flip: whether images are mirrored
+    at random. class_labels: whether classes are read and given to the network.
+    """
 
     KINDS: ClassVar = ("points", "images")
 
@@ -28,7 +35,8 @@ class Data:
 class TextData:
     """A text corpus by name (see ``toolkit data list``); ``text_folder`` reads any folder of text or jsonl files.
 
-    text_key: the field of a jsonl line that holds the text. max_mb: how much of the corpus to take, in 10^6 bytes.
+    name: of the corpus; ``data=NAME`` says the same. path: a folder of your own that holds the files. text_key: the
+    field of a jsonl line that holds the text. max_mb: how much of the corpus to take, in 10^6 bytes; None takes all.
     valid_fraction: share of the documents that is held out.
     """
 
@@ -43,7 +51,17 @@ class TextData:
 
 @dataclass
 class EpisodeData:
-    """Episodes by name (kind ``episodes`` of ``toolkit data list``); ``episodes_folder`` reads any folder of npz."""
+    """Episodes by name (kind ``episodes`` of ``toolkit data list``); ``episodes_folder`` reads any folder of npz.
+
+    name: of the data set; ``data=NAME`` says the same. path: a folder of your own that holds the episodes. size_px:
+    edge of the square frames; None keeps theirs. image_key: the array of an npz file that holds the frames. frame_step:
+    every how manieth frame is kept. num_train, num_valid: how many episodes to take, or to record. num_frames: of an
+    episode that is recorded for this run. valid_fraction: share of a folder's episodes that is held out. texture: of
+    push_sprite, contrast within the background. num_distractors: of push_sprite, still grey shapes in the background.
+    random_goal: of push_sprite, whether the goal is somewhere else in every world. agent_shape: of push_sprite, what
+    moves is drawn as. augment: whether clips are cropped and recoloured at random, as the release does. skip_bad:
+    whether files that cannot be read are left out; false stops at the first.
+    """
 
     KINDS: ClassVar = ("episodes",)
 
@@ -54,9 +72,9 @@ class EpisodeData:
     frame_step: int = number(1, least=1)
     num_train: int | None = number(None, least=1)
     num_valid: int = number(256, least=1)
-    num_frames: int = number(24, least=2)  # of an episode that is recorded for this run
+    num_frames: int = number(24, least=2)
     valid_fraction: float = number(0.1, above=0, below=1)
-    texture: float = number(0.0, least=0, most=1)  # of push_sprite
+    texture: float = number(0.0, least=0, most=1)
     num_distractors: int = number(1, least=0)
     random_goal: bool = False
     agent_shape: str = choice("disc", "disc", "square", "diamond")

@@ -16,7 +16,12 @@ MEASURES += ["memorisation"]
 
 @dataclass
 class EncoderConfig:
-    """E(y): a ViT with one class token per latent (appendix D.1), or an MLP for points and tiny images."""
+    """E(y): a ViT with one class token per latent (appendix D.1), or an MLP for points and tiny images.
+
+    kind: which of the two. width, depth: of its hidden layers. num_heads, patch_size: of the ViT; patches are squares
+    of pixels. init_scale: factor on the initial weights of the head that gives the logits; a larger one starts with
+    more decided codes.
+    """
 
     kind: str = choice("vit", "vit", "mlp")
     width: int = number(768, least=4)
@@ -28,7 +33,22 @@ class EncoderConfig:
 
 @dataclass
 class Latents:
-    """What z is, how it is drawn, and how it enters the denoiser (sections 3.1 to 3.3)."""
+    """What z is, how it is drawn, and how it enters the denoiser (sections 3.1 to 3.3).
+
+    kind: ``discrete`` is the paper's; in its place no latents, the class labels, k-means clusters, random codes, or
+    continuous latents as in a VAE. num_latents: m, latents per sample, each with a table of its own. codebook_size: k,
+    codes of each latent; of continuous ones, their dimension. hard: straight-through one-hot codes in training; false
+    relaxes them. temperature: of the Gumbel-softmax in training. extraction_temperature: of the codes that the prior
+    learns from. drop: share of the samples whose latents are replaced by a learned null in training, as guidance on z
+    needs. usage_bonus: weight of the entropy of the mean code, against merged and dead codes (ours).
+    restart_dead_codes: whether codes that nothing uses start anew (ours). kl_weight: of continuous latents, the weight
+    of their divergence.
+
+    width: of the latents' tokens. num_layers: of the Transformer over these tokens; 0 leaves it out. num_heads: of that
+    Transformer. num_groups: 1 shows all latents to every attention; more give each group a resolution of its own, the
+    first the lowest. film: latents also scale and shift the features. null_kv: a learned token more in every
+    cross-attention, so that it can look away from z.
+    """
 
     kind: str = choice("discrete", "none", "discrete", "labels", "kmeans", "random", "continuous")
     num_latents: int = number(10, least=1)
@@ -63,7 +83,13 @@ class Latents:
 
 @dataclass
 class Loss:
-    """EDM's noise distribution and weighting (Karras et al. 2022, table 1)."""
+    """EDM's noise distribution and weighting (Karras et al. 2022, table 1).
+
+    p_mean, p_std: of the logarithm of sigma in training, a normal distribution. sigma_data: standard deviation of the
+    data; None measures it. weighting: ``edm``, or ``edm_monotonic``, which never falls towards small noise.
+    log_snr_shift: shift of the signal-to-noise ratio for larger images, 2 ln(64 / H) for H pixels; of
+    ``edm_monotonic``. label_drop: share of the class labels that are dropped in training.
+    """
 
     p_mean: float = -1.2
     p_std: float = number(1.2, above=0)
@@ -75,7 +101,15 @@ class Loss:
 
 @dataclass
 class Optim:
-    """Adam on denoiser and encoder, EDM's EMA on the denoiser."""
+    """Adam on denoiser and encoder, EDM's EMA on the denoiser.
+
+    num_steps: optimiser steps of the denoiser, and of the baseline; a larger number trains on. batch_size: samples per
+    step, over all processes. lr: learning rate. encoder_lr: that of the encoder; None is lr. betas: Adam's two.
+    weight_decay: AdamW's; 0 is Adam. warmup_steps: over which the learning rate rises from 0. schedule: of the learning
+    rate after that. grad_clip: largest norm of the gradient. ema_half_life_images: training images after which a weight
+    counts half in the average that is sampled. ema_ramp_up: cuts the half-life to this share of the images seen so far;
+    None does not.
+    """
 
     num_steps: int = number(2000, least=1, extends="denoiser,baseline")
     batch_size: int = number(128, least=1)
@@ -97,7 +131,14 @@ class Optim:
 
 @dataclass
 class PriorConfig:
-    """A(z): the autoregressive Transformer (appendix D.1), or a simpler prior for comparison."""
+    """A(z): the autoregressive Transformer (appendix D.1), or a simpler prior for comparison.
+
+    kind: autoregressive, each slot's own frequencies, or all codes alike. width, depth, num_heads, dropout: of the
+    Transformer. num_steps: optimiser steps, fewer where the held-out loss stops falling. batch_size: code tuples per
+    step. lr: learning rate. weight_decay: that of AdamW. grad_clip: largest norm of the gradient. eval_every_steps:
+    steps between two measurements of the held-out loss. patience: measurements without a better one after which
+    training ends.
+    """
 
     kind: str = choice("autoregressive", "autoregressive", "marginal", "uniform")
     width: int = number(512, least=4)
@@ -120,7 +161,16 @@ class PriorConfig:
 
 @dataclass
 class Sampling:
-    """How samples are drawn (algorithm 3, EDM's samplers, Restart)."""
+    """How samples are drawn (algorithm 3, EDM's samplers, Restart).
+
+    num_samples: how many are shown and saved. batch_size: how many at a time. solver: ``heun`` is EDM's deterministic
+    one, ``churn`` its stochastic one, ``restart`` that of Xu et al. 2023. num_steps: noise levels; Heun evaluates the
+    network 2 num_steps - 1 times. sigma_min, sigma_max, rho: EDM's grid of noise levels. churn: S_churn of ``churn``.
+    latents: where z comes from: the prior, the encoder on training images, or ``fixed``. fixed: the codes of
+    ``latents=fixed``, one per slot. prefix: codes that the first slots keep, the prior draws the rest. temperature: of
+    the prior's draws. cfg_scale: guidance on z, 0 is none, 1 the paper's. cfg_interval: noise levels, low and high,
+    within which it guides; None is everywhere. latents_off_below: noise level below which z is left out.
+    """
 
     num_samples: int = number(64, least=1)
     batch_size: int = number(256, least=1)
@@ -153,7 +203,12 @@ class Sampling:
 
 @dataclass
 class Measure:
-    """Which measures to take (``docs/disco.md`` says what each is), and on how much."""
+    """Which measures to take (``docs/disco.md`` says what each is), and on how much.
+
+    names: the measures. num_samples: samples of each score. num_repeats: sampling seeds of each score. evaluations:
+    network evaluations per sample at which quality is measured. sigmas: noise levels at which loss and Jacobian are
+    measured. cfg_scales: scales of the measure ``guidance``. num_trajectories: sampling paths that are followed.
+    """
 
     names: list[str] = field(
         default_factory=lambda: ["loss", "use", "turning", "jacobian", "quality", "prior_gap", "shared", "cost"]
@@ -177,7 +232,14 @@ class Measure:
 
 @dataclass
 class TrainDisco(Job):
-    """``toolkit train-disco``."""
+    """``toolkit train-disco``.
+
+    stage: the last one to run: denoiser (with its encoder), baseline, prior, sample, measure; ``all`` is every one.
+    model: a trained run or model folder, only sampled and measured. init: a run, folder or hub id of a denoiser whose
+    weights training starts from. baseline: the network to compare with: none, the same without latents, or one of as
+    many parameters as the denoiser, or (``matched_total``) as denoiser and encoder. data: a data set by name, as
+    ``toolkit data list`` shows them. network: the denoiser, by name of a file in conf/network.
+    """
 
     command: str = "train-disco"
     stage: str = choice("all", "all", *STAGES, computes=False)

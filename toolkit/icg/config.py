@@ -17,7 +17,12 @@ SMALL_CURVE = [1.25, 1.5, 2.0, 3.0]
 
 @dataclass
 class Sampling:
-    """How samples are drawn: EDM's grid of noise levels, and how many (``batch_size`` changes nothing but speed)."""
+    """How samples are drawn: EDM's grid of noise levels, and how many.
+
+    num_samples: how many are drawn with every method. batch_size: how many at a time; it changes nothing but the speed.
+    num_steps: noise levels, or the scheduler's steps of a pipeline. sigma_min, sigma_max, rho: the grid, of models that
+    are no pipelines. temperature: of the prior's draws, for models with discrete latents.
+    """
 
     num_samples: int = number(64, least=1)
     batch_size: int = number(512, least=1, computes=False)
@@ -37,7 +42,11 @@ class Sampling:
 
 @dataclass
 class Loss:
-    """EDM's noise distribution, for the two small models that are made where ``model`` is not given."""
+    """EDM's noise distribution, for the two small models that are made where ``model`` is not given.
+
+    p_mean, p_std: of the logarithm of sigma in training, a normal distribution. label_drop: share of the labels that
+    the model for classifier-free guidance is trained without; the other one sees them all.
+    """
 
     p_mean: float = -1.2
     p_std: float = number(1.2, above=0)
@@ -46,7 +55,12 @@ class Loss:
 
 @dataclass
 class Optim:
-    """AdamW and EDM's EMA, of the two small models."""
+    """AdamW and EDM's EMA, of the two small models.
+
+    num_steps: optimiser steps. batch_size: images per step. lr: learning rate. schedule: of the learning rate.
+    grad_clip: largest norm of the gradient. weight_decay: that of AdamW. ema_half_life_images: training images after
+    which a weight counts half in the average that is sampled.
+    """
 
     num_steps: int = number(600, least=1)
     batch_size: int = number(128, least=1)
@@ -59,7 +73,10 @@ class Optim:
 
 @dataclass
 class Exact:
-    """``model=exact``: the exact denoiser of Gaussians on a ring of radius 3, one per class."""
+    """``model=exact``: the exact denoiser of Gaussians on a ring of radius 3, one per class.
+
+    num_classes: how many Gaussians. std: the standard deviation of each.
+    """
 
     num_classes: int = number(8, least=2, most=64)
     std: float = number(0.5, above=0)
@@ -69,13 +86,12 @@ class Exact:
 class Measure:
     """What is measured where the model's data is at hand.
 
-    num_samples: null is ``sampling.num_samples``, or for the small models as many as there are training items, at most
-        5,000.
-    num_repeats: sampling seeds; null is 1, and 2 for the small models.
-    curve: scales measured for every method beside its own; null is SMALL_CURVE for the small models and the methods
-        that have a curve, none for others.
-    untrained_null: add classifier-free guidance with a null condition that the model never saw, as a control.
-    clip: folder or hub id of a CLIP model, to score pictures against their prompts.
+    enabled: whether anything is measured. num_samples: samples of each score; null is ``sampling.num_samples``, or for
+    the small models as many as there are training items, at most 5,000. num_repeats: sampling seeds; null is 1, and 2
+    for the small models. neighbours: k of precision and recall. curve: scales measured for every method beside its own;
+    null is 1.25, 1.5, 2 and 3 for the small models and the methods that have a curve, none for others. untrained_null:
+    whether to add classifier-free guidance with a null condition that the model never saw, as a control. clip: folder
+    or hub id of a CLIP model, to score pictures against their prompts.
     """
 
     enabled: bool = True
@@ -94,7 +110,18 @@ class Measure:
 
 @dataclass
 class SampleICG(Job):
-    """``toolkit sample-icg``."""
+    """``toolkit sample-icg``.
+
+    model: a run, a model folder, a pipeline's folder, a hub id, or ``exact``; without it two small models are made,
+    once. guidance: the method; each has keys of its own. compare: the methods beside it, as names or ``{method: tsg,
+    scale: 3}``; None is no guidance, and the usual ones for the small models. batched: whether the calls of a step run
+    as one of twice or thrice the rows. labels: classes to draw: a number, a name, a list of them, or a file with one a
+    line; None draws them. prompts: for text models: a text, a list, or a file with one a line; None takes eight of
+    ours. size_px: edge of the pictures of a text model. part: the network of a run to sample; None is its denoiser.
+    vae: folder or hub id of the decoder, for a network that works on latents. data: what the small models are trained
+    on, or the model's samples are measured against; None is the model's own, and digits for the small models. network:
+    that of the small models, by name of a file in conf/network.
+    """
 
     command: str = "sample-icg"
     model: str | None = None

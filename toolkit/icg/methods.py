@@ -24,8 +24,11 @@ CONDITIONS = ("auto", "class", "gaussian", "bank", "shuffle")
 class Guidance:
     """One way to guide: a row of METHODS, and the keys of the group ``guidance``.
 
-    ``scale`` is w, 1 is no guidance: one number, or a list to compare several. It weighs the condition (cfg, icg and
-    their combinations with TSG), or the weak branch of the method where there is but one.
+    method: its name; the choice ``guidance=`` sets it. scale: w, 1 is no guidance: one number, or a list to compare
+    several; it weighs the condition (cfg, icg and their combinations with TSG), or the weak branch of the method where
+    there is but one. start, stop: shares of the steps between which it guides. t_min, t_max: times, in thousandths,
+    between which it guides. sigma_min, sigma_max: noise levels between which it guides; None has no limit. rescale: how
+    far the contrast is pulled back to that of the conditional model (Lin et al. 2023, equation 16); 0 is off.
 
     What the command must know of a method:
         label: for people. guides: False for the model as it is.
@@ -123,7 +126,16 @@ class CFG(Guidance):
 
 @dataclass
 class ICG(Guidance):
-    """Independent condition guidance; see IndependentConditionGuidance for the keys."""
+    """Independent condition guidance; see IndependentConditionGuidance for the keys.
+
+    condition: where the random condition comes from: a random class, Gaussian noise, a bank of random prompts, or the
+    conditions of the batch shuffled; ``auto`` takes what fits the model. fields: the network's inputs that are drawn
+    anew; None is labels, latents and text, whichever are there. resample: a new condition at every step (the paper's),
+    or one for the whole run. exclude_own: whether the sample's own class is never drawn. num_draws: conditions averaged
+    per step. std: of Gaussian conditions: ``tensor`` (the paper's), ``sample``, or a number. bank_rows: random prompts
+    in the bank; None is the guider's own number. cads_scale: noise on the condition that fades in the course of
+    sampling (CADS, Sadat et al. 2024); 0 is off. cads_tau1, cads_tau2: times between which it fades.
+    """
 
     label: ClassVar[str] = "ICG"
     on_condition: ClassVar[bool] = True
@@ -156,7 +168,13 @@ class ICG(Guidance):
 
 @dataclass
 class TSG(Guidance):
-    """Time-step guidance; see TimeStepGuidance for the keys. ``scale`` is its own w."""
+    """Time-step guidance; see TimeStepGuidance for the keys. ``scale`` is its own w.
+
+    noise_scale: s, the size of the noise on the time embedding. alpha: power of t that it is scaled by; lower perturbs
+    more. std_scaling: whether the noise is also scaled by the embedding's standard deviation, as in the paper's
+    experiments. max_layers: perturb only the first so many blocks of a DiT (table 6c); None is all.
+    time_embedding_modules: names or patterns of the modules, where the search finds none or several.
+    """
 
     label: ClassVar[str] = "TSG"
     has_curve: ClassVar[bool] = True
@@ -224,7 +242,10 @@ class CFGAndTSG(CFG):
 
 @dataclass
 class PAG(Guidance):
-    """Perturbed attention guidance by diffusers' own pipelines (Ahn et al. 2024); their pag_scale is w - 1."""
+    """Perturbed attention guidance by diffusers' own pipelines (Ahn et al. 2024); their pag_scale is w - 1.
+
+    layers: names or patterns of the layers that are perturbed; None is the pipeline's own choice.
+    """
 
     label: ClassVar[str] = "PAG"
     own_pipeline: ClassVar[str] = "pag"
@@ -245,7 +266,11 @@ class SAG(Guidance):
 
 @dataclass
 class AutoGuidance(Guidance):
-    """Guidance with a worse version of the model (Karras et al. 2024): ``weak`` is its run folder."""
+    """Guidance with a worse version of the model (Karras et al. 2024).
+
+    weak: run folder of the worse version; None trains one beside the small models. weak_fraction: of the training of
+    the small models, the share that the worse one gets.
+    """
 
     label: ClassVar[str] = "autoguidance"
     method: str = "autoguidance"

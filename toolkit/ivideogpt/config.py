@@ -14,7 +14,15 @@ MEASURES = ["tokens", "tokenizer", "decoupling", "prediction", "actions", "rewar
 
 @dataclass
 class TokenizerConfig:
-    """The compressive tokenizer's network; keys as in the release's config.json, sizes of its 64x64 model."""
+    """The compressive tokenizer's network; keys as in the release's config.json, sizes of its 64x64 model.
+
+    block_out_channels: widths of the levels; every level but the last halves the image. layers_per_block: residual
+    blocks of a level. latent_channels: of the latent map and of the codes. norm_num_groups: groups of the group norms.
+    num_vq_embeddings: codes for context frames. num_dyn_embeddings: codes for future frames. patch_size: latents on an
+    edge of a future frame's token. max_att_resolution: largest map with cross-attention. dropout: of the
+    cross-attention, in training. start_diagonal: how sharply cross-attention begins at its own place (ours); 0 is
+    random. start_from_plain: whether the conditional pair begins as a copy of the context pair (256x256, appendix A.1).
+    """
 
     block_out_channels: list[int] = number([128, 256, 512], least=4)
     layers_per_block: int = number(2, least=1)
@@ -24,11 +32,9 @@ class TokenizerConfig:
     num_dyn_embeddings: int = number(8192, least=2)
     patch_size: int = number(4, least=1)
     max_att_resolution: int = number(16, least=1)
-    dropout: float = number(0.1, least=0, below=1)  # of the cross-attention, in training
-    start_diagonal: float = number(
-        0.0, least=0
-    )  # how sharply cross-attention begins at its own place (ours); 0: random
-    start_from_plain: bool = False  # the conditional pair begins as a copy of the context pair (256x256, appendix A.1)
+    dropout: float = number(0.1, least=0, below=1)
+    start_diagonal: float = number(0.0, least=0)
+    start_from_plain: bool = False
 
     def check(self) -> None:
         """Groups divide the channels; four heads divide them too."""
@@ -42,24 +48,39 @@ class TokenizerConfig:
 
 @dataclass
 class Codebook:
-    """How the two codebooks learn. The release: by gradient, from +-1/8192, nothing else."""
+    """How the two codebooks learn. The release: by gradient, from +-1/8192, nothing else.
+
+    kind: by gradient, or by moving averages of what is encoded. decay: of the moving averages. warmup_steps: without
+    quantising; then the codebooks start from what is encoded. restart_below: of ema, uses per batch below which a code
+    starts anew; None never. apart: whether codes start, and start anew, far from the others (k-means++), not at any
+    latent (ours). restart_until: share of the training in which codes may start anew. frozen: whether to keep the
+    codebooks of init (tokenizer-only adaptation).
+    """
 
     kind: str = choice("gradient", "gradient", "ema")
-    decay: float = number(0.99, above=0, below=1)  # of ema
-    warmup_steps: int = number(0, least=0)  # without quantising; then the codebooks start from what is encoded
-    restart_below: float | None = number(None, least=0)  # of ema: uses per batch below which a code starts anew
-    apart: bool = False  # codes start, and start anew, far from the others (k-means++), not at any latent (ours)
-    restart_until: float = number(0.7, least=0, most=1)  # share of the training in which codes may start anew
-    frozen: bool = False  # keep the codebooks of init (tokenizer-only adaptation)
+    decay: float = number(0.99, above=0, below=1)
+    warmup_steps: int = number(0, least=0)
+    restart_below: float | None = number(None, least=0)
+    apart: bool = False
+    restart_until: float = number(0.7, least=0, most=1)
+    frozen: bool = False
 
 
 @dataclass
 class TokenizerLoss:
-    """Appendix A.2: reconstruction, perceptual and commitment with equal weights; optionally adversarial."""
+    """Appendix A.2: reconstruction, perceptual and commitment with equal weights; optionally adversarial.
+
+    reconstruction: absolute or squared difference. motion_weight: extra weight of pixels that differ from the last
+    context frame (ours). contrast_weight: extra weight of pixels that differ from their frame's median (ours).
+    perceptual: LPIPS, a difference of image gradients in its place, or none. perceptual_weight: of that distance.
+    perceptual_path: folder or hub id of the weights of LPIPS. commitment: weight of the commitment loss. gan: whether a
+    discriminator takes part. gan_start_step: step at which it begins. gan_weight: of its loss. gan_depth: levels of the
+    discriminator. gan_hidden: its width.
+    """
 
     reconstruction: str = choice("l1", "l1", "l2")
-    motion_weight: float = number(0.0, least=0)  # extra weight of pixels that differ from the last context frame (ours)
-    contrast_weight: float = number(0.0, least=0)  # extra weight of pixels that differ from their frame's median (ours)
+    motion_weight: float = number(0.0, least=0)
+    contrast_weight: float = number(0.0, least=0)
     perceptual: str = choice("none", "none", "lpips", "gradients")
     perceptual_weight: float = number(1.0, least=0)
     perceptual_path: str | None = None
@@ -81,11 +102,16 @@ class TokenizerLoss:
 
 @dataclass
 class TokenizerOptim:
-    """AdamW (betas 0.9 and 0.999), counted in updates of the weights."""
+    """AdamW (betas 0.9 and 0.999), counted in updates of the weights.
+
+    num_steps: updates; 0 keeps the tokenizer of init. batch_size: clips per update. num_future: future frames of a clip
+    that are encoded in one update. lr: learning rate. schedule: of the learning rate after the warm-up. warmup_steps:
+    over which it rises from 0. weight_decay: that of AdamW. grad_clip: largest norm of the gradient.
+    """
 
     num_steps: int = number(100_000, least=0, extends="tokenizer")
     batch_size: int = number(64, least=1)
-    num_future: int = number(7, least=1)  # future frames of a clip that are encoded in one update
+    num_future: int = number(7, least=1)
     lr: float = number(1e-4, above=0)
     schedule: str = choice("constant", "constant", "cosine")
     warmup_steps: int = number(500, least=0)
@@ -95,7 +121,13 @@ class TokenizerOptim:
 
 @dataclass
 class TransformerConfig:
-    """The Llama that models the tokens; keys as in its config.json, sizes of the small model."""
+    """The Llama that models the tokens; keys as in its config.json, sizes of the small model.
+
+    hidden_size: features of a token. intermediate_size: features inside the feed-forward part. num_hidden_layers: how
+    many layers. num_attention_heads: query heads of a layer. num_key_value_heads: None for as many as query heads.
+    max_position_embeddings: the longest sequence of tokens. attention_dropout: in training. spatial_embedding: whether
+    tokens are told where in the picture they lie (ours).
+    """
 
     hidden_size: int = number(768, least=8)
     intermediate_size: int = number(3072, least=8)
@@ -104,7 +136,7 @@ class TransformerConfig:
     num_key_value_heads: int | None = number(None, least=1)
     max_position_embeddings: int = number(1024, least=2)
     attention_dropout: float = number(0.1, least=0, below=1)
-    spatial_embedding: bool = False  # tokens are told where in the picture they lie (ours)
+    spatial_embedding: bool = False
 
     def check(self) -> None:
         """Heads divide the width, in even parts; key-value heads divide the heads."""
@@ -122,7 +154,14 @@ class TransformerConfig:
 
 @dataclass
 class TransformerOptim:
-    """AdamW; weight decay on matrices only, not on embeddings (as the release)."""
+    """AdamW; weight decay on matrices only, not on embeddings (as the release).
+
+    num_steps: updates; 0 keeps the transformer of init. batch_size: clips per update. lr: learning rate. betas: AdamW's
+    two. schedule: of the learning rate after the warm-up. warmup_steps: over which it rises from 0. weight_decay: that
+    of AdamW. grad_clip: largest norm of the gradient. first_frame_weight: of the loss of the first future frame (ours).
+    reward_weight: of the loss of the rewards. cached_clips: how many clips are tokenised once and learned from; None
+    takes new clips at every step.
+    """
 
     num_steps: int = number(100_000, least=0, extends="transformer")
     batch_size: int = number(64, least=1)
@@ -132,9 +171,9 @@ class TransformerOptim:
     warmup_steps: int = number(5000, least=0)
     weight_decay: float = number(0.01, least=0)
     grad_clip: float = number(1.0, above=0)
-    first_frame_weight: float = number(1.0, above=0)  # of the loss of the first future frame (ours)
+    first_frame_weight: float = number(1.0, above=0)
     reward_weight: float = number(1.0, least=0)
-    cached_clips: int | None = number(None, least=1)  # tokenise this many clips once; None: new clips every step
+    cached_clips: int | None = number(None, least=1)
 
     def check(self) -> None:
         """Adam has two betas."""
@@ -152,11 +191,17 @@ class Optim:
 
 @dataclass
 class Rollout:
-    """Imagined clips: truth, reconstruction, imagination and what other actions would do, side by side."""
+    """Imagined clips: truth, reconstruction, imagination and what other actions would do, side by side.
+
+    num_clips: how many. num_frames: imagined ones; None: as many as a training clip has. on_overflow: beyond the
+    positions, refuse, or renew the context. sampling: draw tokens, or take the most likely. temperature: of the draws.
+    top_k: draw among so many tokens; None among all. scale: by which the frames are enlarged in the video. rate_fps: of
+    the video.
+    """
 
     num_clips: int = number(8, least=1)
-    num_frames: int | None = number(None, least=1)  # imagined; None: as many as a training clip has
-    on_overflow: str = choice("raise", "raise", "recontext")  # beyond the positions: refuse, or renew the context
+    num_frames: int | None = number(None, least=1)
+    on_overflow: str = choice("raise", "raise", "recontext")
     sampling: str = choice("sample", "sample", "greedy")
     temperature: float = number(1.0, above=0)
     top_k: int | None = number(100, least=1)
@@ -166,9 +211,17 @@ class Rollout:
 
 @dataclass
 class Plan:
-    """Model-predictive control in the true simulator, the plan made in the model (table 6; VP2, Tian et al. 2023)."""
+    """Model-predictive control in the true simulator, the plan made in the model (appendix A.4).
 
-    num_episodes: int = number(0, least=0)  # 0: no planning
+    num_episodes: episodes of control; 0 plans nothing. planners: the cross-entropy method, random shooting, random
+    actions, a plan in the true simulator (oracle), or learning a policy with and without imagination (mbpo, sac).
+    objective: distance to an image of the goal, or the rewards. horizon: actions of a plan. num_candidates: plans that
+    are imagined at a time. num_elites: the best of them, from which the next are drawn. num_iterations: how often.
+    replan_every: actions that are executed before the next plan. num_steps: of an episode. action_std: standard
+    deviation of the first candidates. num_rounds: of mbpo, and of sac without imagination: real episodes to learn from.
+    """
+
+    num_episodes: int = number(0, least=0)
     planners: list[str] = field(default_factory=lambda: ["cem", "shooting", "random"])
     objective: str = choice("goal_image", "goal_image", "reward")
     horizon: int = number(7, least=1)
@@ -178,7 +231,7 @@ class Plan:
     replan_every: int = number(3, least=1)
     num_steps: int = number(9, least=1)
     action_std: float = number(0.7, above=0)
-    num_rounds: int = number(20, least=1)  # of mbpo, and of sac without imagination: real episodes to learn from
+    num_rounds: int = number(20, least=1)
 
     def check(self) -> None:
         """Known planners; fewer elites than candidates; an action is executed before the plan ends."""
@@ -196,14 +249,19 @@ PLANNERS = ["cem", "shooting", "random", "oracle", "mbpo", "sac"]
 
 @dataclass
 class Measure:
-    """Which measures to take on held-out clips, and on how much."""
+    """Which measures to take on held-out clips, and on how much.
+
+    names: the measures; ``docs/ivideogpt.md`` says what each is. num_clips: how many clips. num_counterfactual: starts
+    from which every direction is imagined. num_samples: of one clip; the best of them is reported beside the mean.
+    batch_size: clips at a time.
+    """
 
     names: list[str] = field(
         default_factory=lambda: ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward"]
     )
     num_clips: int = number(256, least=2)
-    num_counterfactual: int = number(64, least=2)  # starts from which every direction is imagined
-    num_samples: int = number(1, least=1)  # of one clip; the best of them is reported beside the mean
+    num_counterfactual: int = number(64, least=2)
+    num_samples: int = number(1, least=1)
     batch_size: int = number(32, least=1)
 
     def check(self) -> None:
@@ -215,20 +273,30 @@ class Measure:
 
 @dataclass
 class TrainIVideoGPT(Job):
-    """``toolkit train-ivideogpt``."""
+    """``toolkit train-ivideogpt``.
+
+    stage: the last one to run: tokenizer, transformer, rollout, plan, measure; ``all`` is every one. model: a trained
+    world model, only rolled out, planned with, measured. init: a world model that training starts from; its networks
+    replace those below. init_parts: what is taken of it; with ``tokenizer`` the transformer starts afresh all the same.
+    context_length: T0, the frames that are given. num_frames: T, frames of a clip. action_conditioned: whether the
+    model is told the actions. goal_conditioned: whether the clip's last frame is put first in the context. goal_order:
+    which frames follow the goal. reward_head: whether the model predicts rewards. blind_context: whether the context is
+    black: what n tokens a frame are worth alone (a baseline). data: episodes by name, as ``toolkit data list`` shows
+    them.
+    """
 
     command: str = "train-ivideogpt"
     stage: str = choice("all", "all", *STAGES, computes=False)
-    model: str | None = None  # a trained world model: only rolled out, planned with, measured
-    init: str | None = None  # a world model that training starts from; its networks replace those below
-    init_parts: str = choice("both", "both", "tokenizer")  # tokenizer: the transformer starts afresh all the same
-    context_length: int = number(1, least=1)  # T0
-    num_frames: int = number(16, least=2)  # T, of a clip
+    model: str | None = None
+    init: str | None = None
+    init_parts: str = choice("both", "both", "tokenizer")
+    context_length: int = number(1, least=1)
+    num_frames: int = number(16, least=2)
     action_conditioned: bool = True
-    goal_conditioned: bool = False  # the clip's last frame is put first in the context
-    goal_order: str = choice("release_training", "release_training", "paper")  # which frames follow the goal
+    goal_conditioned: bool = False
+    goal_order: str = choice("release_training", "release_training", "paper")
     reward_head: bool = False
-    blind_context: bool = False  # the context is black: what n tokens a frame are worth alone (a baseline)
+    blind_context: bool = False
     data: EpisodeData = field(default_factory=EpisodeData)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     codebook: Codebook = field(default_factory=Codebook)

@@ -22,19 +22,18 @@ _SIZED_BY_THEMSELVES = ("pattern", "list")
 class Growth:
     """One growth operator and its size.
 
-    operator: the paper's atomic operators (appendix A.3-A.6) ``direct``, ``zero``, ``random``, ``learn`` in
-        either direction, or a way to list layers: ``stack`` (G_stack, the same as direct in depth), ``interleave``,
-        ``gradual`` (StackedBERT), ``solar``, ``llama_pro``, ``pattern`` (``6-12*2-6``) and ``list``.
-    factor: target layers / source layers in depth, target hidden size / source hidden size in width. ``num_layers``
-        says the same by the number of target layers.
-    pattern: ``prefix-block*times-suffix``, each a number of layers (appendix H.3).
-    layers: source layer of every target layer, counted from 0.
-    drop: SOLAR's m, the layers left out at the end of the first copy and at the start of the second.
-    insert: LLaMA-Pro's number of new layers, one after each of as many groups.
-    split: ``direct`` in width, the share alpha of a column that stays with the first copy; 0.5 splits evenly (then the
-        copies never part), appendix A.3 asks for alpha != 1/2.
-    scale_eps: ``zero`` in width also scales the norms' epsilon by d/D, which makes it exact.
-    noise: alpha of W <- (1 - alpha) W + alpha eps (appendix I.2; the paper: 0.2).
+    operator: the paper's atomic operators (appendix A.3-A.6) ``direct``, ``zero``, ``random``, ``learn`` in either
+    direction, or a way to list layers. ``stack`` is G_stack, the same as direct in depth; the others are
+    ``interleave``, ``gradual`` (StackedBERT), ``solar``, ``llama_pro``, ``pattern`` (``6-12*2-6``) and ``list``.
+    direction: whether layers are added or layers get wider. factor: target layers / source layers in depth, target
+    hidden size / source hidden size in width; the testbed takes 4 unless told another size. num_layers: the number of
+    target layers, in place of a factor. intermediate_size: in width, that of the target; None grows it by the factor.
+    pattern: ``prefix-block*times-suffix``, each a number of layers (appendix H.3). layers: source layer of every target
+    layer, counted from 0. drop: SOLAR's m, the layers left out at the end of the first copy and at the start of the
+    second. insert: LLaMA-Pro's number of new layers, one after each of as many groups. split: ``direct`` in width, the
+    share alpha of a column that stays with the first copy; 0.5 splits evenly (then the copies never part), appendix A.3
+    asks for alpha != 1/2. scale_eps: whether ``zero`` in width also scales the norms' epsilon by d/D, which makes it
+    exact. noise: alpha of W <- (1 - alpha) W + alpha eps (appendix I.2; the paper: 0.2).
     """
 
     operator: str = choice("stack", *DEPTH_ONLY, *ANY_DIRECTION)
@@ -84,8 +83,11 @@ class Growth:
 class Network:
     """A Llama: the base in the testbed, the only network of stage=pretrain. Keys as in transformers' LlamaConfig.
 
-    num_key_value_heads: None for as many as query heads. context: tokens of a training sequence and the longest one the
-    model is configured for.
+    num_hidden_layers: layers, of the base in the testbed. hidden_size: features of a token. intermediate_size: features
+    inside the feed-forward part. num_attention_heads: query heads of a layer. num_key_value_heads: None for as many as
+    query heads. tie_word_embeddings: whether embedding and head are one matrix. rms_norm_eps: epsilon of the norms.
+    rope_theta: base of the rotary embedding. context: tokens of a training sequence and the longest one the model is
+    configured for.
     """
 
     num_hidden_layers: int = number(3, least=1)
@@ -114,8 +116,8 @@ class Network:
 class Tokens:
     """Text into token ids.
 
-    tokenizer: folder, hub id or ``.gguf`` file of a tokenizer to use; None trains a byte-level BPE of ``vocab_size``
-    entries on the training part of the corpus. With ``model`` its own tokenizer is used.
+    tokenizer: folder, hub id or ``.gguf`` file of a tokenizer to use; None trains a byte-level BPE on the training part
+    of the corpus. With ``model`` its own tokenizer is used. vocab_size: entries of the tokenizer that is trained.
     """
 
     tokenizer: str | None = None
@@ -144,12 +146,16 @@ class Budget:
 class Optim:
     """AdamW as in the paper's table 1 and released scripts; learning rates and batch are per preset.
 
-    lr: of the target, grown and from scratch. base_lr: of the base; None is lr. scratch_lrs: the sweep of the scratch
-    run, each to the end of the budget; empty is lr alone. batch_size: sequences per optimiser step;
-    micro_batch_size: per forward pass and process (gradients are accumulated); None is all at once. decay_norms: the
-    released code also decays norm gains. schedule: cosine falls to min_lr_ratio of the rate over schedule_tokens (None:
-    the run's own budget; the paper's horizon is longer than its runs). after_growth: fresh moments and step count
-    (the paper), or the base's moments copied along with their tensors.
+    lr: learning rate of the target, grown and from scratch. base_lr: of the base; None is lr. scratch_lrs: the sweep of
+    the scratch run, each to the end of the budget; empty is lr alone. batch_size: sequences per optimiser step.
+    micro_batch_size: sequences per forward pass and process (gradients are accumulated); None is all at once.
+    warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after that; cosine falls to
+    min_lr_ratio of it. schedule_tokens: where the fall ends; None is the run's own budget (the paper's horizon is
+    longer than its runs). min_lr_ratio: the share of the learning rate that is left at the end. betas: AdamW's two.
+    weight_decay: that of AdamW. decay_norms: whether norm gains decay too, as in the released code. grad_clip: largest
+    norm of the gradient. after_growth: fresh moments and step count (the paper), or the base's moments copied along
+    with their tensors. mask_steps: of operator=random, optimiser steps until the new parts are fully open. sharding:
+    ``fsdp`` spreads parameters, gradients and moments over the processes.
     """
 
     lr: float = number(2e-3, above=0)
@@ -166,7 +172,7 @@ class Optim:
     decay_norms: bool = False
     grad_clip: float = number(1.0, above=0)
     after_growth: str = choice("reset", "reset", "tile")
-    mask_steps: int = number(5000, least=1)  # operator=random: optimiser steps until the new parts are fully open
+    mask_steps: int = number(5000, least=1)
     sharding: str = choice("none", "none", "fsdp", computes=False)
 
     def check(self) -> None:
@@ -183,7 +189,11 @@ class Optim:
 
 @dataclass
 class Learn:
-    """Training of G_learn's map (appendix A.6; the authors' script): the source is frozen, its mapping learns."""
+    """Training of G_learn's map (appendix A.6; the authors' script): the source is frozen, its mapping learns.
+
+    num_steps: optimiser steps. warmup_steps: over which the learning rate rises. lr, min_lr: its highest and its last
+    value. batch_size: sequences per step.
+    """
 
     num_steps: int = number(100, least=0)
     warmup_steps: int = number(50, least=0)
@@ -213,9 +223,10 @@ class Evaluation:
     """stage=evaluate: perplexity on the held-out part of ``data`` (or the file ``text``), and tasks (extra ``eval``).
 
     text_kb: how much text, in 10^3 bytes. tasks: names of lm-evaluation-harness, ``paper`` for the paper's eight, or
-    ``.jsonl`` files of your own. task_data: folder of local exports, one ``TASK.jsonl`` each; None asks the hub.
-    route: the harness scores the loaded model, loads the checkpoint itself, or asks our own log-likelihoods; all three
-    give the same numbers. limit: rows of each task.
+    ``.jsonl`` files of your own. task_data: folder of local exports, one ``TASK.jsonl`` each; None asks the hub. route:
+    the harness scores the loaded model, loads the checkpoint itself, or asks our own log-likelihoods; all three give
+    the same numbers. num_fewshot: solved examples before each question. limit: rows of each task; None is all.
+    batch_size: sequences at a time.
     """
 
     text_kb: float = number(100.0, above=0)
@@ -231,14 +242,16 @@ class Evaluation:
 class GrowLLM(Growth, Job):
     """``toolkit grow-llm``.
 
-    stage: ``all`` is the testbed (corpus, base, growth, training on, the other arms, comparison). ``corpus`` stops
-    after tokenising; ``pretrain`` trains one network; ``grow`` grows the checkpoint ``model``; ``compare`` reads
-    finished runs; ``evaluate`` measures ``model``; ``advise`` says when and by how much to grow.
-    model: checkpoint folder, hub id, ``.gguf`` file, or a run; in the testbed the base to start from instead of
-    training one, with pretrain the network to train on. part: which network of a run (base, grown, scratch, ...).
-    arms: which networks the testbed trains after the base: the grown one, the target from scratch, the base continued.
-    out: the new folder of stage=grow, the run's ``model/grown`` unless given. text: file on which preservation is
-    measured. params, tokens: the target's size and budget, for ``advise``.
+    stage: ``all`` is the testbed: corpus, base, growth, training on, the other arms, comparison. ``corpus`` stops after
+    tokenising; ``pretrain`` trains one network; ``grow`` grows the checkpoint ``model``; ``compare`` reads finished
+    runs; ``evaluate`` measures ``model``; ``advise`` says when and by how much to grow. model: checkpoint folder, hub
+    id, ``.gguf`` file, or a run. In the testbed it is the base to start from instead of training one, with pretrain the
+    network to train on. part: which network of a run (base, grown, scratch, ...). arms: which networks the testbed
+    trains after the base: the grown one, the target from scratch, the base continued. data: a text corpus by name, as
+    ``toolkit data list`` shows them. out: the new folder of stage=grow, the run's ``model/grown`` unless given. text:
+    file on which preservation is measured. measure: whether stage=grow measures how well the function is preserved.
+    max_shard_gb: largest file of a grown checkpoint, in 10^9 bytes. params: the target's size, for ``advise``. tokens:
+    the target's budget, for ``advise``.
     """
 
     command: str = "grow-llm"

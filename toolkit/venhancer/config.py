@@ -26,9 +26,11 @@ LEAST_SIDE_PX = 16
 class Degrade:
     """Make a low-quality input out of a good clip, which then is the reference of the measures.
 
-    scale: antialiased bicubic down-scaling. frame_step: every how manieth frame is kept. blur_px: standard deviation
-    of a Gaussian before the down-scaling. noise: standard deviation of white noise, in grey levels of 255. crf: h264
-    compression. The paper's own degradation has scale and frame_step only (section 3.3).
+    scale: factor of an antialiased bicubic down-scaling. frame_step: every how manieth frame is kept. blur_px: standard
+    deviation of a Gaussian before the down-scaling. noise: standard deviation of white noise, in grey levels of 255.
+    crf: of an h264 compression; None leaves it out.
+
+    The paper's own degradation has scale and frame_step only (section 3.3).
     """
 
     scale: float = number(1.0, least=1, most=MOST_SCALE)
@@ -45,7 +47,10 @@ class Degrade:
 
 @dataclass
 class Demo:
-    """What is done without an ``input``: a part of a real clip is degraded, enhanced, and held against itself."""
+    """What is done without an ``input``: a part of a real clip is degraded, enhanced, and held against itself.
+
+    clip: its name in ``toolkit data list``. start_s, duration_s: the part of it.
+    """
 
     clip: str = "bikes"
     start_s: float = number(0.0, least=0)
@@ -57,8 +62,9 @@ class Demo:
 class Encode:
     """How the result is written.
 
-    pix_fmt: ``auto`` is yuv420p, which every player shows, at the even size next to an odd one; yuv444p keeps odd
-    sizes. crf: constant rate factor, 0 (lossless up to the colour conversion) to 51; the release uses 17.
+    codec: h264, or hevc. crf: constant rate factor, 0 (lossless up to the colour conversion) to 51; the release uses
+    17. speed: of the encoder; slower ones write smaller files. pix_fmt: ``auto`` is yuv420p, which every player shows,
+    at the even size next to an odd one; yuv444p keeps odd sizes. audio: whether sound is copied.
     """
 
     codec: str = choice("h264", "h264", "hevc")
@@ -86,15 +92,18 @@ class Classic:
 class VideoUNetConfig:
     """The network that ``stage=train`` builds; the defaults are the release's (1.41 + 0.63 billion parameters).
 
-    codec: "vae", an autoencoder of diffusers (``vae``: folder or hub id), or "unshuffle", which makes each block of
-    codec_factor x codec_factor pixels one latent. attention_levels: levels that attend, from the finest on (the middle
-    always does). entry_heads: of the temporal transformer after the first convolution. asymmetric: the release's odd
-    padding. conditioning: where noise level and scale are told: to the key frames (the paper's video-aware
-    conditioning), to all frames alike ("shared"), or not at all ("none").
-    diffuses: "latents", or "residuals": their difference to those of the filled-in input, in units of its contrast.
-    data_std: None, the network gives v; a number, it is preconditioned for latents of that standard deviation.
-    resize, blend: how key frames are resized, and whether frames between them are blends or copies.
-    tile_rows, tile_columns: of a tile, in latents.
+    codec: an autoencoder of diffusers, or ``unshuffle``, which makes each block of codec_factor x codec_factor pixels
+    one latent. codec_factor: pixels on an edge of a latent. vae: folder or hub id of the autoencoder. text_encoder:
+    folder or hub id of a text encoder; None has none. block_out_channels: widths of the levels, from the finest on.
+    attention_levels: levels that attend, from the finest on (the middle always does). layers_per_block: blocks of a
+    level. cross_attention_dim: of the text's tokens. attention_head_dim: channels of a head. entry_heads: of the
+    temporal transformer after the first convolution. norm_num_groups: groups of the group norms. asymmetric: whether
+    the release's odd padding is kept. dropout: in training. conditioning: where noise level and scale are told: to the
+    key frames (the paper's video-aware conditioning), to all frames alike (``shared``), or not at all. diffuses:
+    latents, or residuals, their difference to those of the filled-in input, in units of its contrast. data_std: None,
+    the network gives v; a number, it is preconditioned for latents of that standard deviation. resize: how key frames
+    are resized. blend: whether frames between key frames are blends of them, or copies. tile_rows, tile_columns: of a
+    tile, in latents.
     """
 
     codec: str = choice("vae", "vae", "unshuffle")
@@ -123,8 +132,10 @@ class VideoUNetConfig:
 class ClipData:
     """The clips to train on: a name of ``toolkit data list``, or ``clips_folder`` with a path.
 
-    num_frames, crop_px: of a training clip. num_crops: decoded once, kept in the cache. held_out: clips (names) that
-    ``evaluate`` measures the loss on.
+    name: of the clips; ``data=NAME`` says the same. path: a folder of your own that holds them. num_frames, crop_px: of
+    a training clip. rate_fps: to which they are brought; None keeps theirs. num_crops: how many are decoded once and
+    kept in the cache. held_out: clips (names) that ``evaluate`` measures the loss on. held_out_crops: how many parts of
+    them.
     """
 
     KINDS: ClassVar = ("clips",)
@@ -143,9 +154,11 @@ class ClipData:
 class Augment:
     """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip.
 
-    frame_factor_weighting, scale_weighting: how often a factor is drawn: in proportion to its size (the paper's), all
-    alike, or in inverse proportion. max_key_frames: of a clip; None: as many as data.num_frames has room for.
-    clean_fraction: clips whose key frames get no noise at all, beside those that draw level 0.
+    max_frame_factor: the largest frame skip. max_scale: the largest scale. frame_factor_weighting, scale_weighting: how
+    often a factor is drawn: in proportion to its size (the paper's), all alike, or in inverse proportion.
+    max_key_frames: of a clip; None: as many as data.num_frames has room for. max_noise_level: of the key frames'
+    latents, of 1000 steps. clean_fraction: clips whose key frames get no noise at all, beside those that draw level 0.
+    text_drop: share of the clips whose text is dropped.
     """
 
     max_frame_factor: int = number(MOST_FRAME_FACTOR, least=1, most=MOST_FRAME_FACTOR)
@@ -162,8 +175,12 @@ class Augment:
 class Optim:
     """AdamW on the control branch, the base frozen (section 4.1); the EMA and the schedule are ours.
 
-    base_num_steps: of the base that is trained first where ``init`` names none. joint: both are trained together.
-    step_weighting: how often a diffusion step is drawn, all alike (the paper's) or in proportion to its number.
+    joint: whether base and control branch are trained together. step_weighting: how often a diffusion step is drawn,
+    all alike (the paper's) or in proportion to its number. num_steps: optimiser steps; a larger number trains on.
+    base_num_steps: of the base that is trained first where ``init`` names none. batch_size: clips per step. lr:
+    learning rate. betas: AdamW's two. weight_decay: that of AdamW. warmup_steps: over which the learning rate rises
+    from 0. schedule: of the learning rate after that. grad_clip: largest norm of the gradient. ema_half_life_images:
+    training clips after which a weight counts half in the average that is sampled.
     """
 
     joint: bool = False
@@ -184,8 +201,11 @@ class Optim:
 class Sampling:
     """One guided denoising of the whole latent clip (sections 3.4 and 4.1 and the release's sampler).
 
-    mode: ``fast`` is the release's list of 14 evaluations, ``normal`` takes num_steps. strength: the share of the
-    schedule that is denoised; None: 0.9, the release's, which starts at t = 899 of 1000, or 1 for residuals.
+    solver: the release's DPM-Solver++ (2M, stochastic), Heun, or DDIM. mode: ``fast`` is the release's list of 14
+    evaluations, ``normal`` takes num_steps. num_steps: of ``mode=normal``. strength: the share of the schedule that is
+    denoised; None: 0.9, the release's, which starts at t = 899 of 1000, or 1 for residuals. guidance_scale: of
+    classifier-free guidance on the text; 1 is off. guidance_rescale: how far the contrast is pulled back to that
+    without guidance.
     """
 
     solver: str = choice("dpmpp_2m_sde", "dpmpp_2m_sde", "heun", "ddim")
@@ -200,7 +220,9 @@ class Sampling:
 class Windows:
     """Windows in time on key frames, tiles in space, x0 blended where they overlap (the release: 32 frames, 1/2).
 
-    Tiles are in pixels of the output; None: those of the model.
+    num_frames: of a window. overlap: share of a window that the next one sees too. tile_height_px, tile_width_px: of a
+    tile, in pixels of the output; None: those of the model. tile_overlap: share of a tile that its neighbour sees too.
+    shift_tiles: whether the grid of tiles moves from step to step, so that no seam stays at its place.
     """
 
     num_frames: int = number(32, least=2)
@@ -215,18 +237,34 @@ class Windows:
 class EnhanceVideo(Job):
     """``toolkit enhance-video``.
 
-    input: a video file, a folder of them, or a clip's name of ``toolkit data list``; without it, ``demo``. output: the
-    file to write (a folder where the input is one); without it the run's ``samples/``. reference: the clip as it
+    stage: enhance a clip, train a network, or both. input: a video file, a folder of them, or a clip's name of
+    ``toolkit data list``; without it, ``demo``. output: the file to write (a folder where the input is one); without it
+    the run's ``samples/``. overwrite: whether an output that exists already is replaced. reference: the clip as it
     should look, for the measures. start_s, duration_s: the part of the input to take.
-    scale: any real number; or the size itself, width and height (one of them keeps the aspect ratio). None of them:
-    the size before ``degrade``, 2 where there is none. fps: ``24``, ``29.97`` (meaning 30000/1001), ``24000/1001``; or
-    frame_factor; neither: the rate before ``degrade``, that is the input's where there is none.
-    model: ``small`` (shipped), a folder, or a hub id; vae, text_encoder: for a model that has none of its own.
-    noise_level: of the latent noise augmentation, 0 (faithful) to 300 (free); None takes fidelity's.
-    scale_condition: the value that the network is told as s; None tells it the true one. between: who makes the frames
-    between key frames: the network, or motion compensation between key frames that the network enhanced.
-    init: of stage=train, folder or hub id of the base (a VideoUNet, or a UNet3DConditionModel such as ModelScope's
-    text-to-video) that stays frozen.
+
+    scale: any real number from 1 to 8; None: the size before ``degrade``, 2 where there is none. width, height: the
+    size itself, in place of a scale; one of them keeps the aspect ratio. fps: the rate to write, ``24``, ``29.97``
+    (meaning 30000/1001), ``24000/1001``. None: ``frame_factor``, or the rate before ``degrade``, that is the input's
+    where there is none. frame_factor: the rate as a multiple of the input's, in place of fps. scene_cuts: whether
+    scenes are enhanced apart, so that nothing is interpolated across a cut. cut_threshold: difference of two frames
+    above which a cut is seen. backend: ``generative`` is a network, ``classic`` motion compensation and Lanczos,
+    ``bicubic`` the plainest.
+
+    model: ``small`` (shipped), a folder, or a hub id. init: of stage=train, folder or hub id of the base (a VideoUNet,
+    or a UNet3DConditionModel such as ModelScope's text-to-video) that stays frozen. vae, text_encoder: for a model that
+    has none of its own. prompt: what is to be seen, for models with a text encoder; None is no text. negative_prompt:
+    what is not to be seen; None is no text. fidelity: how free the network is, by the noise on the key frames: level
+    50, 150 or 250. noise_level: the same as a number, 0 (faithful) to 300 (free); None takes fidelity's.
+    scale_condition: the value that the network is told as s; None tells it the true one. conditioning_scale: how much
+    the control branch adds. between: who makes the frames between key frames: the network, or motion compensation
+    between key frames that the network enhanced. color_fix: ``wavelet`` takes the low frequencies from the input,
+    ``adain`` mean and contrast of each channel. cpu_offload: whether parts of the model wait in the CPU's memory while
+    others work.
+
+    part_frames: frames that are enhanced and written at a time; a killed job goes on after the last part.
+    side_by_side_s: length of the video that shows input and output side by side; 0 makes none. measure_frames: how many
+    frames are measured, at most. perceptual: whether to measure PLIPS too, whose weights are fetched once (24 MB).
+    baselines: what the result is measured beside. data: the clips to train on, by name.
     """
 
     command: str = "enhance-video"
@@ -270,7 +308,7 @@ class EnhanceVideo(Job):
     part_frames: int = number(48, least=1)
     side_by_side_s: float = number(10.0, least=0)
     measure_frames: int = number(150, least=2)
-    perceptual: bool = False  # PLIPS too, whose weights are fetched once (24 MB)
+    perceptual: bool = False
     baselines: list[str] = field(default_factory=lambda: ["bicubic", "classic"])
 
     network: VideoUNetConfig = field(default_factory=VideoUNetConfig)

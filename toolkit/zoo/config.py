@@ -9,14 +9,22 @@ from toolkit.schema import MISSING, choice, number
 
 @dataclass
 class NetworkConfig:
-    """A denoiser network; the group ``network`` has one class per family."""
+    """A denoiser network; the group ``network`` has one class per family.
+
+    family: which kind of network; the choice ``network=`` sets it.
+    """
 
     family: str = MISSING
 
 
 @dataclass
 class ADMConfig(NetworkConfig):
-    """The ADM UNet of the EDM release."""
+    """The ADM UNet of the EDM release.
+
+    width: features of a layer at the highest resolution. width_multipliers: times the width, one per resolution from
+    the highest on. num_blocks: residual blocks per resolution. attention_resolutions: edges, in pixels, at which blocks
+    attend. channels_per_head: of the attention. dropout: share of the features that are dropped in training.
+    """
 
     family: str = "adm"
     width: int = number(192, least=8)
@@ -29,7 +37,12 @@ class ADMConfig(NetworkConfig):
 
 @dataclass
 class SongConfig(NetworkConfig):
-    """The DDPM++ and NCSN++ UNets of the EDM release."""
+    """The DDPM++ and NCSN++ UNets of the EDM release.
+
+    width: features of a layer at the highest resolution. width_multipliers: times the width, one per resolution from
+    the highest on. num_blocks: residual blocks per resolution. attention_resolutions: edges, in pixels, at which blocks
+    attend. dropout: share of the features that are dropped in training. variant: which of the two.
+    """
 
     family: str = "song"
     width: int = number(128, least=8)
@@ -42,7 +55,12 @@ class SongConfig(NetworkConfig):
 
 @dataclass
 class UViTConfig(NetworkConfig):
-    """The U-ViT of the ImageNet-128 experiment."""
+    """The U-ViT of the ImageNet-128 experiment.
+
+    width: features of a layer at the highest resolution. width_multipliers: times the width, one per resolution from
+    the highest on; the last is the Transformer's. num_blocks: residual blocks per resolution. depth: layers of the
+    Transformer. dropout: share of the features that are dropped in training.
+    """
 
     family: str = "uvit"
     width: int = number(128, least=8)
@@ -54,7 +72,10 @@ class UViTConfig(NetworkConfig):
 
 @dataclass
 class MLPConfig(NetworkConfig):
-    """Residual FiLM blocks on flattened samples: points and very small images."""
+    """Residual FiLM blocks on flattened samples: points and very small images.
+
+    width: features of a block. depth: how many blocks. layer_norm: whether each block normalises its input.
+    """
 
     family: str = "mlp"
     width: int = number(128, least=4)
@@ -64,7 +85,11 @@ class MLPConfig(NetworkConfig):
 
 @dataclass
 class ToyScoreConfig(NetworkConfig):
-    """The paper's own parameterisation of the 2-D toy (appendix F.2)."""
+    """The paper's own parameterisation of the 2-D toy (appendix F.2).
+
+    width: features of a hidden layer. depth: how many layers. component_std: the known standard deviation of one
+    component of the mixture.
+    """
 
     family: str = "toy_score"
     width: int = number(96, least=4)
