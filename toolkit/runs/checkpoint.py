@@ -17,6 +17,7 @@ from typing import IO, Any
 import torch
 
 from toolkit.errors import JobError
+from toolkit.runs.files import sync
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
@@ -54,7 +55,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
             os.fsync(file.fileno())
         path = folder / f"step-{step:09d}-{hashing.sha.hexdigest()[:16]}.pt"
         os.replace(temporary, path)
-        _sync_folder(folder)
+        sync(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         good = newest_good(folder)
         kept = f"the last good one is {good}" if good else "there is none before it"
@@ -96,11 +97,3 @@ def _parse(path: Path) -> tuple[int, str]:
 def _is_good(path: Path) -> bool:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16] == _parse(path)[1]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,6 +30,15 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
     return path
 
 
+def sync(path: Path) -> None:
+    """Flush a file that others wrote, or a folder's entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: str | Path, value: Any) -> Path:
     """Write ``value`` as indented JSON, atomically."""
     return write_atomic(path, json.dumps(value, indent=1, allow_nan=True) + "\n")

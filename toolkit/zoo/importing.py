@@ -1,6 +1,7 @@
 """What every importer of official weights shares: read, refuse by name, write whole or not at all.
 
-Each layout has a file of its own, ``importing_<layout>.py``, and an entry in ``registry.LAYOUTS``.
+Each layout has a file of its own beside the network it fills, ``import_<layout>.py``, and an entry in
+``catalogue.LAYOUTS``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,20 @@ def refuse_tensors(what: str, names: Iterable[str]) -> None:
     if names:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         raise UserError(f"{len(names)} {what} tensor(s): {', '.join(names[:8])}{more}")
+
+
+def write_network(network: Any, official: Path, convert: Callable[[], dict[str, Tensor]], dest: Path) -> None:
+    """Fill ``network`` with what ``convert`` makes of the tensors in the file ``official``, and write it to ``dest``.
+
+    Raises UserError naming ``official`` where ``convert`` refuses them. Nothing is written then.
+    """
+    try:
+        state = convert()
+    except UserError as error:
+        raise UserError(f"{official}: {error}") from None
+    network.load_state_dict(state, strict=True, assign=True)
+    with written_aside(dest) as folder:
+        network.save_pretrained(folder)
 
 
 @contextmanager

@@ -40,9 +40,13 @@ def test_parity_with_the_official_network(tmp_path):
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
-        ({}, {"unet.out_gain": None}, r"1 missing tensor\(s\): unet\.out_gain"),
-        ({}, {"extra": torch.zeros(1)}, r"1 unknown tensor\(s\): extra"),
-        ({}, {"unet.emb_noise.weight": torch.zeros(2, 2)}, r"wrongly shaped tensor\(s\): unet\.emb_noise\.weight"),
+        ({}, {"unet.out_gain": None}, r"model\.safetensors: 1 missing tensor\(s\): unet\.out_gain"),
+        ({}, {"extra": torch.zeros(1)}, r"model\.safetensors: 1 unknown tensor\(s\): extra"),
+        (
+            {},
+            {"unet.emb_noise.weight": torch.zeros(2, 2)},
+            r"model\.safetensors: 1 wrongly shaped tensor\(s\): unet\.emb_noise\.weight",
+        ),
         ({"chanel_mult": [1]}, {}, "unknown key 'chanel_mult'; did you mean 'channel_mult'"),
         ({"clip_act": None}, {}, "clip_act=None: this network has 256"),
         ({"attn_balance": 0.5}, {}, "must equal res_balance"),

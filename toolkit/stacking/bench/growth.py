@@ -12,7 +12,6 @@ The speed of each is bytes of the grown checkpoint per second; peak memory is ab
 from __future__ import annotations
 
 import atexit
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from toolkit.bench import BenchOptions, Contender, Makers
+from toolkit.runs.files import sync
 from toolkit.schema import number
 from toolkit.stacking.checkpoints.open import Checkpoint, open_checkpoint
 from toolkit.stacking.checkpoints.safetensors_io import total_bytes
@@ -149,9 +149,7 @@ def _by_hand(source: Path, out: Path, factor: int) -> None:
 
 def _flush(folder: Path) -> None:
     for path in [*folder.iterdir(), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync(path)
 
 
 def _num_bytes(folder: Path) -> int:

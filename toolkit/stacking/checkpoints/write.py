@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import JobError, UserError
+from toolkit.runs.files import sync
 from toolkit.stacking.checkpoints.load import CARRIED_FILES, load_config
 from toolkit.stacking.checkpoints.open import Checkpoint
 from toolkit.stacking.checkpoints.safetensors_io import split_into_shards, total_bytes, write_safetensors
@@ -50,7 +51,7 @@ def whole_or_nothing(out: Path, needed_bytes: int) -> Iterator[Path]:
                 raise JobError(f"out={out}: needs {needed_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left")
             yield aside
             for path in [*aside.rglob("*"), aside]:
-                _flush(path)
+                sync(path)
             _move(aside, out.absolute())
         except OSError as error:
             raise JobError(f"out={out}: writing failed, nothing was kept: {error.strerror or error}") from error
@@ -86,15 +87,7 @@ def _move(aside: Path, out: Path) -> None:
             os.replace(path, out / path.name)
     else:
         os.replace(aside, out)
-    _flush(aside.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(aside.parent)
 
 
 def write_checkpoint(

@@ -24,7 +24,7 @@ from toolkit.errors import UserError, did_you_mean
 from toolkit.zoo.edm.blocks import BOX, Resample, SelfAttention
 from toolkit.zoo.edm.unet import ADMUNet, SongUNet
 from toolkit.zoo.edm.unet_base import UNet
-from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, refuse_tensors, written_aside
+from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, refuse_tensors, write_network
 
 EDM_NOTICE = (
     "The EDM code and weights are by NVIDIA under CC BY-NC-SA 4.0 (non-commercial, share alike); "
@@ -90,13 +90,7 @@ def import_edm(source: str | Path, dest: str | Path) -> str:
     refuse_existing(dest)
     network = _build_edm(source / "config.json")
     weights = read_tensors(source / "model.safetensors")
-    try:
-        state = from_official(network, weights)
-    except UserError as error:
-        raise UserError(f"{source / 'model.safetensors'}: {error}") from None
-    network.load_state_dict(state, strict=True, assign=True)
-    with written_aside(dest) as temporary:
-        network.save_pretrained(temporary)
+    write_network(network, source / "model.safetensors", lambda: from_official(network, weights), dest)
     return EDM_NOTICE
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from toolkit.errors import UserError, did_you_mean
 from toolkit.zoo.edm.edm2 import EDM2UNet
-from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, refuse_tensors, written_aside
+from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, refuse_tensors, write_network
 
 EDM2_NOTICE = (
     "The EDM2 code and weights are by NVIDIA under CC BY-NC-SA 4.0 (non-commercial, share alike); "
@@ -94,16 +94,20 @@ def import_edm2(source: str | Path, dest: str | Path) -> str:
     refuse_existing(dest)
     network = _build(read_config(source / "config.json"))
     weights = read_tensors(source / "model.safetensors")
-    names = official_names(network)
+    write_network(network, source / "model.safetensors", lambda: from_official(network, weights), dest)
+    return EDM2_NOTICE
+
+
+def from_official(network: EDM2UNet, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official state dict -> that of ``network`` (float32; the network may be on the meta device).
+
+    Raises UserError naming the tensors that are missing, unknown or of a wrong shape.
+    """
+    names, state = official_names(network), network.state_dict()
     refuse_tensors("missing", set(names) - set(weights))
     refuse_tensors("unknown", set(weights) - set(names))
-    state = network.state_dict()
     refuse_tensors("wrongly shaped", [name for name in names if weights[name].shape != state[names[name]].shape])
-    converted: dict[str, Tensor] = {names[name]: tensor.float() for name, tensor in weights.items()}
-    network.to_empty(device="cpu").load_state_dict(converted)
-    with written_aside(dest) as folder:
-        network.save_pretrained(folder)
-    return EDM2_NOTICE
+    return {names[name]: tensor.float() for name, tensor in weights.items()}
 
 
 def official_names(network: EDM2UNet) -> dict[str, str]:

@@ -211,13 +211,18 @@ class UNet(Denoiser):
         skips: list[Tensor] = []
         for level in self.encoder:
             h, side = level(h, side, embedding, tokens, skips)
-        for block in self.middle:
-            h = block(h, embedding, tokens)
+        h = self._bottom(h, embedding, tokens)
         image: Tensor | None = None
         for up_level in self.decoder:
             h, image = up_level(h, image, embedding, tokens, skips)
         assert image is not None  # the last level has a head
         return image
+
+    def _bottom(self, h: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
+        """What lies between encoder and decoder."""
+        for block in self.middle:
+            h = block(h, embedding, tokens)
+        return h
 
     def _embed(
         self, c_noise: Tensor, class_onehot: Tensor | None, tokens: Tensor | None, augment_labels: Tensor | None

@@ -138,26 +138,9 @@ class UViT(UNet):
     def _first_width(self) -> int:
         return self.config["model_channels"] * self.config["channel_mult"][0]
 
-    def _network(  # type: ignore[override]
-        self,
-        x_in: Tensor,
-        c_noise: Tensor,
-        class_onehot: Tensor | None,
-        tokens: Tensor | None,
-        augment_labels: Tensor | None = None,
-    ) -> Tensor:
-        embedding = self._embed(c_noise, self._drop_labels(class_onehot, len(x_in)), tokens, augment_labels)
-        h = side = x_in.to(self.map_in.weight.dtype)
-        skips: list[Tensor] = []
-        for level in self.encoder:
-            h, side = level(h, side, embedding, tokens, skips)
+    def _bottom(self, h: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
         h = self.down(h, embedding, tokens)
-        h = h + self.vit(h, embedding, tokens)
-        image: Tensor | None = None
-        for up_level in self.decoder:
-            h, image = up_level(h, image, embedding, tokens, skips)
-        assert image is not None  # the last level has a head
-        return image
+        return h + self.vit(h, embedding, tokens)
 
     def _routes(self) -> list[tuple[nn.Module, slice]]:
         """All latents to every resampling block below the image's resolution and to every third ViT layer."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError, did_you_mean
-from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, refuse_tensors, written_aside
+from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, refuse_tensors, write_network
 from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
 
 NOTICE = (
@@ -74,13 +74,7 @@ def import_venhancer(source: str | Path, dest: str | Path) -> str:
     config_file, weights_file = _locate(source)
     network = build(read_config(config_file) if config_file else RELEASE, config_file or weights_file)
     weights = _read(weights_file)
-    try:
-        state = from_official(network, weights)
-    except UserError as error:
-        raise UserError(f"{weights_file}: {error}") from None
-    network.load_state_dict(state, strict=True, assign=True)
-    with written_aside(dest) as folder:
-        network.save_pretrained(folder)
+    write_network(network, weights_file, lambda: from_official(network, weights), dest)
     return NOTICE
 
 
