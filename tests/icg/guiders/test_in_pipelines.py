@@ -194,8 +194,6 @@ def test_flow_time_of_flux_sd3_and_sana_is_read_right():
     for kind in ("flux", "sd3", "sana"):
         assert run(kind, ICG(2.0, t_min=999.5))[1] in (4, 5)
         assert run(kind, ICG(2.0, t_min=1.0, t_max=1000.0))[1] == 8
-    with pytest.raises(UserError, match="time_unit"):
-        run("flux", ICG(2.0), time_unit=1.0)
 
 
 @pytest.mark.parametrize("kind", ["stable_diffusion", "sdxl"])

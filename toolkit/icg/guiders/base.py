@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from toolkit.errors import UserError, did_you_mean
 from toolkit.icg.guiders.cads import Annealing
 from toolkit.icg.guiders.clock import Clock, TrainingSteps, one_time
-from toolkit.icg.guiders.conditions import DEFAULT_FIELDS, TEXT_FIELDS, canonical
+from toolkit.icg.guiders.conditions import CODED_FIELDS, TEXT_FIELDS, canonical, carries_text
 from toolkit.icg.guiders.hooks import Attached, OutputChange
 from toolkit.icg.guiders.interval import Interval
 from toolkit.icg.guiders.projection import Projection
@@ -187,6 +187,11 @@ class WeakBranchGuidance(BaseGuidance):
 
     # --- for subclasses ---
 
+    @property
+    def draws_all_text(self) -> bool:
+        """Whether every input that carries the prompt is drawn anew."""
+        return False
+
     def _num_branches(self) -> int:
         """Weak branches of this step; none outside the interval."""
         raise NotImplementedError
@@ -241,7 +246,7 @@ class WeakBranchGuidance(BaseGuidance):
             return
         for name, value in data.items():
             real = value[0] if isinstance(value, tuple) else value
-            if real is None or canonical(name) not in DEFAULT_FIELDS:
+            if real is None or not (canonical(name) in CODED_FIELDS or carries_text(name)):
                 continue
             if real.is_floating_point():
                 noisy = self.annealing.anneal(real, self.annealing_draws.normal(real.shape, real.device), t)

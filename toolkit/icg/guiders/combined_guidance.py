@@ -71,6 +71,10 @@ class CombinedGuidance(WeakBranchGuidance):
         for one in self.guiders:
             one.end_run()
 
+    @property
+    def draws_all_text(self) -> bool:
+        return any(one.draws_all_text for one in self.guiders)
+
     def _num_branches(self) -> int:
         return sum(one._num_branches() for one in self.guiders) if self._enabled else 0
 

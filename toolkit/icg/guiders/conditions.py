@@ -8,6 +8,7 @@ Shapes: B samples, K classes, m latent slots of k codes, N rows of a bank.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -26,11 +27,16 @@ CANONICAL = {
 }
 CODED_FIELDS = ("class_labels", "latents")
 TEXT_FIELDS = ("prompt_embeds", "pooled_prompt_embeds")
-DEFAULT_FIELDS = CODED_FIELDS + TEXT_FIELDS
 
 Fields = dict[str, Tensor]
 Sampler = Callable[[Fields, Draws], Fields]
 """(the real condition, the guider's draws) -> what takes the place of some of its fields, each like the real one."""
+
+
+def carries_text(name: str) -> bool:
+    """Whether an input of a network carries the prompt, by its name: also the second and third text streams."""
+    streams = name.startswith(("encoder_hidden_states", "prompt_embeds")) and not re.search("mask|image|len|ids", name)
+    return streams or canonical(name) in TEXT_FIELDS
 
 
 def canonical(name: str) -> str:
@@ -47,7 +53,8 @@ class IndependentCondition:
         bank: a row of the bank per sample, the same for all fields (random prompts, latents from a prior).
         shuffle: the conditions of other samples of the batch, the same permutation for all fields.
         auto: bank where it has the field, else class for integers and one-hot vectors, else gaussian.
-    fields: which fields to draw; None is every one of class_labels, latents and the text embeddings that is there.
+    fields: which fields to draw; None is every one of class_labels, latents and the text embeddings that is there, the
+        second and third text streams (encoder_hidden_states_t5 and the like) included.
     std: "tensor" is the paper's (one number), "sample" one per sample, a number that constant.
     class_probabilities: K weights for the class, None for uniform.
     exclude_own: never draw the sample's own class, codes or (shuffle) condition.
@@ -100,8 +107,10 @@ class IndependentCondition:
                 raise UserError(
                     f"fields: no {name!r} among the inputs; {did_you_mean(name, present)}there are {choices}"
                 )
-        wanted = DEFAULT_FIELDS if self.fields is None else self.fields
-        names = [name for name in real if canonical(name) in wanted]
+        if self.fields is None:
+            names = [name for name in real if canonical(name) in CODED_FIELDS or carries_text(name)]
+        else:
+            names = [name for name in real if canonical(name) in self.fields]
         if not names:
             raise UserError(
                 "independent condition guidance needs a conditional model and its condition (class_labels, latents "
@@ -146,6 +155,8 @@ class IndependentCondition:
             return self.mode
         if canonical(name) in self.bank:
             return "bank"
+        if self.bank and carries_text(name):
+            raise UserError(f"condition bank: no rows for {name}, which carries the prompt too; give them, or fields=")
         coded = not real.is_floating_point() or (canonical(name) in CODED_FIELDS and _is_one_hot(real))
         return "class" if coded else "gaussian"
 

@@ -10,10 +10,9 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +20,12 @@ from toolkit.errors import UserError
 from toolkit.icg.guiders.base import WeakBranchGuidance
 from toolkit.icg.guiders.batching import can_batch, stack_arguments
 from toolkit.icg.guiders.clock import SchedulerClock
+from toolkit.icg.guiders.conditions import carries_text
+from toolkit.icg.guiders.pipeline_loop import Loop
 
-NATIVE_OFF = "switch the pipeline's own guidance off (guidance_scale=1.0; true_cfg_scale=1.0 for Flux)"
+EXPERTS = ("transformer", "transformer_2")
+NETWORKS = (*EXPERTS, "unet")
+_MARK = "_guided"
 
 
 @contextmanager
@@ -42,95 +45,40 @@ def guided(
             their component instead.
         guider: ours, or one of diffusers (those that read a negative prompt need ``null``).
         null: the negative condition by field: a tensor (1 or B, ...), or an int for ``class_labels``.
-        denoiser: name of the network's attribute, where a pipeline has several.
-        time_unit: steps of the scheduler per unit of the time that the network sees, where this is not known.
+        denoiser: name of the network's attribute, where a pipeline has several that are not experts of one another.
+        time_unit: steps of the scheduler per unit of the time that the network sees; only for a pipeline that begins in
+            the middle of its schedule and does not tell the scheduler so.
         batched: one forward of twice the rows (thrice with ICG and TSG) instead of as many calls.
 
     Yields:
         the pipeline.
 
     Raises:
-        UserError: no network or scheduler; the pipeline's own guidance is on; the network's time is not the
-            scheduler's; no condition for ICG; ``batched`` with a guider that changes the network between its calls.
+        UserError: no network or scheduler; the pipeline's own guidance is on; the time is not the scheduler's; no
+            condition for ICG, or one that can be drawn only in part; the pipe is guided already; ``batched`` with a
+            guider that changes the network between its calls.
     """
-    network = _network_of(pipe, denoiser)
+    networks = _networks_of(pipe, denoiser)
+    if hasattr(pipe.scheduler.__dict__.get("set_timesteps"), _MARK):
+        raise UserError(f"{type(pipe).__name__} is guided already: give both guiders to CombinedGuidance")
     if batched and not can_batch(guider):
         raise UserError(f"batched: {type(guider).__name__} changes the network between its calls")
-    loop = _Loop(pipe, network, time_unit)
-    call = _GuidedCall(network, guider, loop, null or {}, batched)
+    loop = Loop(pipe, time_unit or 1.0)
+    calls = [_GuidedCall(network, guider, loop, null or {}, batched) for network in networks]
     with ExitStack() as stack:
         if isinstance(guider, WeakBranchGuidance):
-            guider.bind(_uncompiled(network))
             guider.set_clock(SchedulerClock(pipe.scheduler))
             stack.callback(guider.set_clock, None)
             stack.callback(guider.end_run)
-        stack.callback(lambda: guider.cleanup_models(network))
+        for network in networks:
+            stack.callback(guider.cleanup_models, network)
         stack.enter_context(_replaced(pipe.scheduler, "set_timesteps", loop.begins))
         stack.enter_context(_replaced(pipe.scheduler, "step", loop.steps))
         if hasattr(pipe, "encode_prompt"):
             stack.enter_context(_replaced(pipe, "encode_prompt", _warn_of_negative_prompt))
-        for handle in call.hook():
+        for handle in [handle for call in calls for handle in call.hook()]:
             stack.callback(handle.remove)
         yield pipe
-
-
-class _Loop:
-    """Where a pipeline's denoising loop is, told by its scheduler."""
-
-    def __init__(self, pipe: Any, network: nn.Module, time_unit: float | None) -> None:
-        self.pipe, self.scheduler = pipe, pipe.scheduler
-        self.time_unit = _time_unit(network, pipe.scheduler) if time_unit is None else time_unit
-        self.times = np.zeros(0)
-        self.first: int | None = None
-        self.step = self.rows = 0
-        self.called = False
-
-    def begins(self, set_timesteps: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            result = set_timesteps(*args, **kwargs)
-            self.times = self.scheduler.timesteps.detach().cpu().double().numpy()
-            self.first, self.step, self.called = None, 0, False
-            return result
-
-        return wrapper
-
-    def steps(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        parameters = inspect.signature(step)
-
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            sample = parameters.bind_partial(*args, **kwargs).arguments.get("sample")
-            if self.called and isinstance(sample, Tensor) and self.rows > len(sample):
-                raise UserError(f"{type(self.pipe).__name__} doubles its batch: {NATIVE_OFF}")
-            result = step(*args, **kwargs)
-            self.step, self.called = self.step + 1, False
-            return result
-
-        return wrapper
-
-    def enter(self, time: Any, rows: int) -> tuple[int, int, float]:
-        """(step, number of steps, the scheduler's time) of a call at the network's ``time``."""
-        if self.called:
-            raise UserError(f"{type(self.pipe).__name__} calls its network twice in a step: {NATIVE_OFF}")
-        if getattr(self.pipe, "do_classifier_free_guidance", False):
-            raise UserError(f"{type(self.pipe).__name__} has guidance of its own switched on: {NATIVE_OFF}")
-        if self.first is None:
-            self.first = self._find(float(torch.as_tensor(time).flatten()[0]) * self.time_unit)
-        self.called, self.rows = True, rows
-        index = min(self.first + self.step, len(self.times) - 1)
-        return self.step, len(self.times) - self.first, float(self.times[index])
-
-    def _find(self, time: float) -> int:
-        """Position in the schedule of a run's first time; image-to-image pipelines begin in the middle."""
-        if not len(self.times):
-            raise UserError(f"{type(self.pipe).__name__} did not call its scheduler's set_timesteps inside guided()")
-        distances = np.abs(self.times - time)
-        nearest = int(distances.argmin())
-        if distances[nearest] > 0.01 * np.abs(self.times).max():  # bfloat16 times are 0.4% off
-            raise UserError(
-                f"time_unit: the network's time {time / self.time_unit:g} times {self.time_unit:g} is none of the "
-                f"scheduler's ({self.times.max():g} to {self.times.min():g}); pass the right time_unit"
-            )
-        return nearest
 
 
 class _GuidedCall:
@@ -141,7 +89,7 @@ class _GuidedCall:
     """
 
     def __init__(
-        self, network: nn.Module, guider: Any, loop: _Loop, null: Mapping[str, Tensor | int], batched: bool
+        self, network: nn.Module, guider: Any, loop: Loop, null: Mapping[str, Tensor | int], batched: bool
     ) -> None:
         self.network, self.guider, self.loop, self.null, self.batched = network, guider, loop, null, batched
         self.parameters = inspect.signature(type(_uncompiled(network)).forward)
@@ -150,6 +98,7 @@ class _GuidedCall:
         self.inner = False
         self.states: list[Any] = []
         self.arguments: dict[str, Any] = {}
+        self.repeats: dict[str, int] = {}
 
     def hook(self) -> list[Any]:
         """Attach to the network; returns the handles that detach."""
@@ -162,6 +111,8 @@ class _GuidedCall:
         bound = self.parameters.bind(network, *args, **kwargs).arguments
         self.arguments = {name: value for name, value in bound.items() if name != "self"}
         self.sample = next(iter(self.arguments.values()))
+        if isinstance(self.guider, WeakBranchGuidance):
+            self.guider.bind(_uncompiled(self.network))  # experts take turns
         self.guider.set_state(*self.loop.enter(self.arguments["timestep"], len(self.sample)))
         self.states = self.guider.prepare_inputs(self._inputs())
         if self.batched and len(self.states) > 1:
@@ -185,10 +136,17 @@ class _GuidedCall:
         self.inner = True
         try:
             self.guider.prepare_models(self.network)
-            return _prediction(self.network(**self._call_arguments(state)))
+            with self._own_cache(state):
+                return _prediction(self.network(**self._call_arguments(state)))
         finally:
             self.inner = False
             self.guider.cleanup_models(self.network)
+
+    def _own_cache(self, state: Any) -> AbstractContextManager[Any]:
+        """A cache of blocks keeps this branch's features apart from those of the pipeline's own branch."""
+        if not getattr(self.network, "is_cache_enabled", False):
+            return nullcontext()
+        return self.network.cache_context(getattr(state, "__guidance_identifier__", "weak"))  # type: ignore[operator]
 
     def _prepare_batch(self) -> dict[str, Any]:
         if hasattr(self.guider, "prepare_models_batched"):
@@ -196,13 +154,20 @@ class _GuidedCall:
         return stack_arguments([self._call_arguments(state) for state in self.states], len(self.sample))
 
     def _guide(self, predictions: list[Tensor]) -> Tensor:
-        """Learned variances (DiT) are the conditional branch's; only the prediction itself is guided."""
-        channels = self.sample.shape[1]
-        split = self.sample.dim() == 4 and predictions[0].shape[1] == 2 * channels
+        """Learned variances (DiT, IF) are the conditional branch's; only the prediction itself is guided."""
+        channels = self._guided_channels(predictions[0])
         for state, prediction in zip(self.states, predictions, strict=True):
-            state.noise_pred = prediction[:, :channels] if split else prediction
+            state.noise_pred = prediction if channels is None else prediction[:, :channels]
         pred = self.guider(self.states)[0]
-        return torch.cat([pred, predictions[0][:, channels:]], dim=1) if split else pred
+        return pred if channels is None else torch.cat([pred, predictions[0][:, channels:]], dim=1)
+
+    def _guided_channels(self, prediction: Tensor) -> int | None:
+        """How many channels are the prediction; None where all are."""
+        if prediction.dim() < 4:
+            return None  # (B, tokens, C)
+        if str(self.loop.scheduler.config.get("variance_type")).startswith("learned"):
+            return prediction.shape[1] // 2
+        return self.sample.shape[1] if prediction.shape[1] == 2 * self.sample.shape[1] else None
 
     def _inputs(self) -> dict[str, Any]:
         """Every tensor argument as a field; those inside ``added_cond_kwargs`` under their own names."""
@@ -210,10 +175,25 @@ class _GuidedCall:
         first = next(iter(self.arguments))
         fields = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
         fields = {name: value for name, value in fields.items() if name not in (first, "timestep")}
+        self._refuse_lists(flat)
+        counts = {name: _repeats(value, len(self.sample)) for name, value in fields.items()}
+        self.repeats = {name: count for name, count in counts.items() if count > 1}
+        fields = {name: value[:: counts[name]] if value.dim() else value for name, value in fields.items()}
         for name in self.null:
             if name not in fields:
                 raise UserError(f"null: {name!r} is not an input of the network; there are {', '.join(fields)}")
         return {name: (value, self._null(name, value)) if self.null else value for name, value in fields.items()}
+
+    def _refuse_lists(self, flat: Mapping[str, Any]) -> None:
+        """A prompt in a list of tensors cannot be drawn, and must not be kept beside one that is."""
+        if not getattr(self.guider, "draws_all_text", False):
+            return
+        for name, value in flat.items():
+            listed = isinstance(value, (list, tuple)) and any(isinstance(one, Tensor) for one in value)
+            if listed and carries_text(name):
+                raise UserError(
+                    f"{name}: a list of embeddings, which cannot be drawn; name the fields to draw, fields="
+                )
 
     def _null(self, name: str, value: Tensor) -> Tensor:
         null = self.null.get(name, value)
@@ -222,29 +202,58 @@ class _GuidedCall:
         return null.to(value).expand_as(value)
 
     def _call_arguments(self, state: Any) -> dict[str, Any]:
-        arguments = {name: getattr(state, name, value) for name, value in self.arguments.items()}
-        added = arguments.get("added_cond_kwargs")
+        """Of one branch. Lists and dictionaries are its own: some networks take things out of those that they get."""
+        arguments = {name: self._of(state, name, value) for name, value in self.arguments.items()}
+        added = self.arguments.get("added_cond_kwargs")
         if added:
-            arguments["added_cond_kwargs"] = {name: getattr(state, name, value) for name, value in added.items()}
+            arguments["added_cond_kwargs"] = {name: self._of(state, name, value) for name, value in added.items()}
         return arguments
 
+    def _of(self, state: Any, name: str, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not hasattr(state, name):
+            return _own_containers(value)
+        drawn = getattr(state, name)
+        return drawn.repeat_interleave(self.repeats[name], 0) if name in self.repeats else drawn
 
-def _network_of(pipe: Any, name: str | None) -> nn.Module:
+
+def _own_containers(value: Any) -> Any:
+    """The same tensors in lists, tuples and dictionaries of their own."""
+    if isinstance(value, dict):
+        return {key: _own_containers(one) for key, one in value.items()}
+    return type(value)(map(_own_containers, value)) if type(value) in (list, tuple) else value
+
+
+def _repeats(value: Tensor, num_samples: int) -> int:
+    """n where each sample's row stands there n times in turn, as text does for the frames of a video; else 1."""
+    count, rest = divmod(len(value) if value.dim() else 0, num_samples)
+    if rest or count < 2:
+        return 1
+    grouped = value.unflatten(0, (num_samples, count))
+    return count if torch.equal(grouped, grouped[:, :1].expand_as(grouped)) else 1
+
+
+def _networks_of(pipe: Any, name: str | None) -> list[nn.Module]:
+    """The network that is guided, or the experts that share the steps among them (Wan 2.2)."""
     kind = type(pipe).__name__
     if hasattr(pipe, "blocks") and hasattr(pipe, "update_components"):
         raise UserError(f"{kind} is modular: give it the guider with update_components(guider=...)")
     if getattr(pipe, "scheduler", None) is None:
         raise UserError(f"{kind} has no scheduler: guided() works on diffusers pipelines")
-    names = [name] if name else ["transformer", "transformer_2", "unet"]
-    networks = [part for one in names if isinstance(part := getattr(pipe, one, None), nn.Module)]
-    if len(networks) != 1:
+    there = {one: part for one in NETWORKS if isinstance(part := getattr(pipe, one, None), nn.Module)}
+    experts = [there[one] for one in EXPERTS if one in there] if pipe.config.get("boundary_ratio") is not None else []
+    if name in EXPERTS and len(experts) > 1:
+        raise UserError(f"denoiser={name}: the two transformers of {kind} share the steps; leave denoiser out")
+    named = getattr(pipe, name, None) if name else None
+    chosen = experts or ([named] if isinstance(named, nn.Module) else [] if name else list(there.values()))
+    if len(chosen) != 1 and chosen is not experts:
         modules = [one for one, part in pipe.components.items() if isinstance(part, nn.Module)]
         raise UserError(f"denoiser: cannot tell the network of {kind}; name one of {', '.join(modules)}")
-    if getattr(networks[0], "_compiled_call_impl", None) is not None:
-        raise UserError(
-            f"{type(networks[0]).__name__} was compiled in place, hooks and all: use torch.compile(network)"
-        )
-    return networks[0]
+    for network in chosen:
+        if getattr(network, "_compiled_call_impl", None) is not None:
+            raise UserError(
+                f"{type(network).__name__} was compiled in place, hooks and all: use torch.compile(network)"
+            )
+    return chosen
 
 
 def _uncompiled(network: nn.Module) -> Any:
@@ -252,20 +261,14 @@ def _uncompiled(network: nn.Module) -> Any:
     return getattr(network, "_orig_mod", network)
 
 
-def _time_unit(network: nn.Module, scheduler: Any) -> float:
-    """Scheduler steps per unit of the network's time: Flux sees t / 1000, Sana t times a factor of its config."""
-    kind = type(_uncompiled(network)).__name__
-    if kind.startswith("Flux"):
-        return scheduler.config.num_train_timesteps
-    return 1 / _uncompiled(network).config.get("timestep_scale", 1.0) if kind.startswith("Sana") else 1.0
-
-
 @contextmanager
 def _replaced(owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Wrap a method of one object, keeping its signature, which pipelines inspect."""
     method = getattr(owner, name)
     shadowed = owner.__dict__.get(name)
-    owner.__dict__[name] = functools.wraps(method)(wrap(method))
+    replaced = functools.wraps(method)(wrap(method))
+    setattr(replaced, _MARK, True)
+    owner.__dict__[name] = replaced
     try:
         yield
     finally:

@@ -120,6 +120,10 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         super().restart()
         self.kept = None
 
+    @property
+    def draws_all_text(self) -> bool:
+        return self.condition.fields is None
+
     def _num_branches(self) -> int:
         return 0 if self._is_off(self.guidance_scale) or not self.is_active() else self.num_draws
 
