@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GPT2Config
+from transformers import AutoTokenizer, OPTConfig
 
 from tests.stacking.models import make_model, make_tokenizer
 from toolkit.errors import JobError, UserError
@@ -116,8 +116,8 @@ def test_index_entry_without_a_tensor(many):
 
 
 def test_another_architecture(one):
-    GPT2Config().save_pretrained(one)
-    refused(one, "model_type gpt2 is not of the Llama architecture")
+    OPTConfig().save_pretrained(one)
+    refused(one, "model_type opt is not of a known family")
 
 
 def test_unknown_and_quantised_configs(one):

@@ -21,6 +21,7 @@ from toolkit.stacking.checkpoints.open import Checkpoint, find_network, is_zoo_n
 from toolkit.stacking.checkpoints.write import refuse_used
 from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.grow_folder import describe, grow_checkpoint
+from toolkit.stacking.operators.families import check_trainable
 from toolkit.stacking.operators.grow import grow
 from toolkit.stacking.operators.learn import GrowthMap, train_map
 from toolkit.stacking.pretrain.tokens import Sequences, TokenStore
@@ -198,6 +199,7 @@ def trained_map(
     """
     if config.operator != "learn":
         return None
+    check_trainable(base.config, f"operator=learn model={base.source}")
     learn = config.learn
     grown = grow(base.architecture, base.config, base.tensors, config.growth(), config.seed)
     assert grown.growth_map is not None

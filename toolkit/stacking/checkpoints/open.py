@@ -13,9 +13,10 @@ from torch import Tensor
 
 from toolkit.errors import UserError
 from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer
-from toolkit.stacking.checkpoints.safetensors_io import SafetensorsFile
+from toolkit.stacking.checkpoints.safetensors_io import CONSTANTS, SafetensorsFile
 from toolkit.stacking.operators.architecture import Architecture
-from toolkit.stacking.operators.llama import Llama, changed, check_config
+from toolkit.stacking.operators.families import family
+from toolkit.stacking.operators.llama import changed
 from toolkit.stacking.operators.tensors import Info, InMemory, Renamed, Tensors
 
 
@@ -90,8 +91,9 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     folder = Path(fetched(str(source)))
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: {_instead_of_a_checkpoint(folder)} (expected a folder of save_pretrained)")
-    architecture = Llama()
-    config, tensors = _settled_head(architecture, _folder_config(folder), open_weights(folder))
+    config = _folder_config(folder)
+    architecture = family(config, str(folder))
+    config, tensors = _settled_head(architecture, config, _in_full(architecture, config, open_weights(folder)))
     tensors.infos = _checked(architecture, config, tensors.infos, str(source))
     return Checkpoint(str(source), architecture, config, tensors, folder, load_tokenizer(folder))
 
@@ -106,6 +108,13 @@ def _instead_of_a_checkpoint(folder: Path) -> str:
     if snapshots:
         return f"is part of a hub's cache; the checkpoint in it is {snapshots[0].parent}"
     return "no config.json there"
+
+
+def _in_full(architecture: Architecture, config: Any, tensors: Tensors) -> Tensors:
+    """The tensors by their full names, where a file holds the network without its head (as gpt2's own does)."""
+    known = architecture.shapes(config)
+    stored = {name if name in known else f"{architecture.prefix}{name}": name for name in tensors.infos}
+    return Renamed(tensors, {full if full in known else name: name for full, name in stored.items()})
 
 
 def _settled_head(architecture: Architecture, config: Any, tensors: Tensors) -> tuple[Any, Tensors]:
@@ -129,7 +138,7 @@ def _folder_config(folder: Path) -> Any:
     path = folder / "config.json"
     try:
         raw = json.loads(path.read_text())
-        check_config(type("Raw", (), raw), str(path))
+        family(type("Raw", (), raw), str(path))
     except UserError:
         raise
     except (OSError, ValueError, TypeError) as error:
@@ -166,16 +175,18 @@ def _open_pickled(paths: list[Path]) -> Tensors:
             state |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except Exception as error:  # torch raises pickle, zip, OS and runtime errors alike
             raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
-    return InMemory({name: tensor for name, tensor in state.items() if not name.endswith("rotary_emb.inv_freq")})
+    return InMemory({name: tensor for name, tensor in state.items() if not name.endswith(CONSTANTS)})
 
 
 def _open_gguf(path: Path) -> Checkpoint:
     """transformers turns the file's 4- to 16-bit values back into floats, which needs memory for the model."""
-    check_config(_unquantised(load_config(str(path))), str(path))
+    architecture = family(_unquantised(load_config(str(path))), str(path))
     network, tokenizer = load_model(str(path))
-    config, architecture = _unquantised(network.config), Llama()
-    state = network.state_dict()
-    tensors = InMemory({name: state[name] for name in architecture.shapes(config)})
+    config, state = _unquantised(network.config), network.state_dict()
+    names = architecture.shapes(config)
+    if not names.keys() <= state.keys():
+        raise UserError(f"{path}: {config.model_type} grows from folders only; GGUF files keep it in another form")
+    tensors = InMemory({name: state[name] for name in names})
     return Checkpoint(str(path), architecture, config, tensors, None, tokenizer, network.generation_config)
 
 
@@ -207,6 +218,6 @@ def _check_index(folder: Path, weight_map: Mapping[str, str], stored: Mapping[st
     for name, file in stored.items():
         if weight_map.get(name) != file:
             raise UserError(f"{index}: no entry for {name}, which {file} holds")
-    absent = [name for name in weight_map if name not in stored and not name.endswith("rotary_emb.inv_freq")]
+    absent = [name for name in weight_map if name not in stored and not name.endswith(CONSTANTS)]
     if absent:
         raise UserError(f"{index}: says that {weight_map[absent[0]]} holds {absent[0]}, which it does not")

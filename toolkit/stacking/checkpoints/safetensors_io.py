@@ -17,6 +17,10 @@ from toolkit.stacking.operators.tensors import Info, Tensors
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+CONSTANTS = (  # that old exports store: rotary frequencies, masks of gpt2 and gpt_neox
+    "rotary_emb.inv_freq",
+    *(f".{place}.{mask}" for place in ("attn", "attention") for mask in ("bias", "masked_bias")),
+)
 _CHUNK_BYTES = 1 << 20
 
 
@@ -62,7 +66,7 @@ class SafetensorsFile(Tensors):
         return 8 + length, header
 
     def _add(self, name: str, entry: dict) -> None:
-        if name.endswith("rotary_emb.inv_freq"):  # old exports store this constant
+        if name.endswith(CONSTANTS):
             start, end = entry["data_offsets"]
             self._offsets[name] = (start, end)
             return

@@ -14,7 +14,8 @@ from toolkit.stacking.operators.architecture import Architecture
 class Cost:
     """What a language model costs to train.
 
-    parameters: all, a tied embedding once. non_embedding: without embedding and head.
+    parameters: all, a tied embedding once. non_embedding: without embedding and head. FLOPs of a mixture count the
+    experts that one token meets.
     flops_total: 6 x all parameters per token, the accounting of the paper's figures. flops_non_embedding: 6 x those
     without embedding and head, in which g is exact. flops_matmul: three forwards of every matrix product, head and
     attention included, at ``context`` tokens (both triangles of the attention matrix, as FLOP counters do).
@@ -38,14 +39,14 @@ def cost(architecture: Architecture, config: Any, context: int | None = None) ->
     shapes = architecture.shapes(config)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     kinds = {name: spec.kind for name in shapes if (spec := architecture.spec(name)) is not None}
-    total = sum(sizes.values())
-    non_embedding = sum(size for name, size in sizes.items() if kinds[name] not in ("embedding", "head"))
+    active = {name: round(size * architecture.active_share(config, name)) for name, size in sizes.items()}
+    inner = [name for name, kind in kinds.items() if kind not in ("embedding", "head")]
     return Cost(
-        parameters=total,
-        non_embedding=non_embedding,
-        flops_total=6 * total,
-        flops_non_embedding=6 * non_embedding,
-        flops_matmul=3 * _forward_flops(architecture, config, sizes, kinds, context),
+        parameters=sum(sizes.values()),
+        non_embedding=sum(sizes[name] for name in inner),
+        flops_total=6 * sum(active.values()),
+        flops_non_embedding=6 * sum(active[name] for name in inner),
+        flops_matmul=3 * _forward_flops(architecture, config, active, kinds, context),
         context=context,
     )
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from toolkit.stacking.config import ANY_DIRECTION
 from toolkit.stacking.operators.patterns import Layer
 
 Kind = Literal["embedding", "linear", "bias", "gain", "head"]
@@ -30,12 +31,14 @@ class Spec:
     reads: the axis that is summed over with the input (the columns of a linear map).
     writes: the tensor adds to the residual stream (attention output, MLP output and their biases): zero it and its
         branch is silent.
+    neutral: of a gain, the value that changes nothing.
     """
 
     kind: Kind
     axes: tuple[str, ...]
     reads: int | None = None
     writes: bool = False
+    neutral: float = 1.0
 
     def fan_in(self, shape: tuple[int, ...]) -> int:
         """Inputs of each output: the axis that is read; of a table the last one, of a convolution all but the first."""
@@ -64,6 +67,8 @@ class Spaces:
 class Architecture(ABC):
     """A family of networks that can grow. ``config`` is whatever the family builds from."""
 
+    width_operators: ClassVar[tuple[str, ...]] = ANY_DIRECTION  # by which it grows in width
+    prefix: ClassVar[str] = "model."  # which files that hold the network without its head leave out
     layer_norm: ClassVar[bool] = False  # LayerNorm instead of RMSNorm: its mean rules out appended zero features
     tensors: ClassVar[Mapping[str, Spec]]  # by full name outside of the layers
     layer_tensors: ClassVar[Mapping[str, Spec]]  # by the name inside of a layer
@@ -85,6 +90,10 @@ class Architecture(ABC):
         """Axes of a tensor; None for one this family does not have."""
         layer, rest = self.locate(name)
         return self.tensors.get(rest) if layer is None else self.layer_tensors.get(rest)
+
+    def active_share(self, config: Any, name: str) -> float:
+        """The share of a tensor that one token meets; under 1 for experts."""
+        return 1.0
 
     @abstractmethod
     def spaces(self, config: Any) -> Spaces: ...

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.errors import UserError
 from toolkit.schema import check
 from toolkit.stacking.config import Growth
 from toolkit.stacking.operators.architecture import Architecture, Spaces
@@ -59,6 +60,8 @@ def grow(
     check(growth)
     plan, old = layer_plan(growth, architecture.num_layers(config)), architecture.spaces(config)
     wide = growth.direction == "width"
+    if wide and growth.operator not in architecture.width_operators:
+        raise UserError(f"direction=width operator={growth.operator}: such networks grow in depth only")
     new = wider_spaces(old, growth.factor or 1.0, growth.intermediate_size) if wide else old
     eps_factor = old.residual / new.residual if growth.operator == "zero" and growth.scale_eps else 1.0
     target = architecture.widened(config, new, eps_factor) if wide else architecture.deepened(config, plan)

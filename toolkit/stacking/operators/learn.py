@@ -122,7 +122,7 @@ def train_map(
     """
     device = next(growth_map.parameters()).device
     network: Any = growth_map.architecture.skeleton(config)
-    network.model.rotary_emb.to(device)  # the only part of it that is not on the meta device
+    network.model.rotary_emb = type(network.model.rotary_emb)(config).to(device)  # stored in no checkpoint
     frozen = {name: source.read(name).to(device) for name in source.infos}
     names = list(growth_map.architecture.shapes(config))
     optimizer = torch.optim.AdamW(growth_map.parameters(), betas=(0.9, 0.95), weight_decay=weight_decay)

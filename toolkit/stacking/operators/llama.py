@@ -1,21 +1,20 @@
-"""Llama-architecture language models of transformers: Llama, Mistral, Ministral, Qwen2, Qwen3, SmolLM3."""
+"""Language models of transformers with Llama's layers: Llama, Mistral, Ministral, Qwen2, Qwen3, SmolLM3, Granite."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from toolkit.errors import UserError
 from toolkit.stacking.operators.architecture import Architecture, Spaces, Spec
 from toolkit.stacking.operators.patterns import Layer
 
-MODEL_TYPES = ("llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3")
 
-
-def _linear(name: str, rows: str, columns: str, writes: bool = False) -> dict[str, Spec]:
+def linear(name: str, rows: str, columns: str, writes: bool = False) -> dict[str, Spec]:
+    """A linear map and its bias."""
     return {
         f"{name}.weight": Spec("linear", (rows, columns), reads=1, writes=writes),
         f"{name}.bias": Spec("bias", (rows,), writes=writes),
@@ -34,22 +33,22 @@ class Llama(Architecture):
         "lm_head.weight": Spec("head", ("", "residual"), reads=1),
     }
     layer_tensors: ClassVar[Mapping[str, Spec]] = {
-        **_linear("self_attn.q_proj", "query", "residual"),
-        **_linear("self_attn.k_proj", "key", "residual"),
-        **_linear("self_attn.v_proj", "value", "residual"),
-        **_linear("self_attn.o_proj", "residual", "attended", writes=True),
+        **linear("self_attn.q_proj", "query", "residual"),
+        **linear("self_attn.k_proj", "key", "residual"),
+        **linear("self_attn.v_proj", "value", "residual"),
+        **linear("self_attn.o_proj", "residual", "attended", writes=True),
         "self_attn.q_norm.weight": Spec("gain", ("",)),
         "self_attn.k_norm.weight": Spec("gain", ("",)),
-        **_linear("mlp.gate_proj", "mlp", "residual"),
-        **_linear("mlp.up_proj", "mlp", "residual"),
-        **_linear("mlp.down_proj", "residual", "mlp", writes=True),
+        **linear("mlp.gate_proj", "mlp", "residual"),
+        **linear("mlp.up_proj", "mlp", "residual"),
+        **linear("mlp.down_proj", "residual", "mlp", writes=True),
         "input_layernorm.weight": Spec("gain", ("residual",)),
         "post_attention_layernorm.weight": Spec("gain", ("residual",)),
     }
 
     def spaces(self, config: Any) -> Spaces:
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        kv_heads = config.num_key_value_heads or config.num_attention_heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         return Spaces(config.hidden_size, config.num_attention_heads, kv_heads, head_size, config.intermediate_size)
 
     def num_layers(self, config: Any) -> int:
@@ -83,22 +82,10 @@ class Llama(Architecture):
         return changed(config, changes)
 
     def skeleton(self, config: Any) -> nn.Module:
-        """On the meta device, except for the rotary frequencies, which no checkpoint stores."""
         from transformers import AutoModelForCausalLM
 
         with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(config)
-        network.model.rotary_emb = type(network.model.rotary_emb)(config)
-        return network.eval()
-
-
-def check_config(config: Any, where: str) -> None:
-    """Raises UserError for another architecture, a quantised checkpoint, or one split for tensor parallelism."""
-    kind = getattr(config, "model_type", None)
-    if kind not in MODEL_TYPES:
-        raise UserError(f"{where}: model_type {kind} is not of the Llama architecture ({', '.join(MODEL_TYPES)})")
-    if getattr(config, "quantization_config", None):
-        raise UserError(f"{where}: the weights are quantised; growth needs them in a floating-point type")
+            return AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval()  # it notes its type there
 
 
 def changed(config: Any, changes: dict[str, Any]) -> Any:

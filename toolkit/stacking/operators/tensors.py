@@ -98,9 +98,9 @@ def init_std(spec: Spec, name: str, shape: tuple[int, ...], num_layers: int) -> 
 
 
 def draw(spec: Spec, name: str, info: Info, num_layers: int, seed: int) -> Tensor:
-    """A freshly initialised tensor, the same whatever else is drawn: gains 1, biases 0, the rest as ``init_std``."""
+    """A freshly initialised tensor, the same whatever else is drawn: gains neutral, biases 0, the rest ``init_std``."""
     if spec.kind in ("gain", "bias"):
-        return torch.full(info.shape, float(spec.kind == "gain"), dtype=info.dtype)
+        return torch.full(info.shape, spec.neutral if spec.kind == "gain" else 0.0, dtype=info.dtype)
     dtype = torch.float64 if info.dtype == torch.float64 else torch.float32
     noise = torch.randn(info.shape, dtype=dtype, generator=generator(seed, "growth", name))
     return noise * init_std(spec, name, info.shape, num_layers)

@@ -26,6 +26,7 @@ from toolkit.stacking.config import GrowLLM, scratch_stage
 from toolkit.stacking.grow_folder import grow_checkpoint
 from toolkit.stacking.measure.compare import other_arms
 from toolkit.stacking.measure.curves import Arm, Spent, flops_per_token
+from toolkit.stacking.operators.families import check_trainable
 from toolkit.stacking.operators.grow import Grown
 from toolkit.stacking.operators.learn import GrowthMap
 from toolkit.stacking.operators.masks import GrowthMasks
@@ -88,6 +89,7 @@ class Testbed:
         if self.config.model is None:
             return None
         found = open_checkpoint(find_network(self.config.model, self.config.part))
+        check_trainable(found.config, f"model={self.config.model}")
         check_vocabulary(found.config, self.store.vocab_size, self.config.model)
         check_context(found.config, self.config.network.context, self.config.model)
         return found
