@@ -10,7 +10,7 @@ from toolkit.errors import UserError, did_you_mean
 from toolkit.schema import Job, choice, number
 
 ANY_DIRECTION = ("direct", "zero", "random", "learn")
-DEPTH_ONLY = ("stack", "interleave", "gradual", "solar", "llama_pro", "pattern", "list")
+DEPTH_ONLY = ("stack", "interleave", "gradual", "solar", "llama_pro", "pattern", "list", "slices")
 ARMS = ("grown", "scratch", "continued")
 PAPER_FACTOR = 4  # g, when the testbed is not told another
 
@@ -24,7 +24,8 @@ class Growth:
 
     operator: the paper's atomic operators (appendix A.3-A.6) ``direct``, ``zero``, ``random``, ``learn`` in either
     direction, or a way to list layers. ``stack`` is G_stack, the same as direct in depth; the others are
-    ``interleave``, ``gradual`` (StackedBERT), ``solar``, ``llama_pro``, ``pattern`` (``6-12*2-6``) and ``list``.
+    ``interleave``, ``gradual`` (StackedBERT), ``solar``, ``llama_pro``, ``pattern`` (``6-12*2-6``) and ``list``; with
+    ``slices`` ``model`` is one of mergekit's YAML files, which names ranges of layers of one or several checkpoints.
     direction: whether layers are added or layers get wider. factor: target layers / source layers in depth, target
     hidden size / source hidden size in width; the testbed takes 4 unless told another size. num_layers: the number of
     target layers, in place of a factor. intermediate_size: in width, that of the target; None grows it by the factor.
@@ -65,6 +66,10 @@ class Growth:
         for operator, key in _OWN_KEYS.items():
             if getattr(self, key) not in (None, []) and operator != self.operator:
                 raise UserError(f"{key}={getattr(self, key)}: belongs to operator={operator}, not {self.operator}")
+        if self.operator == "slices":
+            if self.factor is not None or self.num_layers is not None or self.noise:
+                raise UserError("operator=slices: the file says it all; leave factor, num_layers and noise out")
+            return
         own = _OWN_KEYS.get(self.operator)
         given = own is not None and getattr(self, own) not in (None, [])
         if self.operator in _SIZED_BY_THEMSELVES and not given:
@@ -310,6 +315,8 @@ class GrowLLM(Growth, Job):
             raise UserError(f"arms={self.arms}: names one twice")
         if self.stage in ("all", "grow"):
             Growth.check(self.growth())
+        if self.operator == "slices" and self.stage != "grow":
+            raise UserError(f"operator=slices: belongs to stage=grow, not {self.stage}")
         if self.direction == "width" and self.optim.after_growth == "tile":
             raise UserError("optim.after_growth=tile: moments follow their tensors in depth only; use reset")
 

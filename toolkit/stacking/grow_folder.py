@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.runs.files import write_json
+from toolkit.schema import check
 from toolkit.stacking.checkpoints.load import REPORT_FILE
 from toolkit.stacking.checkpoints.open import Checkpoint, open_checkpoint, open_weights
 from toolkit.stacking.checkpoints.probe import preservation
@@ -42,28 +43,58 @@ def grow_checkpoint(
     growth: Growth,
     *,
     seed: int = 0,
-    text: str | None = None,
-    measure: bool = True,
     growth_map: GrowthMap | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    on_tensor: Callable[[], None] = lambda: None,
-    run_id: str = "",
+    **settings: Any,
 ) -> dict[str, Any]:
-    """Grow a Llama-architecture checkpoint into the new folder ``out`` and return the report, also ``out/growth.json``.
+    """Grow a checkpoint into the new folder ``out`` and return the report, which is also ``out/growth.json``.
 
-    source: folder, hub id, ``.gguf`` file, or an opened Checkpoint. text: what preservation is measured on;
-    ``measure=False`` skips that. growth_map: G_learn's trained matrices. on_tensor: called after each tensor written.
-    run_id: kept in the report, to tell whose work ``out`` is.
-    Weights stream through: memory is needed for one tensor at a time, not for the model (for measuring, a network of up
-    to 1 GiB as a whole, one layer of a larger one); ``growth_memory_mib`` in the report is what growing took above what
-    the process held before, ``peak_memory_mib`` all of it. Types of tensors are kept.
+    source: folder, hub id, ``.gguf`` file, an opened Checkpoint, or with ``operator="slices"`` a file of mergekit's.
+    growth_map: G_learn's trained matrices. The rest as in ``write_grown``.
 
     Raises UserError where source, operator or ``out`` do not fit; JobError where the disk fails. Then ``out`` is not
     there.
     """
     refuse_used(Path(out))  # before a source is fetched or unpacked
+    checkpoint, grown = open_grown(source, growth, seed, growth_map)
+    return write_grown(checkpoint, grown, out, growth, seed=seed, **settings)
+
+
+def open_grown(
+    source: str | Path | Checkpoint, growth: Growth, seed: int = 0, growth_map: GrowthMap | None = None
+) -> tuple[Checkpoint, Grown]:
+    """The source and how it grows; its weights are read when they are asked for. Raises UserError."""
+    if growth.operator == "slices":
+        from toolkit.stacking.slices import open_slices
+
+        check(growth)
+        return open_slices(str(source))
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    grown = grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, growth, seed, growth_map)
+    return checkpoint, grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, growth, seed, growth_map)
+
+
+def write_grown(
+    checkpoint: Checkpoint,
+    grown: Grown,
+    out: str | Path,
+    growth: Growth,
+    *,
+    seed: int = 0,
+    text: str | None = None,
+    measure: bool = True,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    on_tensor: Callable[[], None] = lambda: None,
+    run_id: str = "",
+) -> dict[str, Any]:
+    """Write what grew from ``checkpoint`` into the new folder ``out``; returns the report, also ``out/growth.json``.
+
+    text: what preservation is measured on; ``measure=False`` skips that. on_tensor: called after each tensor written.
+    run_id: kept in the report, to tell whose work ``out`` is.
+    Weights stream through: memory is needed for one tensor at a time, not for the model (for measuring, a network of up
+    to 1 GiB as a whole, one layer of a larger one); ``growth_memory_mib`` in the report is what growing took above what
+    the process held before, ``peak_memory_mib`` all of it. Types of tensors are kept.
+
+    Raises UserError where ``out`` is in use, JobError where the disk fails. Then ``out`` is not there.
+    """
     held = _reset_peak()
     start, num_bytes = time.perf_counter(), total_bytes(grown.tensors.infos)
     with whole_or_nothing(Path(out), num_bytes + carried_bytes(checkpoint)) as folder:
@@ -102,7 +133,7 @@ def describe(source: Checkpoint, grown: Grown, growth: Growth) -> dict[str, Any]
         "dtypes": sorted({str(info.dtype).removeprefix("torch.") for info in grown.tensors.infos.values()}),
         "tied": source.architecture.tied(grown.config),
         "cost": {"source": before.as_dict(), "target": after.as_dict()},
-        "notes": [*_source_notes(source), *operator_notes(growth, grown)],
+        "notes": [*_source_notes(source), *grown.notes, *operator_notes(growth, grown)],
     }
 
 

@@ -17,10 +17,10 @@ from toolkit.runs.record import Run
 from toolkit.show.table import Table
 from toolkit.show.terminal import show
 from toolkit.stacking.checkpoints.load import REPORT_FILE
-from toolkit.stacking.checkpoints.open import Checkpoint, find_network, is_zoo_network, open_checkpoint
+from toolkit.stacking.checkpoints.open import Checkpoint, find_network, is_zoo_network
 from toolkit.stacking.checkpoints.write import refuse_used
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.grow_folder import describe, grow_checkpoint
+from toolkit.stacking.grow_folder import describe, open_grown, write_grown
 from toolkit.stacking.operators.families import check_trainable
 from toolkit.stacking.operators.grow import grow
 from toolkit.stacking.operators.learn import GrowthMap, train_map
@@ -57,10 +57,12 @@ def _grow_into(config: GrowLLM, run: Run, out: Path) -> dict[str, Any]:
         from toolkit.stacking.zoo_networks import grow_saved_network
 
         return grow_saved_network(source, out, config.growth(), config.seed, run_id)
-    checkpoint = open_checkpoint(source)
-    growth_map = _growth_map(config, checkpoint, run)
-    planned = grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, config.growth(), config.seed)
-    with progress.bar("grow", 0, len(planned.tensors.infos)) as bar:
+    growth = config.growth()
+    checkpoint, grown = open_grown(source, growth, config.seed)
+    if config.operator == "learn" and config.learn.num_steps:
+        learned = _growth_map(config, checkpoint, run)
+        checkpoint, grown = open_grown(checkpoint, growth, config.seed, learned)
+    with progress.bar("grow", 0, len(grown.tensors.infos)) as bar:
         written = 0
 
         def on_tensor() -> None:
@@ -68,13 +70,13 @@ def _grow_into(config: GrowLLM, run: Run, out: Path) -> dict[str, Any]:
             written += 1
             bar.advance(written)
 
-        return grow_checkpoint(
+        return write_grown(
             checkpoint,
+            grown,
             out,
-            config.growth(),
+            growth,
             seed=config.seed,
             text=text,
-            growth_map=growth_map,
             measure=config.measure,
             max_shard_bytes=int(config.max_shard_gb * 1e9),
             on_tensor=on_tensor,
@@ -83,9 +85,7 @@ def _grow_into(config: GrowLLM, run: Run, out: Path) -> dict[str, Any]:
 
 
 def _growth_map(config: GrowLLM, source: Checkpoint, run: Run) -> GrowthMap | None:
-    """G_learn's map, trained on ``config.data``; None for other operators and where ``learn.num_steps=0``."""
-    if config.operator != "learn" or config.learn.num_steps == 0:
-        return None
+    """G_learn's map, trained on ``config.data``."""
     from toolkit.stacking.pretrain.corpus import token_store
 
     context = min(config.network.context, source.config.max_position_embeddings)
@@ -176,14 +176,12 @@ def _layer_rows(report: dict[str, Any]) -> list[list[Any]]:
 def dry_run(config: GrowLLM) -> None:
     """Layers, parameters and FLOPs of the target; reads no weight and writes nothing."""
     assert config.model is not None
-    source = _open(find_network(config.model, config.part))
-    grown = grow(source.architecture, source.config, source.tensors, config.growth(), config.seed)
+    place = find_network(config.model, config.part)
+    source, grown = open_grown(_of_the_zoo(place) if is_zoo_network(place) else place, config.growth(), config.seed)
     show(*growth_tables(describe(source, grown, config.growth())).values())
 
 
-def _open(source: str) -> Checkpoint:
-    if not is_zoo_network(source):
-        return open_checkpoint(source)
+def _of_the_zoo(source: str) -> Checkpoint:
     from toolkit.stacking.zoo_networks import as_checkpoint, growing_part
     from toolkit.zoo import load
 

@@ -22,6 +22,7 @@ class Grown:
     """A grown network: its config, its tensors (read on demand) and where they come from.
 
     ``plan``: one entry per target layer. ``old``, ``new``: sizes before and after. ``growth_map``: G_learn's matrices.
+    ``notes``: what else a reader of the report should know.
     """
 
     config: Any
@@ -30,6 +31,7 @@ class Grown:
     old: Spaces
     new: Spaces
     growth_map: GrowthMap | None = None
+    notes: Sequence[str] = ()
 
     @property
     def sources(self) -> list[int | None]:

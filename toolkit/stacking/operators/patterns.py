@@ -90,6 +90,8 @@ def layer_plan(growth: Growth, source_layers: int) -> list[Layer]:
         return [Layer(i) for i in range(source_layers)]
     if growth.operator == "llama_pro":
         return _llama_pro(growth, source_layers)
+    if growth.operator == "slices":
+        raise UserError("operator=slices: its layers stand in a file; use grow_checkpoint(FILE, OUT, ...)")
     if growth.operator == "random":
         added = _target_layers(growth, source_layers) - source_layers
         fresh = [Layer(i % source_layers, new=True, fresh=True) for i in range(added)]
