@@ -110,7 +110,7 @@ def test_cfg_on_what_was_not_dropped_warns(tmp_path):
 
 def test_what_is_known_of_a_train_disco_run(tmp_path):
     config = {"data": {"name": "mnist8"}, "loss": {"label_drop": 0.0}, "latents": {"drop": 0.1}}
-    (tmp_path / "run.json").write_text(json.dumps({"config": config}))
+    (tmp_path / "run.json").write_text(json.dumps({"command": "train-disco", "status": "done", "config": config}))
     found = trained_how(str(tmp_path), None)
     assert found == {"data": {"name": "mnist8"}, "class_labels_dropped": False, "latents_dropped": True}
 
