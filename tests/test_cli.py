@@ -175,6 +175,7 @@ def test_wrong_usage_is_exit_code_2(words, hint):
     ("words", "message"),
     [
         (["train-disco", "optim.lrr=3"], "toolkit: error: optim.lrr: no such key; did you mean 'optim.lr'?"),
+        (["train-disco", "experiment=null"], "toolkit: error: experiment=null: a choice cannot be null; write ~experi"),
         (["runs", "resume", "."], "toolkit: error: .: neither a run"),
         (["bench", "nothing"], "toolkit: error: nothing: no such paper; choose one of disco, icg, stacking,"),
         (["zoo", "show", "nothing"], "toolkit: error: "),

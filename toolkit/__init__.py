@@ -1,4 +1,4 @@
-"""Papers on image and video generation, each behind one command, and from Python by the names below.
+"""Five papers on images, video, world models and language models: one command each, and from Python by these names.
 
     import toolkit
 

@@ -122,15 +122,19 @@ def _refuse_strangers(node: Any, prefix: str = "") -> None:
     for key in node:
         name = f"{prefix}{key!s}"
         if known is not None and key not in known:
-            raise UserError(f"{name}: no such key; {did_you_mean(str(key), known)}see --cfg job for all keys")
+            raise UserError(f"{name}: no such key; {did_you_mean(str(key), known)}--keys lists all")
         if not OmegaConf.is_missing(node, key):
             _refuse_strangers(node._get_node(key), f"{name}.")
 
 
 def check_preset(command: Command, arguments: list[str]) -> None:
-    """Refuse a preset that is unknown or another command's, before anything else runs."""
+    """Refuse a preset that is unknown or another command's, and no choice at all, before anything else runs."""
     known = presets()
     mine = [name for name, (owner, _) in known.items() if owner == command.name]
+    groups = {"experiment", "data", *(group for group, _ in schemas(command) if group)}
+    for word in arguments:
+        if word.endswith("=null") and (group := word.removesuffix("=null")) in groups:
+            raise UserError(f"{word}: a choice cannot be null; write ~{group} to leave it out")
     own_folder = any(word.startswith(("--config-dir", "-cd")) for word in arguments)
     for name in _presets_asked(arguments):
         if name not in known and not own_folder:
@@ -162,7 +166,7 @@ def one_line(error: BaseException, command: Command) -> str:
     text = _old_key(error, command) or _unknown_option(error, command) or _unparsable(error) or _flat(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], known_keys(command))}see --cfg job for all keys"
+        return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], known_keys(command))}--keys lists all"
     if "hydra/launcher" in text:
         text += f" (launchers come with the extras sweep, slurm and ray: {install_hint('sweep')})"
     return text

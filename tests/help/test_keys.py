@@ -109,7 +109,7 @@ def test_words_search_names_and_sentences_and_choices_compose():
     disco = COMMANDS["train-disco"]
     assert [key.name for key in keys.find(disco, ["OPTIM", "lr"])] == ["optim.lr", "optim.encoder_lr"]
     assert "seed" in [key.name for key in keys.find(disco, ["reproduc"])]  # only its sentence says so
-    (lr,) = keys.find(disco, ["optim.lr", "experiment=disco_toy"])
+    (lr,) = keys.find(disco, ["optim.lr=", "experiment=disco_toy"])
     assert lr.default == 2e-3
 
 
@@ -122,12 +122,13 @@ def test_a_word_that_no_key_says_is_one_line(word, hint):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("width", [60, 80, 160])
+@pytest.mark.parametrize("width", [60, 80, 130, 200])
 def test_the_list_fits_the_terminal(width):
     page = io.StringIO()
     print_keys(COMMANDS["train-disco"], [], Console(file=page, width=width, force_terminal=True, color_system=None))
     lines = page.getvalue().splitlines()
     assert max(map(len, lines)) <= width
+    assert len(lines) < 5 * len(keys.keys_of(COMMANDS["train-disco"]))  # no column is squeezed to a letter
     for key in keys.keys_of(COMMANDS["train-disco"]):
         assert any(line.startswith(key.name[: width // 3]) for line in lines)
 

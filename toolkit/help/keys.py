@@ -53,6 +53,7 @@ def find(command: Command, words: list[str]) -> list[Key]:
     A word such as ``network=mlp`` or ``experiment=disco_toy`` composes the defaults for that choice. Raises UserError
     for one that is no choice, and where no key is found.
     """
+    words = [word.removesuffix("=") for word in words]  # as completion writes a key
     choices = dict(word.split("=", 1) for word in words if "=" in word)
     keys = keys_of(command, choices)
     sought = [word.lower() for word in words if "=" not in word]

@@ -18,6 +18,7 @@ from toolkit.paths import presets
 from toolkit.renamed import name_now
 
 WIDE = 120  # columns from which types have a column of their own
+MIDDLE = 24  # columns that a default or a type takes at most: the sentence needs the room
 FLAGS = (
     ("--cfg job", "print the composed config, run nothing"),
     ("--info defaults", "print where each part of it comes from"),
@@ -88,8 +89,8 @@ def _table(rows: Iterable[Sequence[Text]]) -> Table:
     """Columns side by side, each text wrapped inside its own; the last takes what is left."""
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     for index, row in enumerate(rows):
-        for _ in row if index == 0 else ():
-            table.add_column(overflow="fold")
+        for place in range(len(row)) if index == 0 else ():
+            table.add_column(overflow="fold", max_width=MIDDLE if 0 < place < len(row) - 1 else None)
         table.columns[-1].ratio = 1
         table.add_row(*row)
     return table
