@@ -151,13 +151,20 @@ def _presets_asked(arguments: list[str]) -> list[str]:
 
 
 def is_config_error(error: BaseException) -> bool:
-    """Whether Hydra or OmegaConf refused the config."""
+    """Whether Hydra or OmegaConf refused the config, be it with an error that they did not mean to raise."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    return isinstance(error, (HydraException, OmegaConfBaseException))
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return True
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    raised_in = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
+    return isinstance(error, Exception) and raised_in.split(".")[0] in ("hydra", "omegaconf", "antlr4")
 
 
+MOST_CHARACTERS = 1500  # of a message: a value may be long
 _INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search path:", "provider=", "See https:")
 
 
@@ -166,10 +173,13 @@ def one_line(error: BaseException, command: Command) -> str:
     text = _old_key(error, command) or _unknown_option(error, command) or _unparsable(error) or _flat(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return f"{unknown[1]}: no such key; {did_you_mean(unknown[1], known_keys(command))}--keys lists all"
+        near = did_you_mean(unknown[1], known_keys(command) - {unknown[1]})
+        text = f"{unknown[1]}: no such key; {near}--keys lists all"
+    if type(error).__module__ == "builtins":  # raised within Hydra, and not meant for people
+        text = f"the overrides fit nothing in the config ({text}); --keys lists all"
     if "hydra/launcher" in text:
         text += f" (launchers come with the extras sweep, slurm and ray: {install_hint('sweep')})"
-    return text
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
 
 
 def _old_key(error: BaseException, command: Command) -> str:

@@ -19,6 +19,7 @@ from toolkit.claims.verdict import Metrics, MissingMetric, judge, values_by_seed
 from toolkit.commands import paper_named
 from toolkit.errors import UserError, did_you_mean
 from toolkit.paths import PACKAGE, experiments_dir
+from toolkit.runs.signals import EXIT_CODES
 from toolkit.show.browse import duration
 from toolkit.show.table import Cell, Table
 from toolkit.show.terminal import show
@@ -26,7 +27,6 @@ from toolkit.spelling import spelled
 
 Launch = Callable[[str, list[str]], int]  # (command, words after it) -> exit code
 INCLUDED = {"quick": ("quick",), "safe": ("quick", "safe"), "full": ("quick", "safe", "open")}
-INTERRUPTED = (130, 143)
 
 
 def reproduce(
@@ -43,7 +43,8 @@ def reproduce(
 
     ``claims`` names claims of any level; without it ``level`` (quick, safe, full) chooses. Results go to ``out``
     (default: the paper's folder of experiments/; ROOT/PAPER/quick for quick). Returns 0; 1 when a run failed or lacks a
-    metric; 130 or 143 when interrupted. A claim that does not hold is a result, not a failure. Raises UserError.
+    metric; 128 and the signal's number when interrupted. A claim that does not hold is a result, not a failure. Raises
+    UserError.
     """
     source = paper_folder(paper)
     paper = source.name
@@ -59,7 +60,7 @@ def reproduce(
     target = Path(out) if out else source if published else home
     earlier = publish.read_results(target)
     exit_code, failures = run_all(jobs, launch)
-    if exit_code in INTERRUPTED:
+    if exit_code in EXIT_CODES:
         return exit_code
     results = publish.merge(earlier, spec, jobs)
     problems = dict(failures)
@@ -130,7 +131,7 @@ def run_all(jobs: Sequence[Job], launch: Launch) -> tuple[int, dict[str, str]]:
             failures[_name(job)] = f"{lost[0]} seed={job.seed} failed"
             continue
         exit_code = launch(job.spec.command, [*job.overrides, f"hydra.run.dir={spelled(job.dir)}"])
-        if exit_code in INTERRUPTED:
+        if exit_code in EXIT_CODES:
             return exit_code, failures
         info = job.info()
         if exit_code or info.status != "done":

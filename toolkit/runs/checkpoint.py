@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import IO, Any
 
 import torch
 
-from toolkit.errors import JobError
+from toolkit.errors import JobError, UserError
 from toolkit.runs.files import sync
 
 log = logging.getLogger(__name__)
@@ -71,12 +72,27 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
 
 
 def load(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """``(step, state)`` of the newest undamaged checkpoint, None where there is none."""
+    """``(step, state)`` of the newest undamaged checkpoint, None where there is none. Raises UserError."""
     for path in reversed(_files(folder)):
         if _is_good(path):
-            return _parse(path)[0], torch.load(path, map_location="cpu", weights_only=True)
+            return _parse(path)[0], _read(path)
         log.warning("%s is damaged (its checksum does not match); looking for the checkpoint before it", path)
     return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What :func:`save` wrote; nothing in it is run. Raises UserError for a file that it did not write."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, EOFError) as error:
+        refused = isinstance(error, pickle.UnpicklingError)  # torch's own words advise to load it all the same
+        why = "it holds more than tensors and plain values" if refused else " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: cannot be read as a checkpoint ({why}); remove it to go on from the one before"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a checkpoint of ours; remove it to go on from the one before")
+    return content
 
 
 def newest_good(folder: Path) -> Path | None:
@@ -85,7 +101,7 @@ def newest_good(folder: Path) -> Path | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+    return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name) and path.is_file())
 
 
 def _parse(path: Path) -> tuple[int, str]:

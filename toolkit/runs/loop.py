@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from toolkit.errors import Interrupted, JobError
+from toolkit.errors import Interrupted, JobError, UserError
 from toolkit.runs import checkpoint, progress, signals
 from toolkit.runs.distributed import barrier, gather, rank, world_size
 from toolkit.runs.record import Run
@@ -152,13 +152,17 @@ class Loop:
         found = checkpoint.load(self.folder)
         if found:
             self.step, content = found
-            for name, item in self.state.items():
-                item.load_state_dict(content[f"state.{name}"])
-            self.stop_early = content["stop_early"]
-            self._pending = content["pending"][rank() % content["world_size"]]
-            if content["world_size"] != world_size():
+            try:
+                written_by = self._restore(content)
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                raise UserError(
+                    f"{self.folder}: the checkpoint of step {self.step} is of another version or another network "
+                    f"({said}); continue with the version that wrote it, or begin in another hydra.run.dir"
+                ) from error
+            if written_by != world_size():
                 progress.say(
-                    f"{self.stage}: checkpoint of {content['world_size']} processes continues on {world_size()}: "
+                    f"{self.stage}: checkpoint of {written_by} processes continues on {world_size()}: "
                     "batches are split differently, so this is not bit-identical to either"
                 )
             progress.say(f"{self.stage}: resuming after step {self.step} of {self.num_steps}")
@@ -166,6 +170,14 @@ class Loop:
         short_window = bool(self._pending) and unfinished  # its line was the last one when the run was shorter
         self.run.rewind_metrics(self.stage, self.step - short_window)
         barrier()
+
+    def _restore(self, content: dict[str, Any]) -> int:
+        """Take the state of a checkpoint; returns how many processes wrote it."""
+        for name, item in self.state.items():
+            item.load_state_dict(content[f"state.{name}"])
+        self.stop_early = bool(content["stop_early"])
+        self._pending = dict(content["pending"][rank() % content["world_size"]])
+        return content["world_size"]
 
 
 def _agreed(caught: list[int]) -> bool:
