@@ -29,4 +29,4 @@ def test_the_wheel_holds_code_configs_and_claims(tmp_path):
     [metadata] = [name for name in files if name.endswith(".dist-info/METADATA")]
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     assert "Requires-Python: <3.14,>=3.11" in text and "Requires-Dist: hydra-core<1.4,>=1.3.8" in text
-    assert any(name.endswith("licenses/LICENSE") for name in files)
+    assert "toolkit/py.typed" in inside and any(name.endswith("licenses/LICENSE") for name in files)

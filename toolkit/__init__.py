@@ -88,5 +88,6 @@ _HOMES = {
     "load": "toolkit.zoo.loading",
     "WorldModel": "toolkit.zoo.world.model",
 }
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of ours
+    __getattr__, __dir__ = lazy(__name__, _HOMES)
 moved.install()
