@@ -1,5 +1,6 @@
 """docs/architecture.md: what it names is there, and adding what it tells about works as told."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -30,8 +31,8 @@ def tree():
 def test_the_tree_is_the_tree():
     named = set(tree())
     assert len(named) > 25 and not [name for name in named if not (REPO / name).exists()]
-    folders = {f"toolkit/{path.name}/" for path in (REPO / "toolkit").iterdir() if (path / "__init__.py").exists()}
-    assert folders <= named
+    there = [path for path in (REPO / "toolkit").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    assert {f"toolkit/{path.name}{'/' * path.is_dir()}" for path in there} <= named
 
 
 def test_every_file_that_is_named_is_there():
@@ -77,3 +78,13 @@ def test_a_loader_and_a_row_make_an_image_data_set(monkeypatch):
     images, labels = next(toolkit.data.batches(toolkit.data.load(config.data).train, 4, seed=0))
     assert images.shape == (4, 1, 8, 8) and labels.shape == (4,)
     assert "stripes" in {one.name for one in toolkit.data.rows()}
+
+
+def test_files_and_functions_are_as_small_as_the_page_says():
+    lines, longest = (int(one) for one in re.search(r"never more than (\d+) lines\).*?\((\d+)\)", TEXT).groups())
+    for path in sorted((REPO / "toolkit").rglob("*.py")):
+        source = path.read_text()
+        assert len(source.splitlines()) <= lines, path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < longest, f"{path}: {node.name}"
