@@ -68,16 +68,13 @@ def _add_job_command(command: Command) -> None:
             from toolkit.help.pages import print_keys
 
             print_keys(command, words)
-            raise typer.Exit()
+            return
         from toolkit import launch
 
         raise typer.Exit(launch.dry_run(command.name, words) if dry_run else launch.launch(command.name, words))
 
-    settings = {"ignore_unknown_options": True}
-    register = app.command(
-        command.name, cls=JobCommand, help=command.help, context_settings=settings, rich_help_panel=FIVE
-    )
-    register(run)
+    keywords: dict[str, Any] = {"context_settings": {"ignore_unknown_options": True}, "rich_help_panel": FIVE}
+    app.command(command.name, cls=JobCommand, help=command.help, **keywords)(run)
 
 
 for _command in COMMANDS.values():

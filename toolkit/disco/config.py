@@ -86,7 +86,7 @@ class Loss:
     """EDM's noise distribution and weighting (Karras et al. 2022, table 1).
 
     p_mean, p_std: of the logarithm of sigma in training, a normal distribution. sigma_data: standard deviation of the
-    data; None measures it. weighting: ``edm``, or ``edm_monotonic``, which never falls towards small noise.
+    data; None measures it. weighting: ``edm``, or ``edm_monotonic``, which keeps its peak towards larger noise.
     log_snr_shift: shift of the signal-to-noise ratio for larger images, 2 ln(64 / H) for H pixels; of
     ``edm_monotonic``. label_drop: share of the class labels that are dropped in training.
     """
@@ -166,7 +166,7 @@ class Sampling:
     num_samples: how many are shown and saved. batch_size: how many at a time. solver: ``heun`` is EDM's deterministic
     one, ``churn`` its stochastic one, ``restart`` that of Xu et al. 2023. num_steps: noise levels; Heun evaluates the
     network 2 num_steps - 1 times. sigma_min, sigma_max, rho: EDM's grid of noise levels. churn: S_churn of ``churn``.
-    latents: where z comes from: the prior, the encoder on training images, or ``fixed``. fixed: the codes of
+    latents: where z comes from: the prior, the encoder on real images, or ``fixed``. fixed: the codes of
     ``latents=fixed``, one per slot. prefix: codes that the first slots keep, the prior draws the rest. temperature: of
     the prior's draws. cfg_scale: guidance on z, 0 is none, 1 the paper's. cfg_interval: noise levels, low and high,
     within which it guides; None is everywhere. latents_off_below: noise level below which z is left out.
