@@ -1,19 +1,23 @@
 """What cannot be grown is refused in one line, and nothing half-written stays behind."""
 
 import json
+import random
 import resource
 import shutil
 from contextlib import contextmanager
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, OPTConfig
 
 from tests.stacking.models import make_model, make_tokenizer
 from toolkit.errors import JobError, UserError
+from toolkit.stacking.checkpoints.open import open_checkpoint
 from toolkit.stacking.config import Growth
 from toolkit.stacking.grow_folder import grow_checkpoint
+from toolkit.stacking.operators.grow import grow
 
 STACK = Growth(operator="stack", factor=2)
 
@@ -232,3 +236,41 @@ def test_a_killed_attempt_is_cleared_away(one):
     (partial / "transformer" / "config.json").write_text("{}")
     grow_checkpoint(one, one.parent / "out", STACK)
     assert not partial.exists()
+
+
+def header_of(*entries):
+    """A safetensors file of float32 vectors at these offsets."""
+    header = {f"t{i}": {"dtype": "F32", "shape": [2], "data_offsets": list(ends)} for i, ends in enumerate(entries)}
+    return with_header(json.dumps(header).encode()) + bytes(max(end for _, end in entries))
+
+
+@pytest.mark.parametrize(
+    "content", [header_of((0, 8), (4, 12)), header_of((0, 8), (16, 24)), header_of((0, 8), (0, 8))]
+)
+def test_tensors_that_overlap_or_leave_gaps(one, content):
+    """The library that made the format refuses them too."""
+    first_shard(one).write_bytes(content)
+    with pytest.raises(SafetensorError):
+        load_file(first_shard(one))
+    refused(one, "its tensors overlap or leave gaps")
+
+
+def test_a_header_nested_without_end(one):
+    first_shard(one).write_bytes(with_header(b"[" * 50_000))
+    refused(one, "its header cannot be read")
+
+
+def test_configs_with_values_of_all_kinds_are_grown_or_refused_in_one_line(one):
+    """Every key of config.json set to things it should not be: no traceback, nothing built that would not fit."""
+    path = one / "config.json"
+    raw = json.loads(path.read_text())
+    draws = random.Random(0)
+    values = [None, -1, 0, 1.5, 10**9, "x", [], {}, True, [1, 2], "nan"]
+    for key in sorted(raw):
+        for value in draws.sample(values, 3):
+            path.write_text(json.dumps(raw | {key: value}))
+            try:
+                checkpoint = open_checkpoint(one)
+                grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, STACK)
+            except UserError as error:
+                assert "\n" not in str(error)

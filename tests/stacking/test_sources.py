@@ -42,7 +42,7 @@ NAMES = {
 }
 
 
-def write_gguf(path, model, tokenizer=None, architecture="llama"):
+def write_gguf(path, model, tokenizer=None, architecture="llama", head_size=None):
     """A Llama as llama.cpp stores it: rows of queries and keys in its order of rotary pairs."""
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
@@ -55,6 +55,8 @@ def write_gguf(path, model, tokenizer=None, architecture="llama"):
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(config.vocab_size)
+    if head_size is not None:
+        writer.add_key_length(head_size)
     if tokenizer is not None:
         bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
         tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
@@ -126,6 +128,12 @@ def test_gguf_that_cannot_be_read(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(UserError, match=r"needs the extra gguf \(pip install .*\[gguf\]'\)"):
         open_checkpoint(path)
+
+
+def test_gguf_whose_heads_are_of_another_size_says_so(tmp_path):
+    write_gguf(tmp_path / "model.gguf", make_model(head_dim=16), head_size=16)
+    with pytest.raises(UserError, match="its heads have 16 features, but transformers reads 8"):
+        open_checkpoint(tmp_path / "model.gguf")
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -48,7 +48,7 @@ def load_network(source: str, dtype: torch.dtype | str = "auto", offload: str | 
 
     where, options = place(source)
     from_disk: dict[str, Any] = {"device_map": {"": "disk"}, "offload_folder": offload} if offload else {}
-    with _one_line(f"{source}:"):
+    with one_line(f"{source}:"):
         network, loading = AutoModelForCausalLM.from_pretrained(
             where, dtype=dtype, output_loading_info=True, trust_remote_code=False, **options, **from_disk
         )
@@ -63,7 +63,7 @@ def load_config(source: str) -> Any:
     from transformers import AutoConfig
 
     where, options = place(source)
-    with _one_line(f"{source}:"):
+    with one_line(f"{source}:"):
         return AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
 
 
@@ -77,7 +77,7 @@ def load_tokenizer(source: str | Path) -> Any | None:
     where, options = place(str(source))
     if not _has_tokenizer(where, options):
         return None
-    with _one_line(f"{source}: its tokenizer"):
+    with one_line(f"{source}: its tokenizer"):
         return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
 
 
@@ -104,7 +104,7 @@ def place(source: str) -> tuple[Path, dict[str, str]]:
 
 
 @contextmanager
-def _one_line(what: str) -> Iterator[None]:
+def one_line(what: str) -> Iterator[None]:
     """transformers, tokenizers, safetensors and gguf raise their own kinds, after a report of many lines."""
     from transformers.utils import logging as talk
 
@@ -113,6 +113,8 @@ def _one_line(what: str) -> Iterator[None]:
     try:
         with nullcontext() if terminal else redirect_stderr(StringIO()):  # progress bars are for a terminal
             yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{what} cannot be read: {' '.join(str(error).split())[:300]}") from None
     finally:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer
+from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer, one_line
 from toolkit.stacking.checkpoints.safetensors_io import CONSTANTS, SafetensorsFile
 from toolkit.stacking.operators.architecture import Architecture
 from toolkit.stacking.operators.families import family
@@ -93,6 +93,8 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         raise UserError(f"{folder}: {_instead_of_a_checkpoint(folder)} (expected a folder of save_pretrained)")
     config = _folder_config(folder)
     architecture = family(config, str(folder))
+    with one_line(f"{folder / 'config.json'}: the network it describes"):
+        architecture.shapes(config)
     config, tensors = _settled_head(architecture, config, _in_full(architecture, config, open_weights(folder)))
     tensors.infos = _checked(architecture, config, tensors.infos, str(source))
     return Checkpoint(str(source), architecture, config, tensors, folder, load_tokenizer(folder))
@@ -181,6 +183,7 @@ def _open_pickled(paths: list[Path]) -> Tensors:
 def _open_gguf(path: Path) -> Checkpoint:
     """transformers turns the file's 4- to 16-bit values back into floats, which needs memory for the model."""
     architecture = family(_unquantised(load_config(str(path))), str(path))
+    _check_heads(path)
     network, tokenizer = load_model(str(path))
     config, state = _unquantised(network.config), network.state_dict()
     names = architecture.shapes(config)
@@ -188,6 +191,21 @@ def _open_gguf(path: Path) -> Checkpoint:
         raise UserError(f"{path}: {config.model_type} grows from folders only; GGUF files keep it in another form")
     tensors = InMemory({name: state[name] for name in names})
     return Checkpoint(str(path), architecture, config, tensors, None, tokenizer, network.generation_config)
+
+
+def _check_heads(path: Path) -> None:
+    """Raises UserError where transformers would take another size of a head than the file's."""
+    from gguf import GGUFReader
+
+    config, size = load_config(str(path)), None
+    for name, value in GGUFReader(path).fields.items():
+        if name.endswith(".attention.key_length"):
+            size = int(value.parts[-1][0])
+    taken = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if size not in (None, taken):
+        raise UserError(
+            f"{path}: its heads have {size} features, but transformers reads {taken} from this kind of file"
+        )
 
 
 def _unquantised(config: Any) -> Any:

@@ -44,7 +44,10 @@ class SafetensorsFile(Tensors):
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path}: not a safetensors file (its header has no valid entry for {name})") from None
-        expected = self._start + max([0, *(end for _, end in self._offsets.values())])
+        places = sorted(self._offsets.values())
+        if [start for start, _ in places] != [0, *(end for _, end in places)][: len(places)]:
+            raise UserError(f"{path}: not a safetensors file (its tensors overlap or leave gaps)")
+        expected = self._start + max([0, *(end for _, end in places)])
         if size != expected:
             raise UserError(f"{path}: {size} bytes, but its header describes {expected}: damaged or cut")
 
@@ -61,7 +64,7 @@ class SafetensorsFile(Tensors):
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             raise UserError(f"{self.path}: not a safetensors file (its header cannot be read)") from None
         return 8 + length, header
 

@@ -204,6 +204,7 @@ class GPTNeoX(DepthOnly):
         }
 
 
+MOST = 4096  # layers or experts: before a network is laid out, which takes time for each
 TRAINABLE = ("llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3")  # here, and by G_learn's map
 FAMILIES: Mapping[str, Architecture] = {
     **dict.fromkeys((*TRAINABLE, "ministral3", "granite"), Llama()),
@@ -224,6 +225,10 @@ def family(config: Any, where: str) -> Architecture:
         inside = getattr(config, "text_config", None)
         hint = "; it holds more than a language model: save that one alone" if inside else ""
         raise UserError(f"{where}: model_type {kind} is not of a known family ({', '.join(FAMILIES)}){hint}")
+    for key in ("num_hidden_layers", "n_layer", "num_experts", "num_local_experts"):
+        number = getattr(config, key, 1)
+        if type(number) is not int or not 1 <= number <= MOST:
+            raise UserError(f"{where}: {key} is {number!r}; expected a whole number from 1 to {MOST}")
     if getattr(config, "quantization_config", None):
         raise UserError(f"{where}: the weights are quantised; growth needs them in a floating-point type")
     return FAMILIES[kind]
