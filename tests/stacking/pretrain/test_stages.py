@@ -157,7 +157,7 @@ def test_a_larger_budget_trains_on():
     ("words", "message"),
     [
         (["data=text_folder"], "data.path: data.name=text_folder needs the folder"),
-        (["data=digits"], "data.name=digits"),
+        (["data=digits"], "data=digits: a set of images"),
         (["data.name=text_brwn"], "did you mean 'text_brown'"),
         (["arms=[grwon]"], "did you mean 'grown'"),
         (["budget.tokens=2000", "budget.growth_tokens=100000"], "training the base takes all that compute"),
