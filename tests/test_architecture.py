@@ -50,7 +50,7 @@ def test_every_paper_keeps_the_contract_of_a_room(command):
     assert list(inspect.signature(job.main).parameters) == ["config", "run"]
     assert list(inspect.signature(job.dry_run).parameters) == ["config"]
     assert len(inspect.signature(bench.main).parameters) == 1
-    assert (REPO / "conf" / f"{primary}.yaml").exists()
+    assert (REPO / "conf" / f"{primary}.yaml").exists() and importlib.import_module(f"{room}.measure")
 
 
 def test_the_toy_room_is_a_paper_like_the_others(toy):

@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from toolkit.data.stream import batches
     from toolkit.data.text.corpora import Corpus, check_text, load_text
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "batches": "toolkit.data.stream",
-        "Dataset": "toolkit.data.sets",
-        "MemorySplit": "toolkit.data.sets",
-        "Split": "toolkit.data.sets",
-        "GaussianMixture": "toolkit.data.sets",
-        "Corpus": "toolkit.data.text.corpora",
-        "check_text": "toolkit.data.text.corpora",
-        "load_text": "toolkit.data.text.corpora",
-    },
-)
+if not TYPE_CHECKING:  # which would take any name for one of ours
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "batches": "toolkit.data.stream",
+            "Dataset": "toolkit.data.sets",
+            "MemorySplit": "toolkit.data.sets",
+            "Split": "toolkit.data.sets",
+            "GaussianMixture": "toolkit.data.sets",
+            "Corpus": "toolkit.data.text.corpora",
+            "check_text": "toolkit.data.text.corpora",
+            "load_text": "toolkit.data.text.corpora",
+        },
+    )
 
 __all__ = [
     "CATALOGUE",
