@@ -237,6 +237,11 @@ def _flat(error: BaseException) -> str:
     return " ".join([*(part.rstrip(".:") + ":" for part in parts[:-1]), *parts[-1:]]) or repr(error)
 
 
+def config_groups(command: Command) -> set[str]:
+    """The groups whose options are dataclasses of the room or data sets; conf/ may have more."""
+    return {group for group, _ in schemas(command) if group} | ({"data"} if data_sets(command) else set())
+
+
 def known_keys(command: Command) -> set[str]:
     """Every dotted key of the command's schemas: values, the mappings that hold them, groups and their keys."""
     found: set[str] = set()

@@ -11,7 +11,7 @@ import yaml
 
 from toolkit import renamed
 from toolkit.commands import COMMANDS
-from toolkit.configs import known_keys
+from toolkit.configs import config_groups, known_keys
 from toolkit.errors import UserError
 from toolkit.paths import conf_dir
 from toolkit.runs.reading import read_record
@@ -56,6 +56,7 @@ def check_words(command: str, words: list[str], source: Path, config_dir: Path |
     """Refuse overrides that ``source`` may not bring along; ``config_dir`` is the user's own. Raises UserError."""
     folders = [conf_dir(), *([config_dir] if config_dir else [])]
     groups = {path.relative_to(root).as_posix() for root in folders for path in root.rglob("*") if path.is_dir()}
+    groups |= config_groups(COMMANDS[command])
     check_replayed(command, words, source, known_keys(COMMANDS[command]), groups)
 
 

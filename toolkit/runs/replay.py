@@ -32,6 +32,9 @@ CHOICES = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS, "hydra/sweepe
 _PARAMS = "hydra.sweeper.params."
 _NAME = re.compile(r"[\w*?-]+")  # or a glob of names
 _PLAIN = re.compile(r"[\w.,:=+%@/-]*")  # of a launcher's setting: some are written into a batch script
+_IN_UNITS = re.compile(
+    rf"\$\{{({'|'.join(renamed.UNITS)}):[\d.e+-]+,\$\{{{re.escape(renamed.BATCH_SIZE)}\}}\}}"
+)  # ours
 _REFERENCE = re.compile(r"\$\{(hydra:|now:)?[\w.%-]+\}")
 
 
@@ -69,7 +72,7 @@ def _check(command: str, word: str, keys: set[str], groups: set[str]) -> None:
         wrong = [value for value in values if value not in CHOICES[key]]
         if wrong:
             raise ValueError(f"{wrong[0]} is none of {', '.join(CHOICES[key])}")
-    elif key in groups:
+    elif key in groups and not isinstance(override._value, dict):
         if not all(value is None or (isinstance(value, str) and _NAME.fullmatch(value)) for value in values):
             raise ValueError("it is not the name of a config")
     elif key.startswith(_PARAMS):
@@ -123,5 +126,5 @@ def _leaves(override: Any) -> Iterator[Any]:
 
 
 def _is_plain_reference(text: str) -> bool:
-    """Whether ``${...}`` in ``text``, if any, only refers to other keys, to Hydra's own, or to the time."""
-    return "${" not in _REFERENCE.sub("", text)
+    """Whether ``${...}`` in ``text``, if any, refers to other keys, Hydra's own or the time, or counts in units."""
+    return "${" not in _REFERENCE.sub("", _IN_UNITS.sub("", text))
