@@ -189,7 +189,7 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(joint, folder, tmp_path,
     ours, theirs = weights(killed), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     pipeline = VideoEnhancePipeline.from_pretrained(killed.dir / "model")
-    assert pipeline(clip(3, 8, 8), scale=2, steps=1).frames.shape == (3, 16, 16, 3)
+    assert pipeline(clip(3, 8, 8), scale=2, num_steps=1).frames.shape == (3, 16, 16, 3)
 
 
 def test_the_base_stays_frozen_while_its_control_network_learns(folder, tmp_path):
