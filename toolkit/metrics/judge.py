@@ -22,7 +22,7 @@ from toolkit.runs.seeds import generator
 
 MOST_NEIGHBOURS = 2500  # items a side for precision and recall, which cost the square of it
 MOST_ENERGY_POINTS = 4000
-FLOOR_POOL = 3  # the floor is the mean over draws from this many times the number of samples
+FLOOR_POOL, LEAST_FLOOR_POOL = 3, 10_000  # the floor is the mean over draws from so many times the samples, at least
 SEED = 0
 
 
@@ -75,7 +75,9 @@ class FeatureJudge:
         return found | self._precision_recall(features) | self.accuracy(samples, labels) | self.off_mode(samples)
 
     def floor(self, num: int) -> dict[str, float]:
-        features = self.features(_random_items(self.dataset.train, FLOOR_POOL * num, "floor", "order"))
+        features = self.features(
+            _random_items(self.dataset.train, max(FLOOR_POOL * num, LEAST_FLOOR_POOL), "floor", "order")
+        )
         found: dict[str, float] = {}
         for name, stats in self.stats.items():
             floor = frechet_floor(features, stats, num, generator(SEED, "floor"))
