@@ -18,7 +18,7 @@ from typing import Any
 from toolkit.errors import UserError
 from toolkit.runs.distributed import rank
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Lossy:

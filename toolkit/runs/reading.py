@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,10 @@ def metrics_line(line: str) -> dict[str, Any] | None:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    good = isinstance(entry, dict) and _is_text(entry.get("stage")) and _is_number(entry.get("step"))
-    return entry if good else None
+    if not isinstance(entry, dict) or not _is_text(entry.get("stage")):
+        return None
+    numbers = {name: value for name, value in entry.items() if name != "stage" and _is_number(value)}
+    return {"stage": entry["stage"], **numbers} if math.isfinite(numbers.get("step", math.nan)) else None
 
 
 def is_locked(folder: str | Path) -> bool:

@@ -58,7 +58,7 @@ def read_scalars(folder: str | Path) -> tuple[dict[tuple[str, str], Points], int
             continue
         stage, step = entry["stage"], float(entry["step"])
         for key, value in entry.items():
-            if key not in ("stage", "step") and isinstance(value, (int, float)) and not isinstance(value, bool):
+            if key not in ("stage", "step"):
                 series.setdefault((stage, key), []).append((step, float(value)))
     return series, damaged
 

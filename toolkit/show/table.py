@@ -125,7 +125,7 @@ class Table:
             rows = [[_cell_from_json(cell) for cell in row] for row in value["rows"]]
             columns = [str(column) for column in value["columns"]]
             return cls(str(value.get("title", "")), columns, rows, str(value.get("note", "")))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"not a table: {error}; expected title, columns, rows and note") from None
 
     def save(self, path: str | Path) -> Path:

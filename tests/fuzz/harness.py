@@ -1,0 +1,141 @@
+"""Feeding damaged and hostile input, with a seed: every end must be a good one, or one line that says what is wrong.
+
+An attempt may succeed or raise UserError or JobError. Anything else is a finding, as are more than ``MOST_S`` seconds,
+more than ``MOST_MIB`` of new memory, and a file outside of the folder that the attempt may write.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import JobError, UserError
+
+MOST_S = 20.0
+MOST_MIB = 1024
+SHOWN = 5  # findings of a kind, in full
+_table: list[tuple[str, Counter]] = []
+
+
+@dataclass
+class Fuzz:
+    """Counts the ends of the attempts on one kind of input and keeps what must not happen."""
+
+    name: str
+    seed: int = 0
+    counts: Counter = field(default_factory=Counter)
+    findings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(f"{self.name} {self.seed}")
+        _table.append((self.name, self.counts))
+
+    def attempt(self, what: Any, act: Callable[[], Any]) -> None:
+        """Call ``act`` on the input that ``what`` describes, and judge how it ends."""
+        self.counts["tried"] += 1
+        before, started = _memory_mib(), time.monotonic()
+        try:
+            act()
+            self.counts["accepted"] += 1
+        except (UserError, JobError) as error:
+            self.counts["refused in one line"] += 1
+            if len(str(error)) > 2000:
+                self._found("long message", what, str(error)[:200])
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            self._found("traceback", what, "".join(traceback.format_exception(error)[-3:]))
+        if time.monotonic() - started > MOST_S:
+            self._found("hang", what, f"{time.monotonic() - started:.0f} s")
+        if _memory_mib() - before > MOST_MIB:
+            self._found("memory", what, f"{_memory_mib() - before:.0f} MiB")
+
+    def _found(self, kind: str, what: Any, said: str) -> None:
+        self.counts[kind] += 1
+        if self.counts[kind] <= SHOWN:
+            self.findings.append(f"{kind}: {str(what)[:300]}\n{said}")
+
+    def check(self, least: int) -> None:
+        """Fail with the first findings, or when fewer than ``least`` attempts were made."""
+        assert not self.findings, "\n\n".join(self.findings)
+        assert self.counts["tried"] >= least and self.counts["refused in one line"] > 0
+
+
+def table() -> str:
+    """How the attempts of this session ended, one line per kind of input."""
+    columns = ("tried", "accepted", "refused in one line", "traceback", "hang", "memory", "long message")
+    lines = ["| input | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    lines += [f"| {name} | " + " | ".join(str(counts[one]) for one in columns) + " |" for name, counts in _table]
+    return "\n".join(lines)
+
+
+def _memory_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+VALUES: list[Any] = [
+    None, True, False, 0, 1, -1, 2**31, 2**63, 10**18, 10**400, -0.5, 0.5, 1e308, float("nan"), float("inf"), "", "x",
+    "None", "../../x", "/etc/passwd", "\x00", "\x1b[2J", "\ud800", "é" * 50, "a" * 5000, [], [1], [[1]], ["a"], {},
+    {"a": 1}, {"_target_": "os.system"}, "${oc.env:HOME}", "${x}", [None],
+]  # fmt: skip
+
+
+def damaged_bytes(content: bytes, dice: random.Random) -> bytes:
+    """``content`` cut, emptied, overwritten, repeated, or with bits that flipped."""
+    data = bytearray(content)
+    how = dice.choice(["cut", "flip", "flip", "overwrite", "insert", "delete", "zeros", "empty", "repeat"])
+    at = dice.randrange(len(data) + 1)
+    end = min(len(data), at + dice.choice([1, 4, 16, 256]))
+    if how == "cut":
+        return bytes(data[:at])
+    if how == "empty":
+        return b""
+    if how == "flip":
+        for _ in range(dice.choice([1, 1, 8])):
+            if data:
+                data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+    elif how == "delete":
+        del data[at:end]
+    elif how == "repeat":
+        data[at:at] = data[at:end] * 3
+    else:
+        junk = bytes(end - at) if how == "zeros" else dice.randbytes(dice.choice([1, 4, 64]))
+        data[at : end if how != "insert" else at] = junk
+    return bytes(data)
+
+
+def damaged_value(value: Any, dice: random.Random) -> Any:
+    """A tree of plain values with one node replaced, removed, renamed or added."""
+    if isinstance(value, dict) and value and dice.random() < 0.85:
+        key = dice.choice(list(value))
+        how = dice.choice(["inside", "inside", "inside", "replace", "remove", "rename", "add"])
+        changed = dict(value)
+        if how == "inside":
+            changed[key] = damaged_value(value[key], dice)
+        elif how == "remove":
+            del changed[key]
+        elif how == "rename":
+            changed[dice.choice(["", "x", f"{key}.x", "_target_"])] = changed.pop(key)
+        elif how == "add":
+            changed[dice.choice(["", "x", "steps", "_target_"])] = dice.choice(VALUES)
+        else:
+            changed[key] = dice.choice(VALUES)
+        return changed
+    if isinstance(value, list) and value and dice.random() < 0.7:
+        index = dice.randrange(len(value))
+        return [*value[:index], damaged_value(value[index], dice), *value[index + 1 :]]
+    return dice.choice(VALUES)
+
+
+def files_below(root: Path) -> set[Path]:
+    """Everything that lies below ``root``."""
+    return set(root.rglob("*"))
