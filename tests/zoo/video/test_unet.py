@@ -112,14 +112,15 @@ def test_the_other_ways_of_conditioning(conditioning, told):
 
 @torch.no_grad()
 def test_hints_that_no_frame_names_change_nothing():
-    pair = make_pair(random_control=True)
+    # in float64: layers that see more hints round otherwise
+    pair = make_pair(random_control=True).double()
     x, t, y, given = inputs(frames=5, frame_factor=2)
-    hint, index = given["hint"], given["key_frame_index"]
+    x, y, hint, index = x.double(), y.double(), given["hint"].double(), given["key_frame_index"]
     output = pair(x, t, y, hint=hint, key_frame_index=index)
     more = torch.cat([torch.randn_like(hint[:, :, :1]), hint, torch.randn_like(hint[:, :, :1])], dim=2)
     moved = torch.where(index >= 0, index + 1, -1)
-    assert torch.equal(output, pair(x, t, y, hint=more, key_frame_index=moved))
-    assert not torch.equal(output, pair(x, t, y, hint=more, key_frame_index=index))
+    torch.testing.assert_close(pair(x, t, y, hint=more, key_frame_index=moved), output)
+    assert (pair(x, t, y, hint=more, key_frame_index=index) - output).abs().max() > 0.01
 
 
 @torch.no_grad()
