@@ -157,8 +157,9 @@ def test_prompts_and_guidance_batches(tmp_path):
     pipeline = VideoEnhancePipeline(pair, PixelUnshuffleCodec(2), VideoNoiseSchedule(), encoder, tokenizer)
     both = pipeline.encode_prompt("a cat", "blurry", guided=True)
     assert both.shape == (2, 9, 16)
-    assert torch.allclose(both[:1], pipeline.encode_prompt("a cat", "blurry", guided=False), atol=1e-6)
-    assert not torch.allclose(both[0], both[1])
+    alone = pipeline.encode_prompt("a cat", "blurry", guided=False)
+    assert torch.allclose(both[:1], alone, atol=1e-5)  # 84 eps: a norm's output, and two texts may round unlike one
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
 
 
 def test_text_is_the_last_layer_but_one_with_the_final_norm(tmp_path):
