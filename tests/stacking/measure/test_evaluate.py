@@ -51,6 +51,7 @@ def in_nats(metrics):
     return {name: math.log(value) if name.endswith("perplexity") else value for name, value in metrics.items()}
 
 
+@pytest.mark.processor
 def test_three_routes_give_the_same_numbers(source, no_network, tmp_path):
     from toolkit.stacking.measure import harness
 

@@ -46,6 +46,7 @@ def test_zero_without_scaled_epsilon_is_off_by_the_epsilon():
     assert 1e-8 < change(make_model(rms_norm_eps=1e-5), growth) < 1e-2
 
 
+@pytest.mark.processor
 def test_exact_in_transformers_float32_too():
     model, ids = make_model(), token_ids()
     for operator in ("direct", "zero"):

@@ -7,6 +7,8 @@ from tests.stacking.models import make_model, token_ids
 from toolkit.stacking.pretrain import cpu_blocks
 from toolkit.stacking.pretrain.language_loss import LanguageModelLoss
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.mark.parametrize("name", ["llama", "llama_mha", "llama_tied"])
 @pytest.mark.parametrize("tokens", [1, 17])

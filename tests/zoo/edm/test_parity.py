@@ -16,6 +16,7 @@ from tests.zoo.golden import golden_expected, write_source
 from toolkit.zoo.edm.import_edm import import_edm
 from toolkit.zoo.edm.samplers import edm_sigmas, heun
 
+pytestmark = pytest.mark.processor
 CASES = ["edm_adm", "edm_ddpmpp", "edm_ncsnpp"]
 TOLERANCE = 1e-4  # what we promise; ten times the largest error seen would do
 

@@ -40,6 +40,7 @@ def conditions(expected):
     return {name: expected[name] for name in CONDITIONS}
 
 
+@pytest.mark.processor
 @torch.no_grad()
 def test_output_with_and_without_control(case):
     network, expected = case
@@ -48,6 +49,7 @@ def test_output_with_and_without_control(case):
     assert largest_error(network(x, t, y), expected["base_output"]) < TOLERANCE
 
 
+@pytest.mark.processor
 @torch.no_grad()
 def test_later_releases_index_says_the_same_as_the_mask(case):
     network, expected = case
@@ -58,6 +60,7 @@ def test_later_releases_index_says_the_same_as_the_mask(case):
     assert largest_error(output, expected["output"]) < TOLERANCE
 
 
+@pytest.mark.processor
 @torch.no_grad()
 def test_control_outputs(case):
     network, expected = case
@@ -87,6 +90,7 @@ def guided(case):
     return velocity
 
 
+@pytest.mark.processor
 @torch.no_grad()
 def test_guided_x0(case):
     _, expected = case

@@ -110,6 +110,7 @@ def test_the_other_ways_of_conditioning(conditioning, told):
     assert (one != other).any(dim=-1).all() == told
 
 
+@pytest.mark.processor
 @torch.no_grad()
 def test_hints_that_no_frame_names_change_nothing():
     # in float64: layers that see more hints round otherwise
@@ -123,6 +124,7 @@ def test_hints_that_no_frame_names_change_nothing():
     assert (pair(x, t, y, hint=more, key_frame_index=index) - output).abs().max() > 0.01
 
 
+@pytest.mark.processor
 @torch.no_grad()
 def test_many_texts_in_one_pass_equal_one_after_the_other():
     pair = make_pair(random_control=True)
@@ -152,6 +154,7 @@ def test_slices_gradients_and_checkpointing_change_nothing(monkeypatch):
     torch.testing.assert_close(pair.controlnet.conv_in.weight.grad, gradient)
 
 
+@pytest.mark.processor
 @torch.no_grad()
 def test_diffusers_own_network_gives_the_same():
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from tests.zoo.world.nano_world import nano_clips, nano_world
 from toolkit.zoo.world import draft as world_draft
 from toolkit.zoo.world.draft import Draft, draft_pays
 
+pytestmark = pytest.mark.processor
 K = 4
 
 

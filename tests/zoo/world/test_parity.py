@@ -15,6 +15,7 @@ import toolkit.zoo
 from tests.zoo.golden import golden_expected, write_ivideogpt
 from toolkit.zoo.world.release import import_ivideogpt
 
+pytestmark = pytest.mark.processor
 T0 = 2
 
 
