@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pickle
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from toolkit.errors import JobError, UserError
 from toolkit.runs.files import sync
 
+UnpicklingError = torch.serialization.pickle.UnpicklingError  # what torch.load refuses with
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 
@@ -84,8 +84,8 @@ def _read(path: Path) -> dict[str, Any]:
     """What :func:`save` wrote; nothing in it is run. Raises UserError for a file that it did not write."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, EOFError) as error:
-        refused = isinstance(error, pickle.UnpicklingError)  # torch's own words advise to load it all the same
+    except (UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, EOFError) as error:
+        refused = isinstance(error, UnpicklingError)  # torch's own words advise to load it all the same
         why = "it holds more than tensors and plain values" if refused else " ".join(str(error).split())[:200]
         raise UserError(
             f"{path}: cannot be read as a checkpoint ({why}); remove it to go on from the one before"
