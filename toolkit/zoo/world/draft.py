@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from toolkit.zoo.registry import count_parameters
 from toolkit.zoo.world.llama import KeyValueCache, head_size, rotate
 
 LEAST_WEIGHTS = 20_000_000  # from which reading them takes longer than all else (they no longer fit a CPU's caches)
@@ -107,7 +108,7 @@ def draft_pays(llm: Any, num_rows: int) -> bool:
         and not llm.config.attention_bias
         and not llm.config.mlp_bias
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and sum(parameter.numel() for parameter in llm.model.layers.parameters()) >= LEAST_WEIGHTS
+        and count_parameters(llm.model.layers) >= LEAST_WEIGHTS
     )
 
 
