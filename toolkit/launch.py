@@ -35,6 +35,7 @@ def launch(command_name: str, arguments: list[str]) -> int:
 
 def launched(command_name: str, arguments: list[str]) -> Ending:
     """:func:`launch`, for who wants to know more than the exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: waiting threads sleep, not spin
     one_job.last = Ending()
     with output.lossy():
         one_job.last.exit_code = _launch(command_name, arguments)
