@@ -49,7 +49,7 @@ def test_choices_are_as_hydra_composes_them(command, choices):
     ("choices", "message"),
     [
         ({"network": "admm"}, "network=admm: did you mean 'adm'"),
-        ({"network": "null"}, "network=null: choose one of adm, "),
+        ({"network": "null"}, "network=null: a choice cannot be null; write ~network to leave it out"),
         ({"experiment": "icg_smoke"}, "experiment=icg_smoke: a preset of sample-icg"),
         ({"experiment": "disco_smok"}, "experiment=disco_smok: no such preset; did you mean 'disco_smoke'"),
         ({"optim.lr": "1"}, "optim.lr=: --keys takes words to look for, and the choices data=, network=, experiment="),
