@@ -96,8 +96,13 @@ class Dataset:
 
     @cached_property
     def sigma_data(self) -> float:
-        """Standard deviation of the training values (all pixels or coordinates as one), from at most 2048 items."""
+        """Standard deviation of the training values (all pixels or coordinates as one), from at most 2048 items.
+
+        Raises UserError where all of them are the same: there is nothing to learn, and no noise level fits.
+        """
         values, _ = self.train.all(NUM_FOR_SIGMA_DATA)
+        if not values.min() < values.max():
+            raise UserError(f"data.name={self.name} ({self.source}): all training values are the same; give others")
         return float(values.double().std())
 
 

@@ -1,5 +1,8 @@
 """Folders of images: what is read, and one clear line for each kind of bad input."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -71,7 +74,7 @@ def test_train_and_val_folders_are_kept_apart(tmp_path):
     loaded = load(tmp_path)
     assert [len(loaded.train), len(loaded.valid), len(loaded.test)] == [12, 6, 2]
     fill(tmp_path / "test", classes=("bird",), number=1)
-    with pytest.raises(UserError, match="the class folders of test are not those of train"):
+    with pytest.raises(UserError, match="the classes of test are not those of train"):
         load(tmp_path)
 
 
@@ -185,4 +188,81 @@ def test_imagenet_by_folder_and_by_batches(tmp_path):
     assert train < {row.tobytes() for row in pixels} and len(loaded.train) + len(loaded.valid) == 12
     np.savez_compressed(root / "val_data.npz", data=pixels[:3], labels=[1, 2, 3])
     with pytest.raises(UserError, match=r"val_data.npz: is compressed"):
+        data.load(Data(name="imagenet64", path=str(root)))
+
+
+def png_of_16_bit_colour(values: np.ndarray) -> bytes:
+    """(H, W, 3) uint16 as a PNG, which Pillow cannot write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = chunk(b"IHDR", header), chunk(b"sBIT", b"\x0c\x0c\x0c"), chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "colour"])
+@pytest.mark.parametrize("bits", [12, 14, 16])
+def test_12_bit_content_in_16_bit_files_is_refused_instead_of_nearly_black(tmp_path, kind, bits):
+    for one in range(6):
+        values = np.random.default_rng(one).integers(0, 2**bits, (8, 8, 3)).astype(np.uint16)
+        if kind == "colour":
+            (tmp_path / f"{one}.png").write_bytes(png_of_16_bit_colour(values))
+        else:
+            Image.fromarray(values[..., 0]).save(tmp_path / f"{one}.{kind}")
+    if bits == 16:
+        assert load(tmp_path).train.all()[0].max() > 0.9
+        return
+    with pytest.raises(UserError, match="16-bit pictures use at most 14 of their bits"):
+        load(tmp_path)
+
+
+def batches_of_imagenet(root):
+    root.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3 * 64 * 64), dtype=np.uint8)
+    for name in ("train_data_batch_1", "val_data"):
+        np.savez(root / f"{name}.npz", data=pixels, labels=[1, 2, 3, 1, 2, 3])
+    return root
+
+
+def test_any_damage_of_an_imagenet_batch_is_one_line(tmp_path):
+    """Bytes of the archive's and the arrays' headers changed, cut and doubled; pixels may be any."""
+    root = batches_of_imagenet(tmp_path / "batches")
+    batch = root / "train_data_batch_1.npz"
+    content, random = batch.read_bytes(), np.random.default_rng(1)
+    headers = [*range(200), *range(len(content) - 700, len(content))]
+    refused = 0
+    for _ in range(600):
+        damaged = bytearray(content)
+        for place in random.choice(headers, random.integers(1, 4)):
+            damaged[place] = random.integers(256)
+        if random.random() < 0.2:
+            del damaged[random.integers(len(damaged)) :]
+        batch.write_bytes(damaged)
+        try:
+            data.load(Data(name="imagenet64", path=str(root)))
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 300
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"labels": [1, 2, 3]}, "'labels' are not 6 whole numbers"),
+        ({"labels": [0, 1, 2, 3, 4, 5]}, "'labels' are not"),
+        ({"labels": [1.5] * 6}, "'labels' are not"),
+        ({"data": np.zeros((6, 3 * 64 * 64), np.float32)}, "'data' is float32"),
+        ({"data": np.zeros((6, 12), np.uint8)}, r"'data' is uint8 of shape \(6, 12\)"),
+        ({"data": np.zeros((0, 3 * 64 * 64), np.uint8)}, "not an .npz file with an array called data"),
+    ],
+)
+def test_imagenet_batches_of_other_arrays_are_refused(tmp_path, arrays, said):
+    root = batches_of_imagenet(tmp_path / "batches")
+    good = {"data": np.zeros((6, 3 * 64 * 64), np.uint8), "labels": [1, 2, 3, 1, 2, 3]}
+    np.savez(root / "val_data.npz", **(good | arrays))
+    with pytest.raises(UserError, match=f"val_data.npz: {said}"):
         data.load(Data(name="imagenet64", path=str(root)))

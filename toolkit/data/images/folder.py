@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from toolkit.data.config import Data
-from toolkit.data.images.images import Found, Headers, check_images, decode, find_images
+from toolkit.data.images.images import Headers, check_depth, check_images, decode
+from toolkit.data.images.layout import Found, find_splits
 from toolkit.data.sets import Batch, Dataset, Indices, MemorySplit, Split, fixed_subset, hold_out, limit_train
 from toolkit.errors import UserError
 
 IN_MEMORY_PIXELS = 2**27  # source pixels: a few seconds of decoding, which also checks every file to its end
-_OTHER_PARTS = ("val", "valid", "validation", "test")
 
 
 class FolderSplit:
@@ -59,7 +59,7 @@ class FolderSplit:
 
 
 def load_folder(config: Data, seed: int) -> Dataset:
-    """``data.path``: images, or one subfolder per class, or train/ and val/ or test/ of either.
+    """``data.path``: images, or one subfolder per class, or train/ and val/ or test/ of either, or a labels file.
 
     A part that the folder lacks is held out of training (``data.valid_fraction`` each). Every header is read first;
     images of several sizes need ``data.size_px``. A small folder is decoded into memory, a large one as it is read.
@@ -72,13 +72,12 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
     """``load_folder`` with its own ``size_px`` (imagenet64 and imagenet128 have a default)."""
     assert config.path is not None
     root = Path(config.path).expanduser()
-    parts = {name: find_images(place, config.class_labels) for name, place in _places(root).items()}
+    parts = find_splits(root, config.class_labels)
     class_names = parts["train"].class_names
-    for name, part in parts.items():
-        if part.class_names != class_names:
-            raise UserError(f"{root}: the class folders of {name} are not those of train")
-    headers = check_images([file for part in parts.values() for file in part.files])
-    shape = _shape(config, size_px, [file for part in parts.values() for file in part.files], headers)
+    files = [file for part in parts.values() for file in part.files]
+    headers = check_images(files)
+    check_depth(files)
+    shape = _shape(config, size_px, files, headers)
     splits = _hold_out_missing(parts, config)
     in_memory = int(headers.sizes.prod(axis=1).sum()) <= IN_MEMORY_PIXELS
     made: dict[str, Split] = {}
@@ -95,20 +94,6 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
         licence="the owner's of the folder",
         source=str(root),
     )
-
-
-def _places(root: Path) -> dict[str, Path]:
-    """The folders of the splits: ``root`` itself, or its train/ with val/ (used as test where there is no test/)."""
-    folders = {place.name: place for place in sorted(root.iterdir()) if place.is_dir() and place.name[0] not in "._"}
-    others = [folders[name] for name in _OTHER_PARTS if name in folders]
-    if "train" not in folders or len(folders) != 1 + len(others):
-        return {"train": root}
-    places = {"train": folders["train"]}
-    if others:
-        places["test"] = others[-1]
-    if len(others) > 1:
-        places["valid"] = others[0]
-    return places
 
 
 def _hold_out_missing(parts: dict[str, Found], config: Data) -> dict[str, tuple[list[Path], np.ndarray | None]]:

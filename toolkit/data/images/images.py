@@ -1,4 +1,4 @@
-"""Image files: finding them, checking them before any long work, decoding one."""
+"""Image files: checking them before any long work, decoding one."""
 
 from __future__ import annotations
 
@@ -14,22 +14,15 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from toolkit.data.fetching import cache_root
+from toolkit.data.sets import fixed_subset
 from toolkit.errors import UserError
 
-EXTENSIONS = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"])
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 REMEMBER_ABOVE = 10_000  # files; checking more than this takes long enough to keep the result
+LOOKED_AT = 64  # 16-bit files that are decoded to see how many of the bits are used
 _ORIENTATION = 0x0112
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 _log = logging.getLogger(__name__)
-
-
-class Found(NamedTuple):
-    """Image files in a fixed order, their classes int64 (n,) or None, and the classes' names."""
-
-    files: list[Path]
-    labels: np.ndarray | None
-    class_names: tuple[str, ...]
 
 
 class Headers(NamedTuple):
@@ -37,48 +30,6 @@ class Headers(NamedTuple):
 
     sizes: np.ndarray
     grey: np.ndarray
-
-
-def find_images(root: Path, by_class: bool) -> Found:
-    """Images under ``root``, of any depth; with ``by_class`` each direct subfolder is a class, if there are any.
-
-    Raises UserError for no images, an empty class, one class only, or images beside class folders.
-    """
-    folders = [Path(entry.path) for entry in sorted(os.scandir(root), key=lambda e: e.name) if _visible_folder(entry)]
-    if not (by_class and folders):
-        return Found(_not_empty(_images_under(root), root), None, ())
-    loose = [entry.name for entry in os.scandir(root) if _is_image(entry.name)]
-    if loose:
-        raise UserError(f"{root}: images ({loose[0]}) beside class folders ({folders[0].name}); move them into classes")
-    if len(folders) == 1:
-        raise UserError(
-            f"{root}: one class folder only ({folders[0].name}); give two or more, or set data.class_labels=false"
-        )
-    per_class = [_not_empty(_images_under(folder), folder) for folder in folders]
-    labels = np.repeat(np.arange(len(folders)), [len(files) for files in per_class])
-    return Found([file for files in per_class for file in files], labels, tuple(folder.name for folder in folders))
-
-
-def _visible_folder(entry: os.DirEntry) -> bool:
-    return entry.is_dir() and not entry.name.startswith((".", "__"))
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def _images_under(folder: Path) -> list[Path]:
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        found += [Path(place, name) for name in sorted(names) if _is_image(name)]
-    return found
-
-
-def _not_empty(files: list[Path], folder: Path) -> list[Path]:
-    if not files:
-        raise UserError(f"{folder}: no images found (looked for {', '.join(sorted(EXTENSIONS))})")
-    return files
 
 
 def check_images(files: list[Path]) -> Headers:
@@ -111,6 +62,34 @@ def _keep(path: Path, headers: Headers) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
     np.save(temporary, np.column_stack([headers.sizes, headers.grey]))
     os.replace(temporary, path)
+
+
+def check_depth(files: list[Path]) -> None:
+    """Refuse a set whose 16-bit pictures use only the lower bits (a camera's 12, say), which would be nearly black.
+
+    Looked at are those among at most ``LOOKED_AT`` files. A PNG's sBIT changes nothing: by the standard its samples are
+    scaled to 16 bits already. Raises UserError.
+    """
+    brightest = [value for value in map(_brightest_of_16_bit, _some(files)) if value is not None]
+    if brightest and 0 < max(brightest) < 64:
+        raise UserError(
+            f"{_some(files)[0].parent}: the 16-bit pictures use at most 14 of their bits (the first {len(brightest)} "
+            "looked at), so they would be nearly black; scale their values to 0..65535, or save them with 8 bits"
+        )
+
+
+def _some(files: list[Path]) -> list[Path]:
+    return [files[i] for i in fixed_subset(len(files), LOOKED_AT).tolist()]
+
+
+def _brightest_of_16_bit(path: Path) -> int | None:
+    """The largest value in 0..255 of a picture that has 16 bits; None for any other."""
+    try:
+        with Image.open(path) as image:
+            is_deep = image.mode.startswith("I") or ";16" in str(image.tile)  # Pillow cuts 16-bit colour to 8
+            return int(to_array(image, channels=3).max()) if is_deep else None
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
 
 
 def _check_file(path: Path) -> tuple[int, int, bool]:

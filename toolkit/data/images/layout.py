@@ -1,0 +1,253 @@
+"""Which files of a folder are images, what splits it has, and which class each image is of."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from toolkit.data.images.labels import NAMES, labels_file, labels_of, read_labels
+from toolkit.errors import UserError
+
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
+    *(".avif", ".jp2", ".tga", ".heic", ".heif"),
+)
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "valid": ("val", "valid", "validation", "dev", "development"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+_log = logging.getLogger(__name__)
+
+
+class Found(NamedTuple):
+    """Image files in a fixed order, their classes int64 (n,) or None, the classes' names, and what was passed over.
+
+    skipped: how many other files there are, by suffix.
+    """
+
+    files: list[Path]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    skipped: Counter[str]
+
+
+@functools.cache
+def readable_suffixes() -> frozenset[str]:
+    """Those of ``SUFFIXES`` that this installation of Pillow can read."""
+    Image.init()
+    kinds = Image.registered_extensions()
+    return frozenset(suffix for suffix in SUFFIXES if kinds.get(suffix) in Image.OPEN)
+
+
+def find_splits(root: Path, by_class: bool) -> dict[str, Found]:
+    """The images of ``root`` by split, with at least "train": all of them, or those of its folders named as splits.
+
+    With ``by_class`` the classes come from a labels file in ``root`` or in a split, else from the subfolders. What is
+    found and what is passed over is logged. Raises UserError naming the file or folder at fault.
+    """
+    places = _places(root)
+    shared = labels_file(root) if by_class and places["train"] != root else None
+    found = {name: find_images(place, by_class and shared is None) for name, place in places.items()}
+    if shared is not None:
+        for place in places.values():
+            if (second := labels_file(place)) is not None:
+                raise UserError(f"{root}: two labels files ({shared}, {second}); keep one of them")
+        found = _labelled_from(shared, found)
+    for name, part in found.items():
+        if part.class_names != found["train"].class_names:
+            raise UserError(f"{root}: the classes of {name} are not those of train; they must have the same names")
+        _say(places[name], name, part)
+    return found
+
+
+def _places(root: Path) -> dict[str, Path]:
+    """The folders of the splits: ``root`` itself, or its train/ with val/ (used as test where there is no test/)."""
+    folders = _subfolders(root)
+    named = [folder for folder in folders if _split_of(folder)]
+    if not named:
+        return {"train": root}
+    places: dict[str, Path] = {}
+    for folder in named:
+        split = _split_of(folder)
+        if split in places:
+            raise UserError(f"{root}: {places[split].name} and {folder.name} name the same split; keep one of them")
+        places[split] = folder
+    if "train" not in places:
+        names = ", ".join(folder.name for folder in named)
+        raise UserError(f"{root}: has a split ({names}) but no train folder beside it; add one, or give a split alone")
+    _leave_out(root, named, [folder for folder in folders if folder not in named])
+    if "valid" in places and "test" not in places:
+        places["test"] = places.pop("valid")
+    return places
+
+
+def _leave_out(root: Path, named: list[Path], others: list[Path]) -> None:
+    """Say which folders and images beside the splits are not used; refuse what looks like classes with such a name."""
+    with_images = [folder.name for folder in others if _walk(folder)[0]]
+    if len(named) == 1 and len(with_images) > 1:
+        raise UserError(
+            f"{root}: {named[0].name} is the name of a split, but there are images beside it "
+            f"({', '.join(with_images[:5])}); if it is a class, give it another name, else move the others away"
+        )
+    loose = sum(_is_image(entry.name) for entry in _entries(root))
+    left = [*(folder.name for folder in others), *([f"{loose} images"] if loose else [])]
+    if left:
+        _log.warning("%s: split by its folders %s; left out: %s", root, ", ".join(p.name for p in named), _few(left))
+
+
+def find_images(root: Path, by_class: bool) -> Found:
+    """Images under ``root``, of any depth; with ``by_class`` classed by a labels file or by subfolders.
+
+    Raises UserError for no images, an empty class, one class only, images beside class folders, a class with the name
+    of a split, or a labels file that cannot be used.
+    """
+    given = labels_file(root) if by_class else None
+    folders = _subfolders(root) if by_class and given is None else []
+    if folders:
+        _check_classes(root, folders)
+    per_place = [_images_under(place) for place in folders or [root]]
+    files = [file for files, _ in per_place for file in files]
+    skipped = sum((others for _, others in per_place), Counter(_others_in(root) if folders else {}))
+    if given is not None:
+        return _labelled_from(given, {"all": Found(files, None, (), skipped)})["all"]
+    if not folders:
+        return Found(files, None, (), skipped)
+    labels = np.repeat(np.arange(len(folders)), [len(files) for files, _ in per_place])
+    return Found(files, labels, tuple(folder.name for folder in folders), skipped)
+
+
+def _check_classes(root: Path, folders: list[Path]) -> None:
+    loose = [entry.name for entry in _entries(root) if _is_image(entry.name)]
+    if loose:
+        raise UserError(f"{root}: images ({loose[0]}) beside class folders ({folders[0].name}); move them into classes")
+    for folder in folders:
+        if _split_of(folder):
+            raise UserError(f"{folder}: {folder.name} is the name of a split, not of a class; give it another name")
+    if len(folders) == 1:
+        raise UserError(
+            f"{root}: one class folder only ({folders[0].name}); give two or more, or set data.class_labels=false"
+        )
+    for folder in folders:
+        if (inner := labels_file(folder)) is not None:
+            raise UserError(f"{inner}: a labels file inside a class folder; move it to {root}, or take it away")
+
+
+def _labelled_from(path: Path, parts: dict[str, Found]) -> dict[str, Found]:
+    """``parts`` with the classes that the labels file ``path`` gives, the same for all of them."""
+    known = read_labels(path)
+    if known is None:
+        return {name: part._replace(labels=None, class_names=()) for name, part in parts.items()}
+    names, labels = labels_of(path, known, [file for part in parts.values() for file in part.files])
+    ends = np.cumsum([len(part.files) for part in parts.values()])[:-1]
+    split = zip(parts.items(), np.split(labels, ends), strict=True)
+    return {name: part._replace(labels=own, class_names=names) for (name, part), own in split}
+
+
+def _say(place: Path, name: str, part: Found) -> None:
+    if part.labels is None:
+        _log.info("%s (%s): %d images, no classes", place, name, len(part.files))
+    else:
+        counts = np.bincount(part.labels, minlength=len(part.class_names))
+        each = _few([f"{one} {count}" for one, count in zip(part.class_names, counts, strict=True)])
+        _log.info("%s (%s): %d images of %d classes: %s", place, name, len(part.files), len(counts), each)
+    if part.skipped:
+        _log.warning("%s (%s): passed over, not read as images: %s", place, name, _counts(part.skipped))
+
+
+def _few(words: list[str], most: int = 20) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
+def _counts(skipped: Counter[str]) -> str:
+    return _few([f"{number} {suffix or 'without a suffix'}" for suffix, number in sorted(skipped.items())])
+
+
+# -- walking ---------------------------------------------------------------------------------------------------------
+
+
+def _split_of(folder: Path) -> str:
+    """The split that the folder's name stands for, or the empty string."""
+    return _SPLIT_OF.get(folder.name.lower(), "")
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """What is in ``folder`` and not hidden, sorted by name."""
+    try:
+        return sorted((entry for entry in os.scandir(folder) if entry.name[0] != "."), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether it is a folder or a link to one; a link that leads to itself is neither."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [Path(entry.path) for entry in _entries(folder) if _is_folder(entry) and not entry.name.startswith("__")]
+
+
+def _is_image(name: str) -> bool:
+    return _suffix(name) in readable_suffixes()
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _others_in(folder: Path) -> Counter[str]:
+    """Files directly in ``folder`` that are neither images nor labels, by suffix."""
+    names = [entry.name for entry in _entries(folder) if not _is_folder(entry)]
+    return Counter(_suffix(name) for name in names if not _is_image(name) and name not in NAMES)
+
+
+def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """(images, other files by suffix) of any depth. Links to folders are followed, no folder is entered twice."""
+    files: list[Path] = []
+    skipped: Counter[str] = Counter()
+    seen = set()
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        real = os.path.realpath(place)
+        if real not in seen:
+            seen.add(real)
+            files += [Path(e.path) for e in _entries(place) if _is_image(e.name) and not _is_folder(e)]
+            skipped += _others_in(place)
+            waiting += reversed(_subfolders(place))
+    return files, skipped
+
+
+def _images_under(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """``_walk``; UserError where there is no image, or splits that would be mixed."""
+    files, skipped = _walk(folder)
+    if not files:
+        there = f"; there are {_counts(skipped)}" if skipped else ""
+        raise UserError(f"{folder}: no images found (looked for {', '.join(sorted(readable_suffixes()))}{there})")
+    _refuse_splits_inside(folder, {file.parent for file in files})
+    return files, skipped
+
+
+def _refuse_splits_inside(folder: Path, places: set[Path]) -> None:
+    """UserError where two splits lie deeper than the top, so that one would be trained on with the other."""
+    splits: dict[Path, set[str]] = {}
+    for place in places:
+        while place != folder:
+            if _split_of(place):
+                splits.setdefault(place.parent, set()).add(_split_of(place))
+            place = place.parent
+    for parent, names in sorted(splits.items()):
+        if len(names) > 1:
+            raise UserError(f"{parent}: holds splits; give it as data.path, or lay classes inside of splits")
