@@ -154,6 +154,17 @@ def test_what_is_not_there_is_held_out_of_training(tmp_path):
     assert (len(found.train), len(found.valid), len(found.test)) == (5, 2, 3)
 
 
+def test_splits_are_known_by_their_names_in_any_case(tmp_path):
+    for part, num in (("Training", 5), ("Dev", 2), ("TEST", 3)):
+        for i in range(num):
+            write_episode(tmp_path / part / f"{i}.npz", episode(seed=i))
+    found = load(tmp_path)
+    assert (len(found.train), len(found.valid), len(found.test)) == (5, 2, 3)
+    write_episode(tmp_path / "eval" / "0.npz", episode())
+    with pytest.raises(UserError, match="TEST and eval name the same split"):
+        load(tmp_path)
+
+
 def test_folders_that_are_no_data_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"data\.path: data\.name=episodes_folder needs the folder of episodes"):
         data.load_episodes(EpisodeData(name="episodes_folder"), 0, EpisodeSpec())

@@ -45,6 +45,15 @@ def test_parquet_files(tmp_path):
         documents(tmp_path)
 
 
+def test_a_folder_that_holds_splits_is_not_trained_on_whole(tmp_path):
+    for part in ("Train", "validation"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "a.txt").write_text(part)
+    message = r"holds splits \(Train, validation\), which would be mixed; give data.path=.*Train"
+    refused(message, name="text_folder", path=str(tmp_path))
+    assert documents(tmp_path / "Train") == ["Train"]
+
+
 def test_another_key_and_less_of_it(tmp_path):
     lines = [json.dumps({"content": "x" * 600}) for _ in range(10)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

@@ -18,13 +18,13 @@ from toolkit.data.episodes.folder import read_folder
 from toolkit.data.episodes.push_sprite import PushSprite
 from toolkit.data.episodes.push_sprite import record as record_push
 from toolkit.data.episodes.record import Plan, read_manifest, record
+from toolkit.data.splits import split_folders
 from toolkit.errors import UserError
 from toolkit.runs.seeds import derive
 
 log = logging.getLogger(__name__)
 SIMULATED_TRAIN = 2000  # episodes, unless data.num_train says otherwise
 HELD_OUT = ("valid", "test")
-FOLDERS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,9 @@ def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:
     """Files of train, valid and test. Where a part has no folder, every k-th file of train, as the release does."""
     if not root.is_dir():
         raise UserError(f"data.path={config.path}: no such folder")
-    places = {
-        split: next((root / name for name in names if (root / name).is_dir()), None) for split, names in FOLDERS.items()
-    }
-    train = sorted((places["train"] or root).rglob("*.npz"))
-    if places["train"] is None and any(places.values()):
+    places = split_folders(sorted(place for place in root.iterdir() if place.is_dir()))
+    train = sorted(places.get("train", root).rglob("*.npz"))
+    if places and "train" not in places:
         raise UserError(f"data.path={config.path}: has a held-out folder but no train/")
     if not train:
         raise UserError(
@@ -158,7 +156,7 @@ def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:
         )
     chosen: dict[str, list[Path]] = {}
     for name in HELD_OUT:
-        place = places[name]
+        place = places.get(name)
         chosen[name] = sorted(place.rglob("*.npz")) if place else _every_kth(train, config.valid_fraction)
         train = [path for path in train if path not in set(chosen[name])]
         if not chosen[name] or not train:

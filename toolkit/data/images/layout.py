@@ -13,18 +13,13 @@ import numpy as np
 from PIL import Image
 
 from toolkit.data.images.labels import NAMES, labels_file, labels_of, read_labels
+from toolkit.data.splits import split_folders, split_of
 from toolkit.errors import UserError
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
     *(".avif", ".jp2", ".tga", ".heic", ".heif"),
 )
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "valid": ("val", "valid", "validation", "dev", "development"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-_SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 _log = logging.getLogger(__name__)
 
 
@@ -72,15 +67,10 @@ def find_splits(root: Path, by_class: bool) -> dict[str, Found]:
 def _places(root: Path) -> dict[str, Path]:
     """The folders of the splits: ``root`` itself, or its train/ with val/ (used as test where there is no test/)."""
     folders = _subfolders(root)
-    named = [folder for folder in folders if _split_of(folder)]
+    places = split_folders(folders)
+    named = list(places.values())
     if not named:
         return {"train": root}
-    places: dict[str, Path] = {}
-    for folder in named:
-        split = _split_of(folder)
-        if split in places:
-            raise UserError(f"{root}: {places[split].name} and {folder.name} name the same split; keep one of them")
-        places[split] = folder
     if "train" not in places:
         names = ", ".join(folder.name for folder in named)
         raise UserError(f"{root}: has a split ({names}) but no train folder beside it; add one, or give a split alone")
@@ -130,7 +120,7 @@ def _check_classes(root: Path, folders: list[Path]) -> None:
     if loose:
         raise UserError(f"{root}: images ({loose[0]}) beside class folders ({folders[0].name}); move them into classes")
     for folder in folders:
-        if _split_of(folder):
+        if split_of(folder):
             raise UserError(f"{folder}: {folder.name} is the name of a split, not of a class; give it another name")
     if len(folders) == 1:
         raise UserError(
@@ -172,11 +162,6 @@ def _counts(skipped: Counter[str]) -> str:
 
 
 # -- walking ---------------------------------------------------------------------------------------------------------
-
-
-def _split_of(folder: Path) -> str:
-    """The split that the folder's name stands for, or the empty string."""
-    return _SPLIT_OF.get(folder.name.lower(), "")
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
@@ -245,8 +230,8 @@ def _refuse_splits_inside(folder: Path, places: set[Path]) -> None:
     splits: dict[Path, set[str]] = {}
     for place in places:
         while place != folder:
-            if _split_of(place):
-                splits.setdefault(place.parent, set()).add(_split_of(place))
+            if split_of(place):
+                splits.setdefault(place.parent, set()).add(split_of(place))
             place = place.parent
     for parent, names in sorted(splits.items()):
         if len(names) > 1:

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from toolkit.data import catalogue, fetching
 from toolkit.data.config import TextData
+from toolkit.data.splits import split_folders
 from toolkit.errors import UserError, did_you_mean
 
 PLAIN = (".txt", ".md", ".text")
@@ -168,6 +169,12 @@ def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) 
     if not files or not _kind(files[0]):
         kinds = ", ".join(SUFFIXES)
         raise UserError(f"data.path={config.path}: no text there ({kinds}; all but parquet also as .gz or .zst)")
+    splits = split_folders(sorted(place for place in root.glob("*") if place.is_dir()))
+    if len(splits) > 1:
+        names, example = ", ".join(place.name for place in splits.values()), next(iter(splits.values()))
+        raise UserError(
+            f"data.path={config.path}: holds splits ({names}), which would be mixed; give data.path={example}"
+        )
     stamps = [f"{path.relative_to(root.parent)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
 
     def documents() -> Iterator[str]:
