@@ -60,7 +60,7 @@ def find_splits(root: Path, by_class: bool) -> dict[str, Found]:
     for name, part in found.items():
         if part.class_names != found["train"].class_names:
             raise UserError(f"{root}: the classes of {name} are not those of train; they must have the same names")
-        _say(places[name], name, part)
+        _say(places[name], name, part, "no classes" if by_class else "data.class_labels=false")
     return found
 
 
@@ -142,9 +142,9 @@ def _labelled_from(path: Path, parts: dict[str, Found]) -> dict[str, Found]:
     return {name: part._replace(labels=own, class_names=names) for (name, part), own in split}
 
 
-def _say(place: Path, name: str, part: Found) -> None:
+def _say(place: Path, name: str, part: Found, unlabelled: str) -> None:
     if part.labels is None:
-        _log.info("%s (%s): %d images, no classes", place, name, len(part.files))
+        _log.info("%s (%s): %d images, %s", place, name, len(part.files), unlabelled)
     else:
         counts = np.bincount(part.labels, minlength=len(part.class_names))
         each = _few([f"{one} {count}" for one, count in zip(part.class_names, counts, strict=True)])
