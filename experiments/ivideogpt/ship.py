@@ -46,7 +46,8 @@ Commit {git_commit}, config {config_hash}, seed {seed}.
 {rows}
 
 Made for clips of 8 frames of this one simulator. It is told that it holds 256 positions, 11 frames, where the run says
-512, so that `toolkit play` renews its context before it drifts. It knows nothing of real robots.
+512, so that `toolkit play` renews its context before it drifts. It says itself how it is sampled, at temperature
+{temperature}. It knows nothing of real robots.
 
 Licence: Apache-2.0, as the toolkit.
 """
@@ -64,16 +65,17 @@ def main(run: str, dest: str) -> None:
         command += ["plan.num_episodes=0", "data.num_train=16", "num_threads=1", f"hydra.run.dir={folder}/measured"]
         subprocess.run(command, check=True)
         measured = json.loads((Path(folder) / "measured" / "run.json").read_text())["metrics"]
-    (Path(dest) / "README.md").write_text(card(record, measured, path.stat().st_size))
+    (Path(dest) / "README.md").write_text(card(record, measured, path.stat().st_size, world.sampling.temperature))
 
 
-def card(record: dict, measured: dict, size: int) -> str:
+def card(record: dict, measured: dict, size: int, temperature: float) -> str:
     """The model card: what it is, how it was made, what it measures, its licence."""
     rows = [f"| {name} | {measured[key]:.2f} | {record['metrics'][key]:.2f} |" for name, key in ROWS.items()]
     return CARD.format(
         tokenizer=f"{record['parameters']['tokenizer']:,}",
         transformer=f"{record['parameters']['transformer']:,}",
         size=f"{size / 1e6:.1f}",
+        temperature=temperature,
         rows="\n".join(rows),
         **{key: record[key] for key in ("seed", "git_commit", "config_hash")},
     )

@@ -1,11 +1,18 @@
 """Networks from a config: sizes that do not fit are refused."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
 from tests.ivideogpt import tiny
+from toolkit.data.config import EpisodeData
+from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import UserError
-from toolkit.ivideogpt.build import build_tokenizer, build_transformer
+from toolkit.ivideogpt.build import build_tokenizer, build_transformer, join
+from toolkit.ivideogpt.clips import load_clips
+from toolkit.zoo.world.sampling import Sampling
 
 
 def test_the_networks_are_the_configs():
@@ -29,3 +36,29 @@ def test_cross_attention_begins_at_its_own_place_where_asked():
 def test_clips_longer_than_the_positions_are_refused():
     with pytest.raises(UserError, match=r"num_frames=20: makes 159 tokens.*hold 7 frames"):
         build_transformer(tiny.config(num_frames=20), tiny.tokenizer(), 2)
+
+
+def test_the_world_model_keeps_the_stated_bounds_the_kind_of_its_actions_and_how_it_is_sampled(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        image = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+        write_episode(tmp_path / f"{number}.npz", Episode(image, np.eye(2, dtype=np.float32)[np.zeros(6, int)]))
+    config = tiny.config(reward_head=False)
+    config.data = EpisodeData(name="episodes_folder", path=str(tmp_path), num_valid=1)
+    config.rollout.temperature = 0.5
+    seen = joined(config)
+    assert seen.config["action_low"] == seen.config["action_high"] == [1, 0] and seen.config["discrete"] is None
+    assert seen.sampling == Sampling(temperature=0.5)
+    (tmp_path / "episodes.json").write_text(json.dumps({"action_low": [-2, 0], "action_high": [1, 3], "discrete": 2}))
+    stated = joined(config)
+    assert stated.config["action_low"] == [-2, 0] and stated.config["action_high"] == [1, 3]
+    assert stated.config["discrete"] == 2
+    config.data.frame_step = 2
+    config.num_frames = 3
+    assert joined(config).config["action_high"] == [1, 3, 1, 3]
+
+
+def joined(config):
+    """The world model of ``config`` before any training."""
+    clips, tokenizer = load_clips(config), tiny.tokenizer()
+    return join(tokenizer, build_transformer(config, tokenizer, clips.action_dim), config, clips)

@@ -11,6 +11,7 @@ from toolkit import zoo
 from toolkit.errors import UserError
 from toolkit.ivideogpt.clips import Clips
 from toolkit.ivideogpt.config import TrainIVideoGPT
+from toolkit.ivideogpt.rollout import sampling_of
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator, seed_all
 from toolkit.zoo.world.model import WorldModel
@@ -146,9 +147,16 @@ def load_world(source: str | Path, key: str) -> WorldModel:
 def join(
     tokenizer: CompressiveVQModel, transformer: VideoTransformer, config: TrainIVideoGPT, clips: Clips
 ) -> WorldModel:
-    """The two as a world model with the range of the data's actions."""
+    """The two as a world model that knows the range and kind of the data's actions and how it is to be sampled."""
     bounds = {f"action_{name}": clips.statistics[name].tolist() for name in ("low", "high") if name in clips.statistics}
-    return WorldModel(tokenizer, transformer, goal_conditioned=config.goal_conditioned, **bounds)
+    return WorldModel(
+        tokenizer,
+        transformer,
+        goal_conditioned=config.goal_conditioned,
+        sampling=sampling_of(config),
+        discrete=clips.dataset.discrete if bounds else None,
+        **bounds,
+    )
 
 
 def trained_world(run: Run, config: TrainIVideoGPT, clips: Clips, device: torch.device) -> WorldModel:

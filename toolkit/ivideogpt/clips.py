@@ -25,7 +25,7 @@ class Clips:
     train: ClipSource
     valid: ClipSource
     test: ClipSource
-    statistics: dict[str, np.ndarray]  # mean, std, low and high of the action rows; empty without actions
+    statistics: dict[str, np.ndarray]  # mean, std of action rows, low and high as stated or seen; empty without
 
     @property
     def resolution(self) -> int:
@@ -48,7 +48,10 @@ def load_clips(config: TrainIVideoGPT) -> Clips:
         ClipSource(split, num_frames, config.data.frame_step, config.data.augment and split is dataset.train)
         for split in (dataset.train, dataset.valid, dataset.test)
     )
-    statistics = action_statistics(dataset.train, config.data.frame_step) if config.action_conditioned else {}
+    statistics = {}
+    if config.action_conditioned:
+        statistics = action_statistics(dataset.train, config.data.frame_step)
+        statistics |= {name: np.tile(row, config.data.frame_step) for name, row in dataset.action_bounds.items()}
     return Clips(dataset, train, valid, test, statistics)
 
 

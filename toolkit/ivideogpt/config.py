@@ -195,8 +195,9 @@ class Rollout:
 
     num_clips: how many. num_frames: imagined ones; None: as many as a training clip has. on_overflow: beyond the
     positions, refuse, or renew the context. sampling: draw tokens, or take the most likely. temperature: of the draws.
-    top_k: draw among so many tokens; None among all. scale: by which the frames are enlarged in the video. rate_fps: of
-    the video.
+    top_k: draw among so many tokens; None among all. The trained model keeps these three; where they stand at their
+    defaults, a model that is read is sampled as it says itself. scale: by which the frames are enlarged in the video.
+    rate_fps: of the video.
     """
 
     num_clips: int = number(8, least=1)

@@ -16,7 +16,7 @@ from toolkit.ivideogpt.control.env import action_range
 from toolkit.ivideogpt.film import Frames, film_strip, save_gif, save_mp4, save_png, side_by_side
 from toolkit.runs.record import Run
 from toolkit.zoo.world.model import WorldModel
-from toolkit.zoo.world.sampling import Sampling
+from toolkit.zoo.world.sampling import SAMPLED, Sampling
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
 
 
@@ -95,10 +95,13 @@ def to_bytes(frames: Tensor) -> Frames:
     return np.ascontiguousarray(scaled.permute(0, 1, 3, 4, 2).numpy())
 
 
-def sampling_of(config: TrainIVideoGPT) -> Sampling | str:
-    """``rollout.sampling`` as the zoo's choice."""
+def sampling_of(config: TrainIVideoGPT) -> Sampling | str | None:
+    """``rollout.sampling`` as the zoo's choice; None, as the model says, where the config stands at its defaults."""
     rollout = config.rollout
-    return "greedy" if rollout.sampling == "greedy" else Sampling(rollout.temperature, rollout.top_k)
+    if rollout.sampling == "greedy":
+        return "greedy"
+    chosen = Sampling(rollout.temperature, rollout.top_k)
+    return None if chosen == SAMPLED else chosen
 
 
 def imagine(

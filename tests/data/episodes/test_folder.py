@@ -1,5 +1,7 @@
 """npz episodes: what is read, what is refused (in one line that names the file), and how folders are split."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -188,3 +190,52 @@ def test_push_sprite_holds_out_the_same_worlds_for_every_seed():
     assert (first.test.read(0).image == second.test.read(0).image).all()
     assert (first.train.read(0).image != second.train.read(0).image).any()
     assert (first.test.read(0).image != first.valid.read(0).image).any()
+
+
+@pytest.mark.parametrize("headers_only", [False, True])
+def test_two_rewards_a_frame_are_refused(tmp_path, monkeypatch, headers_only):
+    made = episode()
+    path = save(tmp_path / "a.npz", image=made.image, reward=np.zeros((6, 2)))
+    if headers_only:
+        monkeypatch.setattr("toolkit.data.episodes.folder.READ_WHOLLY_BYTES", 0)
+    with pytest.raises(UserError, match=r"a\.npz: reward has shape \[6, 2\], expected \[T\]"):
+        read_folder([path], EpisodeSpec())
+    column = save(tmp_path / "column.npz", image=made.image, reward=np.arange(6.0)[:, None])
+    assert read_folder([column], EpisodeSpec())[0].read(0).reward.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_numbers_that_float32_cannot_hold_are_refused_and_the_largest_it_can_are_read(tmp_path):
+    made = episode()
+    action = np.zeros((6, 2))
+    action[2, 1] = -1e40
+    message = refused(save(tmp_path / "a.npz", image=made.image, action=action))
+    assert "action is -1e+40 at [2, 1], expected numbers that float32 holds" in message
+    action[2, 1] = 3e38
+    assert read_episode(save(tmp_path / "b.npz", image=made.image, action=action), EpisodeSpec()).action[2, 1] > 2e38
+
+
+def folder_of(path, **facts):
+    for number in range(6):
+        write_episode(path / f"episode_{number}.npz", episode(seed=number))
+    (path / "episodes.json").write_text(json.dumps(facts))
+    return data.load_episodes(EpisodeData(name="episodes_folder", path=str(path), num_valid=1), 0, EpisodeSpec())
+
+
+def test_what_the_manifest_says_about_actions_comes_with_the_data(tmp_path):
+    found = folder_of(tmp_path, action_low=[-3, 0], action_high=[3, 9], discrete=2)
+    assert found.action_bounds["low"].tolist() == [-3, 0] and found.action_bounds["high"].tolist() == [3, 9]
+    assert found.discrete == 2
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"action_low": [-3]}, "episodes.json: action_low: expected 2 finite numbers"),
+        ({"action_high": [1, float("inf")]}, "episodes.json: action_high: expected 2 finite numbers"),
+        ({"action_high": "high"}, "episodes.json: action_high: expected 2 finite numbers"),
+        ({"discrete": 3}, "discrete=3: the episodes' actions have 2"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_episodes_is_refused(tmp_path, facts, message):
+    with pytest.raises(UserError, match=message):
+        folder_of(tmp_path, **facts)

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -118,3 +119,47 @@ def test_the_kuka_scene_is_a_function_of_its_seed_and_moves_where_the_actions_po
     env.close()
     assert seen[0] == seen[1] and seen[0][0] != seen[0][1]
     assert moved[-1]["agent"][1] > info["agent"][1] + 0.02 and moved[-1]["objects"].shape == (3, 3)
+
+
+class Noting(gymnasium.Env):
+    """Three actions to choose from; every picture has the grey level of what was chosen last."""
+
+    render_mode = "rgb_array"
+    action_space = gymnasium.spaces.Discrete(3)
+    observation_space = gymnasium.spaces.Box(0, 1, (1,))
+    picture = np.zeros((8, 8, 3), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.picture = np.full((8, 8, 3), 100 * action, np.uint8)
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        return self.picture
+
+
+def test_of_a_choice_the_row_of_what_was_carried_out_is_stored_and_the_manifest_says_so(tmp_path, monkeypatch):
+    made = Recorded(lambda size_px: environments.Rendered(Noting(), size_px), environments._uniform_policy, "mine", "")
+    monkeypatch.setitem(NAMED, "noting", made)
+    record(Plan("noting", 1, 20, 8), tmp_path)
+    found = read_episode(tmp_path / "episode_000000.npz", EpisodeSpec())
+    carried_out = found.image[1:, 0, 0, 0] // 100
+    assert set(carried_out) == {0, 1, 2}
+    assert (found.action[:-1] == np.eye(3)[carried_out]).all() and found.action[-1].sum() == 1
+    assert read_manifest(tmp_path)["discrete"] == 3
+    record(PUSH, tmp_path / "push")
+    assert "discrete" not in read_manifest(tmp_path / "push")
+
+
+def test_pictures_that_are_no_bytes_and_actions_that_are_no_numbers_are_refused():
+    env = environments.Rendered(Noting(), 8)
+    env.reset(seed=0)
+    for picture, message in ((np.ones((8, 8, 3)), "render.*float64"), (np.full((8, 8, 3), 300), r"300\.\.300")):
+        env.unwrapped.picture = picture
+        with pytest.raises(UserError, match=message):
+            env.reset(seed=0)
+    with pytest.raises(UserError, match="expected 3 finite numbers"):
+        env.step([np.nan, 0, 0])

@@ -8,6 +8,8 @@ from gymnasium.utils.env_checker import check_env
 from tests.ivideogpt import tiny
 from toolkit.errors import UserError
 from toolkit.ivideogpt.control.env import WorldModelEnv, WorldModelVectorEnv
+from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.sampling import Sampling
 
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (6, 3, 2)).astype(np.float32)  # [step, row, A]
 
@@ -163,3 +165,81 @@ def test_other_libraries_find_its_spaces():
     assert env.observation_space == gymnasium.spaces.Box(0, 255, (16, 16, 3), np.uint8)
     two = WorldModelEnv(tiny.world(context_length=2), tiny.starts(context_length=2))
     assert (two.reset(seed=0, options={"context": 0})[0] == tiny.starts(context_length=2)[0, -1]).all()
+
+
+def with_settings(**keys):
+    """The tiny world with other settings."""
+    plain = tiny.world()
+    return WorldModel(plain.tokenizer, plain.transformer, **keys)
+
+
+def test_imagined_frames_are_drawn_as_the_model_says():
+    own = Sampling(temperature=0.01, top_k=2)
+    told, _ = play(make(sampling=own), 4, ACTIONS[:, 0])
+    assert (play(WorldModelEnv(with_settings(sampling=own), tiny.starts()), 4, ACTIONS[:, 0])[0] == told).all()
+    assert (play(make(), 4, ACTIONS[:, 0])[0] != told).any()
+
+
+def test_a_choice_between_actions_is_a_discrete_space_whose_steps_are_one_hot_rows():
+    world = with_settings(discrete=2)
+    env, plain = WorldModelEnv(world, tiny.starts()), make()
+    assert env.action_space == gymnasium.spaces.Discrete(2)
+    chosen, rows = play(env, 3, [1, 0, np.int64(1)]), play(plain, 3, np.eye(2)[[1, 0, 1]])
+    assert (chosen[0] == rows[0]).all() and chosen[1] == rows[1]
+    for wrong in (2, -1, 0.5):
+        with pytest.raises(UserError, match=r"expected whole numbers 0\.\.1"):
+            env.step(wrong)
+    many = WorldModelVectorEnv(world, tiny.starts(), 2)
+    assert many.action_space == gymnasium.spaces.MultiDiscrete([2, 2])
+    many.reset(seed=3)
+    assert (many.step(np.array([1, 0]))[0][0] == chosen[0][1]).all()
+    skipping = WorldModel(world.tokenizer, world.transformer, discrete=1)
+    assert WorldModelEnv(skipping, tiny.starts()).action_space == gymnasium.spaces.MultiDiscrete([1, 1])
+
+
+def test_a_number_that_never_varied_has_a_narrow_range_of_its_own():
+    world = with_settings(action_low=[-1, 20], action_high=[1, 20])
+    space = WorldModelEnv(world, tiny.starts()).action_space
+    assert np.isfinite(space.low).all() and (space.low < space.high).all()
+    assert space.low[0] == -1 and space.high[0] == 1 and np.abs(space.high[1] - 20) < 0.1 > np.abs(space.low[1] - 20)
+
+
+def test_sac_learns_where_a_number_of_the_action_never_varied():
+    sb3 = pytest.importorskip("stable_baselines3", reason="the extra rl is not installed")
+    world = with_settings(action_low=[-1, 0], action_high=[1, 0])
+    env = WorldModelEnv(world, tiny.starts(), horizon=2)
+    sb3.SAC("MlpPolicy", env, learning_starts=2, buffer_size=20, batch_size=2, policy_kwargs={"net_arch": [4]}).learn(5)
+
+
+def test_frames_that_are_no_bytes_are_refused_and_whole_numbers_in_range_are_not():
+    starts = tiny.starts()
+    for wrong, message in (
+        (starts / 255.0, "starts: frames are float64"),
+        (starts.astype(int) + 300, r"int64 in .* expected 0\.\.255"),
+    ):
+        with pytest.raises(UserError, match=message):
+            WorldModelEnv(tiny.world(), wrong)
+    given = WorldModelEnv(tiny.world(), starts.astype(np.int64)).reset(seed=0)[0]
+    assert (given == make().reset(seed=0)[0]).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_action_beyond_float32_is_refused():
+    env = make()
+    env.reset(seed=0)
+    with pytest.raises(UserError, match="not finite in float32"):
+        env.step(np.array([1e40, 0]))
+
+
+def test_seeds_may_be_numpys():
+    env, many = make(), WorldModelVectorEnv(tiny.world(), tiny.starts(), 3)
+
+    def first(one, seed, actions):
+        one.reset(seed=seed)
+        return one.step(actions)[0]
+
+    for seed in (0, 3):
+        assert (first(env, np.int64(seed), ACTIONS[0, 0]) == first(env, seed, ACTIONS[0, 0])).all()
+        expected = first(many, seed, ACTIONS[0])
+        for same in (np.int64(seed), np.arange(seed, seed + 3)):
+            assert (first(many, same, ACTIONS[0]) == expected).all()

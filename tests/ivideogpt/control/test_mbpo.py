@@ -1,5 +1,7 @@
 """The MBPO loop: what the agent remembers, how batches are mixed, and that it learns from imagination."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,9 @@ from toolkit.launch import launch
 
 pytest.importorskip("stable_baselines3", reason="the extra rl is not installed")
 
-from toolkit.ivideogpt.control.mbpo import Agent, Settings, _Mixed, learn
+from toolkit.ivideogpt.control.mbpo import Agent, Settings, Taken, _Mixed, learn
+from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.sampling import Sampling
 
 SMALL = Settings(num_rounds=2, episode_steps=4, imagined=3, horizon=2, updates=1, batch_size=4)
 
@@ -55,3 +59,16 @@ def test_it_is_a_planner_of_the_plan_stage(tmp_path, monkeypatch):
 def test_models_that_cannot_be_learned_in_are_refused():
     with pytest.raises(UserError, match="mbpo: needs a world model with actions, a reward head"):
         learn(tiny.world(has_reward=False), PushSpriteEnv(16), SMALL)
+
+
+def test_imagination_is_drawn_as_the_model_says_and_choices_are_carried_out_one_hot():
+    plain, own = tiny.world(), Sampling(temperature=0.01, top_k=1)
+    carried = WorldModel(plain.tokenizer, plain.transformer, sampling=own)
+    told = dataclasses.replace(SMALL, sampling=own)
+    frames = [
+        learn(world, PushSpriteEnv(16), settings)[0].imagined.next_observations[:12]
+        for world, settings in ((carried, SMALL), (plain, told), (plain, SMALL))
+    ]
+    assert (frames[0] == frames[1]).all() and (frames[0] != frames[2]).any()
+    taken = Taken(np.float32([0, 0]), np.float32([1, 1]), 2)
+    assert taken(np.float32([[0.1, 0.3], [0.9, -1]])).tolist() == [[0, 1], [1, 0]]

@@ -8,6 +8,9 @@ from toolkit.data.episodes.environments import PushSpriteEnv
 from toolkit.errors import UserError
 from toolkit.ivideogpt.config import Plan
 from toolkit.ivideogpt.control.planning import Task, control, goal_image, search
+from toolkit.ivideogpt.rollout import sampling_of
+from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.sampling import Sampling
 
 LOW, HIGH = np.float32([-2, 0]), np.float32([2, 4])
 TARGET = np.array([1.5, 0.5])
@@ -98,3 +101,32 @@ def test_data_without_a_simulator_cannot_be_planned_for():
     dataset = dataclasses.replace(tiny.clips().dataset, env=None)
     with pytest.raises(UserError, match="came from no simulator that is here"):
         dataset.make_env()
+
+
+def test_of_a_choice_between_actions_every_planner_scores_and_gives_one_hot_rows():
+    choice = Task(None, np.float32([0, 0]), np.float32([1, 1]), 1, discrete=2)
+    wanted = np.eye(2)[[1, 0, 1]]
+
+    def hits(candidates):
+        assert set(np.unique(candidates)) == {0, 1} and (candidates.sum(-1) == 1).all()
+        return (candidates * wanted).sum((1, 2))
+
+    settings = Plan(horizon=3, num_candidates=64, num_elites=8, num_iterations=4)
+    for planner in ("cem", "shooting"):
+        assert (search(hits, choice, settings, np.random.default_rng(0), planner) == wanted).all()
+    assert (search(None, choice, settings, np.random.default_rng(0), "random").sum(-1) == 1).all()
+
+
+def test_plans_are_made_as_the_model_is_sampled_unless_the_config_says_how():
+    config, plain = tiny.config(), tiny.world()
+    assert sampling_of(config) is None
+    config.rollout.temperature = 0.5
+    assert sampling_of(config) == Sampling(temperature=0.5)
+    config.rollout.sampling = "greedy"
+    assert sampling_of(config) == "greedy"
+    config = tiny.config()
+    config.plan = Plan(horizon=3, num_candidates=6, num_elites=2, num_iterations=2, num_steps=6)
+    own = WorldModel(plain.tokenizer, plain.transformer, sampling=Sampling(temperature=0.01, top_k=1))
+    ends = [control(world, push_task(), config, "cem", 3).progress for world in (own, plain)]
+    config.rollout.temperature, config.rollout.top_k = 0.01, 1
+    assert control(plain, push_task(), config, "cem", 3).progress == ends[0] != ends[1]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -16,9 +17,11 @@ from tests.ivideogpt import tiny
 from toolkit.data.episodes.environments import PushSpriteEnv
 from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import UserError
-from toolkit.ivideogpt.control.play import Game, make_game, make_server
+from toolkit.ivideogpt.control.play import Game, _Handler, make_game, make_server
 from toolkit.ivideogpt.measure.tracking import TRACKED, locate
 from toolkit.ivideogpt.rollout import imagine
+from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.sampling import Sampling
 
 
 @pytest.fixture
@@ -173,3 +176,71 @@ def test_keys_change_the_imagined_frames_in_a_browser(url, tmp_path, monkeypatch
     report = found.stdout.split('<pre id="report">')[1].split("</pre>")[0]
     words = report.split()
     assert int(words[1]) >= 4 and words[3] == "4" and words[5] == "2", report
+
+
+def answers(url, *lines):
+    """What the server says to bytes as they are."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as link:
+        link.sendall("\r\n".join([*lines, f"Host: {host}:{port}", "", ""]).encode())
+        return link.makefile("rb").read().decode()
+
+
+def test_no_world_before_reset_and_starts_that_are_none(url):
+    assert refused(url + "/step", {"action": [1, 0]}) == (400, "no world yet: /reset comes before /step")
+    for start in (-1, 2**31, float("inf")):
+        code, message = refused(url + "/reset", {"start": start, "seed": 0})
+        assert code == 400 and message
+    assert "seed=-1: there are" in refused(url + "/reset", {"start": 0, "seed": -1})[1]
+    ask(url + "/reset", {"start": 0, "seed": 0})
+    assert refused(url + "/step", {"action": [10**400, 0]})[0] == 400
+    assert "not finite" in refused(url + "/step", {"action": [1e40, 0]})[1]
+
+
+def test_a_request_says_how_long_it_is_and_does_not_stall(url, monkeypatch):
+    answer = answers(url, "POST /reset HTTP/1.0", "Content-Length: -1")
+    assert " 400 " in answer and "Content-Length: -1: expected 0..10000 bytes" in answer
+    monkeypatch.setattr(_Handler, "timeout", 0.2)
+    answer = answers(url, "POST /reset HTTP/1.0", "Content-Length: 9")
+    assert " 408 " in answer and "nothing came for 0.2 seconds" in answer
+    assert answers(url.replace("http://", ""), "GET /info HTTP/1.0").endswith("}")
+
+
+def test_deep_nesting_is_refused(url):
+    body = "[" * 9000
+    request = urllib.request.Request(url + "/reset", body.encode())
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=10)
+    assert caught.value.code == 400
+
+
+def test_of_a_choice_the_largest_entry_is_acted_in_both_worlds():
+    plain = tiny.world()
+    game = Game(WorldModel(plain.tokenizer, plain.transformer, discrete=2), None, PushSpriteEnv(tiny.SIZE), None)
+    assert game.info()["discrete"] == 2
+    seen = []
+    for action in ([0.2, 0.1], [1.0, 0.0], [0.0, 1.0]):
+        game.reset(3, 1)
+        seen.append(game.step(action))
+    assert seen[0] == seen[1] != seen[2] and seen[0]["truth"] != seen[2]["truth"]
+
+
+def test_play_draws_as_the_model_says():
+    plain, own = tiny.world(), Sampling(temperature=0.01, top_k=1)
+    told = plain.begin(PushSpriteEnv(tiny.SIZE).reset(seed=3)[0][None, None], [1])
+    expected = plain.step(told, np.float32([[1, 0]]), own)[1]
+    game = Game(WorldModel(plain.tokenizer, plain.transformer, sampling=own), None, PushSpriteEnv(tiny.SIZE), None)
+    game.reset(3, 1)
+    assert game.step([1, 0])["entropy"] == float(expected.entropy[0])
+    assert (game.state.observation == expected.frame).all()
+    assert make_game(None).world.sampling == Sampling(temperature=0.5)
+
+
+def test_a_gymnasium_environment_that_data_came_from_is_driven_beside(tmp_path):
+    pytest.importorskip("pygame", reason="gymnasium's pictures of CartPole need pygame")
+    plain = tiny.world()
+    WorldModel(plain.tokenizer, plain.transformer, discrete=2).save_pretrained(tmp_path)
+    facts = {"command": "train-ivideogpt", "status": "done", "config": {}, "data": {"env": "CartPole-v1"}}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    game = make_game(tmp_path)
+    assert game.reset(0, 0)["truth"] and game.step([0, 1])["truth"]

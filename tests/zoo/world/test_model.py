@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -314,3 +315,27 @@ def test_noise_depends_on_every_part_of_its_key():
 def test_greedy_is_the_arg_max_of_all_ids():
     logits = torch.randn(4, 3, 9)
     assert torch.equal(draw(logits, 0, GREEDY, torch.arange(4), 0, 0).tokens, logits.argmax(-1))
+
+
+def test_a_model_keeps_how_it_is_sampled_and_of_what_kind_its_actions_are(tmp_path, context, actions):
+    plain, own = nano_world(), Sampling(temperature=0.05, top_k=3)
+    told = plain.rollout(plain.begin(context, seeds=7), actions, own)
+    assert not torch.equal(told.tokens, plain.rollout(plain.begin(context, seeds=7), actions).tokens)
+    WorldModel(plain.tokenizer, plain.transformer, sampling=own, discrete=ACTION_DIM).save_pretrained(tmp_path / "own")
+    read = WorldModel.from_pretrained(tmp_path / "own").double()
+    assert read.sampling == own and read.config["discrete"] == ACTION_DIM
+    assert torch.equal(read.rollout(read.begin(context, seeds=7), actions).tokens, told.tokens)
+    state = read.begin(context, seeds=7)
+    for k in range(K):
+        state, pred = read.step(state, actions[:, k])
+        assert torch.equal(pred.tokens, told.tokens[:, k])
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    older = {key: value for key, value in config.items() if key not in ("sampling", "discrete")}
+    (tmp_path / "own" / "config.json").write_text(json.dumps(older))
+    assert WorldModel.from_pretrained(tmp_path / "own").sampling == Sampling()
+    for wrong, message in (({"sampling": {"heat": 1}}, "not the config of a world model"),
+                           ({"sampling": {"temperature": -1}}, "temperature=-1"),
+                           ({"discrete": 100}, "discrete=100: does not divide")):  # fmt: skip
+        (tmp_path / "own" / "config.json").write_text(json.dumps(older | wrong))
+        with pytest.raises(UserError, match=message):
+            WorldModel.from_pretrained(tmp_path / "own")

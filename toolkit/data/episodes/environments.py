@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data.episodes.episode import resize
+from toolkit.data.episodes.episode import as_bytes, resize
 from toolkit.data.episodes.push_sprite import SUCCESS_DISTANCE, PushSprite, next_actions
 from toolkit.errors import UserError, did_you_mean
 from toolkit.installation import install_hint
@@ -132,6 +132,7 @@ class Rendered(gymnasium.Wrapper):
             self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         else:
             raise UserError(f"{env.spec.id if env.spec else env}: actions {space}: must be Discrete or a bounded Box")
+        self.num_numbers = self.action_space.low.size
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -143,13 +144,31 @@ class Rendered(gymnasium.Wrapper):
     def step(self, action: Array) -> tuple[NDArray[np.uint8], float, bool, bool, dict]:
         """Act; for discrete actions the largest entry is taken."""
         row = np.asarray(action, np.float32)
+        if not np.isfinite(row).all() or row.size != self.num_numbers:
+            raise UserError(f"action {row.tolist()}: expected {self.num_numbers} finite numbers")
         taken: Any = int(row.argmax()) if self.num_actions else row.reshape(self.env.action_space.shape)  # type: ignore[arg-type]
         _, reward, terminated, truncated, info = self.env.step(taken)
         return self._picture(), float(reward), terminated, truncated, info
 
     def _picture(self) -> NDArray[np.uint8]:
         picture: Any = self.env.render()
-        return resize(np.asarray(picture, np.uint8)[None], self.size_px)[0]
+        return resize(as_bytes("render()", picture)[None], self.size_px)[0]
+
+
+def num_choices(env: ImageEnv) -> int | None:
+    """Between how many actions ``env`` lets choose, one-hot; None where actions are vectors of numbers."""
+    return env.num_actions if isinstance(env, Rendered) else None
+
+
+def one_hot(rows: NDArray[Any], num: int | None) -> NDArray[Any]:
+    """What is carried out of action rows (..., A): 1 at the largest of every ``num`` entries, 0 elsewhere.
+
+    ``num`` None: the rows as they are.
+    """
+    if num is None:
+        return rows
+    blocks = rows.reshape(*rows.shape[:-1], -1, num)
+    return np.eye(num, dtype=np.float32)[blocks.argmax(-1)].reshape(rows.shape)
 
 
 def chase(info: dict[str, Any], previous: Array, rng: np.random.Generator) -> Array:

@@ -107,6 +107,8 @@ def read_episode(path: str | Path, spec: EpisodeSpec) -> Episode:
     reward = _rows(path, "reward", arrays.get("reward"), len(image), spec.needs_reward)
     if action is not None and action.ndim != 2:
         raise UserError(f"{path}: action has shape {list(action.shape)}, expected [T, A]")
+    if reward is not None and reward.size != len(image):
+        raise UserError(f"{path}: reward has shape {list(reward.shape)}, expected [T], one number per frame")
     return Episode(image, action, None if reward is None else reward.reshape(len(image)))
 
 
@@ -163,7 +165,21 @@ def _rows(
         raise UserError(f"{path}: {key} has shape {list(value.shape)}, expected {num_frames} rows, one per frame")
     if len(value) == num_frames - 1:
         value = np.concatenate([value, np.zeros_like(value[:1])]) if len(value) else np.zeros((1, *value.shape[1:]))
+    beyond = np.abs(value.astype(np.float64)) > np.finfo(np.float32).max
+    if beyond.any():
+        place = np.argwhere(beyond)[0].tolist()
+        raise UserError(f"{path}: {key} is {value[tuple(place)]:g} at {place}, expected numbers that float32 holds")
     return np.ascontiguousarray(value, np.float32)
+
+
+def as_bytes(what: str, frames: Any) -> NDArray[np.uint8]:
+    """uint8 of whole numbers 0..255, shape kept. Raises UserError that begins with ``what`` on anything else."""
+    found = np.asarray(frames)
+    if not np.issubdtype(found.dtype, np.integer):
+        raise UserError(f"{what}: frames are {found.dtype}, expected uint8 0..255 (frames in 0..1: times 255, rounded)")
+    if found.size and (found.min() < 0 or found.max() > 255):
+        raise UserError(f"{what}: frames are {found.dtype} in {found.min()}..{found.max()}, expected 0..255")
+    return found.astype(np.uint8, copy=False)
 
 
 def _first_bad(value: NDArray[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ def _look_at_headers(path: Path, spec: EpisodeSpec, room: int) -> Found:
         raise UserError(f"{path}: no array 'action' of shape [T, A] in it")
     if spec.needs_reward and "reward" not in shapes:
         raise UserError(f"{path}: no array 'reward' in it, which this config needs")
+    if math.prod(shapes.get("reward", (image[0],))) not in (image[0] - 1, image[0]):
+        raise UserError(f"{path}: reward has shape {list(shapes['reward'])}, expected [T], one number per frame")
     size = (spec.size_px, spec.size_px) if spec.size_px else (image[1], image[2])
     return Found(path, None, image[0], size, action[1] if action else None, "reward" in shapes)
 

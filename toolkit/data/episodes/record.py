@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.episodes.environments import ImageEnv, Recorded, find
+from toolkit.data.episodes.environments import ImageEnv, Recorded, find, num_choices, one_hot
 from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import JobError, UserError
 from toolkit.runs.files import write_json
@@ -76,7 +76,10 @@ def record(plan: Plan, dest: str | Path) -> tuple[int, list[str]]:
 
 
 def run_episode(env: ImageEnv, recorded: Recorded, plan: Plan, number: int) -> Episode:
-    """One episode, a pure function of (seed, number); shorter where the environment ends it."""
+    """One episode, a pure function of (seed, number); shorter where the environment ends it.
+
+    Action rows are what was carried out: of a choice between actions the one-hot row, not the draw behind it.
+    """
     rng = np.random.default_rng(derive(plan.seed, "record", number))
     frame, info = env.reset(seed=int(rng.integers(2**31)))
     space = env.action_space
@@ -87,7 +90,7 @@ def run_episode(env: ImageEnv, recorded: Recorded, plan: Plan, number: int) -> E
     rewards: list[Any] = []
     for _ in range(plan.num_frames):
         frames.append(frame)
-        action = recorded.policy({**info, **limits}, action, rng)
+        action = one_hot(recorded.policy({**info, **limits}, action, rng), num_choices(env))
         frame, reward, terminated, _, info = env.step(action)
         actions.append(action)
         rewards.append(reward)
@@ -112,6 +115,8 @@ def _claim(folder: Path, plan: Plan, env: ImageEnv, recorded: Recorded) -> None:
         "licence": recorded.licence,
         "version": _version(plan.env),
     }
+    if num_choices(env) is not None:
+        facts["discrete"] = num_choices(env)
     before = read_manifest(folder)
     if before is None and any(folder.glob("*.npz")):
         raise UserError(f"{folder}: holds episodes that this command did not record; choose an empty folder")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolkit.data import fetching
 from toolkit.data.config import EpisodeData
@@ -17,7 +18,7 @@ from toolkit.data.episodes.episode import Episode, EpisodeSet, EpisodeSpec, memo
 from toolkit.data.episodes.folder import read_folder
 from toolkit.data.episodes.push_sprite import PushSprite
 from toolkit.data.episodes.push_sprite import record as record_push
-from toolkit.data.episodes.record import Plan, read_manifest, record
+from toolkit.data.episodes.record import MANIFEST, Plan, read_manifest, record
 from toolkit.data.splits import split_folders
 from toolkit.errors import UserError
 from toolkit.runs.seeds import derive
@@ -29,7 +30,11 @@ HELD_OUT = ("valid", "test")
 
 @dataclass(frozen=True)
 class EpisodeDataset:
-    """Episodes for training, for watching it, and for measures that count. ``env`` names their simulator, if any."""
+    """Episodes for training, for watching it, and for measures that count. ``env`` names their simulator, if any.
+
+    action_bounds: ``low`` and ``high`` float32 [A] of an action row where simulator or manifest state them, else empty.
+    discrete: action rows are one-hot over so many choices; None: vectors of numbers.
+    """
 
     name: str
     train: EpisodeSet
@@ -40,6 +45,8 @@ class EpisodeDataset:
     env: str | None = None
     env_options: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    action_bounds: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    discrete: int | None = None
 
     def make_env(self) -> ImageEnv:
         """The simulator of the episodes, with frames of their size. Raises UserError where there is none."""
@@ -68,7 +75,10 @@ def load_push_sprite(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Episo
 
     sets = {split: make(split) for split in sizes}
     parts = (sets["train"], sets["valid"], sets["test"])
-    return EpisodeDataset("push_sprite", *parts, "generated", "push-sprite simulator", "push_sprite", options)
+    space = find("push_sprite").make(size_px).action_space
+    bounds = {"low": space.low, "high": space.high}
+    source = "push-sprite simulator"
+    return EpisodeDataset("push_sprite", *parts, "generated", source, "push_sprite", options, action_bounds=bounds)
 
 
 def _push_episodes(sim: PushSprite, seeds: Sequence[int], num_frames: int) -> EpisodeSet:
@@ -101,7 +111,8 @@ def load_recorded(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeD
     )
     sets = {name: read_folder(part, spec)[0] for name, part in (("train", train), ("valid", valid), ("test", test))}
     licence = str((read_manifest(folder) or {}).get("licence"))
-    return EpisodeDataset(config.name, sets["train"], sets["valid"], sets["test"], licence, str(folder), config.name)
+    parts = (sets["train"], sets["valid"], sets["test"])
+    return EpisodeDataset(config.name, *parts, licence, str(folder), config.name, **_stated(folder, parts[0]))
 
 
 def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDataset:
@@ -131,7 +142,33 @@ def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Ep
         source=str(root),
         env=facts.get("env"),
         problems=problems,
+        **_stated(root, sets["train"]),
     )
+
+
+def _stated(folder: Path, train: EpisodeSet) -> dict[str, Any]:
+    """What the manifest says about actions. Raises UserError where that does not fit the episodes."""
+    facts = read_manifest(folder) or {}
+    if not train.action_dim:
+        return {}
+    bounds: dict[str, NDArray[np.float32]] = {}
+    for name in ("low", "high"):
+        if f"action_{name}" in facts:
+            bounds[name] = _bound(f"{folder / MANIFEST}: action_{name}", facts[f"action_{name}"], train.action_dim)
+    discrete = facts.get("discrete")
+    if discrete is not None and discrete != train.action_dim:
+        raise UserError(f"{folder / MANIFEST}: discrete={discrete}: the episodes' actions have {train.action_dim}")
+    return {"action_bounds": bounds, "discrete": discrete}
+
+
+def _bound(where: str, value: Any, action_dim: int) -> NDArray[np.float32]:
+    try:
+        row = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        row = np.zeros(0, np.float32)
+    if row.shape != (action_dim,) or not np.isfinite(row).all():
+        raise UserError(f"{where}: expected {action_dim} finite numbers, as many as the episodes' actions have")
+    return row
 
 
 def _compatible(root: Path, name: str, train: EpisodeSet, other: EpisodeSet) -> None:

@@ -1,7 +1,8 @@
 """The world model as a gymnasium environment: one imagined world, or many in one batched call per step.
 
-Observations are uint8 frames (H, W, 3); actions are in the data's own units. ``reset(seed=s)`` and the same actions
-give the same bytes, alone or in a batch. An episode is truncated after ``horizon`` frames.
+Observations are uint8 frames (H, W, 3); actions are in the data's own units, whole numbers where they are a choice.
+``reset(seed=s)`` and the same actions give the same bytes, alone or in a batch. An episode is truncated after
+``horizon`` frames.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from PIL import Image
 
+from toolkit.data.episodes.episode import as_bytes
 from toolkit.errors import UserError
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.sampling import Sampling
@@ -25,25 +27,36 @@ from toolkit.zoo.world.state import Pred, State
 Frame = NDArray[np.uint8]
 Termination = Callable[[Frame, float], bool]  # (newest frame, its reward) -> whether the episode is over
 MOST_SEED = 2**31
+NARROW = 1e-3  # of a constant number of an action, or of 1 where that is smaller
 
 
-def spaces_of(world: WorldModel) -> tuple[spaces.Box, spaces.Box]:
-    """Observation and action space. Raises UserError for a model without actions."""
+def spaces_of(world: WorldModel) -> tuple[spaces.Box, Any]:
+    """Observation and action space, Discrete where actions are. Raises UserError for a model without actions."""
     spec = world.spec
     if not spec.action_dim:
         raise UserError("the world model is action-free: an environment needs one that takes actions")
     low, high = action_range(world)
     observation = spaces.Box(0, 255, (spec.resolution, spec.resolution, 3), np.uint8)
-    return observation, spaces.Box(low, high, dtype=np.float32)
+    choices = world.config["discrete"]
+    if choices is None:
+        return observation, spaces.Box(low, high, dtype=np.float32)
+    times = spec.action_dim // choices
+    return observation, spaces.Discrete(choices) if times == 1 else spaces.MultiDiscrete([choices] * times)
 
 
 def action_range(world: WorldModel) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Lowest and highest value of every number of an action, [A]; -1 and 1 where the model does not say."""
+    """Lowest and highest value of every number of an action, [A]; -1 and 1 where the model does not say.
+
+    A number that never varied gets ``NARROW`` on both sides: spaces without width break learners, and the model has
+    seen nothing else.
+    """
     found = []
     for name, otherwise in (("action_low", -1.0), ("action_high", 1.0)):
         value: Any = world.config[name]
         found.append(np.asarray(value if value is not None else [otherwise] * world.spec.action_dim, np.float32))
-    return found[0], found[1]
+    low, high = found
+    margin = np.where(low == high, NARROW * np.maximum(np.abs(low), 1), 0).astype(np.float32)
+    return low - margin, high + margin
 
 
 class _Worlds:
@@ -53,7 +66,7 @@ class _Worlds:
         self, world: WorldModel, starts: Any, horizon: int | None, sampling: Sampling | str | None, on_overflow: str
     ):
         self.world, self.sampling, self.on_overflow = world, sampling, on_overflow
-        self.starts = np.asarray(starts, np.uint8)
+        self.starts = as_bytes("starts", starts)
         spec = world.spec
         expected = (spec.T0, spec.resolution, spec.resolution, 3)
         if self.starts.ndim != 5 or self.starts.shape[1:] != expected or not len(self.starts):
@@ -68,8 +81,11 @@ class _Worlds:
     def begin(self, contexts: NDArray[np.uint8], seeds: Sequence[int]) -> State:
         return self.world.begin(contexts, list(seeds), frames=min(self.horizon, self.world.spec.max_future))
 
-    def step(self, state: State, actions: NDArray[np.float32]) -> tuple[State, Pred]:
-        return self.world.step(state, actions, self.sampling, self.on_overflow)
+    def step(self, state: State, actions: Any) -> tuple[State, Pred]:
+        """One frame of every row under ``actions`` (B, A), or choices where they are discrete."""
+        choices = self.world.config["discrete"]
+        rows = np.asarray(actions, np.float64) if choices is None else _chosen(actions, choices)
+        return self.world.step(state, rows, self.sampling, self.on_overflow)
 
     def choose(self, rng: np.random.Generator, options: dict[str, Any] | None) -> tuple[NDArray[np.uint8], int]:
         """A context (T0, H, W, 3) and its number among ``starts``, -1 for one that ``options`` brings."""
@@ -87,6 +103,14 @@ class _Worlds:
         return context, -1
 
 
+def _chosen(actions: Any, num: int) -> NDArray[np.float32]:
+    """Choices 0..num-1, (B,) or (B, k), as one-hot rows (B, k * num)."""
+    found = np.asarray(actions)
+    if not np.issubdtype(found.dtype, np.integer) or found.min() < 0 or found.max() >= num:
+        raise UserError(f"action {found.tolist()}: expected whole numbers 0..{num - 1}")
+    return np.eye(num, dtype=np.float32)[found].reshape(len(found), -1)
+
+
 class WorldModelEnv(gymnasium.Env):
     """One imagined world.
 
@@ -95,7 +119,7 @@ class WorldModelEnv(gymnasium.Env):
         starts: uint8 (M, T0, H, W, 3), contexts that ``reset`` draws from; ``options={"context": k or frames}``
             chooses.
         horizon: frames of an episode; None: as many as the positions hold.
-        sampling: None, "greedy" or a ``Sampling``.
+        sampling: None: as the model says; "greedy" or a ``Sampling``.
         termination: ends an episode by the newest frame and reward.
         on_overflow: "raise" or "recontext", for horizons beyond the positions.
         render_scale: whole factor by which ``render`` enlarges frames.
@@ -124,7 +148,7 @@ class WorldModelEnv(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
         """A start drawn for ``seed``; the observation is its last frame."""
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else int(seed))
         context, number = self.worlds.choose(self.np_random, options)
         self.state = self.worlds.begin(context[None], [int(self.np_random.integers(MOST_SEED))])
         self.t = 0
@@ -134,7 +158,7 @@ class WorldModelEnv(gymnasium.Env):
         """Imagine the next frame."""
         if self.state is None:
             raise gymnasium.error.ResetNeeded("reset() comes before step()")
-        self.state, pred = self.worlds.step(self.state, np.asarray(action, np.float32)[None])
+        self.state, pred = self.worlds.step(self.state, np.asarray(action)[None])
         self.t += 1
         frame = pred.frame[0].cpu().numpy()
         reward = 0.0 if pred.reward is None else float(pred.reward[0])
@@ -205,10 +229,13 @@ class WorldModelVectorEnv(VectorEnv):
         self.t = np.zeros(num_envs, np.int64)
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | NDArray[Any] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Every row anew; an int seed s stands for s, s + 1, ... as in gymnasium."""
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed or [None] * self.num_envs
+        first = int(seed) if isinstance(seed, (int, np.integer)) else None
+        seeds = [None if first is None else first + i for i in range(self.num_envs)]
+        if first is None and seed is not None:
+            seeds = [None if one is None else int(one) for one in seed]  # type: ignore[union-attr]
         if len(seeds) != self.num_envs:
             raise UserError(f"seed: {len(seeds)} seeds for {self.num_envs} environments")
         for row, one in enumerate(seeds):
@@ -254,7 +281,7 @@ class WorldModelVectorEnv(VectorEnv):
         """One frame for every row; a row that ended at the step before is reset instead (its action is not used)."""
         if not self.states:
             raise gymnasium.error.ResetNeeded("reset() comes before step()")
-        actions = np.asarray(actions, np.float32)
+        actions = np.asarray(actions)
         restarted = np.flatnonzero(self.ended).tolist()
         size = self.worlds.starts.shape[2:]
         frames, rewards = np.zeros((self.num_envs, *size), np.uint8), np.zeros(self.num_envs)

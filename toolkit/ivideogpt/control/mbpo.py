@@ -16,17 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from toolkit.data.episodes.environments import ImageEnv
+from toolkit.data.episodes.environments import ImageEnv, one_hot
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
 from toolkit.ivideogpt.control.env import action_range
 from toolkit.runs.seeds import derive
 from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.sampling import Sampling
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of the loop; ``imagined`` roll-outs of ``horizon`` frames after every ``episode_steps`` real steps."""
+    """Sizes of the loop; ``imagined`` roll-outs of ``horizon`` frames after every ``episode_steps`` real steps.
+
+    sampling: of imagined frames; None: as the model says.
+    """
 
     num_rounds: int = 20
     episode_steps: int = 20
@@ -36,6 +40,19 @@ class Settings:
     batch_size: int = 64
     real_share: float = 0.5
     seed: int = 0
+    sampling: Sampling | str | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The action rows that are carried out for an agent's, (..., A) in [-1, 1]: scaled to [low, high], or one-hot."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    discrete: int | None = None
+
+    def __call__(self, actions: NDArray[Any]) -> NDArray[Any]:
+        return one_hot((self.low + self.high) / 2 + (self.high - self.low) / 2 * actions, self.discrete)
 
 
 class Agent:
@@ -137,50 +154,50 @@ def learn(world: WorldModel, env: ImageEnv, settings: Settings, imagine: bool = 
     if not spec.has_reward or not spec.action_dim or spec.T0 != 1:
         raise UserError("mbpo: needs a world model with actions, a reward head and one context frame")
     agent = Agent(spec.resolution, spec.action_dim, settings, str(world.tokenizer.device))
-    low, high = action_range(world)
+    taken = Taken(*action_range(world), world.config["discrete"])
     seen: list[Any] = []
     returns: list[float] = []
     for number in range(settings.num_rounds):
-        frames, total = _act(agent, env, settings, number, low, high)
+        frames, total = _act(agent, env, settings, number, taken)
         seen, returns = [*seen, *frames][-2000:], [*returns, total]
         if imagine:
-            _imagine(agent, world, seen, settings, number, low, high)
+            _imagine(agent, world, seen, settings, number, taken)
         agent.train(settings.updates)
     return agent, returns
 
 
-def _act(agent: Agent, env: ImageEnv, settings: Settings, number: int, low: Any, high: Any) -> tuple[list[Any], float]:
+def _act(agent: Agent, env: ImageEnv, settings: Settings, number: int, taken: Taken) -> tuple[list[Any], float]:
     """One real episode into the memory; the first is random. Its frames and its return."""
     rng = np.random.default_rng(derive(settings.seed, "mbpo", "real", number))
     frame, _ = env.reset(seed=int(rng.integers(2**31)))
     frames, total = [frame], 0.0
     for _ in range(settings.episode_steps):
-        action = agent.act(frame[None], explore=True)[0] if number else rng.uniform(-1, 1, len(low)).astype(np.float32)
-        following, reward, _, _, _ = env.step((low + high) / 2 + (high - low) / 2 * action)
+        action = (
+            agent.act(frame[None], explore=True)[0] if number else rng.uniform(-1, 1, len(taken.low)).astype(np.float32)
+        )
+        following, reward, _, _, _ = env.step(taken(action))
         agent.remember(True, frame, following, action, float(reward))
         frame, total = following, total + float(reward)
         frames.append(frame)
     return frames, total
 
 
-def _imagine(
-    agent: Agent, world: WorldModel, seen: list[Any], settings: Settings, number: int, low: Any, high: Any
-) -> None:
+def _imagine(agent: Agent, world: WorldModel, seen: list[Any], settings: Settings, number: int, taken: Taken) -> None:
     """Short roll-outs under the policy from frames that were seen, into the imagined memory."""
     rng = np.random.default_rng(derive(settings.seed, "mbpo", "imagine", number))
     context = np.stack([seen[index] for index in rng.integers(0, len(seen), settings.imagined)])
     state = world.begin(context[:, None], int(rng.integers(2**31)), frames=settings.horizon)
-    taken: list[Any] = []
+    chosen: list[Any] = []
 
     def policy(frames: Tensor, _: int) -> Tensor:
-        taken.append(agent.act(frames.cpu().numpy(), explore=True))
-        return torch.from_numpy((low + high) / 2 + (high - low) / 2 * taken[-1]).float()
+        chosen.append(agent.act(frames.cpu().numpy(), explore=True))
+        return torch.from_numpy(taken(chosen[-1])).float()
 
-    preds = world.imagine(state, policy, settings.horizon)
+    preds = world.imagine(state, policy, settings.horizon, settings.sampling)
     assert preds.rewards is not None
     frames, rewards = preds.frames.cpu().numpy(), preds.rewards.cpu().numpy()
     for row in range(settings.imagined):
         before = context[row]
         for step in range(settings.horizon):
-            agent.remember(False, before, frames[row, step], taken[step][row], float(rewards[row, step]))
+            agent.remember(False, before, frames[row, step], chosen[step][row], float(rewards[row, step]))
             before = frames[row, step]

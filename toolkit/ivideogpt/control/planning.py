@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toolkit.data.episodes.environments import ImageEnv
+from toolkit.data.episodes.environments import ImageEnv, one_hot
 from toolkit.ivideogpt.clips import Clips
 from toolkit.ivideogpt.config import Plan, TrainIVideoGPT
 from toolkit.ivideogpt.control.env import action_range
@@ -27,7 +27,6 @@ from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive
 from toolkit.show.table import Cell, Table
 from toolkit.zoo.world.model import WorldModel
-from toolkit.zoo.world.sampling import Sampling
 
 Actions = NDArray[np.float32]  # (M, K, A)
 COVERED = 0.75  # share of the squared distance to a goal image that must be covered for success
@@ -47,12 +46,18 @@ class Episode:
 
 @dataclass
 class Task:
-    """An environment to control, and the range of its actions."""
+    """An environment to control, and the range of its actions; ``discrete``: they are one-hot over so many choices."""
 
     env: ImageEnv
     low: Actions
     high: Actions
     num_context: int
+    discrete: int | None = None
+
+    def rows(self, actions: NDArray[Any]) -> Actions:
+        """The action rows that are carried out for ``actions`` (..., A) in [-1, 1]."""
+        middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        return one_hot((middle + half * actions).astype(np.float32), self.discrete)
 
 
 def plan(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -> None:
@@ -61,7 +66,7 @@ def plan(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -> N
     Raises UserError when the data comes from no simulator that is here.
     """
     settings, env = config.plan, clips.dataset.make_env()
-    task = Task(env, *action_range(world), config.context_length)
+    task = Task(env, *action_range(world), config.context_length, world.config["discrete"])
     rows: list[list[Cell]] = []
     for name in settings.planners:
         progress.say(f"plan: {name}, {settings.num_episodes} episodes")
@@ -80,7 +85,8 @@ def _learner(world: WorldModel, clips: Clips, config: TrainIVideoGPT, planner: s
     """The agent that ``mbpo`` learns in reality and imagination, or ``sac`` in reality alone."""
     if planner not in ("mbpo", "sac"):
         return None
-    sizes = Settings(config.plan.num_rounds, config.plan.num_steps, horizon=config.plan.horizon, seed=config.seed)
+    keys, how = config.plan, sampling_of(config)
+    sizes = Settings(keys.num_rounds, keys.num_steps, horizon=keys.horizon, seed=config.seed, sampling=how)
     return learn(world, clips.dataset.make_env(), sizes, imagine=planner == "mbpo")[0]
 
 
@@ -104,8 +110,7 @@ def control(
             score = _scorer(world, task, config, planner, start, taken, seen, goal)
             sequence = search(score, task, settings, rng, planner)
         else:
-            half = (task.high - task.low) / 2
-            sequence = (task.low + half + half * agent.act(seen[-1][None], explore=False)).astype(np.float32)
+            sequence = task.rows(agent.act(seen[-1][None], explore=False))
         for action in sequence[: min(settings.replan_every, settings.num_steps - len(taken))]:
             frame, reward, _, _, info = task.env.step(action)
             seen, rewards = [*seen[1:], frame], [*rewards, float(reward)]
@@ -120,10 +125,10 @@ def control(
 def goal_image(task: Task, start: int, settings: Plan) -> NDArray[np.uint8]:
     """What is seen after ``horizon`` steps in a hidden random direction: a goal that can be reached."""
     rng = np.random.default_rng(derive(start, "goal"))
-    direction = rng.uniform(task.low, task.high)
+    direction = one_hot(rng.uniform(task.low, task.high).astype(np.float32), task.discrete)
     task.env.reset(seed=start)
     for _ in range(settings.horizon):
-        frame = task.env.step(direction.astype(np.float32))[0]
+        frame = task.env.step(direction)[0]
     return frame
 
 
@@ -134,10 +139,9 @@ def _distance(frame: NDArray[np.uint8], goal: NDArray[np.uint8]) -> float:
 
 def search(score: Score | None, task: Task, settings: Plan, rng: np.random.Generator, planner: str) -> Actions:
     """The best action sequence found, (K, A). ``shooting`` draws all candidates at once, ``cem`` refines them."""
-    middle, half = (task.high + task.low) / 2, (task.high - task.low) / 2
-    shape = (settings.num_candidates, settings.horizon, len(middle))
+    shape = (settings.num_candidates, settings.horizon, len(task.low))
     if score is None:
-        return (middle + half * rng.uniform(-1, 1, shape[1:])).astype(np.float32)
+        return task.rows(rng.uniform(-1, 1, shape[1:]))
     mean, std = np.zeros(shape[1:]), np.full(shape[1:], settings.action_std)
     iterations = settings.num_iterations if planner != "shooting" else 1
     num = settings.num_candidates * (1 if planner != "shooting" else settings.num_iterations)  # as many calls in all
@@ -148,12 +152,12 @@ def search(score: Score | None, task: Task, settings: Plan, rng: np.random.Gener
             size=(num, 1, shape[2])
         )  # sequences that keep a direction explore further
         candidates = np.clip(mean + std * noise, -1, 1)
-        scores = score((middle + half * candidates).astype(np.float32))
+        scores = score(task.rows(candidates))
         order = np.argsort(-scores)[: settings.num_elites]
         if scores[order[0]] > best_score:
             best, best_score = candidates[order[0]], scores[order[0]]
         mean, std = candidates[order].mean(0), candidates[order].std(0) + 0.05
-    return (middle + half * best).astype(np.float32)
+    return task.rows(best)
 
 
 def _scorer(
@@ -174,8 +178,7 @@ def _scorer(
     state = world.begin(context, derive(config.seed, "plan", start, len(taken)) % 2**31, frames=config.plan.horizon)
 
     def score(candidates: Actions) -> NDArray[np.float64]:
-        how: Sampling | str = sampling_of(config)
-        preds = world.rollout(state.fork(len(candidates)), candidates, how)
+        preds = world.rollout(state.fork(len(candidates)), candidates, sampling_of(config))
         if goal is None:
             assert preds.rewards is not None
             return preds.rewards.sum(1).double().cpu().numpy()

@@ -15,15 +15,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from toolkit.data.episodes.environments import NAMED, ImageEnv, find
+from toolkit.data.episodes.environments import NAMED, ImageEnv, find, one_hot
 from toolkit.data.episodes.episode import EpisodeSpec, read_episode
 from toolkit.errors import UserError
 from toolkit.ivideogpt.build import load_world
+from toolkit.ivideogpt.control.env import action_range
 from toolkit.ivideogpt.control.packed import unpack
 from toolkit.runs.reading import read_record
 from toolkit.zoo.world.model import WorldModel
@@ -32,6 +34,8 @@ from toolkit.zoo.world.state import State
 HOST = "127.0.0.1"
 SHIPPED = Path(__file__).parents[1] / "weights" / "push.safetensors"
 MOST_BODY = 10_000  # bytes of a request
+MOST_STARTS = 2**31  # worlds of a simulator
+WAIT_S = 10  # for the next bytes of a request
 KEYS = {  # by environment: which action the right and down arrows raise
     "push_sprite": (0, 1),
     "pusht": (0, 1),
@@ -44,32 +48,39 @@ class Game:
 
     def __init__(self, world: WorldModel, env_name: str | None, env: ImageEnv | None, starts: NDArray[np.uint8] | None):
         self.world, self.env_name, self.env, self.starts = world, env_name, env, starts
-        self.state: State
+        self.state: State | None = None
         self.t = 0
         self.lock = threading.Lock()
 
     def info(self) -> dict[str, Any]:
         """What the page needs to draw its controls."""
-        spec, config = self.world.spec, self.world.config
-        low, high = (config[f"action_{name}"] for name in ("low", "high"))
+        spec = self.world.spec
+        low, high = action_range(self.world)
         right, down = KEYS.get(self.env_name or "", (0, min(1, spec.action_dim - 1)))
         return {
             "resolution": spec.resolution,
-            "low": low or [-1.0] * spec.action_dim,
-            "high": high or [1.0] * spec.action_dim,
+            "low": low.tolist(),
+            "high": high.tolist(),
+            "discrete": self.world.config["discrete"],
             "right": right,
             "down": down,
             "truth": self.env is not None,
             "max_future": spec.max_future,
-            "num_starts": 2**31 if self.starts is None else len(self.starts),
+            "num_starts": self.num_starts,
         }
+
+    @property
+    def num_starts(self) -> int:
+        """Starts are 0 .. ``num_starts`` - 1."""
+        return MOST_STARTS if self.starts is None else len(self.starts)
 
     def reset(self, start: int, seed: int) -> dict[str, Any]:
         """Begin at a start (a seed of the simulator, or a number among the contexts) with luck ``seed``."""
+        for name, value, most in (("start", start, self.num_starts), ("seed", seed, 2**63)):
+            if not 0 <= value < most:
+                raise UserError(f"{name}={value}: there are 0..{most - 1}")
         if self.env is None:
             assert self.starts is not None
-            if not 0 <= start < len(self.starts):
-                raise UserError(f"start={start}: there are 0..{len(self.starts) - 1}")
             context = self.starts[start]
         else:
             frame, _ = self.env.reset(seed=start)
@@ -80,13 +91,18 @@ class Game:
 
     def step(self, action: list[float]) -> dict[str, Any]:
         """One frame further."""
-        row = np.asarray(action, np.float32)
-        self.state, pred = self.world.step(self.state, row[None], on_overflow="recontext")
+        if self.state is None:
+            raise UserError("no world yet: /reset comes before /step")
+        wanted = np.asarray(action, np.float64)
+        if not np.isfinite(wanted).all():
+            raise UserError("action: holds values that are not finite")
+        rows = one_hot(wanted[None], self.world.config["discrete"])
+        self.state, pred = self.world.step(self.state, rows, on_overflow="recontext")
         self.t += 1
         return {
             "t": self.t,
             "frame": _png(pred.frame[0].cpu().numpy()),
-            "truth": _png(self.env.step(row)[0]) if self.env else None,
+            "truth": _png(self.env.step(rows[0].astype(np.float32))[0]) if self.env else None,
             "reward": None if pred.reward is None else float(pred.reward[0]),
             "entropy": float(pred.entropy[0]),
             "recontextualised": pred.recontextualised,
@@ -103,6 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     """GET / and /info, POST /reset and /step; everything else is refused."""
 
     game: Game
+    timeout = WAIT_S
 
     def do_GET(self) -> None:
         if not self._trusted():
@@ -120,8 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             length = int(self.headers.get("Content-Length") or 0)
-            if length > MOST_BODY:
-                raise ValueError("too long")
+            if not 0 <= length <= MOST_BODY:
+                raise ValueError(f"Content-Length: {length}: expected 0..{MOST_BODY} bytes")
             body = json.loads(self.rfile.read(length))
             with self.game.lock:
                 if self.path == "/reset":
@@ -131,7 +148,13 @@ class _Handler(BaseHTTPRequestHandler):
                 else:
                     self._json(HTTPStatus.NOT_FOUND, {"error": f"{self.path}: no such page"})
                     return
-        except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except TimeoutError:
+            self._json(HTTPStatus.REQUEST_TIMEOUT, {"error": f"nothing came for {self.timeout} seconds"})
+            return
+        except RecursionError:
+            self._json(HTTPStatus.BAD_REQUEST, {"error": "nested too deeply"})
+            return
+        except (UserError, ValueError, KeyError, TypeError, OverflowError) as error:
             self._json(HTTPStatus.BAD_REQUEST, {"error": " ".join(str(error).split())})
             return
         self._json(HTTPStatus.OK, answer)
@@ -175,7 +198,7 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     env_name, options = _simulator(Path(folder))
     if episodes is not None:
         return Game(world, env_name, None, _starts(Path(episodes), world))
-    if env_name not in NAMED:
+    if env_name is None or not (env_name in NAMED or env_name in gymnasium.registry):
         raise UserError(
             f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
         )

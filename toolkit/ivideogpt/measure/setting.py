@@ -43,7 +43,7 @@ class Setting:
         return self.config.context_length
 
     @property
-    def sampling(self) -> Sampling | str:
+    def sampling(self) -> Sampling | str | None:
         """How tokens are drawn."""
         return sampling_of(self.config)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,14 @@ class WorldModel(nn.Module, PushToHubMixin):
         tokenizer, transformer: see there. They are put into eval mode.
         action_low, action_high: range of every action dimension in the training data, for spaces and planners.
         goal_conditioned: the first context frame is the goal; a new context keeps it.
+        sampling: how frames are drawn where ``step`` is not told otherwise; a ``Sampling``, its fields, "greedy", or
+            None as the paper samples. It is kept in ``config.json``; folders without it mean None.
+        discrete: an action is one-hot over so many choices (one after the other where frames are skipped); None: it is
+            a vector of numbers.
 
     Raises:
-        UserError: the transformer speaks another vocabulary, or was bound to another tokenizer.
+        UserError: the transformer speaks another vocabulary, or was bound to another tokenizer; a setting that does
+            not fit.
     """
 
     def __init__(
@@ -46,12 +51,17 @@ class WorldModel(nn.Module, PushToHubMixin):
         action_low: Sequence[float] | None = None,
         action_high: Sequence[float] | None = None,
         goal_conditioned: bool = False,
+        sampling: Sampling | dict[str, Any] | str | None = None,
+        discrete: int | None = None,
     ):
         super().__init__()
         _check_pair(tokenizer, transformer)
         for name, bound in (("action_low", action_low), ("action_high", action_high)):
             if bound is not None and len(bound) != transformer.action_dim:
                 raise UserError(f"{name}: {len(bound)} numbers, the actions have {transformer.action_dim}")
+        if discrete is not None and (discrete < 1 or transformer.action_dim % discrete):
+            raise UserError(f"discrete={discrete}: does not divide the {transformer.action_dim} numbers of an action")
+        self.sampling = as_sampling(Sampling(**sampling) if isinstance(sampling, dict) else sampling)
         self.tokenizer, self.transformer = tokenizer, transformer
         self.dynamics = Dynamics(transformer, tokenizer.layout)
         self.config: dict[str, Any] = {
@@ -59,6 +69,8 @@ class WorldModel(nn.Module, PushToHubMixin):
             "action_low": None if action_low is None else [float(one) for one in action_low],
             "action_high": None if action_high is None else [float(one) for one in action_high],
             "goal_conditioned": goal_conditioned,
+            "sampling": None if sampling is None else asdict(self.sampling),
+            "discrete": discrete,
         }
         self.eval()
         self.requires_grad_(False)
@@ -110,7 +122,7 @@ class WorldModel(nn.Module, PushToHubMixin):
         Args:
             state: stays valid; it can be stepped again with another action.
             action: None for an action-free model.
-            sampling: None samples as the paper does, "greedy", or a ``Sampling``.
+            sampling: None samples as the model says, "greedy", or a ``Sampling``.
             on_overflow: where ``max_future`` frames are exceeded: "raise", or "recontext" to go on from the last T0
                 frames (lossy; recorded in ``Pred.recontextualised``).
 
@@ -119,7 +131,7 @@ class WorldModel(nn.Module, PushToHubMixin):
         """
         actions = None if action is None else torch.as_tensor(action)[:, None]
         rows = self._check_actions(actions, len(state), 1)
-        return self._step(state, None if rows is None else rows[:, 0], as_sampling(sampling), on_overflow)
+        return self._step(state, None if rows is None else rows[:, 0], self._how(sampling), on_overflow)
 
     @torch.no_grad()
     def rollout(
@@ -155,7 +167,7 @@ class WorldModel(nn.Module, PushToHubMixin):
         if num_frames < 1:
             raise UserError(f"num_frames={num_frames}: must be at least 1")
         self._check_horizon(state, num_frames, on_overflow)
-        preds, actions, how = [], [], as_sampling(sampling)
+        preds, actions, how = [], [], self._how(sampling)
         for t in range(num_frames):
             action = policy(state.observation, t)
             taken = self._check_actions(None if action is None else torch.as_tensor(action)[:, None], len(state), 1)
@@ -197,6 +209,9 @@ class WorldModel(nn.Module, PushToHubMixin):
     def from_pretrained(cls, source: str | Path) -> WorldModel:
         """Such a folder, or one of the release (without ``config.json``). Raises UserError naming what is wrong."""
         return read_world_model(Path(source))
+
+    def _how(self, sampling: Sampling | str | None) -> Sampling:
+        return self.sampling if sampling is None else as_sampling(sampling)
 
     # -- one frame ---------------------------------------------------------------------------------------------------
 
@@ -241,7 +256,7 @@ class WorldModel(nn.Module, PushToHubMixin):
             return None
         actions = actions.to(self._device, self.transformer.action_linear.weight.dtype)
         if not actions.isfinite().all():
-            raise UserError("actions: hold values that are not finite")
+            raise UserError(f"actions: hold values that are not finite in {str(actions.dtype).removeprefix('torch.')}")
         return actions
 
     def _check_horizon(self, state: State, num_frames: int, on_overflow: str) -> None:
