@@ -115,7 +115,8 @@ def test_a_launcher_s_own_handler_is_called_when_the_run_is_closed(toy, monkeypa
     def requeue(number, frame):
         seen.append((number, record("one")["status"], len(list((toy / "one/checkpoints/train").iterdir()))))
 
-    monkeypatch.setattr(job.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGUSR2))
+    once = iter([signal.SIGUSR2])  # a second one, a slow step later, would not wait for the checkpoint
+    monkeypatch.setattr(job.time, "sleep", lambda _: [os.kill(os.getpid(), number) for number in once])
     before = signal.signal(signal.SIGUSR2, requeue)
     try:
         assert run_here("hydra.run.dir=one") == 140
