@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,7 +117,8 @@ def test_a_launcher_s_own_handler_is_called_when_the_run_is_closed(toy, monkeypa
         seen.append((number, record("one")["status"], len(list((toy / "one/checkpoints/train").iterdir()))))
 
     once = iter([signal.SIGUSR2])  # a second one, a slow step later, would not wait for the checkpoint
-    monkeypatch.setattr(job.time, "sleep", lambda _: [os.kill(os.getpid(), number) for number in once])
+    step = SimpleNamespace(sleep=lambda _: [os.kill(os.getpid(), number) for number in once])
+    monkeypatch.setattr(job, "time", step)  # of the job alone: others sleep before its first step
     before = signal.signal(signal.SIGUSR2, requeue)
     try:
         assert run_here("hydra.run.dir=one") == 140
