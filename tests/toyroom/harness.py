@@ -91,6 +91,7 @@ def _child(command: str, words: list[str], folder: str, env: dict[str, str], fil
     import resource
 
     os.chdir(folder)
+    os.environ.pop("TOOLKIT_CONF", None)  # of the test that started the server that forks
     os.environ.update(env)
     with open("output.txt", "ab", buffering=0) as output:
         os.dup2(output.fileno(), 1)
