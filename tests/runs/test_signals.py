@@ -10,7 +10,7 @@ import pytest
 
 from tests.toyroom.harness import finish, record, result, run_here, start
 from toolkit.errors import Interrupted
-from toolkit.runs.signals import PATIENCE_S, deferred, raising
+from toolkit.runs.signals import PATIENCE_S, deferred, hand_on, raising
 
 
 def wait_for(path, timeout_s=60):
@@ -135,3 +135,22 @@ def test_a_signal_that_a_library_swallowed_is_obeyed_at_the_next_step():
             assert caught == [signal.SIGTERM]
     with raising(), deferred() as caught:
         assert caught == []
+
+
+def test_a_run_after_an_interrupted_one_hands_on_to_the_handler_that_was_there_first():
+    def mine(number, frame):
+        seen.append(number)
+
+    seen = []
+    before = signal.signal(signal.SIGUSR1, mine)
+    try:
+        for _ in range(2):
+            with pytest.raises(Interrupted), raising():
+                os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(PATIENCE_S + 0.1)
+        with raising():
+            hand_on(128 + signal.SIGUSR1)
+            assert seen == [signal.SIGUSR1]
+        assert signal.getsignal(signal.SIGUSR1) is mine
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -94,6 +94,7 @@ def _again_after(moment_s: float, old: Any) -> Any:
             signal.signal(number, old)
             signal.raise_signal(number)
 
+    handler.old = old  # type: ignore[attr-defined]
     return handler
 
 
@@ -115,6 +116,7 @@ def _handlers(handler: Any) -> Iterator[None]:
 def _replaceable() -> dict[int, Any]:
     """The handlers that we may replace: not what nohup ignores, nor one that Python cannot put back (None)."""
     found = {number: signal.getsignal(number) for number in STOPS}
+    found = {number: getattr(old, "old", old) for number, old in found.items()}  # of the run before in this process
     always = (signal.SIGINT, signal.SIGTERM)
     kept = {number for number, old in found.items() if old is None or (old == signal.SIG_IGN and number not in always)}
     return {number: old for number, old in found.items() if number not in kept}
