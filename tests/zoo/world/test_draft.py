@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -94,4 +96,6 @@ def test_drafting_is_for_one_row_of_a_large_network_on_a_cpu(monkeypatch):
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     assert not draft_pays(llm, 1)
     monkeypatch.setattr(world_draft, "LEAST_WEIGHTS", 1000)
-    assert draft_pays(llm, 1) and not draft_pays(llm, 2) and not draft_pays(llm.double(), 1)
+    assert draft_pays(llm, 1) and not draft_pays(llm, 2) and not draft_pays(copy.deepcopy(llm).double(), 1)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    assert not draft_pays(llm, 1)
