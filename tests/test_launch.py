@@ -1,7 +1,5 @@
 """Bad input to a job command: exit code 2, one line that names the key, nothing left on disk."""
 
-import os
-import subprocess
 import sys
 
 import pytest
@@ -159,19 +157,7 @@ def test_a_folder_of_ones_own_presets(toy):
 
 def test_the_root_logger_and_argv_are_given_back(toy):
     import logging
-    import sys
 
     before = (logging.getLogger().handlers[:], logging.getLogger().level, sys.argv[:])
     run_here("optim.num_steps=1")
     assert (logging.getLogger().handlers, logging.getLogger().level, sys.argv) == before
-
-
-@pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_threads_that_wait_leave_the_cores_to_others_unless_the_user_says_otherwise(toy, given):
-    """Two threads beside a busy process spent three times the processor time when they spun at every barrier."""
-    code = "import os\nfrom toolkit.launch import launch\nlaunch('train-disco', ['--cfg', 'job'])\n"
-    code += "print('policy', os.environ['OMP_WAIT_POLICY'])"
-    kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment = kept | ({"OMP_WAIT_POLICY": given} if given else {}) | {"TOOLKIT_CONF": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"policy {given or 'PASSIVE'}"

@@ -24,7 +24,7 @@ from toolkit.configs import check_preset, compose, is_config_error, one_line, re
 from toolkit.errors import Interrupted, UserError
 from toolkit.one_job import Ending
 from toolkit.paths import conf_dir
-from toolkit.runs import output
+from toolkit.runs import output, threads
 from toolkit.runs.output import complain, tell
 
 
@@ -35,7 +35,7 @@ def launch(command_name: str, arguments: list[str]) -> int:
 
 def launched(command_name: str, arguments: list[str]) -> Ending:
     """:func:`launch`, for who wants to know more than the exit code."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: waiting threads sleep, not spin
+    threads.before_torch()
     one_job.last = Ending()
     with output.lossy():
         one_job.last.exit_code = _launch(command_name, arguments)

@@ -63,7 +63,8 @@ class Job:
     command: its name; a preset says it too, so that another command can refuse the preset. seed: decides every random
     number; on a CPU the same seed reproduces a run to the bit. device: where networks run; ``auto`` takes a GPU where
     there is one. precision: of the arithmetic; ``bf16`` computes with 16 bits and keeps weights at 32. compile: whether
-    networks go through torch.compile. num_threads: of a CPU job; None is as many as cores. num_workers: threads that
+    networks go through torch.compile. num_threads: of a CPU job; None is as many as cores are
+    free when it starts, and the same again when it goes on. num_workers: threads that
     read data ahead; they change nothing but the speed. log_every_steps: steps between two values of a curve.
     checkpoint_every_steps: steps between two checkpoints, from which an interrupted run goes on. keep_checkpoints: how
     many of the newest are kept. tracker: who else is told the curves, beside ``metrics.jsonl``.

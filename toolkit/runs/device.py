@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import logging
 import platform
 from typing import TYPE_CHECKING
 
 from toolkit.errors import UserError
+from toolkit.runs import threads
 from toolkit.runs.distributed import world_size
+from toolkit.runs.machine import cores
 from toolkit.schema import Job
 
 if TYPE_CHECKING:
@@ -15,14 +19,46 @@ if TYPE_CHECKING:
 
     from toolkit.runs.record import Run
 
+log = logging.getLogger("toolkit")
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def accelerator_of(run: Run) -> Accelerator:
-    """The Accelerator of a run, which notes its device in the record. Raises UserError as ``make_accelerator``."""
+    """The Accelerator of a run, which notes its device and its threads in the record, so that a run that is taken up
+    again computes with as many as before. Raises UserError as ``make_accelerator``."""
     accelerator = make_accelerator(run.config, run.record.get("job_number", 0))
+    if accelerator.device.type == "cpu":
+        _set_threads(run)
     run.record["device"] = str(accelerator.device)
     return accelerator
+
+
+def _set_threads(run: Run) -> None:
+    """``num_threads``, or as many as this run had, or what is free."""
+    import torch
+
+    default = _threads_of_torch()
+    chosen = threads.choose()
+    if run.config.num_threads:
+        count = run.config.num_threads
+    elif "num_threads" in run.record or run.record.get("stages"):  # older records do not say: it was torch's number
+        count = run.record.get("num_threads", default)
+    elif chosen:
+        count, why = chosen
+        if count < cores():
+            log.info("num_threads=%d: %s", count, why)
+    else:
+        count = default
+    torch.set_num_threads(count)
+    run.record["num_threads"] = count
+
+
+@functools.cache
+def _threads_of_torch() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
@@ -40,8 +76,6 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps: no Apple GPU is visible; use device=auto or device=cpu")
     keep_freed_memory()
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
     AcceleratorState._reset_state(reset_partial_state=True)  # jobs of one sweep share a process
     if config.device in ("auto", "cuda") and torch.cuda.is_available() and not torch.distributed.is_initialized():
         torch.cuda.set_device(job_number % torch.cuda.device_count())

@@ -27,7 +27,7 @@ def package_versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Platform, processor and the number of cores that this process may use."""
-    return {"platform": platform.platform(), "processor": _processor(), "cores": _cores()}
+    return {"platform": platform.platform(), "processor": _processor(), "cores": cores()}
 
 
 def git_commit() -> str | None:
@@ -50,8 +50,13 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores() -> int:
+    """How many cores this process may use: by its affinity, and by its container's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # "max 100000" where there is no quota
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(allowed, int(quota) // int(period)))
+    return allowed
 
 
 def peak_memory_mib() -> float:
