@@ -129,24 +129,29 @@ def _closed(run: Any) -> Iterator[None]:
         yield
     except BaseException as error:
         with signals.ignored():
-            if run.is_open:
-                _close(run, error)
+            kept = run.is_open and _close(run, error)
+        if isinstance(error, UserError) and kept and run.has_worked:
+            raise JobError(str(error)) from error  # there is work in the folder: not "nothing was started"
         raise
     with signals.ignored():
         run.close("done")
 
 
-def _close(run: Any, error: BaseException) -> None:
+def _close(run: Any, error: BaseException) -> bool:
+    """Whether there is anything to keep in the folder."""
     if run.record["status"] == "done":  # what went wrong was only said about it
         run.close("done")
     elif isinstance(error, Interrupted):
         run.close("interrupted")
-    elif not isinstance(error, UserError) or not run.take_back():
+    elif isinstance(error, UserError) and run.take_back():
+        return False
+    else:
         expected = isinstance(error, (UserError, JobError)) or _is_full_disk(error)
         _close_failed(run, str(error) if expected else f"{type(error).__name__}: {error}")
         if not expected and run.dir.exists():
             with open(run.dir / "run.log", "a") as file:
                 file.write(traceback.format_exc())
+    return True
 
 
 def _close_failed(run: Any, message: str) -> None:

@@ -8,7 +8,7 @@ from toolkit import data
 from toolkit.data.config import Data
 from toolkit.data.images import toys
 from toolkit.data.images.pixels import pool_to, resize, to_channels
-from toolkit.data.sets import MemorySplit, fixed_subset, hold_out
+from toolkit.data.sets import MemorySplit, fixed_subset, hold_out, hold_out_named
 from toolkit.errors import UserError
 
 
@@ -122,3 +122,15 @@ def test_a_stand_in_has_the_shape_of_a_set_whose_folder_is_absent():
     assert data.stand_in(Data(name="folder", size_px=32, channels=1)).shape == (1, 32, 32)
     with pytest.raises(UserError, match=r"data\.size_px: data\.name=folder without data\.path needs it"):
         data.stand_in(Data(name="folder"))
+
+
+def test_hold_out_by_name_takes_the_share_and_leaves_a_class_on_both_sides():
+    names = [f"{number}.png" for number in range(4000)]
+    kept, held_out = hold_out_named(names, None, 0.1, "test")
+    assert 340 < len(held_out) < 460 and len(kept) + len(held_out) == 4000 and not set(kept) & set(held_out)
+    assert set(held_out) != set(hold_out_named(names, None, 0.1, "valid")[1])
+    labels = np.repeat(np.arange(50), 2)  # two items each: one on either side
+    kept, held_out = hold_out_named(names[:100], labels, 0.01, "test")
+    assert labels[held_out].tolist() == labels[kept].tolist() == list(range(50))
+    with pytest.raises(UserError, match="1 items are too few to hold out a test split"):
+        hold_out_named(["one"], None, 0.5, "test")

@@ -59,3 +59,23 @@ def test_a_later_stage_is_added_to_a_finished_one(toy):
     run_here("hydra.run.dir=parts")
     assert record("parts")["metrics"] == record("all")["metrics"]
     assert result("parts") == result("all")
+
+
+def test_data_that_cannot_be_read_in_the_middle_cost_no_step(toy, capfd):
+    assert run_here("data_path=.", "hydra.run.dir=whole") == 0
+    (toy / "bad_7").touch()
+    assert run_here("data_path=.", "checkpoint_every_steps=1000", "hydra.run.dir=one") == 1
+    assert capfd.readouterr().err.strip().splitlines()[-1] == "toolkit: error: bad_7: cannot be read"
+    saved = record("one")
+    assert saved["status"] == "failed" and saved["error"] == "bad_7: cannot be read"
+    assert [path.name[:14] for path in (toy / "one/checkpoints/train").iterdir()] == ["step-000000007"]
+    (toy / "bad_7").unlink()
+    assert run_here("data_path=.", "checkpoint_every_steps=1000", "hydra.run.dir=one") == 0
+    assert "resuming after step 7 of" in capfd.readouterr().err
+    assert result("one") == result("whole")
+
+
+def test_data_that_cannot_be_read_at_the_first_step_leave_nothing(toy):
+    (toy / "bad_0").touch()
+    assert run_here("data_path=.", "hydra.run.dir=one") == 2
+    assert not (toy / "one").exists()

@@ -37,7 +37,9 @@ def _train(config: TrainToy, run: Run) -> None:
     ballast = Values(numbers=torch.zeros(config.ballast))
     state = {"model": model, "optimizer": optimizer, "ballast": ballast}
     loop = Loop(run, "train", config.optim.num_steps, state=state)
-    for _ in loop:
+    for step in loop:
+        if config.data_path and (bad := Path(config.data_path) / f"bad_{step}").exists():
+            raise UserError(f"{bad}: cannot be read")
         x = torch.rand(config.optim.batch_size, 1) * 6
         loss = (trained(x) - config.amplitude * x.sin()).square().mean()
         accelerator.backward(loss)

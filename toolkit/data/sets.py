@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ class Split(Protocol):
     def fingerprint(self) -> str:
         """A hash of the content, the key of what is computed from it once."""
 
+    def identity(self) -> str:
+        """16 hex digits that tell whether it holds what it held before, wherever it lies now."""
+
 
 class MemorySplit:
     """A split held in memory: ``values`` uint8 (n, C, H, W), or float32 (n, d) handed out as they are."""
@@ -70,6 +73,9 @@ class MemorySplit:
         digest.update(b"" if self.labels is None else self.labels.tobytes())
         return digest.hexdigest()
 
+    def identity(self) -> str:
+        return self.fingerprint()[:16]
+
 
 @dataclass
 class Dataset:
@@ -93,6 +99,11 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of an image or (d,) of a point."""
         return self.train.shape
+
+    def contents(self) -> dict[str, dict[str, Any]]:
+        """How many items each split has and their identity, for the record of a run."""
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {name: {"items": len(part), "identity": part.identity()} for name, part in parts.items()}
 
     @cached_property
     def sigma_data(self) -> float:
@@ -136,6 +147,33 @@ def hold_out(
     if not (len(kept) and len(held_out)):
         raise UserError(f"data: {num_items} items are too few to hold out a {name} split of {fraction:g}")
     return kept, held_out
+
+
+def hold_out_named(
+    names: Sequence[str], labels: np.ndarray | None, fraction: float, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (kept, held out), each sorted, of items known by ``names`` (n,), such as paths inside a folder.
+
+    An item is held out by a hash of its own name, so that what else is added to the set or taken from it moves no item
+    to the other side. Only where a class (``labels`` (n,)) of two items or more would be wholly on one side, the item
+    whose hash is nearest changes it. Raises UserError when nothing would be left on a side.
+    """
+    drawn = np.array([_uniform_of(f"{split}\0{name}") for name in names])
+    is_held = drawn < fraction
+    groups = [np.arange(len(names))] if labels is None else [np.flatnonzero(labels == one) for one in np.unique(labels)]
+    for group in groups:
+        if len(group) > 1 and not is_held[group].any():
+            is_held[group[drawn[group].argmin()]] = True
+        if is_held[group].all():
+            is_held[group[drawn[group].argmax()]] = False
+    if is_held.all() or not is_held.any():
+        raise UserError(f"data: {len(names)} items are too few to hold out a {split} split of {fraction:g}")
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def _uniform_of(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
 
 
 def limit_train(indices: np.ndarray, num_train: int | None) -> np.ndarray:

@@ -39,7 +39,10 @@ LEAST_TEST_ITEMS = 10  # scores by neighbours need a few
 
 def main(config: TrainDisco, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
-    dataset = load_data(config)
+    only_samples = all(name == "sample" or run.stage_done(name) for name in config.stages())
+    dataset: Any = data_for_samples(config, run) if only_samples else load_data(config)
+    if dataset is not None and (not only_samples or config.model is None):
+        _keep_data(run, config, dataset)
     accelerator = accelerator_of(run)
     stages = {
         "denoiser": lambda: _train_denoiser(run, config, dataset, accelerator, "denoiser"),
@@ -61,6 +64,45 @@ def _objective(metrics: dict[str, float], budget: int) -> float | None:
     """What an optimising sweeper minimises: the distance of our samples at the largest budget, where measured."""
     keys = (f"quality.{distance}.ours.nfe_{budget}" for distance in ("frechet", "energy"))
     return next((metrics[key] for key in keys if key in metrics), None)
+
+
+def data_for_samples(config: TrainDisco, run: Run) -> data.Dataset | None:
+    """The data set whose images stand beside the samples: the one asked for, else what ``model`` learned from.
+
+    None where it cannot be read, which is said: a trained model needs no images to sample.
+    """
+    asked_for = any(word.startswith(("data=", "data.")) for word in run.record["overrides"])
+    wanted = config if asked_for else dataclasses.replace(config, data=_data_of_model(config) or config.data)
+    try:
+        return load_data(wanted)
+    except UserError as error:
+        progress.say(f"no real images beside the samples: {error}")
+        return None
+
+
+def _data_of_model(config: TrainDisco) -> Any:
+    """What ``model`` was trained on, where its record says so."""
+    record = read_record(config.model) if config.model else None
+    known = (record or {}).get("config", {}).get("data", {})
+    names = {item.name for item in dataclasses.fields(config.data)}
+    return type(config.data)(**known) if known and set(known) <= names else None
+
+
+def _keep_data(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
+    """Hold the data set against what this run began with, and tell what differs from what ``model`` learned from.
+
+    Raises UserError where the run's own has changed.
+    """
+    if "data" not in run.record and run.record["stages"] and config.data.path:
+        progress.say(
+            f"{run.dir}: began when files were held out otherwise; some that are held out now may have been trained on"
+        )
+    contents = dataset.contents()
+    run.keep_data(contents)
+    learned = (read_record(config.model) or {}).get("data") if config.model else None
+    if learned and learned != contents:
+        told = [f"{name} {learned[name]['items']} -> {contents[name]['items']}" for name in contents]
+        progress.say(f"model={config.model}: learned from other data than these ({', '.join(told)} items)")
 
 
 def load_data(config: TrainDisco) -> data.Dataset:
@@ -218,16 +260,25 @@ def _train_prior(run: Run, config: TrainDisco, dataset: data.Dataset, accelerato
 # -- samples and measures --------------------------------------------------------------------------------------------
 
 
-def _sample(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator) -> None:
-    """Samples of ours and of the baseline from the same noise, as pictures and as tensors."""
+def _sample(run: Run, config: TrainDisco, dataset: data.Dataset | None, accelerator: Accelerator) -> None:
+    """Samples of ours and of the baseline from the same noise, as pictures and as tensors; real ones where there are.
+
+    Raises UserError where the encoder's latents of real images are asked for and there are none.
+    """
     if rank() != 0:
         return
     from safetensors.torch import save_file
 
     parts = _trained(run, config, dataset).to(accelerator.device)
     num, rng = config.sampling.num_samples, generator(config.seed, "sample", device=accelerator.device)
-    labels = _sample_labels(dataset, num, accelerator.device)
-    source = _oracle_data(dataset, num, accelerator.device) if config.sampling.latents == "oracle" else None
+    labels = _sample_labels(parts.denoiser.num_classes, num, accelerator.device)
+    source = None
+    if config.sampling.latents == "oracle":
+        if dataset is None:
+            raise UserError(
+                "sampling.latents=oracle: encodes real images, and there are none; use sampling.latents=prior"
+            )
+        source = _oracle_data(dataset, num, accelerator.device)
     latents = draw_latents(parts, num, config.sampling, rng, class_labels=labels, data=source)
     drawn: dict[str, torch.Tensor] = {}
     for name, denoiser in (("ours", parts.denoiser), ("baseline", parts.baseline)):
@@ -236,17 +287,19 @@ def _sample(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Ac
             z = latents if name == "ours" else None
             drawn[name], evaluations = draw_samples(denoiser, z, num, config.sampling, noise, labels)
             run.record.setdefault("evaluations_per_sample", {})[name] = evaluations
-    real, _ = dataset.test.all(num)
-    _draw_pictures(run, drawn | {"real": real}, latents)
+    real = {} if dataset is None else {"real": dataset.test.all(num)[0]}
+    _draw_pictures(run, drawn | real, latents)
     tensors = {name: x.cpu().contiguous() for name, x in drawn.items()}
     if latents is not None:
         tensors["latents"] = latents.cpu().contiguous()
     save_file(tensors, run.path("samples", "samples.safetensors"))
 
 
-def _trained(run: Run, config: TrainDisco, dataset: data.Dataset) -> Parts:
+def _trained(run: Run, config: TrainDisco, dataset: data.Dataset | None) -> Parts:
     """The artefact of this run, or of ``config.model``. Raises UserError where that was trained on other data."""
     parts = load_parts(config.model or run.dir)
+    if dataset is None:
+        return parts
     if tuple(parts.denoiser.shape) != tuple(dataset.shape) or parts.denoiser.num_classes != dataset.num_classes:
         trained = (read_record(config.model or run.dir) or {}).get("config", {}).get("data", {})
         raise UserError(
@@ -257,9 +310,9 @@ def _trained(run: Run, config: TrainDisco, dataset: data.Dataset) -> Parts:
     return parts
 
 
-def _sample_labels(dataset: data.Dataset, num: int, device: torch.device) -> torch.Tensor | None:
+def _sample_labels(num_classes: int, num: int, device: torch.device) -> torch.Tensor | None:
     """Every class in turn; None for an unconditional model."""
-    return torch.arange(num, device=device) % dataset.num_classes if dataset.num_classes else None
+    return torch.arange(num, device=device) % num_classes if num_classes else None
 
 
 def _oracle_data(dataset: data.Dataset, num: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -270,7 +323,7 @@ def _oracle_data(dataset: data.Dataset, num: int, device: torch.device) -> tuple
 
 
 def _draw_pictures(run: Run, drawn: dict[str, torch.Tensor], latents: torch.Tensor | None) -> None:
-    if drawn["real"].dim() == 2:
+    if drawn["ours"].dim() == 2:
         colours = None if latents is None or latents.is_floating_point() else latents[:, 0].cpu().numpy()
         for name, points in drawn.items():
             figures.scatter(run.path("samples", f"{name}.png"), points.cpu(), colours if name == "ours" else None)

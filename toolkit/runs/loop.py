@@ -7,6 +7,7 @@ equal the uninterrupted run bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -67,6 +68,8 @@ class Loop:
         self.stop_early = False
         self.folder = run.dir / "checkpoints" / stage
         self._pending: dict[str, list[Any]] = {}
+        self._is_touched = False
+        self._watch_optimizers()
 
     def log(self, **scalars: Any) -> None:
         """Remember this step's scalars; a mean over the window is written to metrics.jsonl."""
@@ -79,8 +82,14 @@ class Loop:
         with signals.deferred() as caught, progress.bar(self.stage, self.step, self.num_steps) as show:
             while self.step < self.num_steps and not self.stop_early:
                 seed_all(config.seed, self.stage, 0 if self.replicated else rank(), self.step)
-                yield self.step
+                self._is_touched = False
+                try:
+                    yield self.step
+                except GeneratorExit:  # the body raised, or left the loop
+                    self._rescue()
+                    raise
                 self.step += 1
+                self.run.has_worked = True
                 last = self.step == self.num_steps or self.stop_early
                 if last or self.step % config.log_every_steps == 0:
                     self._write_log(show)
@@ -125,6 +134,26 @@ class Loop:
             good = checkpoint.newest_good(self.folder)
             kept = f"the last good checkpoint is {good}" if good else "no checkpoint was written before it"
             raise JobError(f"{self.stage}: {name} is {value} at step {step}; stopped ({kept}); try a smaller optim.lr")
+
+    def _watch_optimizers(self) -> None:
+        """Note when an optimizer begins to change what it trains."""
+
+        def touch(*_: Any) -> None:
+            self._is_touched = True
+
+        for item in self.state.values():
+            optimizer = getattr(item, "optimizer", item)
+            if isinstance(optimizer, torch.optim.Optimizer):
+                optimizer.register_step_pre_hook(touch)
+
+    def _rescue(self) -> None:
+        """Keep the steps since the last checkpoint where the step that fails has changed nothing yet (bad data, say).
+
+        On one process only: the others would wait for each other.
+        """
+        if world_size() == 1 and self.step and not self._is_touched:
+            with contextlib.suppress(JobError, OSError):  # what went wrong first is what is said
+                self._save()
 
     def _save(self) -> None:
         pending = gather(dict(self._flush()))

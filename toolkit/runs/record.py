@@ -40,6 +40,7 @@ class Run:
         self.record: dict[str, Any] = {}
         self.tracker: Tracker | None = None
         self._lock: Any = None
+        self.has_worked = False  # in this process: a step or a stage is behind it
         self._is_new = False
         self._clock = time.perf_counter()
 
@@ -221,6 +222,20 @@ class Run:
         if kept != lines:
             write_atomic(path, "".join(kept))
 
+    def keep_data(self, contents: dict[str, dict[str, Any]]) -> None:
+        """Note what the splits hold when the run begins (``Dataset.contents``); later they must hold the same.
+
+        Raises UserError where they do not: held-out items might have been trained on.
+        """
+        begun = self.record.setdefault("data", contents)
+        changed = [name for name in contents if contents[name] != begun.get(name)]
+        if changed:
+            told = [f"{name} {begun.get(name, {}).get('items')} -> {contents[name]['items']} items" for name in changed]
+            raise UserError(
+                f"{self.dir}: the data are not those that this run began with ({', '.join(told)}); bring them back as "
+                "they were, or begin another run (hydra.run.dir=FOLDER)"
+            )
+
     def stage_done(self, name: str) -> bool:
         """Whether the stage finished in this run folder."""
         return _done(self.record.get("stages", {}), name)
@@ -244,6 +259,7 @@ class Run:
         try:
             yield entry
             entry["status"] = "done"
+            self.has_worked = True
         finally:
             entry["wall_time_s"] = round(entry["wall_time_s"] + time.perf_counter() - before, 3)
         if self.done():

@@ -12,14 +12,17 @@ import torch
 from toolkit.data.config import Data
 from toolkit.data.images.images import Headers, check_depth, check_images, decode
 from toolkit.data.images.layout import Found, find_splits
-from toolkit.data.sets import Batch, Dataset, Indices, MemorySplit, Split, fixed_subset, hold_out, limit_train
+from toolkit.data.sets import Batch, Dataset, Indices, MemorySplit, Split, fixed_subset, hold_out_named, limit_train
 from toolkit.errors import UserError
 
 IN_MEMORY_PIXELS = 2**27  # source pixels: a few seconds of decoding, which also checks every file to its end
 
 
 class FolderSplit:
-    """Image files decoded when a batch asks for them. ``shape`` is (C, H, W); ``resized`` as in ``decode``."""
+    """Image files under ``root``, decoded when a batch asks for them.
+
+    ``shape`` is (C, H, W); ``resized`` as in ``decode``; ``conditional``: labels are handed out.
+    """
 
     def __init__(
         self,
@@ -27,9 +30,11 @@ class FolderSplit:
         labels: np.ndarray | None,
         shape: tuple[int, ...],
         resized: bool,
-        conditional: bool = True,
+        conditional: bool,
+        root: Path,
     ):
         self.files, self.labels, self.shape, self.resized = files, labels, shape, resized
+        self.root = root
         self._given = torch.from_numpy(labels) if labels is not None and conditional else None
 
     def __len__(self) -> int:
@@ -50,6 +55,14 @@ class FolderSplit:
             digest.update(f"{file.absolute()}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\n".encode())
         digest.update(b"" if self.labels is None else self.labels.tobytes())
         return digest.hexdigest()
+
+    def identity(self) -> str:
+        """Of the files' names inside the folder, their sizes and classes."""
+        digest = hashlib.sha256(f"{self.shape} {self.resized}".encode())
+        for file in self.files:
+            digest.update(f"{_name_in(self.root, file)}\0{file.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        digest.update(b"" if self.labels is None else self.labels.tobytes())
+        return digest.hexdigest()[:16]
 
     def to_memory(self) -> MemorySplit:
         """Every file decoded now: UserError names the first bad one."""
@@ -78,11 +91,11 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
     headers = check_images(files)
     check_depth(files)
     shape = _shape(config, size_px, files, headers)
-    splits = _hold_out_missing(parts, config)
+    splits = _hold_out_missing(root, parts, config)
     in_memory = int(headers.sizes.prod(axis=1).sum()) <= IN_MEMORY_PIXELS
     made: dict[str, Split] = {}
     for name, (files, labels) in splits.items():
-        split = FolderSplit(files, labels, shape, size_px is not None, config.class_labels)
+        split = FolderSplit(files, labels, shape, size_px is not None, config.class_labels, root)
         made[name] = split.to_memory() if in_memory else split
     return Dataset(
         name=config.name,
@@ -96,7 +109,14 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
     )
 
 
-def _hold_out_missing(parts: dict[str, Found], config: Data) -> dict[str, tuple[list[Path], np.ndarray | None]]:
+def _name_in(root: Path, file: Path) -> str:
+    """What a file is called inside the folder of the data, wherever that lies."""
+    return file.relative_to(root).as_posix()
+
+
+def _hold_out_missing(
+    root: Path, parts: dict[str, Found], config: Data
+) -> dict[str, tuple[list[Path], np.ndarray | None]]:
     """Files and labels of train, valid and test, the missing ones held out of train, which is then limited."""
     train = parts["train"]
     rest = np.arange(len(train.files))
@@ -104,7 +124,8 @@ def _hold_out_missing(parts: dict[str, Found], config: Data) -> dict[str, tuple[
     for name in ("test", "valid"):
         if name not in parts:
             labels = None if train.labels is None else train.labels[rest]
-            kept, held_out = hold_out(labels, len(rest), config.valid_fraction, name)
+            names = [_name_in(root, train.files[i]) for i in rest]
+            kept, held_out = hold_out_named(names, labels, config.valid_fraction, name)
             rest, chosen[name] = rest[kept], rest[held_out]
     chosen["train"] = limit_train(rest, config.num_train)
 
