@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "metrics": {"errors", "runs", "data", "zoo"},
     "show": {"errors", "schema", "runs"},
     "bench": {"errors", "schema", "runs", "show"},
-    "claims": {"errors", "commands", "paths", "renamed", "spelling", "runs", "metrics", "show"},
+    "claims": BRIDGE | {"data", "metrics", "show"},
     "configs": GROUND | {"data"},
     "help": GROUND | {"configs"},
     "sweep": {"runs"},

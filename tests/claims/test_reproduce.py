@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from toolkit.claims import results as publish
-from toolkit.claims.claims import load_claims
+from toolkit.claims.parse import load_claims
 from toolkit.claims.reproduce import reproduce
-from toolkit.claims.verdict import judge
+from toolkit.claims.verdict import judge, judge_exact
 from toolkit.errors import UserError
 from toolkit.show.figures import read_caption
 
@@ -15,14 +15,14 @@ CLAIMS = """
 title: A small paper
 command: train-disco
 runs:
-  base: {overrides: [experiment=base], seeds: [0, 1, 2], minutes: 2}
+  base: {overrides: [experiment=disco_toy], seeds: [0, 1, 2], minutes: 2}
   tuned:
-    overrides: [experiment=tuned, init=@base, "note=[a, b]"]
+    overrides: [experiment=disco_toy_st, init=@base, "measure.names=[loss, use]"]
     seeds: [0, 1, 2]
     minutes: 1.5
-    quick_overrides: [steps=2]
+    quick_overrides: [optim.num_steps=2]
     quick_minutes: 0.1
-  long: {overrides: [experiment=long], seeds: [0, 1, 2], command: other}
+  long: {overrides: [experiment=icg_mnist], seeds: [0, 1, 2], command: sample-icg}
 claims:
   - id: ratio
     level: quick
@@ -63,8 +63,8 @@ claims:
 class Runner:
     """Stands where the command line's launcher stands: writes the record that a run would leave."""
 
-    def __init__(self, fail=(), stop_at=None, drop=()):
-        self.calls, self.fail, self.stop_at, self.drop = [], fail, stop_at, drop
+    def __init__(self, fail=(), stop_at=None, drop=(), scale=1.0):
+        self.calls, self.fail, self.stop_at, self.drop, self.scale = [], fail, stop_at, drop, scale
 
     def __call__(self, command, words):
         self.calls.append((command, words))
@@ -77,7 +77,7 @@ class Runner:
         scale = {"base": 1.0, "tuned": 0.1, "long": 1.0}[name] * (1 + 0.05 * seed)
         metrics = {f"loss.{name}": scale * x for name, x in (("0p5", 0.5), ("1", 1), ("10", 10))} | {
             "accuracy": 0.9 + 0.01 * seed,
-            "score": 5.0 + seed,
+            "score": self.scale * (5.0 + seed),
         }
         record = {
             "command": command,
@@ -118,7 +118,7 @@ def test_safe_level_runs_decides_and_publishes(paper, capsys):
     command, words = runner.calls[4]
     assert command == "train-disco"
     assert words == [
-        *("experiment=tuned", "init=r/small/base/seed_1", "note=[a, b]", "seed=1"),
+        *("experiment=disco_toy_st", "init=r/small/base/seed_1", "measure.names=[loss, use]", "seed=1"),
         "hydra.run.dir=r/small/tuned/seed_1",
     ]
     found = results(paper)
@@ -141,11 +141,11 @@ def test_readme_keeps_what_was_written_by_hand(paper):
     assert text.endswith("\n\nafter *this*\n")
     assert "stale" not in text
     assert "| ratio | Latents \\| lower the loss | Fig. 3 | 0.1 |" in text
-    assert "| 0.1 [0.1, 0.1], n=3 | ≤ 0.2 | holds |" in text
+    assert "| 0.1 [0.1, 0.1], n=3 trainings | ≤ 0.2 | holds |" in text
     assert "| ≥ -0.05 and ≤ 0.05 | holds |" in text
     assert "| not run yet (--full) |" in text
     assert "![Latents | lower the loss](figures/ratio.png)" in text
-    assert "\ntoolkit train-disco experiment=tuned init=@base 'note=[a, b]' seed=0\n" in text
+    assert "\ntoolkit train-disco experiment=disco_toy_st init=@base 'measure.names=[loss, use]' seed=0\n" in text
     assert "Some CPU, 2 cores, torch 2.13, 3 min 00 s of runs; commit abc123." in text
     reproduce("small", root="r", launch=Runner())
     assert (paper / "README.md").read_text() == text
@@ -167,7 +167,7 @@ def test_quick_is_smoke_and_publishes_nothing(paper, tmp_path):
         "hydra.run.dir=r/small/quick/base/seed_0",
         "hydra.run.dir=r/small/quick/tuned/seed_0",
     ]
-    assert "steps=2" in runner.calls[1][1]
+    assert "optim.num_steps=2" in runner.calls[1][1]
     found = results(tmp_path / "r" / "small" / "quick")
     assert found["evidence"] is False
     assert found["claims"]["ratio"]["verdict"] == "smoke: holds"
@@ -186,8 +186,12 @@ def test_results_of_other_claims_are_kept_until_they_change(paper):
     }
     (paper / "claims.yaml").write_text(CLAIMS.replace("0.2}", "0.3}"))
     reproduce("small", ["wins"], root="r", launch=Runner())
-    assert list(results(paper)["claims"]) == ["between", "wins"]
-    assert "| not run yet |" in (paper / "README.md").read_text()
+    found = results(paper)["claims"]
+    assert list(found) == ["ratio", "between", "wins"]
+    assert found["ratio"]["verdict"] == "not run: the claim or its runs changed"
+    (line,) = found["ratio"]["history"]
+    assert (line["verdict"], line["center"], line["git_commits"]) == ("holds", pytest.approx(0.1), ["abc123"])
+    assert "| holds | abc123 | the claim or its runs changed |" in (paper / "README.md").read_text()
 
 
 def test_failing_runs_are_reported_and_the_rest_goes_on(paper, capsys):
@@ -208,6 +212,95 @@ def test_a_missing_metric_is_named(paper):
     assert "figure" not in found["ratio"]
 
 
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        ({"recipe": 2}, "base: recipe was 2, is 1"),
+        ({"reads": {"mnist/images": "0"}}, "base: mnist/images has other bytes"),
+        ({"versions": {"torch": "1.0.0+cpu"}}, "base: torch was 1.0.0+cpu, is "),
+        ({"config": {"optim": {"lr": 7.0}}}, "optim.lr was 7.0, is "),
+    ],
+)
+def test_a_verdict_is_stale_when_what_it_depends_on_changed(paper, capsys, then, why):
+    reproduce("small", root="r", launch=Runner())
+    identities = json.loads((paper / "identity.json").read_text())
+    identities["base"] |= then
+    (paper / "identity.json").write_text(json.dumps(identities))
+    assert reproduce("small", root="r", dry_run=True, launch=pytest.fail) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "ratio: stale, base: " in said and why in said
+    assert "tuned: made from base: " in said  # which was trained on it
+    reproduce("small", ["wins"], root="r", launch=Runner())
+    assert results(paper)["claims"]["ratio"]["stale"].startswith("base: ")
+    assert "| stale (base: " in (paper / "README.md").read_text()
+    reproduce("small", ["ratio"], root="r", launch=Runner())
+    entries = results(paper)["claims"]
+    assert "stale" not in entries["ratio"]
+    assert "stale" in entries["between"]  # decided from runs that are no longer there
+    reproduce("small", root="r", launch=Runner())
+    assert "stale" not in results(paper)["claims"]["between"]
+
+
+def test_runs_of_another_identity_are_set_aside_with_all_that_was_made_from_them(paper, tmp_path):
+    reproduce("small", root="r", launch=Runner())
+    home = tmp_path / "r" / "small"
+    mark = home / "base" / "identity.json"
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"recipe": 2}))
+    for _ in range(2):  # the second time all is as it should be
+        reproduce("small", root="r", launch=Runner())
+        assert {path.name for path in home.iterdir()} == {"base", "base.before-1", "tuned", "tuned.before-1"}
+
+
+def test_a_verdict_that_is_replaced_stays_as_a_line(paper):
+    reproduce("small", ["wins"], root="r", launch=Runner())
+    for _ in range(2):
+        reproduce("small", ["wins"], root="elsewhere", launch=Runner(scale=3))
+    entry = results(paper)["claims"]["wins"]
+    (line,) = entry["history"]
+    assert (line["center"], line["verdict"], line["why"]) == (6.0, "does not hold", "run again")
+    assert (entry["center"], entry["verdict"]) == (18.0, "holds")
+
+
+def test_a_withdrawn_claim_is_not_run_and_keeps_what_it_said(paper):
+    reproduce("small", level="full", root="r", launch=Runner())
+    (paper / "claims.yaml").write_text(CLAIMS + "    withdrawn: one clip is no sample\n")
+    with pytest.raises(UserError, match=r"claim wins: is withdrawn \(one clip is no sample\)"):
+        reproduce("small", ["wins"], root="r", launch=pytest.fail)
+    runner = Runner()
+    reproduce("small", level="full", root="r", launch=runner)
+    assert len(runner.calls) == 6
+    entry = results(paper)["claims"]["wins"]
+    assert entry["verdict"] == "withdrawn: one clip is no sample"
+    assert [line["verdict"] for line in entry["history"]] == ["does not hold"]
+    assert "| does not hold | abc123 | withdrawn: one clip is no sample |" in (paper / "README.md").read_text()
+
+
+def test_results_keep_the_metrics_that_pages_are_made_from(paper):
+    (paper / "claims.yaml").write_text(CLAIMS.replace("minutes: 2}", 'minutes: 2, keep: ["sco*"]}'))
+    reproduce("small", root="r", launch=Runner())
+    seeds = {name: run["seeds"]["1"] for name, run in results(paper)["runs"].items()}
+    losses = {f"loss.{x}" for x in ("0p5", "1", "10")}  # of the figure
+    assert set(seeds["base"]["metrics"]) == losses | {"accuracy", "score"}
+    assert set(seeds["tuned"]["metrics"]) == losses | {"accuracy"}
+    assert seeds["base"]["versions"] == {"torch": "2.13"}
+
+
+def test_a_seed_may_be_a_clip_with_words_of_its_own(paper):
+    each = "each: [[data=ring], [data=grid25], [data=digits]], varies: clips}"
+    (paper / "claims.yaml").write_text(CLAIMS.replace("minutes: 2}", each))
+    runner = Runner()
+    reproduce("small", root="r", launch=runner)
+    assert [words[1] for _, words in runner.calls[:3]] == ["data=ring", "data=grid25", "data=digits"]
+
+
+def test_arithmetic_is_exact_and_a_coarse_reading_widens_the_interval():
+    assert judge_exact([511.0, 511.0], {">=": 511, "<=": 511}).verdict == "holds"
+    assert judge_exact([511.0], {">=": 512}).verdict == "does not hold"
+    assert judge_exact([511.0, 512.0], {">=": 500}).verdict == "inconclusive (not one number)"
+    assert judge("value", [0.09, 0.09, 0.09], {"<=": 0.1}).verdict == "holds"
+    assert judge("value", [0.09, 0.09, 0.09], {"<=": 0.1}, resolution=0.025).verdict == "inconclusive"
+
+
 def test_an_interrupted_call_stops_at_once(paper):
     runner = Runner(stop_at=("base", 1))
     assert reproduce("small", root="r", launch=runner) == 143
@@ -217,8 +310,8 @@ def test_an_interrupted_call_stops_at_once(paper):
 
 def test_dry_run_lists_states_and_cost(paper, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    Runner()("train-disco", ["experiment=base", "seed=0", "hydra.run.dir=r/small/base/seed_0"])
-    Runner(fail=[("base", 1)])("train-disco", ["experiment=base", "seed=1", "hydra.run.dir=r/small/base/seed_1"])
+    Runner()("train-disco", ["experiment=disco_toy", "seed=0", "hydra.run.dir=r/small/base/seed_0"])
+    Runner(fail=[("base", 1)])("train-disco", ["experiment=disco_toy", "seed=1", "hydra.run.dir=r/small/base/seed_1"])
     Runner()("train-disco", ["experiment=old", "seed=2", "hydra.run.dir=r/small/base/seed_2"])
     assert reproduce("small", level="full", root="r", dry_run=True, launch=pytest.fail) == 0
     text = capsys.readouterr().out
@@ -268,14 +361,23 @@ def test_intervals_against_known_values():
         ('{">=": 10}', '{">": 10}', "claim 'wins': holds: unknown key '>'"),
         ('{">=": 10}', '{">=": ten}', "expected a number, got 'ten'"),
         ('">=": -0.05, "<=": 0.05', '">=": 1, "<=": 0', "no number is both"),
-        ("[experiment=long]", "[seed=3]", "seed and hydra.* are set for you"),
+        ("[experiment=icg_mnist]", "[seed=3]", "seed and hydra.* are set for you"),
         ("init=@base", "init=@long", "@long: only a run above it can be named"),
         ("statement: It wins", "", "claim 3: 'statement' is missing"),
         ("id: wins", "id: ratio", "claim 'ratio' stands there twice"),
         ('without: "base:loss.{x}"', "without: loss", "'loss' lacks {x}"),
         ("kind: bars", "kind: pie", "figure.kind=pie: choose one of curves, bars"),
         ("over: seed", "over: lr", "statistic.over=lr: must be seed"),
-        ("[experiment=long], seeds: [0, 1, 2]", "[experiment=long], seeds: [0, 0]", "give different whole numbers"),
+        ("minutes: 2}", "varies: luck}", "run 'base': varies=luck: choose one of training, sampling, clips"),
+        ("minutes: 2}", "recipe: 0}", "run 'base': recipe=0: give a whole number from 1 up"),
+        ("minutes: 2}", "each: [[data=ring]]}", "run 'base': each: 1 lists of words for 3 seeds"),
+        ('{">=": 10}', '{">=": 10}\n    varies: luck', "claim 'wins': varies=luck: choose one of"),
+        ('{">=": 10}', '{">=": 10}\n    resolution: fine', "claim 'wins': resolution: expected a number"),
+        (
+            "[experiment=icg_mnist], seeds: [0, 1, 2]",
+            "[experiment=icg_mnist], seeds: [0, 0]",
+            "give different whole numbers",
+        ),
         ("runs:\n", "runs: 3\nx:\n", "the file: unknown key 'x'"),
         ("title: A", "title: [", ""),
         ("title: A small paper", "title: a\ntitle: b", "duplicate key"),

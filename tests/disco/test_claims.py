@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from toolkit.claims.claims import load_claims
+from toolkit.claims.parse import load_claims
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.disco.measure.setting import evaluations_key, sigma_key

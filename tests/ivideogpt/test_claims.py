@@ -2,7 +2,7 @@
 
 import pytest
 
-from toolkit.claims.claims import load_claims
+from toolkit.claims.parse import load_claims
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.paths import experiments_dir

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.toyroom.harness import make_conf, run_here
-from toolkit.claims.claims import load_claims
+from toolkit.claims.parse import load_claims
 from toolkit.errors import UserError
 from toolkit.paths import experiments_dir
 from toolkit.resume import check_words, launch_replayed, resume

@@ -1,21 +1,26 @@
 """``toolkit reproduce PAPER``: run the paper's claims, decide each, publish what came out.
 
 Every (run, seed) has a folder of its own, ``ROOT/PAPER/RUN/seed_N`` (``ROOT/PAPER/quick/RUN/seed_N`` with --quick), so
-the same command again skips what is done and resumes what was interrupted. Three levels: quick runs the quick claims at
+the same command again skips what is done and resumes what was interrupted; runs of another identity (config, data,
+weights, packages) are set aside and made anew. Three levels: quick runs the quick claims at
 toy cost on one seed (smoke, no evidence, nothing published), safe adds the safe claims, full adds the open ones.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.claims import history
 from toolkit.claims import results as publish
-from toolkit.claims.claims import REFERENCE, Claim, Claims, load_claims
+from toolkit.claims.claims import REFERENCE, Claim, Claims
+from toolkit.claims.identity import find_changes, identity, read_identities, write_identities
 from toolkit.claims.jobs import Job
-from toolkit.claims.verdict import Metrics, MissingMetric, judge, values_by_seed
+from toolkit.claims.parse import load_claims
+from toolkit.claims.verdict import Metrics, MissingMetric, judge_claim, values_by_seed
 from toolkit.commands import paper_named
 from toolkit.errors import UserError, did_you_mean
 from toolkit.paths import PACKAGE, experiments_dir
@@ -53,23 +58,28 @@ def reproduce(
     quick = level == "quick"
     home = Path(root) / paper / "quick" if quick else Path(root) / paper
     jobs = plan(spec, chosen, home, quick)
-    if dry_run:
-        show(plan_table(jobs))
-        return 0
     published = not quick and not source.is_relative_to(PACKAGE)  # an installed package is not written into
     target = Path(out) if out else source if published else home
     earlier = publish.read_results(target)
+    then = read_identities(target / "identity.json")
+    changed = {} if quick else find_changes(spec, then, earlier["runs"])
+    earlier["claims"] = history.carry_over(spec, earlier["claims"], changed)
+    if dry_run:
+        _print_plan(jobs, earlier["claims"])
+        return 0
+    if not quick:
+        set_aside(spec, home, jobs)
     exit_code, failures = run_all(jobs, launch)
     if exit_code in EXIT_CODES:
         return exit_code
     results = publish.merge(earlier, spec, jobs)
-    problems = dict(failures)
-    for claim in chosen:
-        entry = decide(spec, claim, jobs, failures, quick)
-        results["claims"][claim.id] = entry
-        if entry["verdict"].startswith("not run"):
-            problems[claim.id] = entry["verdict"]
-    problems.update(publish.draw_figures(chosen, results, target, lambda claim: metrics_by_seed(claim, jobs, quick)))
+    problems = failures | decide_all(spec, chosen, jobs, failures, results, quick)
+    if not quick:
+        made = then | {job.spec.name: identity(job.spec).to_json() for job in jobs}
+        remade = {name: why for name, why in changed.items() if made[name] is not then[name]}
+        history.overtake(spec, results["claims"], [claim.id for claim in chosen], remade)
+        write_identities(target / "identity.json", {name: made[name] for name in spec.runs if name in made})
+    problems |= publish.draw_figures(chosen, results, target, lambda claim: metrics_by_seed(claim, jobs, quick))
     publish.write(target, paper, spec, results, level)
     show(publish.verdict_table(results, chosen))
     _print_problems(problems, target)
@@ -98,7 +108,10 @@ def choose_claims(spec: Claims, names: Sequence[str] | None, level: str) -> list
         if name not in spec.claims:
             near = did_you_mean(name, spec.claims)
             raise UserError(f"claim {name}: {near}choose among {', '.join(spec.claims) or '(none)'}")
-    chosen = [c for c in spec.claims.values() if (c.id in names if names else c.level in INCLUDED[level])]
+        if why := spec.claims[name].withdrawn:
+            raise UserError(f"claim {name}: is withdrawn ({why})")
+    held = [claim for claim in spec.claims.values() if not claim.withdrawn]
+    chosen = [claim for claim in held if (claim.id in names if names else claim.level in INCLUDED[level])]
     if not chosen:
         raise UserError(f"no claim of level {level}; the levels here: {_levels(spec)}")
     return chosen
@@ -109,13 +122,34 @@ def plan(spec: Claims, chosen: Sequence[Claim], home: Path, quick: bool) -> list
     jobs = []
     for name in spec.needed_runs(chosen):
         run = spec.runs[name]
-        words = run.overrides + (run.quick_overrides if quick else [])
         minutes = run.quick_minutes if quick else run.minutes
         for seed in _seeds_for(spec, name, run.seeds[:1] if quick else run.seeds, chosen, quick):
-            typed = [*words, f"seed={seed}"]
+            typed = run.words(seed, quick)
             launched = [_insert_folders(word, home, seed) for word in typed]
             jobs.append(Job(run, seed, _folder(home, name, seed), typed, launched, minutes))
     return jobs
+
+
+def set_aside(spec: Claims, home: Path, jobs: Sequence[Job]) -> None:
+    """Move the folders of runs of another identity out of the way, and note the identity of what is made now.
+
+    What a run was made from counts: where ``@RUN`` is set aside, so are the runs on it.
+    """
+    aside: set[str] = set()
+    for name in dict.fromkeys(job.spec.name for job in jobs):
+        folder, run = home / name, spec.runs[name]
+        mark = folder / "identity.json"
+        said = [f"{other} is made anew" for other in run.references() if other in aside]
+        if mark.exists():
+            said += identity(run).changes(read_identities(mark))
+        elif any(folder.glob("seed_*")):
+            said.append("it was made before identities were kept")
+        if said and any(folder.glob("seed_*")):
+            number = next(n for n in itertools.count(1) if not (home / f"{name}.before-{n}").exists())
+            folder.rename(home / f"{name}.before-{number}")
+            print(f"{name}: {said[0]}; what was there is kept in {home / name}.before-{number}")
+            aside.add(name)
+        write_identities(mark, identity(run).to_json())
 
 
 def run_all(jobs: Sequence[Job], launch: Launch) -> tuple[int, dict[str, str]]:
@@ -140,6 +174,25 @@ def run_all(jobs: Sequence[Job], launch: Launch) -> tuple[int, dict[str, str]]:
     return (1 if failures else 0), failures
 
 
+def decide_all(
+    spec: Claims,
+    chosen: Sequence[Claim],
+    jobs: Sequence[Job],
+    failures: dict[str, str],
+    results: dict[str, Any],
+    quick: bool,
+) -> dict[str, str]:
+    """Put the entries of ``chosen`` into ``results``, each with its history; ``{claim: why it was not run}``."""
+    problems = {}
+    for claim in chosen:
+        entry = decide(spec, claim, jobs, failures, quick)
+        entry["git_commits"] = history.commits_of(spec, claim, results["runs"])
+        results["claims"][claim.id] = history.follow(results["claims"].get(claim.id, {}), entry)
+        if entry["verdict"].startswith("not run"):
+            problems[claim.id] = entry["verdict"]
+    return problems
+
+
 def decide(
     spec: Claims, claim: Claim, jobs: Sequence[Job], failures: dict[str, str], quick: bool = False
 ) -> dict[str, Any]:
@@ -153,6 +206,7 @@ def decide(
         "statistic": str(claim.statistic),
         "holds": claim.holds,
         "runs": claim.runs(),
+        "varies": claim.varies,
         "definition": spec.definition(claim),
     }
     lost = [f"{name}: {why}" for name, why in failures.items() if name.split(" seed=")[0] in claim.runs()]
@@ -162,7 +216,7 @@ def decide(
         values = values_by_seed(claim.statistic, metrics_by_seed(claim, jobs, quick))
     except MissingMetric as error:
         return entry | {"verdict": f"not run: {error}"}
-    found = judge(claim.statistic.kind, list(values.values()), claim.holds, smoke=quick)
+    found = judge_claim(claim, list(values.values()), smoke=quick)
     return entry | {
         "values": {str(seed): _finite(value) for seed, value in values.items()},
         "center": _finite(found.center),
@@ -226,6 +280,13 @@ def _name(job: Job) -> str:
 
 def _levels(spec: Claims) -> str:
     return ", ".join(dict.fromkeys(claim.level for claim in spec.claims.values())) or "(none)"
+
+
+def _print_plan(jobs: Sequence[Job], claims: dict[str, Any]) -> None:
+    show(plan_table(jobs))
+    for name, entry in claims.items():
+        if "stale" in entry:
+            print(f"{name}: stale, {entry['stale']}")
 
 
 def _print_problems(problems: dict[str, str], target: Path) -> None:

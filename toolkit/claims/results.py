@@ -6,10 +6,11 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.claims.claims import Claim, Claims
+from toolkit.claims.claims import VARIES, Claim, Claims
 from toolkit.claims.verdict import Metrics, MissingMetric, lookup
 from toolkit.errors import UserError
 from toolkit.runs.files import write_atomic, write_json
@@ -37,18 +38,23 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def merge(results: dict[str, Any], spec: Claims, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Keep earlier results of claims that still mean the same, and note where every run of ``jobs`` was made."""
-    kept = {
-        name: entry
-        for name, entry in results["claims"].items()
-        if name in spec.claims and entry.get("definition") == spec.definition(spec.claims[name])
-    }
+    """Earlier results, and where every run of ``jobs`` was made."""
     runs = {name: entry for name, entry in results["runs"].items() if name in spec.runs}
     for name in dict.fromkeys(job.spec.name for job in jobs):
         mine = [job for job in jobs if job.spec.name == name]
-        seeds = {str(job.seed): _provenance(job) for job in mine if not job.info().problem}
+        seeds = {str(job.seed): _provenance(job, metrics_kept(spec, name)) for job in mine if not job.info().problem}
         runs[name] = {"command": command_line(mine[0].spec.command, mine[0].typed), "seeds": seeds}
-    return {"claims": kept, "runs": runs}
+    return {"claims": dict(results["claims"]), "runs": runs}
+
+
+def metrics_kept(spec: Claims, run: str) -> list[str]:
+    """Patterns of the metrics of ``run`` that claims, their figures and its own ``keep`` name."""
+    patterns = list(spec.runs[run].keep)
+    for claim in spec.claims.values():
+        drawn = claim.figure.metrics.values() if claim.figure else ()
+        terms = [*claim.statistic.terms, *((name, key.replace("{x}", "*")) for name, key in drawn)]
+        patterns += [key for name, key in terms if name == run]
+    return list(dict.fromkeys(patterns))
 
 
 def draw_figures(
@@ -130,6 +136,8 @@ def write_readme(path: Path, title: str, block: str) -> None:
 def readme_block(spec: Claims, results: dict[str, Any]) -> str:
     """The generated Markdown: claims, figures, commands, machine."""
     parts = [claims_table(spec, results).to_markdown()]
+    if (former := history_table(spec, results)).rows:
+        parts.append("Verdicts that were replaced or withdrawn:\n\n" + former.to_markdown().strip())
     for name, entry in results["claims"].items():
         if "figure" in entry:
             parts.append(f"![{spec.claims[name].statement}]({entry['figure']})")
@@ -154,11 +162,23 @@ def claims_table(spec: Claims, results: dict[str, Any], chosen: Sequence[Claim] 
     for claim in spec.claims.values() if chosen is None else chosen:
         entry = results["claims"].get(claim.id, {})
         theirs = claim.paper if claim.paper_value is None else claim.paper_value
-        verdict = entry.get("verdict", NOT_RUN[claim.level])
+        if claim.withdrawn:
+            continue
+        verdict = _verdict(entry, claim.level)
         rows.append([claim.id, claim.statement, claim.source, _text(theirs), _ours(entry), claim.threshold(), verdict])
     columns = ["claim", "statement", "source", "paper", "ours [95 % CI]", "holds when", "verdict"]
-    note = "Intervals are t intervals over seeds, of ratios in log space; a claim is decided by its whole interval."
+    note = "t intervals over what n counts, of ratios in log space; a claim is decided by its whole interval."
     return Table("", columns, rows, note)
+
+
+def history_table(spec: Claims, results: dict[str, Any]) -> Table:
+    """Every verdict that was replaced or withdrawn: what it said, made at which commits, and why it is over."""
+    rows: list[list[Cell]] = []
+    for name, entry in results["claims"].items():
+        for former in entry.get("history", []):
+            commits = ", ".join(commit[:7] for commit in former.get("git_commits", [])) or "not recorded"
+            rows.append([name, spec.claims[name].statement, _ours(former), former["verdict"], commits, former["why"]])
+    return Table("", ["claim", "statement", "it was", "verdict", "runs at commit", "why it is over"], rows, "")
 
 
 def verdict_table(results: dict[str, Any], chosen: Sequence[Claim]) -> Table:
@@ -166,7 +186,7 @@ def verdict_table(results: dict[str, Any], chosen: Sequence[Claim]) -> Table:
     rows: list[list[Cell]] = []
     for claim in chosen:
         entry = results["claims"].get(claim.id, {})
-        rows.append([claim.id, _ours(entry), claim.threshold(), entry.get("verdict", NOT_RUN[claim.level])])
+        rows.append([claim.id, _ours(entry), claim.threshold(), _verdict(entry, claim.level)])
     return Table("", ["claim", "ours [95 % CI]", "holds when", "verdict"], rows, "intervals over seeds")
 
 
@@ -178,19 +198,29 @@ def command_line(command: str, words: Sequence[str]) -> str:
 def _ours(entry: dict[str, Any]) -> str:
     if entry.get("center") is None:
         return "–"
+    if entry.get("varies") == "nothing":
+        return f"{format_number(entry['center'], 3)}, exact"
     interval = entry.get("interval_95")
     low, high = ("∞" if bound is None else format_number(bound, 3) for bound in interval or (None, None))
     spread = f" [{low}, {high}]" if interval else ""
-    return f"{format_number(entry['center'], 3)}{spread}, n={entry['n']}"
+    of = f" {VARIES[entry['varies']]}" if "varies" in entry else ""
+    return f"{format_number(entry['center'], 3)}{spread}, n={entry['n']}{of}"
+
+
+def _verdict(entry: dict[str, Any], level: str) -> str:
+    if "stale" in entry:
+        return f"stale ({entry['stale']}); was: {entry['verdict']}"
+    return str(entry.get("verdict", NOT_RUN[level]))
 
 
 def _text(value: Any) -> str:
     return format_number(value) if isinstance(value, (int, float)) else str(value)
 
 
-def _provenance(job: Job) -> dict[str, Any]:
-    """Which code, machine and time a run took."""
+def _provenance(job: Job, patterns: Sequence[str]) -> dict[str, Any]:
+    """Which code, machine and time a run took, and those of its metrics that pages are made from."""
     record = job.info().record
+    kept = {key: value for key, value in job.info().metrics.items() if any(fnmatchcase(key, p) for p in patterns)}
     machine = record.get("machine") or {}
     return {
         "status": job.info().status,
@@ -199,7 +229,10 @@ def _provenance(job: Job) -> dict[str, Any]:
         "device": record.get("device"),
         "machine": {key: machine[key] for key in ("processor", "cores") if key in machine},
         "torch": (record.get("versions") or {}).get("torch"),
+        "versions": record.get("versions"),
+        "num_threads": record.get("num_threads"),
         "wall_time_s": record.get("wall_time_s"),
+        "metrics": {key: value if math.isfinite(value) else None for key, value in sorted(kept.items())},
     }
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toolkit.claims.claims import Statistic
+from toolkit.claims.claims import Claim, Statistic
 from toolkit.errors import did_you_mean
 from toolkit.metrics.stats import summary
 
@@ -52,11 +52,28 @@ def values_by_seed(statistic: Statistic, metrics: Metrics) -> dict[int, float]:
     return values
 
 
-def judge(kind: str, values: Sequence[float], holds: dict[str, float], smoke: bool = False) -> Verdict:
+def judge_claim(claim: Claim, values: Sequence[float], smoke: bool = False) -> Verdict:
+    """``judge`` by what the claim says of itself: arithmetic is exact, a coarsely read metric has a wider interval."""
+    if claim.varies == "nothing" and not smoke:
+        return judge_exact(values, claim.holds)
+    return judge(claim.statistic.kind, values, claim.holds, smoke, claim.resolution)
+
+
+def judge_exact(values: Sequence[float], holds: dict[str, float]) -> Verdict:
+    """A number that nothing varies: one is enough, and several must be the same."""
+    if not values or len(set(values)) > 1 or not math.isfinite(values[0]):
+        return Verdict("inconclusive (not one number)", n=len(values))
+    return Verdict(_decide(values[0], values[0], holds), values[0], n=1)
+
+
+def judge(
+    kind: str, values: Sequence[float], holds: dict[str, float], smoke: bool = False, resolution: float = 0.0
+) -> Verdict:
     """Decide from the 95 % t interval of ``values`` (one per seed; ratios in log space) against the threshold.
 
     Holds when the whole interval satisfies it, does not hold when none of it does, else inconclusive; always
-    inconclusive below three seeds. ``smoke`` compares the centre alone and says so: that is no evidence.
+    inconclusive below three seeds. ``smoke`` compares the centre alone and says so: that is no evidence. A metric that
+    is read at points ``resolution`` apart is known no better: the interval is wider by that, both ways.
     """
     n = len(values)
     if not n or not all(map(math.isfinite, values)):
@@ -67,6 +84,7 @@ def judge(kind: str, values: Sequence[float], holds: dict[str, float], smoke: bo
     center, low, high = found.mean, found.low, found.high
     if kind == "ratio":
         center, low, high = _exp(center), _exp(low), _exp(high)
+    low, high = low - resolution, high + resolution
     if smoke:
         return Verdict(f"smoke: {_decide(center, center, holds)}", center, low, high, n)
     words = _decide(low, high, holds) if n >= LEAST_SEEDS else f"inconclusive (n={n})"

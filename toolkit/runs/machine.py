@@ -13,7 +13,17 @@ from typing import Any
 
 from toolkit.installation import __version__
 
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "hydra-core", "numpy", "safetensors")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "hydra-core",
+    "numpy",
+    "safetensors",
+    "scikit-learn",
+    "av",
+)
 
 
 def package_versions() -> dict[str, str]:

@@ -294,24 +294,30 @@ def config_hash(config: Job) -> str:
 def compare_configs(folder: Path, previous: dict[str, Any], config: Job) -> dict[str, list[str]]:
     """``{key: stages}`` for keys that grew (more steps). Raises UserError when anything else that computes differs."""
     grown: dict[str, list[str]] = {}
+    for key, extends, before, value in differing_keys(previous, config):
+        if extends and type(before) in (int, float) and value > before:
+            grown[key] = extends.split(",")
+        else:
+            raise UserError(
+                f"{folder}: holds a run of another config: {key} is {before} there, {value} here; "
+                "give the values it was started with, or another hydra.run.dir"
+            )
+    return grown
+
+
+def differing_keys(previous: dict[str, Any], config: Job) -> Iterator[tuple[str, str, Any, Any]]:
+    """``(key, stages that a larger value extends, value before, value now)`` of every key that computes and differs.
+
+    A key that the nested config ``previous`` does not have is "absent" there, and left out where it has its default.
+    """
     absent = object()
     for key, item, value in fields_of(config):
         before: Any = previous
         for part in key.split("."):
             before = before.get(part, absent) if isinstance(before, dict) else absent
-        extends = item.metadata.get("extends", "")
         added_since = before is absent and value == _default(item)
-        if before == value or added_since or not item.metadata.get("computes", True):
-            continue
-        if extends and type(before) in (int, float) and value > before:
-            grown[key] = extends.split(",")
-        else:
-            there = "absent" if before is absent else before
-            raise UserError(
-                f"{folder}: holds a run of another config: {key} is {there} there, {value} here; "
-                "give the values it was started with, or another hydra.run.dir"
-            )
-    return grown
+        if before != value and not added_since and item.metadata.get("computes", True):
+            yield key, item.metadata.get("extends", ""), "absent" if before is absent else before, value
 
 
 def _keeps(line: str, stage: str, step: int) -> bool:
