@@ -57,7 +57,7 @@ def disco(home):
 def test_the_smoke_preset_leaves_a_whole_run_folder_and_models_that_are_used_again(work, home, capfd):
     assert sample(*SMOKE, "hydra.run.dir=one") == 0
     out = capfd.readouterr().out
-    assert "ICG + TSG" in out and "real images" in out and "one/report.html" in out
+    assert "ICG 1.5 + TSG 2.5" in out and "real images" in out and "one/report.html" in out
     saved = record("one")
     assert saved["status"] == "done" and list(saved["stages"]) == ["models", "sample", "report"]
     assert {path.stem for path in Path("one/figures").glob("*.png")} >= {"frechet", "accuracy", "frontier"}
@@ -66,7 +66,7 @@ def test_the_smoke_preset_leaves_a_whole_run_folder_and_models_that_are_used_aga
     table = Table.load(Path("one/tables/headline.json"))
     calls = {row[0]: row[-2] for row in table.rows}
     assert calls["none"] == 9 and calls["ICG 1.5"] == calls["CFG 1.5 (drop)"] == calls["TSG 5"] == 18
-    assert calls["ICG + TSG 1.5"] == 27
+    assert calls["ICG 1.5 + TSG 2.5"] == 27
     metrics = saved["metrics"]
     assert {"icg.w_1p5.frechet", "icg.w_2.accuracy", "cfg.w_2.precision", "none_dropping.recall"} <= set(metrics)
     assert all(isinstance(value, float) for value in metrics.values())

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column
-from toolkit.icg.methods import CFG, ICG, NoGuidance
-from toolkit.icg.results import Result, all_scores, along_the_scale, frontier_ratio, headline, metrics
+from toolkit.icg.methods import CFG, ICG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance
+from toolkit.icg.results import Result, all_scores, along_the_scale, frontier_ratio, headline, metrics, prompts_table
 from toolkit.icg.sources.base import Source
 
 
@@ -70,7 +70,19 @@ def test_the_table_shows_what_was_asked_and_all_scores_the_rest():
     assert len(all_scores(results, "").rows) == 3
 
 
-def test_without_scores_the_columns_stay_and_are_empty():
+def test_without_scores_there_are_no_empty_columns():
     column = Column("icg", ICG(), 1.5, GIVEN, Source(), True)
     table = headline([Result(column, [], 8, 0.5)], {}, "title", "not measured: why")
-    assert table.columns[1:5] == ["FD", "precision", "recall", "accuracy"] and table.rows[0][1:5] == [None] * 4
+    assert table.columns == ["guidance", "calls", "s/image"] and table.rows[0][1:] == [8, 0.5]
+
+
+def test_labels_show_both_scales_of_a_combination():
+    both = Column("icg_tsg", ICGAndTSG(tsg=TSG(scale=4.0)), 1.5, GIVEN, Source(), True)
+    assert both.label == "ICG 1.5 + TSG 4"
+    assert Column("cfg_tsg", CFGAndTSG(), 2.0, DROPPING, Source(), True).label == "CFG 2 + TSG 2.5 (drop)"
+
+
+def test_prompts_are_told_in_a_table():
+    source = Source()
+    source.prompts = ["a cat", "a dog"]
+    assert prompts_table(source, 2).rows == [[0, "a cat"], [1, "a dog"]]

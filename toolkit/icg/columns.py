@@ -33,9 +33,18 @@ class Column:
 
     @property
     def label(self) -> str:
-        """For people: method, scale, and which of two models."""
-        scale = "" if not self.guidance.guides else f" {self.scale:g}"
-        return f"{label_of(self.name)}{scale}" + (f" ({MODELS[self.model]})" if MODELS[self.model] else "")
+        """For people: method, scales, and which of two models."""
+        label = label_of(self.name)
+        if self.guidance.guides:
+            first, *other = label.split(" + ")
+            label = " + ".join([f"{first} {self.scale:g}", *(f"{one} {self._tsg_scale:g}" for one in other)])
+        return label + (f" ({MODELS[self.model]})" if MODELS[self.model] else "")
+
+    @property
+    def _tsg_scale(self) -> float:
+        """Of the time-step guidance beside another."""
+        assert self.guidance.on_time is not None
+        return self.guidance.on_time.scales[0]
 
 
 def scale_key(scale: float) -> str:

@@ -19,13 +19,14 @@ SMALL_CURVE = [1.25, 1.5, 2.0, 3.0]
 class Sampling:
     """How samples are drawn: EDM's grid of noise levels, and how many.
 
-    num_samples: how many are drawn with every method. batch_size: how many at a time; it changes nothing but the speed.
+    num_samples: how many are drawn with every method. batch_size: how many at a time; it changes nothing but the speed;
+    null is 512, and what makes about two million pixels in a pipeline.
     num_steps: noise levels, or the scheduler's steps of a pipeline. sigma_min, sigma_max, rho: the grid, of models that
     are no pipelines. temperature: of the prior's draws, for models with discrete latents.
     """
 
     num_samples: int = number(64, least=1)
-    batch_size: int = number(512, least=1, computes=False)
+    batch_size: int | None = number(None, least=1, computes=False)
     num_steps: int = number(18, least=1)
     sigma_min: float = number(0.002, above=0)
     sigma_max: float = number(80.0, above=0)
@@ -113,14 +114,17 @@ class SampleICG(Job):
     """``toolkit sample-icg``.
 
     model: a run, a model folder, a pipeline's folder, a hub id, or ``exact``; without it two small models are made,
-    once. guidance: the method; each has keys of its own. compare: the methods beside it, as names or ``{method: tsg,
-    scale: 3}``; None is no guidance, and the usual ones for the small models. batched: whether the calls of a step run
-    as one of twice or thrice the rows. labels: classes to draw: a number, a name, a list of them, or a file with one a
-    line; None draws them. prompts: for text models: a text, a list, or a file with one a line; None takes eight of
-    ours. size_px: edge of the pictures of a text model. part: the network of a run to sample; None is its denoiser.
-    vae: folder or hub id of the decoder, for a network that works on latents. data: what the small models are trained
-    on, or the model's samples are measured against; None is the model's own, and digits for the small models. network:
-    that of the small models, by name of a file in conf/network.
+    once. guidance: the method; each has keys of its own. compare: the methods beside it, as names or
+    ``{method: tsg, scale: 3}``; None is no guidance, and the usual ones for the small models. batched: whether the
+    calls of a step run as one of twice or thrice the rows. labels: classes to draw: a number, a name, a list of them,
+    or a file with one a line; None draws them. prompts: for text models: a text, a list, or a file with one a line;
+    None takes eight of ours. negative_prompt: for cfg on a text model, what its second branch sees instead of the empty
+    prompt. size_px: edge of the pictures of a text model. scheduler: of a pipeline, by its name in diffusers; None is
+    the pipeline's own. call: what else a pipeline's call takes, ``{num_frames: 16, image: FILE}``: pictures are given
+    as files. part: the network of a run to sample; None is its denoiser. vae: folder or hub id of the decoder, for a
+    network that works on latents. data: what the small models are trained on, or the model's samples are measured
+    against; None is the model's own, and digits for the small models. network: that of the small models, by name of a
+    file in conf/network.
     """
 
     command: str = "sample-icg"
@@ -130,6 +134,9 @@ class SampleICG(Job):
     batched: bool = False
     labels: Any = None
     prompts: Any = None
+    negative_prompt: str | None = None
+    scheduler: str | None = None
+    call: Any = None
     size_px: int | None = number(None, least=8)
     part: str | None = None
     vae: str | None = None
@@ -171,9 +178,13 @@ class SampleICG(Job):
         for one in self.methods():
             one.check()
         if self.model is None:
-            for key in ("prompts", "part", "size_px", "vae"):
+            for key in ("prompts", "negative_prompt", "scheduler", "call", "part", "size_px", "vae"):
                 if getattr(self, key) is not None:
                     raise UserError(f"{key}={getattr(self, key)}: needs a model, model=DIR")
+        if self.call is not None and not isinstance(self.call, dict):
+            raise UserError(f"call={self.call}: must be arguments by name, 'call={{num_frames: 16}}'")
+        if self.negative_prompt is not None and not any(one.needs_null for one in self.methods()):
+            raise UserError("negative_prompt: only cfg and cfg_tsg read it; the others make their own second branch")
         if self.model == "exact" and self.data is not None:
             raise UserError("data: model=exact has data of its own; see exact.num_classes and exact.std")
         if self.model is None and self.data is not None and not self.data.class_labels:

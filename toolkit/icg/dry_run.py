@@ -60,7 +60,7 @@ def _given(model: str) -> Rows:
     """Parameters of the networks of a pipeline or of a model of ours, without their weights."""
     folder = Path(model).expanduser()
     if (folder / "model_index.json").exists():
-        from toolkit.icg.sources.pipeline import read_index
+        from toolkit.icg.sources.pipeline_files import read_index
 
         index = read_index(folder / "model_index.json")
         parts = [name for name, value in index.items() if isinstance(value, list) and value[0] == "diffusers"]

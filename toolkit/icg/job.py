@@ -14,7 +14,7 @@ from toolkit.icg.columns import DROPPING, Column
 from toolkit.icg.config import SampleICG
 from toolkit.icg.measure import LEAST_FOR_DISTANCES, floor, score
 from toolkit.icg.plan import Plan, make_plan, open_models
-from toolkit.icg.results import Result, all_scores, headline, metrics
+from toolkit.icg.results import Result, all_scores, headline, metrics, prompts_table
 from toolkit.icg.sample_store import Draws, clear, to_floats
 from toolkit.icg.sources.base import Request, Source
 from toolkit.metrics.features import features_of
@@ -76,12 +76,16 @@ def _repeats(config: SampleICG, plan: Plan, column: Column) -> int:
 def draws_of(config: SampleICG, run: Run, plan: Plan, column: Column, repeat: int) -> Draws:
     """Where the samples of one column and sampling seed lie."""
     num = plan.num if repeat == 0 and column.shown else plan.num_measured
-    return Draws(run.dir / "draws" / column.key / f"repeat_{repeat}", num, config.sampling.batch_size)
+    return Draws(run.dir / "draws" / column.key / f"repeat_{repeat}", num, _batch_size(config, column))
+
+
+def _batch_size(config: SampleICG, column: Column) -> int:
+    return config.sampling.batch_size or column.source.batch_size
 
 
 def _draw(config: SampleICG, draws: Draws, column: Column, repeat: int) -> None:
     for start, stop in draws.missing():
-        if start // config.sampling.batch_size % world_size() != rank():  # every rank has its own places in the grid
+        if start // draws.batch_size % world_size() != rank():  # every rank has its own places in the grid
             continue
         before = time.perf_counter()
         request = Request(config.seed, repeat, start, stop)
@@ -119,6 +123,9 @@ def _report(config: SampleICG, run: Run, plan: Plan) -> None:
     run.add_metrics("", metrics(results, real) | plan.source.extra_metrics())
     table = headline(results, real, _title(config, plan), _note(config, plan))
     table.save(run.path("tables", "headline.json"))
+    if plan.source.prompts is not None:
+        shown_prompts = min(config.sampling.num_samples, len(plan.source.prompts))
+        prompts_table(plan.source, shown_prompts).save(run.path("tables", "prompts.json"))
     if any(one.scores for one in results):
         all_scores(results, f"{config.repeats} sampling seeds").save(run.path("tables", "scores.json"))
     _draw_pictures(run, plan, shown, predicted)

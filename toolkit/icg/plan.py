@@ -57,16 +57,19 @@ def open_models(config: SampleICG, run: Run, accelerator: Accelerator) -> tuple[
 def open_source(config: SampleICG, device: torch.device) -> Source:
     """The model that ``config.model`` names. Raises UserError where nothing usable is there."""
     from toolkit.icg.sources.denoiser import DenoiserSource
-    from toolkit.icg.sources.pipeline import PipelineSource, find_index, refuse
+    from toolkit.icg.sources.pipeline import PipelineSource
+    from toolkit.icg.sources.pipeline_files import check_settings, find_index, refuse
 
     assert config.model is not None
     index = find_index(config.model)
     if index is not None:
         for method in config.methods():
             refuse(index["_class_name"], method)
+        check_settings(index["_class_name"], config)
         return PipelineSource(config.model, config, device)
-    if config.prompts is not None:
-        raise UserError(f"prompts: the model in {config.model} takes no text")
+    for key in ("prompts", "negative_prompt", "scheduler", "call"):
+        if getattr(config, key) is not None:
+            raise UserError(f"{key}: the model in {config.model} is no pipeline, and takes no text")
     return DenoiserSource(config.model, config, device)
 
 

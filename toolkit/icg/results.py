@@ -54,13 +54,18 @@ class Result:
 def headline(results: Sequence[Result], floor: Mapping[str, float], title: str, note: str) -> Table:
     """One row per shown column, and what as many real images get."""
     shown = [one for one in results if one.column.shown]
-    names = _measured(shown) or [name for name in NAMES if name != "clip"]
+    names = _measured(shown)
     rows: list[list[Cell]] = [
         [one.column.label, *(one.mean(name) for name in names), one.calls, _two_digits(one.seconds)] for one in shown
     ]
     if floor:
         rows.append(["real images", *(floor.get(name) for name in names), None, None])
     return Table(title, ["guidance", *(NAMES[name] for name in names), "calls", "s/image"], rows, note)
+
+
+def prompts_table(source: Source, num: int) -> Table:
+    """The prompt of every sample, in the order of the grid and of the files."""
+    return Table("Prompts", ["sample", "prompt"], [[number, source.caption_of(number)] for number in range(num)], "")
 
 
 def _two_digits(seconds: float) -> float:
@@ -168,6 +173,7 @@ def _frontier(results: Sequence[Result], name: str) -> list[tuple[float, float]]
 MOST_ROWS = 24
 
 SMALL_PX = 64
+MOST_LETTERS = 60  # of a prompt under the grid
 
 ACROSS = {True: 20, False: 8}  # samples side by side: small images, large ones
 
@@ -189,13 +195,16 @@ def draw_grid(
         classes = predicted.get(column.key)
         wrong = [classes is not None and int(classes[i]) != source.label_of(i) for i in range(num)]
         rows += [_framed(image, is_wrong, bool(predicted)) for image, is_wrong in zip(images[:num], wrong, strict=True)]
-    captions = [source.caption_of(number) for number in range(num)] if source.prompts is None else []
-    short = captions if all(len(one) <= 10 for one in captions) else []
+    captions = [source.caption_of(number) for number in range(num)]
+    short = captions if source.prompts is None else [str(number + 1) for number in range(num)]
+    short = short if all(len(one) <= 10 for one in short) else []
+    prompts = [f" {number}: {one[:MOST_LETTERS]}." for number, one in enumerate(captions, 1) if source.prompts]
     said = "; framed: the classifier reads another class" if predicted else ""
     figures.image_grid(
         run.path("samples", "grid.png"), torch.stack(rows), columns=num, column_labels=short,
         row_labels=[column.label for column, _ in shown],
-        caption=f"Same noise in every column, same condition; one row per guidance{said}.",
+        caption=f"Same noise in every column, same condition; one row per guidance{said}."
+        + "".join(prompts),
     )  # fmt: skip
 
 

@@ -213,7 +213,10 @@ def test_bank_of_random_tokens(kind):
     call = {"guidance_scale": 1.0, "num_inference_steps": 2, "output_type": "latent", "height": 8, "width": 8}
     with guided(pipe, guider):
         assert torch.isfinite(pipe(["a cat", "dogs"], generator=torch.Generator().manual_seed(0), **call).images).all()
-    with pytest.raises(UserError, match="needed"), guided(pipe, guider):  # prompts of another length
+    with guided(pipe, guider):  # text that is not padded, five tokens of it
+        assert torch.isfinite(tiny.sample(kind)).all()
+    guider.set_condition_bank({name: rows[:, :4] for name, rows in bank.items()})
+    with pytest.raises(UserError, match="needed"), guided(pipe, guider):
         tiny.sample(kind)
 
 
@@ -246,9 +249,31 @@ def test_bank_of_the_other_families():
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 4}
     gemma = Gemma2Model(Gemma2Config(vocab_size=60, num_key_value_heads=2, **sizes)).eval()
     sana = diffusers.SanaPipeline(**tiny.sana().components | {"tokenizer": tokenizer, "text_encoder": gemma})
-    assert random_token_bank(sana, 3)["prompt_embeds"].shape == (3, 300, 8)
-    with pytest.raises(UserError, match="build the bank yourself"):
+    size = {"height": 128, "width": 128, "use_resolution_binning": False}
+    assert random_token_bank(sana, 3, **size)["prompt_embeds"].shape == (3, 300, 8)
+    with pytest.raises(UserError, match=r"cannot be called with a prompt alone \(Invalid sample size\)"):
+        random_token_bank(sana, 3)
+    with pytest.raises(UserError, match="takes no prompt"):
         random_token_bank(tiny.dit())
+
+
+def test_bank_of_pipelines_that_also_take_a_picture():
+    """Seventeen rows in two calls, the pipeline's hooks off again; all rows equal where nothing tokenises."""
+    parts = tiny.stable_diffusion().components | {"safety_checker": None, "feature_extractor": None}
+    parts.pop("image_encoder", None)
+    parts["unet"] = tiny.unet_condition(in_channels=8)
+    pipe = tiny.quiet(diffusers.StableDiffusionInstructPix2PixPipeline(**parts, requires_safety_checker=False))
+    bank = random_token_bank(pipe, 17, image=torch.rand(1, 3, 8, 8))
+    assert bank["prompt_embeds"].shape == (17, 7, 8) and len(bank["prompt_embeds"].unique(dim=0)) == 17
+    assert not pipe.unet._forward_pre_hooks
+    with pytest.raises(UserError, match="give the rest of its call by name"):
+        random_token_bank(pipe, 2)
+    fixed = tiny.stable_diffusion().components["tokenizer"]
+    pipe.text_tokenizer, pipe.tokenizer = fixed, lambda texts, **options: fixed([""] * len(texts), **options)
+    pipe.encode_prompt = lambda *args, **kwargs: tiny.embeds(1).expand(2, -1, -1)
+    pipe._encode_prompt = pipe.encode_prompt
+    with pytest.raises(UserError, match="the same for all random texts"):
+        random_token_bank(pipe, 2, image=torch.rand(1, 3, 8, 8))
 
 
 def test_cfg_beside_tsg_and_cads():

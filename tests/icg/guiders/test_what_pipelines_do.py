@@ -1,5 +1,7 @@
 """What real pipelines do to their network's arguments, its time, its experts and its caches."""
 
+import re
+
 import diffusers
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from tests.icg import tiny
 from toolkit.errors import UserError
 from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance, guided
+from toolkit.icg.guiders.pipeline_loop import how_to_switch_off
 
 ICG, TSG = IndependentConditionGuidance, TimeStepGuidance
 
@@ -196,3 +199,64 @@ def test_a_cache_of_blocks_keeps_the_branches_apart():
             assert torch.equal(tiny.sample("flux", num_inference_steps=1), plain)
     finally:
         model.disable_cache()
+
+
+class TimedTokens(nn.Module):
+    """A denoiser that embeds a time per token (B, tokens), the first of them the clean one's."""
+
+    def __init__(self):
+        super().__init__()
+        self.time_embedding, self.seen = nn.Linear(1, 8), []
+
+    def forward(self, sample, timestep):
+        told = self.time_embedding(timestep.flatten()[:, None]).view(len(sample), -1, 8)
+        self.seen.append(told)
+        return (sample + told.mean(),)
+
+
+class TokenPipe(DiffusionPipeline):
+    """Two samples of three tokens."""
+
+    def __init__(self, unet, scheduler):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(self):
+        x = torch.zeros(2, 4, 3)
+        self.scheduler.set_timesteps(2)
+        for t in self.scheduler.timesteps:
+            times = torch.tensor([0.0, t, t]).expand(2, 3)
+            x = self.scheduler.step(self.unet(x, times)[0], t, x).prev_sample
+
+
+@pytest.mark.parametrize("seed", [0, [1, 2]])
+@pytest.mark.parametrize("batched", [False, True])
+def test_all_tokens_of_a_sample_get_one_noise_on_their_times(seed, batched):
+    pipe = tiny.quiet(TokenPipe(TimedTokens(), DDIMScheduler(clip_sample=False)))
+    with guided(pipe, TSG(3.0, alpha=0.0, std_scaling=False, seed=seed), batched=batched):
+        pipe()
+    seen = torch.cat(pipe.unet.seen)  # (2 steps x 2 branches x 2 samples x 3 tokens, 8)
+    clean, noisy = seen.view(2, 2, 2, 3, 8).unbind(1)
+    noise = noisy - clean
+    torch.testing.assert_close(noise, noise[:, :, :1].expand_as(noise), atol=1e-3, rtol=0)
+    assert noise.abs().amin() > 0 and not torch.allclose(noise[:, 0], noise[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        ("StableVideoDiffusionPipeline", r"min_guidance_scale=1\.0, max_guidance_scale=1\.0"),
+        ("Krea2Pipeline", r"guidance_scale=0\.0"),
+        ("ZImagePipeline", r"guidance_scale=0\.0"),
+        ("StableDiffusionPipeline", r"guidance_scale=1\.0"),
+        ("FluxPipeline", r"true_cfg_scale=1\.0"),
+        ("HunyuanVideo15Pipeline", r"pipe\.guider = guider"),
+    ],
+)
+def test_what_switches_the_own_guidance_off_is_said_of_each_pipeline(build, words):
+    pipe = object.__new__(getattr(diffusers, build))
+    pipe.guider = object() if build.startswith("Hunyuan") else None
+    pipe.unet = torch.nn.Module()
+    pipe.unet.config = diffusers.configuration_utils.FrozenDict(time_cond_proj_dim=None)
+    assert re.search(words, how_to_switch_off(pipe))

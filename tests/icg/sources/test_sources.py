@@ -14,7 +14,8 @@ from toolkit.icg.labels_and_prompts import PROMPTS, draw_labels, read_labels, re
 from toolkit.icg.methods import CFG, ICG, PAG, SAG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance
 from toolkit.icg.sources.base import Request
 from toolkit.icg.sources.denoiser import DenoiserSource, trained_how
-from toolkit.icg.sources.pipeline import FAMILIES, PipelineSource, find_index, refuse
+from toolkit.icg.sources.pipeline import PipelineSource
+from toolkit.icg.sources.pipeline_files import condition_of, find_index, refuse
 from toolkit.icg.sources.small import save_model
 from toolkit.zoo.disco.prior import MarginalPrior
 from toolkit.zoo.edm.mlp import MLPDenoiser
@@ -219,9 +220,11 @@ def test_conditions_that_do_not_fit(pipelines, kind, settings, message):
 
 
 def test_what_families_cannot_do_is_said_before_anything_is_loaded():
-    for kind, family in FAMILIES.items():
+    conditions = {"DiTPipeline": "class", "FluxPipeline": "text", "WanPipeline": "text", "DDPMPipeline": "none"}
+    for kind, condition in conditions.items():
+        assert condition_of(kind) == condition
         for guidance in (ICG(), CFG(), ICGAndTSG(), CFGAndTSG()):
-            if family.condition == "none":
+            if condition == "none":
                 with pytest.raises(UserError, match="unconditional and has no condition"):
                     refuse(kind, guidance)
             else:
@@ -240,9 +243,18 @@ def test_pipelines_that_are_not_there_or_not_known(tmp_path):
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(UserError, match="not the index of a diffusers pipeline"):
         find_index(str(tmp_path))
-    (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
-    with pytest.raises(UserError, match="KandinskyPipeline is not known here"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "DDPMPipeline", "unet": ["evil", "UNet2DModel"]}')
+    with pytest.raises(UserError, match="unet comes from evil, and only parts of diffusers and transformers"):
         find_index(str(tmp_path))
+    for kind, line in {
+        "KandinskyPipeline": "image_embeds, negative_image_embeds, which a command line cannot give",
+        "ShapEPipeline": "no scheduler with a UNet or a transformer",
+        "os.path": "os.path is not a pipeline of diffusers",
+        "UNet2DModel": "is not a pipeline of diffusers",
+    }.items():
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+        with pytest.raises(UserError, match=line):
+            find_index(str(tmp_path))
 
 
 def test_pickled_weights_are_refused(pipelines, tmp_path):

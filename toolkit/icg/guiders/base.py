@@ -151,7 +151,8 @@ class WeakBranchGuidance(BaseGuidance):
         """All calls as one of ``len(states) * batch_size`` rows: each call's changes touch its rows alone."""
         self._refuse_cache(denoiser)
         calls = [(index, slice(index * batch_size, (index + 1) * batch_size)) for index in range(len(self.plan))]
-        self.attached = Attached(denoiser, [(one, rows) for index, rows in calls for one in self._changes(index)])
+        changes = [(one, rows) for index, rows in calls for one in self._changes(index)]
+        self.attached = Attached(denoiser, changes, len(self.plan) * batch_size)
 
     def cleanup_models(self, denoiser: nn.Module) -> None:
         self._detach()

@@ -51,7 +51,7 @@ class Annealing:
         """For integer labels: anneal what the network embeds them as, one noise per sample in every layer."""
         noise: Tensor | None = None
 
-        def change(embedding_BE: Tensor) -> Tensor:
+        def change(embedding_BE: Tensor, num_samples: int) -> Tensor:
             nonlocal noise
             if noise is None:
                 noise = draws.normal(embedding_BE.shape, embedding_BE.device)

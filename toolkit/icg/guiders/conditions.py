@@ -174,10 +174,11 @@ class IndependentCondition:
         return draws.integers(len(next(iter(self.bank.values()))), (batch_size,), device)
 
     def _bank_values(self, name: str, real: Tensor) -> Tensor:
-        bank = self.bank[canonical(name)]
+        self.bank[canonical(name)] = bank = self.bank[canonical(name)].to(real.device)
+        if real.dim() == bank.dim() == 3 and bank.shape[1] > real.shape[1]:
+            bank = bank[:, : real.shape[1]]  # of text that is not padded, as long as the real one
         if bank.shape[1:] != real.shape[1:]:
             raise UserError(f"condition bank: {name} rows are {tuple(bank.shape[1:])}, needed {tuple(real.shape[1:])}")
-        self.bank[canonical(name)] = bank = bank.to(real.device)
         return bank
 
     def _order(self, batch_size: int, device: torch.device, draws: Draws) -> Tensor:

@@ -21,10 +21,8 @@ from toolkit.icg.guiders.base import WeakBranchGuidance
 from toolkit.icg.guiders.batching import can_batch, stack_arguments
 from toolkit.icg.guiders.clock import SchedulerClock
 from toolkit.icg.guiders.conditions import carries_text
-from toolkit.icg.guiders.pipeline_loop import Loop
+from toolkit.icg.guiders.pipeline_loop import Loop, flattened, networks_of, uncompiled
 
-EXPERTS = ("transformer", "transformer_2")
-NETWORKS = (*EXPERTS, "unet")
 _MARK = "_guided"
 
 
@@ -58,7 +56,7 @@ def guided(
             condition for ICG, or one that can be drawn only in part; the pipe is guided already; ``batched`` with a
             guider that changes the network between its calls.
     """
-    networks = _networks_of(pipe, denoiser)
+    networks = networks_of(pipe, denoiser)
     if hasattr(pipe.scheduler.__dict__.get("set_timesteps"), _MARK):
         raise UserError(f"{type(pipe).__name__} is guided already: give both guiders to CombinedGuidance")
     if batched and not can_batch(guider):
@@ -92,7 +90,7 @@ class _GuidedCall:
         self, network: nn.Module, guider: Any, loop: Loop, null: Mapping[str, Tensor | int], batched: bool
     ) -> None:
         self.network, self.guider, self.loop, self.null, self.batched = network, guider, loop, null, batched
-        self.parameters = inspect.signature(type(_uncompiled(network)).forward)
+        self.parameters = inspect.signature(type(uncompiled(network)).forward)
         if "timestep" not in self.parameters.parameters:
             raise UserError(f"{type(network).__name__} takes no timestep: guided() does not know how it is called")
         self.inner = False
@@ -112,7 +110,7 @@ class _GuidedCall:
         self.arguments = {name: value for name, value in bound.items() if name != "self"}
         self.sample = next(iter(self.arguments.values()))
         if isinstance(self.guider, WeakBranchGuidance):
-            self.guider.bind(_uncompiled(self.network))  # experts take turns
+            self.guider.bind(uncompiled(self.network))  # experts take turns
         self.guider.set_state(*self.loop.enter(self.arguments["timestep"], len(self.sample)))
         self.states = self.guider.prepare_inputs(self._inputs())
         if self.batched and len(self.states) > 1:
@@ -171,7 +169,7 @@ class _GuidedCall:
 
     def _inputs(self) -> dict[str, Any]:
         """Every tensor argument as a field; those inside ``added_cond_kwargs`` under their own names."""
-        flat = {**self.arguments, **(self.arguments.get("added_cond_kwargs") or {})}
+        flat = flattened(self.arguments)
         first = next(iter(self.arguments))
         fields = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
         fields = {name: value for name, value in fields.items() if name not in (first, "timestep")}
@@ -199,6 +197,8 @@ class _GuidedCall:
         null = self.null.get(name, value)
         if not isinstance(null, Tensor):
             return torch.full_like(value, null)
+        if null.shape[1:] != value.shape[1:] or len(null) not in (1, len(value)):
+            raise UserError(f"null: {name} is {tuple(null.shape)}, needed {tuple(value.shape)}, or one row of it")
         return null.to(value).expand_as(value)
 
     def _call_arguments(self, state: Any) -> dict[str, Any]:
@@ -230,35 +230,6 @@ def _repeats(value: Tensor, num_samples: int) -> int:
         return 1
     grouped = value.unflatten(0, (num_samples, count))
     return count if torch.equal(grouped, grouped[:, :1].expand_as(grouped)) else 1
-
-
-def _networks_of(pipe: Any, name: str | None) -> list[nn.Module]:
-    """The network that is guided, or the experts that share the steps among them (Wan 2.2)."""
-    kind = type(pipe).__name__
-    if hasattr(pipe, "blocks") and hasattr(pipe, "update_components"):
-        raise UserError(f"{kind} is modular: give it the guider with update_components(guider=...)")
-    if getattr(pipe, "scheduler", None) is None:
-        raise UserError(f"{kind} has no scheduler: guided() works on diffusers pipelines")
-    there = {one: part for one in NETWORKS if isinstance(part := getattr(pipe, one, None), nn.Module)}
-    experts = [there[one] for one in EXPERTS if one in there] if pipe.config.get("boundary_ratio") is not None else []
-    if name in EXPERTS and len(experts) > 1:
-        raise UserError(f"denoiser={name}: the two transformers of {kind} share the steps; leave denoiser out")
-    named = getattr(pipe, name, None) if name else None
-    chosen = experts or ([named] if isinstance(named, nn.Module) else [] if name else list(there.values()))
-    if len(chosen) != 1 and chosen is not experts:
-        modules = [one for one, part in pipe.components.items() if isinstance(part, nn.Module)]
-        raise UserError(f"denoiser: cannot tell the network of {kind}; name one of {', '.join(modules)}")
-    for network in chosen:
-        if getattr(network, "_compiled_call_impl", None) is not None:
-            raise UserError(
-                f"{type(network).__name__} was compiled in place, hooks and all: use torch.compile(network)"
-            )
-    return chosen
-
-
-def _uncompiled(network: nn.Module) -> Any:
-    """What ``torch.compile`` wrapped."""
-    return getattr(network, "_orig_mod", network)
 
 
 @contextmanager

@@ -5,78 +5,135 @@ The paper encodes a fresh random prompt at every step; a bank made once costs th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from toolkit.errors import UserError
+from toolkit.icg.guiders.conditions import canonical, carries_text
+from toolkit.icg.guiders.pipeline_loop import flattened, networks_of, own_guidance_off, uncompiled
 from toolkit.runs import seeds
 
-# Where encode_prompt returns the prompt's embedding and the pooled one (None: it has none).
-RETURNS: dict[str, tuple[int, int | None]] = {
-    "StableDiffusionXL": (0, 2),
-    "StableDiffusion3": (0, 2),
-    "StableDiffusion": (0, None),
-    "Flux": (0, 1),
-    "Sana": (0, None),
-}
+AT_ONCE = 16  # prompts of one call
+# Texts that pipelines put around a prompt, and around no negative one.
+NO_FRAME = {"complex_human_instruction": None}
+
+
+class _Reached(Exception):
+    """The network was about to be called, with these arguments."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.arguments = arguments
 
 
 @torch.no_grad()
-def encode_prompts(pipe: Any, prompts: Sequence[str]) -> dict[str, Tensor]:
-    """``prompt_embeds`` (N, L, C) and, where the family has it, ``pooled_prompt_embeds`` (N, C) of N prompts.
+def text_inputs(pipe: Any, prompts: Sequence[str], denoiser: str | None = None, **call: Any) -> dict[str, Tensor]:
+    """The tensors that carry N prompts to the network of a pipeline, and their masks, (N, ...) under its own names.
 
-    Raises UserError for a pipeline of another family than Stable Diffusion (1, 2, XL, 3), Flux or Sana.
+    The pipeline is called until it reaches its network, so whatever it does with text is done.
+
+    Args:
+        denoiser: as in ``guided``. call: what else the pipeline's call needs (``image=...``).
+
+    Raises:
+        UserError: the pipeline takes no prompt, or more than one; the text does not reach the network in tensors.
     """
     kind = type(pipe).__name__
-    family = next((name for name in RETURNS if kind.startswith(name)), None)
-    if family is None:
+    taken = inspect.signature(type(pipe).__call__).parameters
+    if "prompt" not in taken:
+        raise UserError(f"{kind} takes no prompt, so there is no text to encode; build the bank yourself")
+    options = own_guidance_off(pipe) | {name: value for name, value in NO_FRAME.items() if name in taken} | call
+    networks = networks_of(pipe, denoiser)
+    handles = [one.register_forward_pre_hook(_reach, with_kwargs=True) for one in networks]
+    try:
+        pipe(**{"prompt": list(prompts)} | options)
+    except _Reached as reached:
+        found = _of_text(reached.arguments, len(prompts))
+    except (TypeError, ValueError, AttributeError) as error:
+        why = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{kind}: text embeddings are known for {', '.join(RETURNS)} pipelines; build the bank yourself"
-        )
-    options: dict[str, Any] = {"StableDiffusion3": {"prompt_2": None, "prompt_3": None}, "Flux": {"prompt_2": None}}
-    arguments = {"prompt": list(prompts), "device": pipe._execution_device, **options.get(family, {})}
-    if family != "Flux":
-        arguments["do_classifier_free_guidance"] = False
-    if family == "StableDiffusion":
-        arguments["num_images_per_prompt"] = 1
-    returned = pipe.encode_prompt(**arguments)
-    prompt, pooled = RETURNS[family]
-    return {"prompt_embeds": returned[prompt]} | ({} if pooled is None else {"pooled_prompt_embeds": returned[pooled]})
+            f"{kind} cannot be called with a prompt alone ({why}): give the rest of its call by name (image=...), or "
+            "build the bank yourself"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        pipe.maybe_free_model_hooks()
+    if not any(carries_text(name) for name in found):
+        raise UserError(f"{kind} gives its network no text in tensors of {len(prompts)} rows; build the bank yourself")
+    return found
 
 
-@torch.no_grad()
-def encode_mask(pipe: Any, prompt: str) -> Tensor:
-    """The attention mask (1, L) that Sana gives to the network beside a prompt's embedding."""
-    return pipe.encode_prompt([prompt], do_classifier_free_guidance=False, device=pipe._execution_device)[1]
+def _reach(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    raise _Reached(inspect.signature(type(uncompiled(network)).forward).bind(network, *args, **kwargs).arguments)
 
 
-def random_token_bank(pipe: Any, num_rows: int = 64, seed: int = 0) -> dict[str, Tensor]:
+def _of_text(arguments: dict[str, Any], num: int) -> dict[str, Tensor]:
+    """Text and masks of one row per prompt; text with several rows each (the frames of a video) once."""
+    found = {}
+    for name, value in flattened(arguments).items():
+        is_text = carries_text(name) or ("mask" in name and name.startswith(("encoder", "prompt", "attention")))
+        if is_text and isinstance(value, Tensor) and value.dim() and len(value) % num == 0:
+            found[name] = value[:: len(value) // num]
+    return found
+
+
+def encode_prompts(pipe: Any, prompts: Sequence[str], **call: Any) -> dict[str, Tensor]:
+    """``prompt_embeds`` (N, L, C), and where the family has them ``pooled_prompt_embeds`` (N, C) and further streams.
+
+    As ``text_inputs``, without masks and under our names, for ``set_condition_bank``.
+    """
+    return {canonical(name): rows for name, rows in text_inputs(pipe, prompts, **call).items() if carries_text(name)}
+
+
+def random_token_bank(pipe: Any, num_rows: int = 64, seed: int = 0, **call: Any) -> dict[str, Tensor]:
     """Embeddings of ``num_rows`` prompts of uniformly random tokens at full length, for ``set_condition_bank``.
 
     No start, end or padding tokens and no attention mask, as in the paper. Row i of all fields is one prompt.
+    call: what else the pipeline's call needs (``image=...``).
+
+    Raises:
+        UserError: as ``encode_prompts``; a pipeline that reads its text with something else than a tokenizer.
     """
     if num_rows < 1:
         raise UserError(f"num_rows={num_rows}: must be at least 1")
-    with _random_tokenizers(pipe, seed):
-        return encode_prompts(pipe, [""] * num_rows)
+    parts = []
+    for start in range(0, num_rows, AT_ONCE):
+        num = min(AT_ONCE, num_rows - start)
+        with _random_tokenizers(pipe, seed, start, num_rows):
+            parts.append(encode_prompts(pipe, [""] * num, **call))
+    bank = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    for name, rows in bank.items():
+        if num_rows > 1 and torch.equal(rows[0], rows[1]):
+            raise UserError(
+                f"{type(pipe).__name__}: {name} is the same for all random texts, which do not come from a tokenizer "
+                "of its own; build the bank yourself"
+            )
+    return bank
 
 
 class RandomTokens:
-    """Stands in for a tokenizer: the same random ids at every call of one size; the rest is the tokenizer's own."""
+    """Stands in for a tokenizer: ids of random texts from number ``start`` on; the rest is the tokenizer's own.
 
-    def __init__(self, tokenizer: Any, seed: int, name: str) -> None:
+    Text i of ``num_rows`` has the same ids at every call of one length.
+    """
+
+    def __init__(self, tokenizer: Any, seed: int, name: str, start: int, num_rows: int) -> None:
         self._tokenizer, self._seed, self._name = tokenizer, seed, name
+        self._start, self._num_rows = start, num_rows
 
     def __call__(self, texts: Any, max_length: int | None = None, **_: Any) -> BatchEncoding:
-        num_rows = 1 if isinstance(texts, str) else len(texts)
+        num = 1 if isinstance(texts, str) else len(texts)
         length = max_length or self._tokenizer.model_max_length
         generator = seeds.generator(self._seed, self._name)
-        ids = torch.randint(len(self._tokenizer), (num_rows, length), generator=generator)
+        ids = torch.randint(len(self._tokenizer), (self._num_rows, length), generator=generator)
+        ids = ids[self._start : self._start + num]
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
     def __getattr__(self, name: str) -> Any:
@@ -84,13 +141,13 @@ class RandomTokens:
 
 
 @contextmanager
-def _random_tokenizers(pipe: Any, seed: int) -> Iterator[None]:
+def _random_tokenizers(pipe: Any, seed: int, start: int, num_rows: int) -> Iterator[None]:
     parts = pipe.components.items()
     real = {name: part for name, part in parts if name.startswith("tokenizer") and part is not None}
     try:
         for name, tokenizer in real.items():
             # around the pipeline's own __setattr__, which would record the stand-in in its config
-            object.__setattr__(pipe, name, RandomTokens(tokenizer, seed, name))
+            object.__setattr__(pipe, name, RandomTokens(tokenizer, seed, name, start, num_rows))
         yield
     finally:
         for name, tokenizer in real.items():

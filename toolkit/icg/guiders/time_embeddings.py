@@ -59,17 +59,19 @@ def find_time_embeddings(
 def time_noise(
     draws: Draws, scale: float, std_scaling: bool, names: Sequence[str] | None, max_layers: int | None
 ) -> OutputChange:
-    """Noise of ``scale`` = s * t^alpha for one call: one vector per sample, the same in every layer."""
+    """Noise of ``scale`` = s * t^alpha for one call: one vector per sample, the same in every layer and token."""
     noise: Tensor | None = None
 
-    def change(embedding_BE: Tensor) -> Tensor:
+    def change(embedding_RE: Tensor, num_samples: int) -> Tensor:
         nonlocal noise
-        values = embedding_BE.float()
+        values = embedding_RE.float()
+        num = min(len(values), num_samples)
         if noise is None:
-            noise = draws.normal(values.shape, values.device)
-        # All rows share t, so a row's deviation is the paper's t_emb.std(), and independent of the rest of the batch.
+            noise = draws.normal((num, values.shape[-1]), values.device)
+        rows = noise.repeat_interleave(len(values) // num, 0).view(-1, *[1] * (values.dim() - 2), values.shape[-1])
+        # A row has one t, so its deviation is the paper's t_emb.std(), and independent of the rest of the batch.
         size = scale * values.std(-1, keepdim=True) if std_scaling else scale
-        return (values + size * noise).to(embedding_BE.dtype)
+        return (values + size * rows).to(embedding_RE.dtype)
 
     return OutputChange(
         find=lambda network: find_time_embeddings(network, names, max_layers),

@@ -50,6 +50,7 @@ class Source:
 
     name = ""
     shape: tuple[int, ...] | None = None
+    batch_size = 512
     num_classes = 0
     labels: list[int] | None = None
     prompts: list[str] | None = None

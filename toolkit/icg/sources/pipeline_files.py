@@ -1,0 +1,200 @@
+"""Which pipelines of diffusers ``sample-icg`` can sample, told by their classes, and how one is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toolkit.errors import UserError, did_you_mean
+from toolkit.icg.config import SampleICG
+from toolkit.icg.guiders.pipeline_loop import NETWORKS
+from toolkit.icg.methods import AutoGuidance, Guidance
+from toolkit.zoo.loading import hub_answers
+
+# method -> the class of a pipeline -> the class of diffusers that adds the method
+PEERS = {
+    "pag": {
+        "StableDiffusionPipeline": "StableDiffusionPAGPipeline",
+        "StableDiffusionXLPipeline": "StableDiffusionXLPAGPipeline",
+        "StableDiffusion3Pipeline": "StableDiffusion3PAGPipeline",
+        "SanaPipeline": "SanaPAGPipeline",
+    },
+    "sag": {"StableDiffusionPipeline": "StableDiffusionSAGPipeline"},
+}
+# Arguments of a pipeline's call that have keys of their own, or are the guider's.
+OURS = ("prompt", "class_labels", "batch_size", "generator", "num_inference_steps", "output_type", "return_dict")
+GUIDERS = ("guidance_scale", "true_cfg_scale", "negative_prompt", "min_guidance_scale", "max_guidance_scale")
+
+
+def find_index(model: str) -> dict[str, Any] | None:
+    """The model_index.json of a diffusers pipeline, None for another kind of model.
+
+    Raises UserError where nothing is there, the index is damaged, or the pipeline cannot be sampled.
+    """
+    folder = Path(model).expanduser()
+    if folder.exists():
+        path = folder / "model_index.json"
+        return read_index(path) if path.is_file() else None
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise UserError(f"model={model}: no such folder (a run of ours, a diffusers folder, or a hub id)")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    reachable = hub_answers()
+    try:
+        return read_index(Path(hf_hub_download(model, "model_index.json", local_files_only=not reachable)))
+    except LocalEntryNotFoundError:
+        why = "the hub did not answer" if reachable else "it is not in the cache, and the hub cannot be reached"
+        raise UserError(f"model={model}: no such folder; as a hub id: {why}") from None
+    except EntryNotFoundError:
+        return None
+    except (HfHubHTTPError, ValueError) as error:
+        raise UserError(f"model={model}: no such folder; as a hub id: {str(error).strip().splitlines()[0]}") from None
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """model_index.json, checked. Raises UserError where it is damaged or names a class that cannot be sampled."""
+    try:
+        index = json.loads(path.read_text())
+    except (ValueError, OSError):
+        index = None
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise UserError(f"{path}: not the index of a diffusers pipeline")
+    try:
+        condition_of(index["_class_name"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    _refuse_other_libraries(path, index)
+    return index
+
+
+def _refuse_other_libraries(path: Path, index: dict[str, Any]) -> None:
+    """Loading imports what the index names: only what belongs to the two libraries."""
+    from diffusers import pipelines
+
+    for name, part in index.items():
+        library = part[0] if isinstance(part, list) and part else None
+        if library not in (None, "diffusers", "transformers") and not (
+            isinstance(library, str) and library.isidentifier() and hasattr(pipelines, library)
+        ):
+            raise UserError(f"{path}: {name} comes from {library}, and only parts of diffusers and transformers do")
+
+
+@cache
+def call_of(kind: str) -> dict[str, inspect.Parameter]:
+    """The arguments of a pipeline's call, by name. Raises UserError for a class that diffusers does not have."""
+    import diffusers
+
+    cls = getattr(diffusers, kind, None) if re.fullmatch(r"[A-Z]\w*Pipeline", kind) else None
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
+        raise UserError(f"{kind} is not a pipeline of diffusers {diffusers.__version__}")
+    taken = dict(inspect.signature(cls.__call__).parameters)
+    parts = inspect.signature(cls).parameters
+    if "scheduler" not in parts or not any(name in parts for name in NETWORKS):
+        raise UserError(f"{kind} has no scheduler with a UNet or a transformer, which is what can be guided")
+    return taken
+
+
+def condition_of(kind: str) -> str:
+    """What a pipeline class is conditioned on: ``class``, ``text`` or ``none``. Raises UserError where by neither."""
+    taken = call_of(kind)
+    needed = {name for name, one in taken.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD}
+    unknown = {one for one in needed - {"self", "prompt", "class_labels"} if "image" not in one or "embeds" in one}
+    if unknown:
+        raise UserError(f"{kind} needs {', '.join(sorted(unknown))}, which a command line cannot give")
+    for name, condition in (("class_labels", "class"), ("prompt", "text"), ("batch_size", "none")):
+        if name in taken:
+            return condition
+    raise UserError(f"{kind} takes neither prompts nor classes nor a number of samples")
+
+
+def refuse(kind: str, guidance: Guidance) -> None:
+    """Raises UserError where pipelines of class ``kind`` cannot be guided so; reads no weights."""
+    method = guidance.method
+    if condition_of(kind) == "none" and guidance.on_condition:
+        raise UserError(f"guidance={method}: {kind} is unconditional and has no condition to guide on; take tsg")
+    if guidance.own_pipeline and kind not in PEERS[guidance.own_pipeline]:
+        can = ", ".join(PEERS[guidance.own_pipeline])
+        raise UserError(f"guidance={method}: diffusers has it for {can}; this is {kind}")
+    if isinstance(guidance, AutoGuidance):
+        raise UserError("guidance=autoguidance: works on models of ours, with a worse one as guidance.weak")
+
+
+def check_settings(kind: str, config: SampleICG) -> None:
+    """Raises UserError for a key of the config that pipelines of class ``kind`` have no use for; reads no weights."""
+    condition, taken = condition_of(kind), call_of(kind)
+    does = {"class": "give labels=", "text": "give prompts=", "none": "it is unconditional"}[condition]
+    if condition != "text":
+        for key in ("prompts", "negative_prompt"):
+            if getattr(config, key) is not None:
+                raise UserError(f"{key}: {kind} takes no text ({does})")
+    if condition != "class" and config.labels is not None:
+        raise UserError(f"labels: {kind} has no classes ({does})")
+    if config.size_px is not None and not {"height", "width"} <= taken.keys():
+        raise UserError(f"size_px={config.size_px}: {kind} has one size")
+    for name in config.call or {}:
+        if name in OURS or name in GUIDERS:
+            raise UserError(f"call.{name}: is set by the command; see prompts, labels, sampling, guidance")
+        if name not in taken:
+            raise UserError(f"call.{name}: {kind} takes no such argument; {did_you_mean(name, taken)}".rstrip("; "))
+    lacking = [name for name, one in taken.items() if "image" in name and one.default is one.empty]
+    if missing := [name for name in lacking if name not in (config.call or {})]:
+        raise UserError(f"call: {kind} needs a picture, call={{{missing[0]}: FILE}}")
+
+
+def load_pipeline(model: str, precision: str = "fp32") -> Any:
+    """The pipeline with its weights, never unpickled. Raises UserError where they are missing or do not fit."""
+    import transformers
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    folder = Path(model).expanduser()
+    offline = folder.exists() or not hub_answers()
+    options: dict[str, Any] = {"torch_dtype": torch.bfloat16} if precision == "bf16" else {}
+    source = str(folder) if folder.exists() else model
+    try:
+        return DiffusionPipeline.from_pretrained(source, use_safetensors=True, local_files_only=offline, **options)
+    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
+        raise UserError(f"model={model}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+
+
+def change_scheduler(pipe: Any, name: str) -> None:
+    """Sample with another scheduler of diffusers, on the settings of the pipeline's own. Raises UserError."""
+    import diffusers
+
+    choices = [one for one in dir(diffusers.schedulers) if one.endswith("Scheduler") and not one.startswith("Flax")]
+    if name not in choices:
+        raise UserError(f"scheduler={name}: {did_you_mean(name, choices)}no scheduler of diffusers")
+    before = type(pipe.scheduler).__name__
+    if ("FlowMatch" in name) != ("FlowMatch" in before) and not pipe.scheduler.config.get("use_flow_sigmas"):
+        raise UserError(f"scheduler={name}: the model was trained for {before}, a schedule of another kind")
+    try:
+        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"scheduler={name}: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_call(given: dict[str, Any] | None, size_px: int | None) -> dict[str, Any]:
+    """``call`` with pictures read: text given for an argument with image in its name is a file. Raises UserError."""
+    from PIL import Image, UnidentifiedImageError
+
+    found = dict(given or {})
+    for name, value in found.items():
+        if "image" not in name or not isinstance(value, str):
+            continue
+        try:
+            with Image.open(Path(value).expanduser()) as opened:
+                picture = opened.convert("L" if "mask" in name else "RGB")
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise UserError(f"call.{name}={value}: cannot be read as a picture ({error})") from None
+        found[name] = picture if size_px is None else picture.resize((size_px, size_px), Image.Resampling.LANCZOS)
+    return found
