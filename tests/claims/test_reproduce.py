@@ -70,7 +70,7 @@ class Runner:
         self.calls.append((command, words))
         settings = dict(word.split("=", 1) for word in words)
         folder, seed = settings["hydra.run.dir"], int(settings["seed"])
-        name = folder.split("/")[-2]
+        name = folder.split("/")[-2].removesuffix("_again")
         if self.stop_at == (name, seed):
             return 143
         failed = (name, seed) in self.fail
@@ -291,6 +291,25 @@ def test_a_seed_may_be_a_clip_with_words_of_its_own(paper):
     runner = Runner()
     reproduce("small", root="r", launch=runner)
     assert [words[1] for _, words in runner.calls[:3]] == ["data=ring", "data=grid25", "data=digits"]
+
+
+def test_a_claim_is_decided_once_more_on_fresh_seeds_beside_its_first_verdict(paper):
+    again = "again: {seeds: [7, 8, 9], claims: [ratio]}\n"
+    (paper / "claims.yaml").write_text(CLAIMS + again)
+    runner = Runner()
+    reproduce("small", ["ratio", "ratio_again"], root="r", launch=runner)
+    found = results(paper)["claims"]
+    assert list(found["ratio"]["values"]) == ["0", "1", "2"] and list(found["ratio_again"]["values"]) == ["7", "8", "9"]
+    assert "init=r/small/base_again/seed_8" in next(
+        words for _, words in runner.calls if "tuned_again/seed_8" in words[-1]
+    )
+    assert found["ratio_again"]["holds"] == found["ratio"]["holds"]
+    (paper / "claims.yaml").write_text(CLAIMS + again.replace("7", "2"))
+    with pytest.raises(UserError, match=r"again: seeds=.* has some of them"):
+        reproduce("small", root="r", launch=pytest.fail)
+    (paper / "claims.yaml").write_text(CLAIMS + again.replace("[ratio]", "[ratoi]"))
+    with pytest.raises(UserError, match="again: claim ratoi: did you mean 'ratio'"):
+        reproduce("small", root="r", launch=pytest.fail)
 
 
 def test_arithmetic_is_exact_and_a_coarse_reading_widens_the_interval():

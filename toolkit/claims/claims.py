@@ -29,6 +29,10 @@
         withdrawn: why                   # no longer claimed: not run, former verdicts stay in its history
         figure: {kind: curves, x: [0.1, 1, 10], metrics: {with z: "loss.with_z.{x}"}, xlabel: σ, ylabel: MSE}
 
+    again:                               # claims decided once more, as CLAIM_again, with runs RUN_again of their own
+      seeds: [10, 11, 12]                # fresh ones; how many is fixed before the first is run
+      claims: [toy_loss]
+
 A metric is a key of the run's ``metrics``, or ``RUN:key`` for another run of the same seed; ``{ratio: [a, b]}`` and
 ``{difference: [a, b]}`` are formed per seed. An override may say ``@RUN``: the folder of that run with the same seed.
 """

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toolkit.claims.claims import LEVELS, VARIES, Claim, Claims, FigureSpec, RunSpec, Statistic
+from toolkit.claims.claims import LEVELS, REFERENCE, VARIES, Claim, Claims, FigureSpec, RunSpec, Statistic
 from toolkit.errors import UserError, did_you_mean
 
 FIGURES = ("curves", "bars")
@@ -38,7 +38,7 @@ def load_claims(path: str | Path) -> Claims:
 
 def parse_claims(content: Any) -> Claims:
     """The checked form of what claims.yaml holds. Raises UserError."""
-    top = _mapping(content, "the file", required=("command", "runs", "claims"), optional=("title",))
+    top = _mapping(content, "the file", required=("command", "runs", "claims"), optional=("title", "again"))
     runs: dict[str, RunSpec] = {}
     for name, entry in _mapping(top["runs"], "runs").items():
         runs[name] = _run_spec(str(name), entry, str(top["command"]), runs)
@@ -48,7 +48,44 @@ def parse_claims(content: Any) -> Claims:
         if claim.id in claims:
             raise UserError(f"claim '{claim.id}' stands there twice")
         claims[claim.id] = claim
-    return Claims(str(top.get("title", "")), runs, claims)
+    spec = Claims(str(top.get("title", "")), runs, claims)
+    return _again(spec, top["again"]) if "again" in top else spec
+
+
+def _again(spec: Claims, entry: Any) -> Claims:
+    """``spec`` and, for every claim named, ``CLAIM_again`` on fresh seeds, with runs ``RUN_again`` of its own."""
+    values = _mapping(entry, "again", required=("seeds", "claims"))
+    seeds, names = _seeds(values["seeds"], "again"), _list(values["claims"], "again: claims")
+    for name in names:
+        if name not in spec.claims or spec.claims[name].withdrawn:
+            raise UserError(f"again: claim {name}: {did_you_mean(str(name), spec.claims)}name claims that are held")
+    chosen = [replace(spec.claims[name], figure=None) for name in names]
+    runs, claims = dict(spec.runs), dict(spec.claims)
+    for name in spec.needed_runs(chosen):
+        run = spec.runs[name]
+        if run.each or set(seeds) & set(run.seeds):
+            raise UserError(f"again: seeds={seeds}: run '{name}' has some of them, or words for each")
+        words = [REFERENCE.sub(r"@\1_again", word) for word in run.overrides]
+        runs[f"{name}_again"] = replace(run, name=f"{name}_again", seeds=seeds, overrides=words)
+    for claim in chosen:
+        terms = [(f"{run}_again", key) for run, key in claim.statistic.terms]
+        claims[f"{claim.id}_again"] = replace(
+            claim,
+            id=f"{claim.id}_again",
+            level="open",
+            statement=f"{claim.statement.removesuffix('.')} (decided once more, on {len(seeds)} fresh seeds).",
+            test=f"As {claim.id}, on seeds {seeds[0]} to {seeds[-1]}, whose number was fixed before the first was run.",
+            statistic=replace(claim.statistic, terms=terms),
+            seeds=seeds,
+        )
+    return Claims(spec.title, runs, claims)
+
+
+def _seeds(value: Any, where: str) -> list[int]:
+    seeds = _list(value, f"{where}: seeds")
+    if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UserError(f"{where}: seeds={seeds}: give different whole numbers from 0 up")
+    return seeds
 
 
 def _run_spec(name: str, entry: Any, command: str, above: dict[str, RunSpec]) -> RunSpec:
@@ -57,9 +94,7 @@ def _run_spec(name: str, entry: Any, command: str, above: dict[str, RunSpec]) ->
     values = _mapping(entry, where, required=("overrides", "seeds"), optional=optional)
     if not NAME.match(name):
         raise UserError(f"{where}: a name has letters, digits, - and _")
-    seeds = _list(values["seeds"], f"{where}: seeds")
-    if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise UserError(f"{where}: seeds={seeds}: give different whole numbers from 0 up")
+    seeds = _seeds(values["seeds"], where)
     overrides = [_override(item, where) for item in _list(values["overrides"], f"{where}: overrides")]
     quick = [_override(item, where) for item in _list(values.get("quick_overrides", []), f"{where}: quick_overrides")]
     minutes = [_cost(values.get(key), f"{where}: {key}") for key in ("minutes", "quick_minutes")]
