@@ -35,8 +35,9 @@ def test_matched_baseline_passes_over_impossible_widths():
         build_matched(impossible, data, wanted)
 
 
-def test_fine_tuning_starts_exactly_as_its_base(tmp_path):
-    config, data = tiny.config(), tiny.images()
+@pytest.mark.parametrize("network", [None, tiny.mlp()], ids=["unet", "mlp"])
+def test_fine_tuning_starts_exactly_as_its_base(tmp_path, network):
+    config, data = tiny.config(network), tiny.images()
     base = build_denoiser(config, data, with_latents=False).eval()
     with torch.no_grad():
         for parameter in base.parameters():

@@ -17,7 +17,7 @@ from toolkit.errors import UserError
 from toolkit.zoo.config import MLPConfig, NetworkConfig, ToyScoreConfig
 from toolkit.zoo.disco.encoders import LatentEncoder, MLPEncoder, ViTEncoder
 from toolkit.zoo.disco.prior import AutoregressivePrior, LatentDiffusionPrior, MarginalPrior, UniformPrior
-from toolkit.zoo.edm.build import build_network, image_shape
+from toolkit.zoo.edm.build import build_network, image_shape, known_latents
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.registry import count_parameters
 
@@ -42,7 +42,7 @@ def build_denoiser(config: TrainDisco, dataset: Dataset, with_latents: bool = Tr
             f"init={config.init}: a network for samples {tuple(base.shape)} and {base.num_classes} classes; "
             f"the data has {tuple(dataset.shape)} and {dataset.num_classes} (see data.size_px, data.class_labels)"
         )
-    return type(base).from_base(base, **latents)
+    return type(base).from_base(base, **(known_latents(type(base), latents) or latents))
 
 
 def build_matched(config: TrainDisco, dataset: Dataset, num_parameters: int) -> Denoiser:

@@ -33,8 +33,10 @@ def build_network(
     if isinstance(network, (MLPConfig, ToyScoreConfig)):
         common |= {"sample_shape": list(shape), "width": network.width, "depth": network.depth}
         if isinstance(network, ToyScoreConfig):
-            return ToyScoreDenoiser(component_std=network.component_std, **common, **_known(ToyScoreDenoiser, latents))
-        return MLPDenoiser(layer_norm=network.layer_norm, **common, **_known(MLPDenoiser, latents))
+            return ToyScoreDenoiser(
+                component_std=network.component_std, **common, **known_latents(ToyScoreDenoiser, latents)
+            )
+        return MLPDenoiser(layer_norm=network.layer_norm, **common, **known_latents(MLPDenoiser, latents))
     channels, height, _ = image_shape(shape, f"network.family={network.family}")
     common |= {"image_size": height, "in_channels": channels} | latents
     return _unet(network, common)
@@ -69,5 +71,6 @@ def _unet(network: NetworkConfig, common: dict[str, Any]) -> Denoiser:
     return SongUNet(**common)
 
 
-def _known(family: type[Denoiser], latents: dict[str, Any]) -> dict[str, Any]:
+def known_latents(family: type[Denoiser], latents: dict[str, Any]) -> dict[str, Any]:
+    """Those of a config's latent options that the networks of ``family`` have."""
     return {key: latents[key] for key in family.latent_keys if key in latents}
