@@ -45,9 +45,9 @@ def test_fine_tuning_starts_exactly_as_its_base(tmp_path, network):
     base.save_pretrained(tmp_path / "base")
     config = dataclasses.replace(config, init=str(tmp_path / "base"))
     tuned = build_denoiser(config, data).eval()
-    x, codes = torch.randn(3, 1, 8, 8), torch.randint(3, (3, 2))
+    x, sigma, codes = torch.randn(3, 1, 8, 8), torch.rand(3) + 0.1, torch.randint(3, (3, 2))
     assert tuned.num_latents == 2
-    assert torch.equal(tuned(x, 0.7, latents=codes), base(x, 0.7))
+    assert torch.equal(tuned(x, sigma, latents=codes), base(x, sigma))
 
 
 def test_a_base_for_other_data_is_refused(tmp_path):
