@@ -106,7 +106,7 @@ def write(folder: Path, paper: str, spec: Claims, results: dict[str, Any], level
         "evidence": level != "quick",
         "machines": _distinct(entry["machine"] for entry in made),
         "torch": _distinct(entry["torch"] for entry in made),
-        "git_commits": _distinct(entry["git_commit"] for entry in made),
+        "git_commits": _distinct(commit for entry in ordered.values() for commit in entry.get("git_commits", [])),
         "wall_time_s": round(math.fsum(entry["wall_time_s"] or 0 for entry in made), 1),
         "claims": ordered,
         "runs": {name: results["runs"][name] for name in spec.runs if name in results["runs"]},
