@@ -25,8 +25,8 @@ MAY_IMPORT = {
     "schema": {"errors", "moved"},
     "renamed": {"errors"},
     "paths": {"errors"},
-    "runs": {"errors", "schema", "renamed", "installation"},
-    "zoo": {"errors", "schema"},
+    "runs": {"errors", "schema", "renamed", "installation", "paths"},
+    "zoo": {"errors", "schema", "paths"},
     "data": {"errors", "schema", "lazy", "installation", "runs"},
     "metrics": {"errors", "runs", "data", "zoo"},
     "show": {"errors", "schema", "runs"},
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "resume": BRIDGE | {"launch"},
     "api": BRIDGE | PAPERS | {"launch", "show", "zoo"},
     "cli": BRIDGE | {"launch", "resume", "help", "zoo", "data", "show", "claims"},
-    **dict.fromkeys(PAPERS, FLOOR | {"zoo", "data", "metrics", "runs", "show", "bench"}),
+    **dict.fromkeys(PAPERS, FLOOR | {"paths", "zoo", "data", "metrics", "runs", "show", "bench"}),
 }
 MOST_FILES = 18  # of a folder, without __init__.py: more than one sees at a glance
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -29,3 +29,17 @@ def did_you_mean(word: str, options: Any) -> str:
     """``"did you mean 'x'? "`` or the empty string."""
     near = difflib.get_close_matches(word, list(options), n=1)
     return f"did you mean '{near[0]}'? " if near else ""
+
+
+def few(words: list[str], most: int = 20) -> str:
+    """A list in one line, shortened."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
+def refuse_files(problems: list[str], total: int) -> None:
+    """Raise one UserError for all ``problems`` with files of a folder of ``total``; nothing where there are none."""
+    hint = "(data.skip_bad=true leaves such files out)"
+    if len(problems) == 1:
+        raise UserError(f"{problems[0]} {hint}")
+    if problems:
+        raise UserError(f"{len(problems)} of {total} files cannot be used {hint}: {few(problems, 10)}")

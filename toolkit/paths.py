@@ -1,8 +1,9 @@
-"""Where the package's own files are: beside the code in a wheel, at the top of a checkout."""
+"""Where the package's own files are (beside the code in a wheel, at the top of a checkout), and whom files are for."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from toolkit.errors import UserError
@@ -41,3 +42,15 @@ def presets(command: str | None = None) -> dict[str, tuple[str, str]]:
         if command in (None, owner):
             found[path.stem] = (owner, about)
     return found
+
+
+def share(folder: Path) -> None:
+    """Give weights under ``folder`` the permissions that a new file has here.
+
+    The safetensors library writes them for their owner alone, so that colleagues could not read a shared model.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*.safetensors"):
+        with suppress(OSError):  # a file of another user's
+            path.chmod(0o666 & ~mask)

@@ -8,7 +8,8 @@ from toolkit import data
 from toolkit.data.config import Data
 from toolkit.data.images import toys
 from toolkit.data.images.pixels import pool_to, resize, to_channels
-from toolkit.data.sets import MemorySplit, fixed_subset, hold_out, hold_out_named
+from toolkit.data.sets import MemorySplit, fixed_subset, hold_out
+from toolkit.data.splits import hold_out_named
 from toolkit.errors import UserError
 
 

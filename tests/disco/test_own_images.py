@@ -36,7 +36,7 @@ def train(*words):
 
 def test_a_changed_folder_is_not_trained_on(pictures, capfd):
     assert train("stage=denoiser", "hydra.run.dir=one") == 0
-    held = {name: part["items"] for name, part in record("one")["data"].items()}
+    held = {name: part["items"] for name, part in record("one")["splits"].items()}
     assert sum(held.values()) == 150 and set(held) == {"train", "valid", "test"}
     Image.new("L", (8, 8), 7).save(pictures / "new.png")
     capfd.readouterr()

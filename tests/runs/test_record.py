@@ -2,12 +2,13 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from tests.toyroom.config import Optim, TrainToy
-from tests.toyroom.harness import record
+from tests.toyroom.harness import record, run_here
 from toolkit.errors import UserError
 from toolkit.runs.files import into_place, remove_empty, write_atomic, write_json
 from toolkit.runs.reading import is_locked, read_record
@@ -192,3 +193,14 @@ def test_of_two_that_make_the_same_folder_the_first_wins(tmp_path):
     (tmp_path / "half" / "other").write_text("of something else")
     with pytest.raises(OSError, match="not empty"):
         into_place(tmp_path / "second", tmp_path / "half", "done")
+
+
+def test_weights_of_a_run_may_be_read_by_whom_new_files_may(toy):
+
+    before = os.umask(0o027)
+    try:
+        assert run_here("hydra.run.dir=one") == 0
+    finally:
+        os.umask(before)
+    weights = list((toy / "one/model").rglob("*.safetensors"))
+    assert weights and all(stat.S_IMODE(path.stat().st_mode) == 0o640 for path in weights)

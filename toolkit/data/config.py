@@ -16,7 +16,8 @@ class Data:
     holds the files. size_px: edge to which images are resized; None keeps their size. channels: 1 for grey, 3 for
     colour; None keeps what they have. num_train: how many training items to take; None takes all. valid_fraction: share
     of the training items that is held out where a set has no part of its own for it. flip: whether images are mirrored
-    at random. class_labels: whether classes are read and given to the network.
+    at random. class_labels: whether classes are read and given to the network. skip_bad: whether files that are no
+    readable images are left out, which is told; each is then decoded once to be sure.
     """
 
     KINDS: ClassVar = ("points", "images")
@@ -29,6 +30,7 @@ class Data:
     valid_fraction: float = number(0.1, above=0, below=1)
     flip: bool = False
     class_labels: bool = True
+    skip_bad: bool = False
 
 
 @dataclass
@@ -60,7 +62,7 @@ class EpisodeData:
     push_sprite, contrast within the background. num_distractors: of push_sprite, still grey shapes in the background.
     random_goal: of push_sprite, whether the goal is somewhere else in every world. agent_shape: of push_sprite, what
     moves is drawn as. augment: whether clips are cropped and recoloured at random, as the release does. skip_bad:
-    whether files that cannot be read are left out; false stops at the first.
+    whether files that cannot be read are left out, which is told.
     """
 
     KINDS: ClassVar = ("episodes",)

@@ -149,33 +149,6 @@ def hold_out(
     return kept, held_out
 
 
-def hold_out_named(
-    names: Sequence[str], labels: np.ndarray | None, fraction: float, split: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (kept, held out), each sorted, of items known by ``names`` (n,), such as paths inside a folder.
-
-    An item is held out by a hash of its own name, so that what else is added to the set or taken from it moves no item
-    to the other side. Only where a class (``labels`` (n,)) of two items or more would be wholly on one side, the item
-    whose hash is nearest changes it. Raises UserError when nothing would be left on a side.
-    """
-    drawn = np.array([_uniform_of(f"{split}\0{name}") for name in names])
-    is_held = drawn < fraction
-    groups = [np.arange(len(names))] if labels is None else [np.flatnonzero(labels == one) for one in np.unique(labels)]
-    for group in groups:
-        if len(group) > 1 and not is_held[group].any():
-            is_held[group[drawn[group].argmin()]] = True
-        if is_held[group].all():
-            is_held[group[drawn[group].argmax()]] = False
-    if is_held.all() or not is_held.any():
-        raise UserError(f"data: {len(names)} items are too few to hold out a {split} split of {fraction:g}")
-    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
-
-
-def _uniform_of(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
-
-
 def limit_train(indices: np.ndarray, num_train: int | None) -> np.ndarray:
     """A fixed random ``num_train`` of ``indices``, or all of them."""
     if num_train is not None and num_train > len(indices):

@@ -1,9 +1,12 @@
-"""Names of folders that are splits, in any case, whatever kind of data they hold."""
+"""Which items are held out: those of folders named as splits, in any case, or items chosen by their own names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from toolkit.errors import UserError
 
@@ -30,3 +33,30 @@ def split_folders(folders: Iterable[Path]) -> dict[str, Path]:
                 raise UserError(f"{folder.parent}: {names} name the same split; keep one of them")
             places[split] = folder
     return places
+
+
+def hold_out_named(
+    names: Sequence[str], labels: np.ndarray | None, fraction: float, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (kept, held out), each sorted, of items known by ``names`` (n,), such as paths inside a folder.
+
+    An item is held out by a hash of its own name, so that what else is added to the set or taken from it moves no item
+    to the other side. Only where a class (``labels`` (n,)) of two items or more would be wholly on one side, the item
+    whose hash is nearest changes it. Raises UserError when nothing would be left on a side.
+    """
+    drawn = np.array([_uniform_of(f"{split}\0{name}") for name in names])
+    is_held = drawn < fraction
+    groups = [np.arange(len(names))] if labels is None else [np.flatnonzero(labels == one) for one in np.unique(labels)]
+    for group in groups:
+        if len(group) > 1 and not is_held[group].any():
+            is_held[group[drawn[group].argmin()]] = True
+        if is_held[group].all():
+            is_held[group[drawn[group].argmax()]] = False
+    if is_held.all() or not is_held.any():
+        raise UserError(f"data: {len(names)} items are too few to hold out a {split} split of {fraction:g}")
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def _uniform_of(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64

@@ -42,7 +42,7 @@ def main(config: TrainDisco, run: Run) -> float | None:
     only_samples = all(name == "sample" or run.stage_done(name) for name in config.stages())
     dataset: Any = data_for_samples(config, run) if only_samples else load_data(config)
     if dataset is not None and (not only_samples or config.model is None):
-        _keep_data(run, config, dataset)
+        _keep_splits(run, config, dataset)
     accelerator = accelerator_of(run)
     stages = {
         "denoiser": lambda: _train_denoiser(run, config, dataset, accelerator, "denoiser"),
@@ -88,18 +88,14 @@ def _data_of_model(config: TrainDisco) -> Any:
     return type(config.data)(**known) if known and set(known) <= names else None
 
 
-def _keep_data(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
+def _keep_splits(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
     """Hold the data set against what this run began with, and tell what differs from what ``model`` learned from.
 
     Raises UserError where the run's own has changed.
     """
-    if "data" not in run.record and run.record["stages"] and config.data.path:
-        progress.say(
-            f"{run.dir}: began when files were held out otherwise; some that are held out now may have been trained on"
-        )
     contents = dataset.contents()
-    run.keep_data(contents)
-    learned = (read_record(config.model) or {}).get("data") if config.model else None
+    run.keep_splits(contents, of_folder=config.data.path is not None)
+    learned = (read_record(config.model) or {}).get("splits") if config.model else None
     if learned and learned != contents:
         told = [f"{name} {learned[name]['items']} -> {contents[name]['items']}" for name in contents]
         progress.say(f"model={config.model}: learned from other data than these ({', '.join(told)} items)")

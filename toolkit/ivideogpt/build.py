@@ -113,21 +113,31 @@ def start_transformer(
     An action-free one of ``init`` gets a zero-initialised projection. Raises UserError where it does not fit.
     """
     seed_all(config.seed, "transformer", "init")
-    if config.init is None or config.init_parts == "tokenizer" or _has_tokenizer_only(config.init):
+    network = init_transformer(config, clips)
+    if network is None:
         return build_transformer(config, tokenizer, clips.action_dim), False
-    network = load_world(config.init, "init").transformer.requires_grad_(True)
+    network.requires_grad_(True)
     check_length(config, tokenizer, network.config.max_position_embeddings)
+    wanted = clips.action_dim if config.action_conditioned else 0
+    if network.action_dim == wanted and network.has_reward == config.reward_head:
+        return network, bool(wanted)
+    return network.with_actions(wanted, config.reward_head) if wanted else network, False
+
+
+def init_transformer(config: TrainIVideoGPT, clips: Clips) -> VideoTransformer | None:
+    """The transformer of ``init``, None where a fresh one is trained. Raises UserError where it does not fit."""
+    if config.init is None or config.init_parts == "tokenizer" or _has_tokenizer_only(config.init):
+        return None
+    network = load_world(config.init, "init").transformer
     wanted = clips.action_dim if config.action_conditioned else 0
     if network.action_dim and network.action_dim != wanted:
         raise UserError(
             f"init={config.init}: takes actions of {network.action_dim} numbers, the data has {wanted}; "
             "start from an action-free model"
         )
-    if network.action_dim == wanted and network.has_reward == config.reward_head:
-        return network, bool(wanted)
-    if network.action_dim:
+    if network.action_dim and network.has_reward != config.reward_head:
         raise UserError(f"reward_head={config.reward_head}: init={config.init} has reward_head={network.has_reward}")
-    return network.with_actions(wanted, config.reward_head) if wanted else network, False
+    return network
 
 
 def _has_tokenizer_only(source: str) -> bool:

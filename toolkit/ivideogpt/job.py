@@ -14,6 +14,7 @@ from toolkit.ivideogpt.build import (
     build_tokenizer,
     build_transformer,
     check_length,
+    init_transformer,
     join,
     start_tokenizer,
     start_transformer,
@@ -38,8 +39,11 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
     _check_sources(config)
     clips = load_clips(config)
+    if "transformer" in config.stages():
+        init_transformer(config, clips)  # a refusal comes before the tokenizer is trained
     accelerator = accelerator_of(run)
     dataset = clips.dataset
+    run.keep_splits(dataset.contents(), of_folder=config.data.path is not None)
     run.record["data"] = {
         "env": dataset.env,
         "env_options": dataset.env_options,

@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -20,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import JobError, UserError
+from toolkit.paths import share
 from toolkit.runs.files import write_atomic, write_json
 from toolkit.runs.machine import git_commit, machine, package_versions, peak_memory_mib
 from toolkit.runs.reading import metrics_line, read_record
 from toolkit.runs.tracking import Tracker
 from toolkit.schema import Job, fields_of
+
+log = logging.getLogger("toolkit")
 
 
 class Run:
@@ -156,6 +160,7 @@ class Run:
                 self.tracker.close()
             try:
                 if self._is_there():
+                    share(self.dir)
                     self.save()
             finally:
                 self._release_lock()
@@ -222,12 +227,18 @@ class Run:
         if kept != lines:
             write_atomic(path, "".join(kept))
 
-    def keep_data(self, contents: dict[str, dict[str, Any]]) -> None:
-        """Note what the splits hold when the run begins (``Dataset.contents``); later they must hold the same.
+    def keep_splits(self, contents: dict[str, dict[str, Any]], of_folder: bool) -> None:
+        """Note what the splits hold when the run begins (``contents`` of a data set); later they must hold the same.
 
-        Raises UserError where they do not: held-out items might have been trained on.
+        of_folder: whether they were held out of a folder of the user's own. Raises UserError where they have changed:
+        held-out items might have been trained on.
         """
-        begun = self.record.setdefault("data", contents)
+        if "splits" not in self.record and self.record["stages"] and of_folder:
+            log.warning(
+                "%s: began when files were held out otherwise; some that are held out now may have been trained on",
+                self.dir,
+            )
+        begun = self.record.setdefault("splits", contents)
         changed = [name for name in contents if contents[name] != begun.get(name)]
         if changed:
             told = [f"{name} {begun.get(name, {}).get('items')} -> {contents[name]['items']} items" for name in changed]

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit.errors import UserError
+from toolkit.paths import share
 
 
 def refuse_existing(dest: Path) -> None:
@@ -80,6 +81,7 @@ def written_aside(dest: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
     try:
         yield temporary
+        share(temporary)
         temporary.chmod(0o755)
         os.replace(temporary, dest)
     except BaseException:

@@ -297,3 +297,19 @@ def test_imagenet_batches_of_other_arrays_are_refused(tmp_path, arrays, said):
     np.savez(root / "val_data.npz", **(good | arrays))
     with pytest.raises(UserError, match=f"val_data.npz: {said}"):
         data.load(Data(name="imagenet64", path=str(root)))
+
+
+def test_all_bad_files_are_named_at_once_and_left_out_where_asked(tmp_path, caplog):
+    fill(tmp_path, number=12, size=(64, 64))
+    broken = tmp_path / "cat" / "3.png"
+    content = bytearray(broken.read_bytes())
+    content[len(content) // 2] ^= 255  # its header and its end are right: only decoding it tells
+    broken.write_bytes(content)
+    for name in ("cat/x.png", "dog/y.jpg"):
+        (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"2 of 26 files cannot be used \(data.skip_bad=true .*x.png: .*y.jpg: "):
+        load(tmp_path)
+    loaded = load(tmp_path, skip_bad=True)
+    assert len(loaded.train) + len(loaded.valid) + len(loaded.test) == 23 and loaded.class_names == ("cat", "dog")
+    assert "left out 3 of 26 files that are not readable images: " in caplog.text
+    assert all(name in caplog.text for name in ("cat/3.png", "cat/x.png", "dog/y.jpg"))

@@ -6,6 +6,7 @@ T - 1 rows gets a row of zeros); ``reward`` float [T], row t is the reward of th
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 import zlib
@@ -64,6 +65,11 @@ class EpisodeSet:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def identity(self, root: str) -> str:
+        """16 hex digits over the episodes' names (of files: inside the folder ``root``) and lengths."""
+        names = [name.removeprefix(root) for name in self.sources]
+        return hashlib.sha256(repr(list(zip(names, self.lengths, strict=True))).encode()).hexdigest()[:16]
 
 
 def memory_set(episodes: list[Episode], sources: list[str]) -> EpisodeSet:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from toolkit.data.episodes.episode import UNREADABLE, Episode, EpisodeSet, EpisodeSpec, read_episode
-from toolkit.errors import UserError
+from toolkit.errors import UserError, refuse_files
 
 IN_MEMORY_BYTES = 4 * 2**30  # of frames; what exceeds it is read again when a clip asks for it
 READ_WHOLLY_BYTES = 16 * 2**30  # of files; in larger folders only the headers of the arrays are checked
@@ -32,7 +32,7 @@ class Found:
 def read_folder(files: Sequence[Path], spec: EpisodeSpec, skip_bad: bool = False) -> tuple[EpisodeSet, list[str]]:
     """The episodes of ``files`` and one line for each that was left out.
 
-    Without ``skip_bad`` the first bad file raises UserError; so does a folder in which none is left.
+    Without ``skip_bad`` UserError names the bad files; so does a folder in which none is left.
     """
     look = _look_wholly if sum(path.stat().st_size for path in files) <= READ_WHOLLY_BYTES else _look_at_headers
     found: list[Found] = []
@@ -44,12 +44,12 @@ def read_folder(files: Sequence[Path], spec: EpisodeSpec, skip_bad: bool = False
             if found:
                 _same_kind(one, found[0])
         except UserError as error:
-            if not skip_bad:
-                raise UserError(f"{error} (data.skip_bad=true leaves such files out)") from None
             problems.append(str(error))
             continue
         room -= 0 if one.episode is None else one.episode.image.nbytes
         found.append(one)
+    if not skip_bad:
+        refuse_files(problems, len(files))
     if not found:
         raise UserError(f"{problems[0]}; none of {len(files)} files is left" if problems else "no episodes")
     return _as_set(found, spec), problems

@@ -19,7 +19,7 @@ from toolkit.data.episodes.folder import read_folder
 from toolkit.data.episodes.push_sprite import PushSprite
 from toolkit.data.episodes.push_sprite import record as record_push
 from toolkit.data.episodes.record import MANIFEST, Plan, read_manifest, record
-from toolkit.data.splits import split_folders
+from toolkit.data.splits import hold_out_named, split_folders
 from toolkit.errors import UserError
 from toolkit.runs.seeds import derive
 
@@ -53,6 +53,11 @@ class EpisodeDataset:
         if self.env is None:
             raise UserError(f"data.name={self.name}: {self.source} came from no simulator that is here")
         return find(self.env).make(self.train.size_px[0], **self.env_options)
+
+    def contents(self) -> dict[str, dict[str, Any]]:
+        """How many episodes each split has and a hash of their names and lengths, for the record of a run."""
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {name: {"items": len(part), "identity": part.identity(self.source)} for name, part in parts.items()}
 
     @property
     def action_dim(self) -> int:
@@ -180,7 +185,7 @@ def _compatible(root: Path, name: str, train: EpisodeSet, other: EpisodeSet) -> 
 
 
 def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:
-    """Files of train, valid and test. Where a part has no folder, every k-th file of train, as the release does."""
+    """Files of train, valid and test; where a part has no folder, files of train, chosen by their names."""
     if not root.is_dir():
         raise UserError(f"data.path={config.path}: no such folder")
     places = split_folders(sorted(place for place in root.iterdir() if place.is_dir()))
@@ -194,16 +199,24 @@ def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:
     chosen: dict[str, list[Path]] = {}
     for name in HELD_OUT:
         place = places.get(name)
-        chosen[name] = sorted(place.rglob("*.npz")) if place else _every_kth(train, config.valid_fraction)
-        train = [path for path in train if path not in set(chosen[name])]
-        if not chosen[name] or not train:
-            raise UserError(
-                f"data.path={config.path}: too few episodes for train, valid and test; add some, or folders"
-            )
+        if place:
+            chosen[name] = sorted(place.rglob("*.npz"))
+        else:
+            train, chosen[name] = _held_out(root, train, name, config)
+        if not chosen[name]:
+            raise _too_few(config)
         chosen[name] = chosen[name][: config.num_valid]
     return {"train": train[: config.num_train], **chosen}
 
 
-def _every_kth(files: list[Path], fraction: float) -> list[Path]:
-    num = max(1, round(len(files) * fraction))
-    return [files[i] for i in np.unique(np.linspace(0, len(files) - 1, num).round().astype(int))]
+def _held_out(root: Path, files: list[Path], name: str, config: EpisodeData) -> tuple[list[Path], list[Path]]:
+    try:
+        names = [path.relative_to(root).as_posix() for path in files]
+        kept, held = hold_out_named(names, None, config.valid_fraction, name)
+    except UserError:
+        raise _too_few(config) from None
+    return [files[i] for i in kept], [files[i] for i in held]
+
+
+def _too_few(config: EpisodeData) -> UserError:
+    return UserError(f"data.path={config.path}: too few episodes for train, valid and test; add some, or folders")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from toolkit.data.config import Data
-from toolkit.data.images.images import Headers, check_depth, check_images, decode
+from toolkit.data.images.images import Headers, check_depth, check_images, decode, each_or_why
 from toolkit.data.images.layout import Found, find_splits
-from toolkit.data.sets import Batch, Dataset, Indices, MemorySplit, Split, fixed_subset, hold_out_named, limit_train
-from toolkit.errors import UserError
+from toolkit.data.sets import Batch, Dataset, Indices, MemorySplit, Split, fixed_subset, limit_train
+from toolkit.data.splits import hold_out_named
+from toolkit.errors import UserError, refuse_files
 
 IN_MEMORY_PIXELS = 2**27  # source pixels: a few seconds of decoding, which also checks every file to its end
 
@@ -65,9 +65,9 @@ class FolderSplit:
         return digest.hexdigest()[:16]
 
     def to_memory(self) -> MemorySplit:
-        """Every file decoded now: UserError names the first bad one."""
-        with ThreadPoolExecutor() as pool:
-            pictures = list(pool.map(lambda file: decode(file, self.shape, self.resized), self.files))
+        """Every file decoded now: UserError names the bad ones."""
+        pictures = each_or_why(lambda file: decode(file, self.shape, self.resized), self.files)
+        refuse_files([str(one) for one in pictures if isinstance(one, UserError)], len(pictures))
         return MemorySplit(torch.from_numpy(np.stack(pictures)), self.labels, self._given is not None)
 
 
@@ -87,8 +87,9 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
     root = Path(config.path).expanduser()
     parts = find_splits(root, config.class_labels)
     class_names = parts["train"].class_names
+    headers, good = check_images([file for part in parts.values() for file in part.files], config.skip_bad)
+    parts = _readable(root, parts, good)
     files = [file for part in parts.values() for file in part.files]
-    headers = check_images(files)
     check_depth(files)
     shape = _shape(config, size_px, files, headers)
     splits = _hold_out_missing(root, parts, config)
@@ -107,6 +108,18 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
         licence="the owner's of the folder",
         source=str(root),
     )
+
+
+def _readable(root: Path, parts: dict[str, Found], good: np.ndarray) -> dict[str, Found]:
+    """The parts without the files that are not ``good`` (n,), counted over all parts in their order."""
+    kept, start = {}, 0
+    for name, part in parts.items():
+        own = good[start : (start := start + len(part.files))]
+        if not own.any():
+            raise UserError(f"{root}: none of the {len(own)} files of {name} is a readable image")
+        files = [file for file, is_good in zip(part.files, own, strict=True) if is_good]
+        kept[name] = part._replace(files=files, labels=None if part.labels is None else part.labels[own])
+    return kept
 
 
 def _name_in(root: Path, file: Path) -> str:

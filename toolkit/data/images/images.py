@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
 import struct
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from toolkit.data.fetching import cache_root
 from toolkit.data.sets import fixed_subset
-from toolkit.errors import UserError
+from toolkit.errors import UserError, few, refuse_files
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 REMEMBER_ABOVE = 10_000  # files; checking more than this takes long enough to keep the result
@@ -32,35 +34,61 @@ class Headers(NamedTuple):
     grey: np.ndarray
 
 
-def check_images(files: list[Path]) -> Headers:
-    """Read every header and make sure that no file is cut short; UserError names the first bad file.
+def check_images(files: list[Path], skip_bad: bool = False) -> tuple[Headers, np.ndarray]:
+    """What the headers of the readable files say, and which those are: bool (n,).
 
-    The result for a large folder is kept in the cache until a file's name, size or time changes.
+    Every header is read, and the end of every file looked at. With ``skip_bad`` every file is decoded and bad ones are
+    left out, which is logged; else UserError names all of them. The result for a large folder is kept in the cache
+    until a file's name, size or time changes.
     """
-    if len(files) <= REMEMBER_ABOVE:
-        return _check_all(files)
-    digest = hashlib.sha256()
+    rows = _kept_rows(files, skip_bad) if len(files) > REMEMBER_ABOVE else _check_all(files, skip_bad)
+    good = rows[:, 0] > 0
+    if not good.all():
+        bad = [str(files[i]) for i in np.flatnonzero(~good)]
+        _log.warning("left out %d of %d files that are not readable images: %s", len(bad), len(files), few(bad))
+    if not good.any():
+        raise UserError(f"{files[0].parent}: none of the {len(files)} files is a readable image")
+    return Headers(rows[good, :2], rows[good, 2].astype(bool)), good
+
+
+def _kept_rows(files: list[Path], skip_bad: bool) -> np.ndarray:
+    digest = hashlib.sha256(b"whole" if skip_bad else b"")
     for file in files:
         about = file.stat()
-        digest.update(f"{file.absolute()}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+        digest.update(f"{file.absolute()}\0{about.st_size}\0{about.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     kept = cache_root() / "checked" / f"{digest.hexdigest()[:32]}.npy"
     if not kept.is_file():
         _log.info("checking %d images (kept for the next time)", len(files))
-        _keep(kept, _check_all(files))
-    table = np.load(kept, allow_pickle=False)
-    return Headers(table[:, :2], table[:, 2].astype(bool))
+        _keep(kept, _check_all(files, skip_bad))
+    return np.load(kept, allow_pickle=False)
 
 
-def _check_all(files: list[Path]) -> Headers:
+def _check_all(files: list[Path], skip_bad: bool) -> np.ndarray:
+    """Rows of width, height and grey; all zeros for a bad file, if ``skip_bad``. UserError otherwise."""
+    check = functools.partial(_check_file, whole=skip_bad)
+    found = each_or_why(check, files)
+    if not skip_bad:
+        refuse_files([str(one) for one in found if isinstance(one, UserError)], len(files))
+    return np.array([(0, 0, False) if isinstance(one, UserError) else one for one in found], np.int64)
+
+
+def each_or_why(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
+    """``read`` of every file, or the UserError that it raised."""
+
+    def attempt(file: Path) -> Any:
+        try:
+            return read(file)
+        except UserError as error:
+            return error
+
     with ThreadPoolExecutor() as pool:
-        rows = np.array(list(pool.map(_check_file, files, chunksize=64)), np.int64)
-    return Headers(rows[:, :2], rows[:, 2].astype(bool))
+        return list(pool.map(attempt, files, chunksize=64))
 
 
-def _keep(path: Path, headers: Headers) -> None:
+def _keep(path: Path, rows: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-    np.save(temporary, np.column_stack([headers.sizes, headers.grey]))
+    np.save(temporary, rows)
     os.replace(temporary, path)
 
 
@@ -92,14 +120,14 @@ def _brightest_of_16_bit(path: Path) -> int | None:
         raise _unreadable(path, error) from error
 
 
-def _check_file(path: Path) -> tuple[int, int, bool]:
+def _check_file(path: Path, whole: bool) -> tuple[int, int, bool]:
     """(width, height, grey). A file whose end looks wrong, or has no mark to look for, is decoded to be sure."""
     try:
         with Image.open(path) as image:
             width, height = image.size
             if "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5:
                 width, height = height, width
-            if not _ends_well(path, image.format):
+            if whole or not _ends_well(path, image.format):
                 image.load()
             return width, height, image.mode in _GREY_MODES
     except UNREADABLE as error:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from toolkit.data.images.labels import NAMES, labels_file, labels_of, read_labels
 from toolkit.data.splits import split_folders, split_of
-from toolkit.errors import UserError
+from toolkit.errors import UserError, few
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -91,7 +91,7 @@ def _leave_out(root: Path, named: list[Path], others: list[Path]) -> None:
     loose = sum(_is_image(entry.name) for entry in _entries(root))
     left = [*(folder.name for folder in others), *([f"{loose} images"] if loose else [])]
     if left:
-        _log.warning("%s: split by its folders %s; left out: %s", root, ", ".join(p.name for p in named), _few(left))
+        _log.warning("%s: split by its folders %s; left out: %s", root, ", ".join(p.name for p in named), few(left))
 
 
 def find_images(root: Path, by_class: bool) -> Found:
@@ -147,18 +147,14 @@ def _say(place: Path, name: str, part: Found, unlabelled: str) -> None:
         _log.info("%s (%s): %d images, %s", place, name, len(part.files), unlabelled)
     else:
         counts = np.bincount(part.labels, minlength=len(part.class_names))
-        each = _few([f"{one} {count}" for one, count in zip(part.class_names, counts, strict=True)])
+        each = few([f"{one} {count}" for one, count in zip(part.class_names, counts, strict=True)])
         _log.info("%s (%s): %d images of %d classes: %s", place, name, len(part.files), len(counts), each)
     if part.skipped:
         _log.warning("%s (%s): passed over, not read as images: %s", place, name, _counts(part.skipped))
 
 
-def _few(words: list[str], most: int = 20) -> str:
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
-
-
 def _counts(skipped: Counter[str]) -> str:
-    return _few([f"{number} {suffix or 'without a suffix'}" for suffix, number in sorted(skipped.items())])
+    return few([f"{number} {suffix or 'without a suffix'}" for suffix, number in sorted(skipped.items())])
 
 
 # -- walking ---------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ SUFFIXES = (*PLAIN, ".jsonl", ".parquet")
 COMPRESSED = (".gz", ".zst")
 SLIMPAJAMA = "cerebras/SlimPajama-627B"
 LEAST_DOCSTRING = 200  # characters
+_STAMP_BYTES = 2**20
 
 Record = dict[str, Any]
 
@@ -175,7 +176,7 @@ def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) 
         raise UserError(
             f"data.path={config.path}: holds splits ({names}), which would be mixed; give data.path={example}"
         )
-    stamps = [f"{path.relative_to(root.parent)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    stamps = [_stamp(path, root) for path in files]
 
     def documents() -> Iterator[str]:
         for path in files:
@@ -183,6 +184,16 @@ def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) 
 
     licence = catalogue.lookup(config.name).licence
     return Corpus(config.name, licence, str(root), _digest(config.text_key, *stamps), documents)
+
+
+def _stamp(path: Path, root: Path) -> str:
+    """Tells whether a file is what it was, wherever its folder lies now: name, size, and both ends of its content."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(file.read(_STAMP_BYTES))
+        file.seek(max(0, size - _STAMP_BYTES))
+        digest.update(file.read(_STAMP_BYTES))
+    return f"{path.relative_to(root) if path != root else path.name} {size} {digest.hexdigest()}"
 
 
 def _kind(path: Path) -> str | None:

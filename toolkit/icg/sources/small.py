@@ -26,6 +26,7 @@ from toolkit.data.fetching import cache_root
 from toolkit.data.sets import Dataset
 from toolkit.errors import Interrupted, UserError
 from toolkit.icg.config import Loss, Optim, SampleICG
+from toolkit.paths import share
 from toolkit.runs import progress
 from toolkit.runs.distributed import barrier, from_rank_zero, rank
 from toolkit.runs.files import write_json
@@ -177,6 +178,7 @@ def edm_loss(model: Denoiser, y: Tensor, class_labels: Tensor, config: Loss) -> 
 def save_model(folder: Path, model: Any, trained_on: Data, label_drop: float) -> None:
     """``save_pretrained``, with what later runs need to know of the training beside it."""
     model.save_pretrained(folder)
+    share(folder)
     write_json(folder / "training.json", {"data": dataclasses.asdict(trained_on), "label_drop": label_drop})
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import JobError, UserError
+from toolkit.paths import share
 from toolkit.runs.files import sync
 from toolkit.stacking.checkpoints.load import CARRIED_FILES, load_config
 from toolkit.stacking.checkpoints.open import Checkpoint
@@ -50,6 +51,7 @@ def whole_or_nothing(out: Path, needed_bytes: int) -> Iterator[Path]:
             if free < needed_bytes:
                 raise JobError(f"out={out}: needs {needed_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left")
             yield aside
+            share(aside)
             for path in [*aside.rglob("*"), aside]:
                 sync(path)
             _move(aside, out.absolute())

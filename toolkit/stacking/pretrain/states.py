@@ -88,15 +88,11 @@ def _like(parameter: Any, value: Tensor) -> Any:
 def shard(module: Any, precision: str) -> Any:
     """FSDP: weights, gradients and moments of ``module`` (a LanguageModelLoss) are spread over all processes.
 
-    Each layer is gathered only while it computes. Raises UserError for a single process.
+    Each layer is gathered only while it computes.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    if world_size() == 1:
-        raise UserError(
-            "optim.sharding=fsdp: needs several processes, as in torchrun --nproc_per_node 8 -m toolkit.cli"
-        )
     kind = next(module.parameters()).device.type
     mesh = init_device_mesh(kind, (world_size(),))
     half = torch.bfloat16 if precision == "bf16" else None

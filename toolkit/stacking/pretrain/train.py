@@ -196,7 +196,11 @@ def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Acce
 
 
 def check_batches(optim: Optim) -> None:
-    """Raises UserError where a batch cannot be shared among the processes or cut into micro-batches."""
+    """Raises UserError where a batch cannot be shared among the processes or cut into micro-batches, nor weights."""
+    if optim.sharding == "fsdp" and world_size() == 1:
+        raise UserError(
+            "optim.sharding=fsdp: needs several processes, as in torchrun --nproc_per_node 8 -m toolkit.cli"
+        )
     share = share_of_batch(optim.batch_size)
     if optim.micro_batch_size and share % optim.micro_batch_size:
         raise UserError(
