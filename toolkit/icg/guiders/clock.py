@@ -41,22 +41,35 @@ class TrainingSteps(Clock):
         raise UserError("sigma_min, sigma_max: this loop counts in steps; call set_clock(SchedulerClock(scheduler))")
 
 
-class SchedulerClock(Clock):
-    """The time of a diffusers scheduler: sigma from its alphas_cumprod, its flow time, or EDM's c_noise.
+# Schedulers that count from 1 to 0, or in an angle (the noise is its tangent); c_noise may stand in thousandths.
+UNIT_TIME = ("ScoreSdeVeScheduler", "ScoreSdeVpScheduler", "DDPMWuerstchenScheduler")
+QUARTER_TURN = ("IPNDMScheduler", "CosineDPMSolverMultistepScheduler")
+FLOWS = ("FlowMatch", "FlowMap", "Piflow", "LTXEuler", "Helios")
 
-    Raises UserError from ``noise_level`` for a scheduler of neither kind.
+
+class SchedulerClock(Clock):
+    """The time of a diffusers scheduler: steps, flow time, EDM's c_noise, an angle.
+
+    Raises UserError from ``noise_level`` where the noise is not known from the time, and from both where the scheduler
+    counts neither to ``num_train_timesteps`` nor in a way that is known here.
     """
 
     def __init__(self, scheduler: Any) -> None:
         config = scheduler.config
         self.name = type(scheduler).__name__
-        self.num_train_timesteps = config.get("num_train_timesteps", 1000)
-        self.sigma_range = config.get("sigma_min", 0.002), config.get("sigma_max", 80.0)
-        self.kind, self.log_sigmas = "unknown", np.zeros(0)
+        self.num_train_timesteps = config.get("num_train_timesteps")
+        self.noise_levels = NoiseLevels(config.get("sigma_min") or 0.002, config.get("sigma_max") or 80.0)
+        self.unit, self.sigma_data = 1.0, config.get("sigma_data", 0.5)
+        self.kind, self.log_sigmas = "steps" if self.num_train_timesteps else "unknown", np.zeros(0)
         flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-        if self.name.startswith("EDM"):
-            self.kind = "edm"
-        elif flow or "FlowMatch" in self.name:
+        continuous = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
+        if self.name.startswith(("EDM", "CMStochastic")) or continuous:
+            self.kind, self.unit = "edm", 1000.0 if self.name.startswith("CM") else 1.0
+        elif self.name in UNIT_TIME:
+            self.kind = "share"
+        elif self.name in QUARTER_TURN or self.name == "SCMScheduler":
+            self.kind, self.unit = "angle", math.pi / 2 if self.name == "SCMScheduler" else 1.0
+        elif flow or self.name.startswith(FLOWS):
             self.kind = "flow"
         elif hasattr(scheduler, "alphas_cumprod"):
             self.kind, kept = "vp", scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12).cpu()
@@ -64,13 +77,20 @@ class SchedulerClock(Clock):
 
     def fraction(self, time: float) -> float:
         if self.kind == "edm":
-            return NoiseLevels(*self.sigma_range).fraction(self.noise_level(time))
+            return self.noise_levels.fraction(self.noise_level(time))
+        if self.kind in ("share", "angle"):
+            return time / self.unit
+        if self.num_train_timesteps is None:
+            raise UserError(f"t_min, t_max, time-step guidance: what time {self.name} counts in is not known")
         return time / self.num_train_timesteps
 
     def noise_level(self, time: float) -> float:
         if self.kind == "edm":  # c_noise = log(sigma) / 4, Karras et al. 2022, table 1
-            return math.exp(4 * time)
-        if self.kind == "flow":
+            return math.exp(4 * time / self.unit)
+        if self.kind == "angle":
+            level = math.tan(min(time / self.unit, 1.0) * math.pi / 2)
+            return level * (self.sigma_data if self.name == "SCMScheduler" else 1.0)
+        if self.kind == "flow" and self.num_train_timesteps:
             flow_time = time / self.num_train_timesteps
             return flow_time / (1 - flow_time) if flow_time < 1 else math.inf
         if self.kind == "vp":

@@ -112,9 +112,11 @@ class IndependentCondition:
         else:
             names = [name for name in real if canonical(name) in self.fields]
         if not names:
+            others = [name for name, value in real.items() if value.is_floating_point() and value.dim() > 1]
+            hint = f"; or name what is the condition, fields=, of {', '.join(others)}" if others else ""
             raise UserError(
                 "independent condition guidance needs a conditional model and its condition (class_labels, latents "
-                "or text); for an unconditional model take time-step guidance"
+                f"or text); for an unconditional model take time-step guidance{hint}"
             )
         return names
 

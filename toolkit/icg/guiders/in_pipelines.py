@@ -122,6 +122,7 @@ class _GuidedCall:
         if self.inner:
             return None
         self.guider.cleanup_models(network)
+        self._refuse_more(output)
         first = _prediction(output)
         predictions = [first]
         if len(first) > len(self.sample):
@@ -129,6 +130,12 @@ class _GuidedCall:
         else:
             predictions += [self._call(state) for state in self.states[1:]]
         return _with_prediction(output, self._guide(predictions))
+
+    def _refuse_more(self, output: Any) -> None:
+        """A picture and its sound: one would be guided, the other not."""
+        made = output if isinstance(output, tuple) else tuple(output.values())
+        if sum(isinstance(one, Tensor) for one in made) > 1:
+            raise UserError(f"{type(self.network).__name__} makes {len(made)} predictions at once: one can be guided")
 
     def _call(self, state: Any) -> Tensor:
         self.inner = True
@@ -172,7 +179,8 @@ class _GuidedCall:
         flat = flattened(self.arguments)
         first = next(iter(self.arguments))
         fields = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
-        fields = {name: value for name, value in fields.items() if name not in (first, "timestep")}
+        kept = {first, "timestep"} | self._kept(fields)
+        fields = {name: value for name, value in fields.items() if name not in kept}
         self._refuse_lists(flat)
         counts = {name: _repeats(value, len(self.sample)) for name, value in fields.items()}
         self.repeats = {name: count for name, count in counts.items() if count > 1}
@@ -181,6 +189,13 @@ class _GuidedCall:
             if name not in fields:
                 raise UserError(f"null: {name!r} is not an input of the network; there are {', '.join(fields)}")
         return {name: (value, self._null(name, value)) if self.null else value for name, value in fields.items()}
+
+    def _kept(self, fields: Mapping[str, Tensor]) -> set[str]:
+        """What is no condition: upscalers give the noise on their picture as a class."""
+        labels = fields.get("class_labels")
+        takes = inspect.signature(type(self.loop.pipe).__call__).parameters
+        is_level = labels is not None and not labels.is_floating_point() and "noise_level" in takes
+        return {"class_labels"} if is_level else set()
 
     def _refuse_lists(self, flat: Mapping[str, Any]) -> None:
         """A prompt in a list of tensors cannot be drawn, and must not be kept beside one that is."""

@@ -55,7 +55,7 @@ def text_inputs(pipe: Any, prompts: Sequence[str], denoiser: str | None = None, 
         pipe(**{"prompt": list(prompts)} | options)
     except _Reached as reached:
         found = _of_text(reached.arguments, len(prompts))
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(
             f"{kind} cannot be called with a prompt alone ({why}): give the rest of its call by name (image=...), or "
@@ -103,9 +103,9 @@ def random_token_bank(pipe: Any, num_rows: int = 64, seed: int = 0, **call: Any)
     """
     if num_rows < 1:
         raise UserError(f"num_rows={num_rows}: must be at least 1")
-    parts = []
-    for start in range(0, num_rows, AT_ONCE):
-        num = min(AT_ONCE, num_rows - start)
+    parts, at_once = [], 1 if call else AT_ONCE  # of pictures there may be one
+    for start in range(0, num_rows, at_once):
+        num = min(at_once, num_rows - start)
         with _random_tokenizers(pipe, seed, start, num_rows):
             parts.append(encode_prompts(pipe, [""] * num, **call))
     bank = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

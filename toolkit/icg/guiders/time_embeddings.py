@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from diffusers import UNet1DModel
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
@@ -18,8 +19,9 @@ from toolkit.icg.guiders.streams import Draws
 
 # A TimestepEmbedding also embeds sizes (SDXL), guidance (Flux), resolutions (PixArt): the attribute's name tells.
 TIME_NAMES = {"time_embedding", "timestep_embedder", "time_embedder", "t_embedder", "time_step_proj"}
-# Ours. SongUNet and the toy network mix the class or x in before their MLP ends: the nearest embedding they have.
-ZOO_MODULES = {
+# Those whose attribute has a name of its own. SongUNet, the toy network and Chroma mix the class, x or the layer in
+# before their MLP ends: the nearest embedding they have.
+KNOWN_MODULES = {
     "ADMUNet": "map_out",
     "SongUNet": "map_out",
     "UViT": "map_out",
@@ -27,6 +29,12 @@ ZOO_MODULES = {
     "ControlledVideoUNet": "unet.time_embedding",  # the control network stays as it is
     "MLPDenoiser": "embed_noise",
     "ToyScoreDenoiser": "features",
+    "AceStepTransformer1DModel": "time_embed",  # time_embed_r embeds a difference of two times
+    "ChromaTransformer2DModel": "time_text_embed.time_proj",
+    "Kandinsky5Transformer3DModel": "time_embeddings",
+    "Krea2Transformer2DModel": "time_embed",
+    "PRXTransformer2DModel": "time_in",
+    "StableAudioDiTModel": "timestep_proj",
 }
 DIT_PATTERN = "transformer_blocks.*.norm1.emb.timestep_embedder"
 
@@ -117,9 +125,11 @@ def _searched(network: nn.Module) -> Named:
 
 
 def _candidates(network: nn.Module) -> Named:
-    ours = ZOO_MODULES.get(type(network).__name__)
-    if ours is not None:
-        return [(ours, network.get_submodule(ours))]
+    known = KNOWN_MODULES.get(type(network).__name__)
+    if isinstance(network, UNet1DModel):
+        known = "time_mlp" if network.config.use_timestep_embedding else "time_proj"
+    if known is not None:
+        return [(known, network.get_submodule(known))]
     named = [(name, module) for name, module in network.named_modules() if name.rpartition(".")[2] in TIME_NAMES]
     # HunyuanVideo's text refiner has a time embedding of its own, within its context_embedder.
     return [(name, module) for name, module in named if "context_embedder" not in name]
