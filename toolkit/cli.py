@@ -162,7 +162,8 @@ def _folders_of(name: str) -> list[str]:
 @app.command(rich_help_panel=LOOK)
 def reproduce(
     paper: Annotated[
-        str, typer.Argument(help="A paper: a folder of experiments/, such as disco.", autocompletion=_complete_paper)
+        str,
+        typer.Argument(help="A paper (a folder of experiments/), or all.", autocompletion=_complete_paper),
     ],
     claims: Annotated[list[str] | None, typer.Argument(help="Claim ids; all of the level if none is given.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes: everything runs, nothing is proven.")] = False,
@@ -173,11 +174,16 @@ def reproduce(
 ) -> None:
     """Run a paper's claims and decide: holds, does not hold, or inconclusive."""
     from toolkit.claims.reproduce import reproduce as run_claims
+    from toolkit.claims.reproduce import reproduce_all
     from toolkit.resume import launch_replayed
 
     if quick and full:
         raise UserError("--quick and --full: give one of them")
     level = "quick" if quick else "full" if full else "safe"
+    if paper == "all" and (claims or out):
+        raise UserError("all: takes no claims and no --out; name the paper")
+    if paper == "all":
+        raise typer.Exit(reproduce_all(level=level, root=root, dry_run=dry_run, launch=launch_replayed))
     raise typer.Exit(
         run_claims(paper, claims, level=level, root=root, out=out, dry_run=dry_run, launch=launch_replayed)
     )

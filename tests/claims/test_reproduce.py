@@ -6,7 +6,7 @@ import pytest
 
 from toolkit.claims import results as publish
 from toolkit.claims.parse import load_claims
-from toolkit.claims.reproduce import reproduce
+from toolkit.claims.reproduce import reproduce, reproduce_all
 from toolkit.claims.verdict import judge, judge_exact
 from toolkit.errors import UserError
 from toolkit.show.figures import read_caption
@@ -131,7 +131,11 @@ def test_safe_level_runs_decides_and_publishes(paper, capsys):
     assert "wins" not in found["claims"]
     assert "mean over 3 seed(s); band" in read_caption(paper / "figures" / "ratio.png")
     assert (paper / "figures" / "between.png").exists()
-    assert "[6/6]" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "small: 2 claims, 6 runs, about 10 min 30 s\n[1/6, about 10 min 30 s left] toolkit train-disco "
+    )
+    assert "[6/6, about 1 min 30 s left]" in said
 
 
 def test_readme_keeps_what_was_written_by_hand(paper):
@@ -283,6 +287,16 @@ def test_results_keep_the_metrics_that_pages_are_made_from(paper):
     assert set(seeds["base"]["metrics"]) == losses | {"accuracy", "score"}
     assert set(seeds["tuned"]["metrics"]) == losses | {"accuracy"}
     assert seeds["base"]["versions"] == {"torch": "2.13"}
+
+
+def test_all_papers_are_planned_in_one_call(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert reproduce_all(level="quick", root="r", dry_run=True, launch=pytest.fail) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("5 papers, about ")
+    papers = {line.removeprefix("== ") for line in said.splitlines() if line.startswith("== ")}
+    assert papers == {"disco", "icg", "ivideogpt", "stacking", "venhancer"}
+    assert "unknown cost" not in said
 
 
 def test_a_seed_may_be_a_clip_with_words_of_its_own(paper):

@@ -21,7 +21,7 @@ from toolkit.claims.identity import find_changes, identity, read_identities, wri
 from toolkit.claims.jobs import Job
 from toolkit.claims.parse import load_claims
 from toolkit.claims.verdict import Metrics, MissingMetric, judge_claim, values_by_seed
-from toolkit.commands import paper_named
+from toolkit.commands import COMMANDS, paper_named
 from toolkit.errors import UserError, did_you_mean
 from toolkit.paths import PACKAGE, experiments_dir
 from toolkit.runs.signals import EXIT_CODES
@@ -56,8 +56,9 @@ def reproduce(
     spec = load_claims(source / "claims.yaml")
     chosen = choose_claims(spec, claims, level)
     quick = level == "quick"
-    home = Path(root) / paper / "quick" if quick else Path(root) / paper
+    home = _home(Path(root), paper, quick)
     jobs = plan(spec, chosen, home, quick)
+    print(f"{paper}: {len(chosen)} claims, {len(jobs)} runs, about {duration(minutes_left(jobs) * 60)}", flush=True)
     published = not quick and not source.is_relative_to(PACKAGE)  # an installed package is not written into
     target = Path(out) if out else source if published else home
     earlier = publish.read_results(target)
@@ -84,6 +85,29 @@ def reproduce(
     show(publish.verdict_table(results, chosen))
     _print_problems(problems, target)
     return 1 if problems else 0
+
+
+def reproduce_all(*, level: str, root: str | Path, dry_run: bool, launch: Launch) -> int:
+    """Every paper in turn; the exit code is the worst of theirs, and an interruption ends it."""
+    codes, folders = [], [paper_folder(command.paper) for command in COMMANDS.values()]
+    cost = math.fsum(_cost_of(folder, level, Path(root)) for folder in folders)
+    print(f"{len(folders)} papers, about {duration(cost * 60)}", flush=True)
+    for folder in folders:
+        print(f"== {folder.name}", flush=True)
+        codes.append(reproduce(folder.name, level=level, root=root, dry_run=dry_run, launch=launch))
+        if codes[-1] in EXIT_CODES:
+            return codes[-1]
+    return max(codes)
+
+
+def _cost_of(folder: Path, level: str, root: Path) -> float:
+    """Minutes of what is not done yet."""
+    spec, quick = load_claims(folder / "claims.yaml"), level == "quick"
+    return minutes_left(plan(spec, choose_claims(spec, None, level), _home(root, folder.name, quick), quick))
+
+
+def _home(root: Path, paper: str, quick: bool) -> Path:
+    return root / paper / "quick" if quick else root / paper
 
 
 def paper_folder(paper: str) -> Path:
@@ -156,10 +180,9 @@ def run_all(jobs: Sequence[Job], launch: Launch) -> tuple[int, dict[str, str]]:
     """Launch every job (a finished one is skipped by its own folder); ``(exit code, {job: why it failed})``."""
     failures: dict[str, str] = {}
     for index, job in enumerate(jobs):
-        print(
-            f"[{index + 1}/{len(jobs)}] {publish.command_line(job.spec.command, job.overrides)}  -> {job.dir}",
-            flush=True,
-        )
+        line = publish.command_line(job.spec.command, job.overrides)
+        left = duration(minutes_left(jobs[index:]) * 60)
+        print(f"[{index + 1}/{len(jobs)}, about {left} left] {line}  -> {job.dir}", flush=True)
         lost = [name for name in job.spec.references() if f"{name} seed={job.seed}" in failures]
         if lost:
             failures[_name(job)] = f"{lost[0]} seed={job.seed} failed"
@@ -242,12 +265,17 @@ def plan_table(jobs: Sequence[Job]) -> Table:
         line = publish.command_line(job.spec.command, job.overrides)
         rows.append([_name(job), job.state(), job.minutes, line])
     open_jobs = [job for job in jobs if job.state() != "done"]
-    known = math.fsum(job.minutes or 0 for job in open_jobs)
+    known = minutes_left(jobs)
     unknown = sum(job.minutes is None for job in open_jobs)
     note = f"{len(open_jobs)} of {len(jobs)} runs to do"
     note += f", about {duration(known * 60)}" if known else ""
     note += f" and {unknown} of unknown cost" if unknown else ""
     return Table("Runs", ["run", "state", "minutes", "command"], rows, note)
+
+
+def minutes_left(jobs: Sequence[Job]) -> float:
+    """What the jobs that are not done cost, on one idle core."""
+    return math.fsum(job.minutes or 0 for job in jobs if job.state() != "done")
 
 
 def _seeds_for(spec: Claims, name: str, seeds: list[int], chosen: Sequence[Claim], quick: bool) -> list[int]:

@@ -25,6 +25,7 @@ from toolkit.data.fetching import cache_root
 from toolkit.data.video.reader import VideoIndex, VideoReader
 from toolkit.data.video.scan import index_video
 from toolkit.errors import UserError
+from toolkit.runs import progress
 from toolkit.runs.files import into_place
 
 log = logging.getLogger(__name__)
@@ -94,9 +95,10 @@ def _make(
                 rng = np.random.default_rng([seed, number])
                 share = max(1, round(num_crops * index.num_frames / total))
                 counts.append(0)
-                for crop in _crops_of(index, share, num_frames, size_px, rate_fps, rng):
-                    file.write(crop.tobytes())
-                    counts[-1] += 1
+                with progress.bar(f"crops of {Path(index.path).name}", 0, index.num_frames, unit="frame") as bar:
+                    for crop in _crops_of(index, share, num_frames, size_px, rate_fps, rng, bar):
+                        file.write(crop.tobytes())
+                        counts[-1] += 1
         if not sum(counts):
             raise UserError(
                 f"data: no crop of {num_frames} frames and {size_px} pixels in {', '.join(map(str, paths))}: "
@@ -112,7 +114,13 @@ def _make(
 
 
 def _crops_of(
-    index: VideoIndex, num_crops: int, num_frames: int, size_px: int, rate_fps: float | None, rng: np.random.Generator
+    index: VideoIndex,
+    num_crops: int,
+    num_frames: int,
+    size_px: int,
+    rate_fps: float | None,
+    rng: np.random.Generator,
+    bar: progress.Bar,
 ) -> Iterator[np.ndarray]:
     """Good crops uint8 (F, size, size, 3) of one video, in its order; every frame is decoded once."""
     stride = max(1, round(float(index.rate) / rate_fps)) if rate_fps else 1
@@ -123,6 +131,7 @@ def _crops_of(
     recent: deque[np.ndarray] = deque(maxlen=span)
     for number, frame in enumerate(VideoReader(index).frames(0)):
         recent.append(frame)
+        bar.advance(number + 1)
         while starts and starts[-1] + span - 1 == number:
             starts.pop()
             top, left = (int(rng.integers(0, side - size_px + 1)) for side in (index.height, index.width))
