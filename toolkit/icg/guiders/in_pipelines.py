@@ -214,7 +214,7 @@ class _GuidedCall:
             return torch.full_like(value, null)
         if null.shape[1:] != value.shape[1:] or len(null) not in (1, len(value)):
             raise UserError(f"null: {name} is {tuple(null.shape)}, needed {tuple(value.shape)}, or one row of it")
-        return null.to(value).expand_as(value)
+        return null.to(value).expand_as(value).contiguous()
 
     def _call_arguments(self, state: Any) -> dict[str, Any]:
         """Of one branch. Lists and dictionaries are its own: some networks take things out of those that they get."""

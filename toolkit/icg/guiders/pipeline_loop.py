@@ -58,10 +58,10 @@ class _AtScale:
     """A pipeline as it is while called with this guidance scale, to be asked whether it guides."""
 
     def __init__(self, pipe: Any, scale: float) -> None:
-        self._pipe, self.guidance_scale, self._guidance_scale = pipe, scale, scale
+        self._pipe, self._scale = pipe, scale
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._pipe, name)
+        return self._scale if name.endswith("guidance_scale") else getattr(self._pipe, name)
 
 
 def own_guidance_off(pipe: Any) -> dict[str, float]:
@@ -77,8 +77,8 @@ def own_guidance_off(pipe: Any) -> dict[str, float]:
         return {}
     guides = getattr(type(pipe), "do_classifier_free_guidance", None)
     if isinstance(guides, property):
-        off = (scale for scale in (1.0, 0.0) if not guides.fget(_AtScale(pipe, scale)))  # type: ignore[misc]
-        return {"guidance_scale": next(off, 1.0)}
+        is_on = {scale: guides.fget(_AtScale(pipe, scale)) for scale in (1.0, 5.0)}  # type: ignore[misc]
+        return {"guidance_scale": 0.0 if is_on[1.0] else 1.0} if is_on[5.0] else {}
     there = _networks_there(pipe).values()
     embedded = any("guidance" in inspect.signature(type(one).forward).parameters for one in there)
     return {} if embedded else {"guidance_scale": 1.0}

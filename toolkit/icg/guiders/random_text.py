@@ -20,16 +20,12 @@ from toolkit.icg.guiders.pipeline_loop import flattened, networks_of, own_guidan
 from toolkit.runs import seeds
 
 AT_ONCE = 16  # prompts of one call
-# Texts that pipelines put around a prompt, and around no negative one.
-NO_FRAME = {"complex_human_instruction": None}
+ON = 5.0  # a guidance scale
+NEAR = 1e-4  # rounding of a batch of another size
 
 
 class _Reached(Exception):
-    """The network was about to be called, with these arguments."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        super().__init__()
-        self.arguments = arguments
+    """The network was called as often as was asked."""
 
 
 @torch.no_grad()
@@ -44,17 +40,62 @@ def text_inputs(pipe: Any, prompts: Sequence[str], denoiser: str | None = None, 
     Raises:
         UserError: the pipeline takes no prompt, or more than one; the text does not reach the network in tensors.
     """
-    kind = type(pipe).__name__
-    taken = inspect.signature(type(pipe).__call__).parameters
-    if "prompt" not in taken:
+    reached = _calls(pipe, 1, denoiser, {"prompt": list(prompts)} | own_guidance_off(pipe) | call)
+    found = _of_text(reached[0], len(prompts))
+    if not any(carries_text(name) for name in found):
+        kind = type(pipe).__name__
+        raise UserError(f"{kind} gives its network no text in tensors of {len(prompts)} rows; build the bank yourself")
+    return found
+
+
+@torch.no_grad()
+def null_inputs(pipe: Any, prompts: Sequence[str], negative: str | None = None, **call: Any) -> dict[str, Tensor]:
+    """As ``text_inputs``: what the pipeline's own guidance sets against these prompts, (N, ...).
+
+    Own guidance is one call of twice the rows, or two calls; the null condition is what differs from the prompts.
+
+    Raises:
+        UserError: as ``text_inputs``; the pipeline has no guidance of its own.
+    """
+    own, kind, num = text_inputs(pipe, prompts, **call), type(pipe).__name__, len(prompts)
+    options: dict[str, Any] = dict.fromkeys(own_guidance_off(pipe), ON)
+    if negative is not None or "true_cfg_scale" in options:
+        options["negative_prompt"] = [negative or ""] * num
+    reached = _calls(pipe, 2, None, {"prompt": list(prompts)} | options | call) if options else []
+    rows = [_of_text(arguments, num) for arguments in reached]
+    if len(rows) == 1:  # twice as many
+        whole = _of_text(reached[0], 2 * num)
+        rows = [{name: half[part] for name, half in whole.items()} for part in (slice(0, num), slice(num, None))]
+    far = [_distance(one, own) for one in rows]
+    if not far or max(far) < NEAR:
+        raise UserError(f"guidance=cfg: {kind} has no guidance of its own, and so no null condition")
+    return rows[far.index(max(far))]
+
+
+def _distance(one: dict[str, Tensor], own: dict[str, Tensor]) -> float:
+    """The largest difference of the texts; infinite where they are of different lengths."""
+    texts = [(value.float(), own[name].float()) for name, value in one.items() if carries_text(name)]
+    return max(float((a - b).abs().max()) if a.shape == b.shape else float("inf") for a, b in texts)
+
+
+def _calls(pipe: Any, num: int, denoiser: str | None, call: dict[str, Any]) -> list[dict[str, Any]]:
+    """The arguments of the first ``num`` calls of the network; of one alone where it has twice the rows of a prompt."""
+    kind, found = type(pipe).__name__, []
+    if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
         raise UserError(f"{kind} takes no prompt, so there is no text to encode; build the bank yourself")
-    options = own_guidance_off(pipe) | {name: value for name, value in NO_FRAME.items() if name in taken} | call
-    networks = networks_of(pipe, denoiser)
-    handles = [one.register_forward_pre_hook(_reach, with_kwargs=True) for one in networks]
+    prompts = len(call["prompt"])
+
+    def reach(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        bound = inspect.signature(type(uncompiled(network)).forward).bind(network, *args, **kwargs).arguments
+        found.append({name: value for name, value in bound.items() if name != "self"})
+        if len(found) == num or len(next(iter(found[-1].values()))) >= 2 * prompts:
+            raise _Reached
+
+    handles = [one.register_forward_pre_hook(reach, with_kwargs=True) for one in networks_of(pipe, denoiser)]
     try:
-        pipe(**{"prompt": list(prompts)} | options)
-    except _Reached as reached:
-        found = _of_text(reached.arguments, len(prompts))
+        pipe(**call)
+    except _Reached:
+        pass
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(
@@ -65,20 +106,14 @@ def text_inputs(pipe: Any, prompts: Sequence[str], denoiser: str | None = None, 
         for handle in handles:
             handle.remove()
         pipe.maybe_free_model_hooks()
-    if not any(carries_text(name) for name in found):
-        raise UserError(f"{kind} gives its network no text in tensors of {len(prompts)} rows; build the bank yourself")
     return found
-
-
-def _reach(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    raise _Reached(inspect.signature(type(uncompiled(network)).forward).bind(network, *args, **kwargs).arguments)
 
 
 def _of_text(arguments: dict[str, Any], num: int) -> dict[str, Tensor]:
     """Text and masks of one row per prompt; text with several rows each (the frames of a video) once."""
     found = {}
     for name, value in flattened(arguments).items():
-        is_text = carries_text(name) or ("mask" in name and name.startswith(("encoder", "prompt", "attention")))
+        is_text = carries_text(name) or ("mask" in name and name.startswith(("encoder", "prompt", "attention", "text")))
         if is_text and isinstance(value, Tensor) and value.dim() and len(value) % num == 0:
             found[name] = value[:: len(value) // num]
     return found

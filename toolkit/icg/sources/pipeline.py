@@ -43,10 +43,12 @@ class PipelineSource(Source):
         self.kind = type(self.pipe).__name__
         files.check_settings(self.kind, config)
         self.condition, self.off = files.condition_of(self.kind), own_guidance_off(self.pipe)
+        for name in self.off.keys() & (config.call or {}).keys():
+            raise files.set_by_us(name)
         self.networks = networks_of(self.pipe, None)
         self.call = files.read_call(config.call, config.size_px) | self._size()
         self.bank: dict[str, Tensor] | None = None
-        self.null: dict[str, Tensor | int] | None = None
+        self.nulls: dict[tuple[str, ...], dict[str, Tensor]] = {}  # of the last prompts
         films = {"num_frames", "video_length"} & files.call_of(self.kind).keys()
         self.shape = None if films else image_shape(self.pipe, self.networks[0], config.size_px)
         self.batch_size = max(1, PIXELS_AT_ONCE // (self.shape[1] * self.shape[2])) if self.shape else 1
@@ -93,38 +95,36 @@ class PipelineSource(Source):
 
     @torch.no_grad()
     def prepare(self, guidance: Guidance) -> None:
-        """Encode random prompts for ICG, and the empty one for CFG, once."""
+        """Encode random prompts for ICG, once."""
         if self.condition == "none":
             return
         if isinstance(guidance, ICG) and self.prompts is not None and guidance.from_bank:
             self.bank = self.bank or text.random_token_bank(
                 self.pipe, guidance.bank_rows or BANK_ROWS, derive(self.config.seed, "bank"), **self.call
             )
-        if guidance.needs_null and self.null is None:
-            self.null = self._null()
 
-    def _null(self) -> dict[str, Tensor | int]:
-        """The unconditional branch, as the pipeline's own guidance has it."""
+    def _null(self, arguments: dict[str, Any]) -> dict[str, Tensor | int]:
+        """The unconditional branch, as the pipeline's own guidance has it beside these prompts."""
         if self.condition == "class":
             return {"class_labels": self.num_classes}
-        negative = self.config.negative_prompt
-        found = text.text_inputs(self.pipe, [negative or ""], **self.call)
-        if negative is None and self.pipe.config.get("force_zeros_for_empty_prompt"):
-            found = {name: torch.zeros_like(value) for name, value in found.items()}
-        return dict(found)
+        prompts = tuple(arguments["prompt"])
+        if prompts not in self.nulls:
+            self.nulls = {prompts: text.null_inputs(self.pipe, prompts, self.config.negative_prompt, **self.call)}
+        return dict(self.nulls[prompts])
 
     @torch.no_grad()
     def draw(
         self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
     ) -> tuple[Tensor, float]:
-        torch.manual_seed(request.one_seed("scheduler"))  # some schedulers draw from the default generator
         arguments = self._arguments(request, num_steps or self.config.sampling.num_steps)
+        null = self._null(arguments) if guidance.needs_null else None
+        torch.manual_seed(request.one_seed("scheduler"))  # some schedulers draw from the default generator
         with ExitStack() as stack:
             counters = [stack.enter_context(counted_rows(network)) for network in self.networks]
             if guidance.own_pipeline:
                 made = self._with_own_class(guidance, scale, arguments)
             else:
-                made = self._with_guider(guidance, scale, request, arguments)
+                made = self._with_guider(guidance, scale, request, arguments, null)
         images_BHWC = self._pictures(made)
         self.shape = (images_BHWC.shape[3], *images_BHWC.shape[1:3])
         rows = sum(counter.rows for counter in counters)
@@ -144,14 +144,20 @@ class PipelineSource(Source):
             raise UserError(f"model={self.name}: {self.kind} makes no pictures (shape {tuple(pictures.shape)})")
         return pictures
 
-    def _with_guider(self, guidance: Guidance, scale: float, request: Request, arguments: dict[str, Any]) -> Any:
+    def _with_guider(
+        self,
+        guidance: Guidance,
+        scale: float,
+        request: Request,
+        arguments: dict[str, Any],
+        null: dict[str, Tensor | int] | None,
+    ) -> Any:
         if not guidance.guides:
             context: Any = nullcontext()
         else:
             guider = guidance.make(scale, request.seeds("guidance"))
             if self.bank is not None and isinstance(guidance, ICG) and guidance.from_bank:
                 guider.set_condition_bank(self._rows_for(guidance))  # type: ignore[attr-defined]
-            null = self.null if guidance.needs_null else None
             context = guided(self.pipe, guider, null=null, batched=self.config.batched)
         with context:
             return self.pipe(**arguments, **self.off)

@@ -27,9 +27,9 @@ PEERS = {
     },
     "sag": {"StableDiffusionPipeline": "StableDiffusionSAGPipeline"},
 }
-# Arguments of a pipeline's call that have keys of their own, or are the guider's.
-OURS = ("prompt", "class_labels", "batch_size", "generator", "num_inference_steps", "output_type", "return_dict")
-GUIDERS = ("guidance_scale", "true_cfg_scale", "negative_prompt", "min_guidance_scale", "max_guidance_scale")
+# Arguments of a pipeline's call that have keys of their own.
+OURS = {"prompt", "class_labels", "batch_size", "generator", "num_inference_steps", "output_type", "return_dict"}
+OURS |= {"negative_prompt"}
 
 
 def find_index(model: str) -> dict[str, Any] | None:
@@ -139,13 +139,18 @@ def check_settings(kind: str, config: SampleICG) -> None:
     if config.size_px is not None and not {"height", "width"} <= taken.keys():
         raise UserError(f"size_px={config.size_px}: {kind} has one size")
     for name in config.call or {}:
-        if name in OURS or name in GUIDERS:
-            raise UserError(f"call.{name}: is set by the command; see prompts, labels, sampling, guidance")
+        if name in OURS:
+            raise set_by_us(name)
         if name not in taken:
             raise UserError(f"call.{name}: {kind} takes no such argument; {did_you_mean(name, taken)}".rstrip("; "))
     lacking = [name for name, one in taken.items() if "image" in name and one.default is one.empty]
     if missing := [name for name in lacking if name not in (config.call or {})]:
         raise UserError(f"call: {kind} needs a picture, call={{{missing[0]}: FILE}}")
+
+
+def set_by_us(name: str) -> UserError:
+    """What ``call`` may not hold."""
+    return UserError(f"call.{name}: is set by the command; see prompts, labels, negative_prompt, sampling, guidance")
 
 
 def load_pipeline(model: str, precision: str = "fp32") -> Any:
