@@ -172,7 +172,8 @@ class TSG(Guidance):
 
     noise_scale: s, the size of the noise on the time embedding. alpha: power of t that it is scaled by; lower perturbs
     more. std_scaling: whether the noise is also scaled by the embedding's standard deviation, as in the paper's
-    experiments. max_layers: perturb only the first so many blocks of a DiT (table 6c); None is all.
+    experiments. max_layers: perturb only the first so many blocks of a DiT (table 6c), or of a UNet's
+    encoder and decoder; None is all.
     time_embedding_modules: names or patterns of the modules, where the search finds none or several.
     """
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.icg import tiny
 from toolkit.errors import UserError
-from toolkit.icg import TimeStepGuidance, find_time_embeddings
+from toolkit.icg import TimeStepGuidance, find_time_embeddings, guided
 from toolkit.icg.guiders.hooks import Attached
 from toolkit.zoo.edm.mlp import MLPDenoiser
 from toolkit.zoo.edm.unet import ADMUNet
@@ -90,6 +90,33 @@ def test_layer_limit_leaves_the_output_layer_clean():
     assert len(noisy[0]) == 4 and not any(torch.equal(*pair) for pair in zip(clean[0], noisy[0], strict=True))
 
 
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("kind", ["ddpm", "stable_diffusion"])
+def test_the_first_blocks_of_a_unets_encoder_and_decoder_see_noise(kind, batched):
+    """In the resnets' own arguments: with and without the noise, sample by sample, first blocks and others."""
+    model, seen = tiny.network(kind), {}
+
+    def keep(name):
+        return lambda module, args, kwargs, output: seen.setdefault(name, []).append(kwargs.get("temb", *args[1:2]))
+
+    blocks = {name: one for name, one in model.named_modules() if type(one).__name__ == "ResnetBlock2D"}
+    guider = TimeStepGuidance(2.0, alpha=0.0, max_layers=1)
+    pipe = getattr(tiny, kind)()
+    with guided(pipe, guider, batched=batched):
+        # the hooks see what the blocks are given after those of the guider
+        handles = [one.register_forward_hook(keep(name), with_kwargs=True) for name, one in blocks.items()]
+        tiny.sample(kind, num_inference_steps=1)
+    for handle in handles:
+        handle.remove()
+    branches = {name: torch.cat(rows).unflatten(0, (2, 2)) for name, rows in seen.items()}
+    noisy = [name for name, (clean, weak) in branches.items() if not torch.equal(clean, weak)]
+    assert noisy == ["down_blocks.0.resnets.0", "up_blocks.0.resnets.0"]
+    noises = [branches[name][1] - branches[name][0] for name in noisy]
+    torch.testing.assert_close(*noises)
+    assert not torch.allclose(noises[0][0], noises[0][1])
+    assert not any(one._forward_pre_hooks for one in blocks.values())
+
+
 def record(model, guider, times):
     """Outputs of the time embeddings at every call: of the clean passes, and of the noisy ones."""
     x, labels = torch.randn(64, 4, 4, 4), torch.zeros(64, dtype=torch.long)
@@ -125,8 +152,8 @@ def test_unknown_networks_name_their_candidates():
     assert names(Odd("clock_mlp", "size_mlp"), ["clock_*"]) == ["clock_mlp"]
     with pytest.raises(UserError, match=r"no module 'clock_mpl' .* did you mean 'clock_mlp'"):
         names(Odd("clock_mlp"), ["clock_mpl"])
-    with pytest.raises(UserError, match="only DiT has layers"):
-        names(tiny.network("ddpm"), max_layers=2)
+    with pytest.raises(UserError, match="has one time embedding"):
+        names(tiny.network("sd3"), max_layers=2)
     with pytest.raises(UserError, match="candidates: none"):
         names(nn.Linear(2, 2))
 

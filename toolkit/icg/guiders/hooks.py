@@ -17,12 +17,15 @@ class OutputChange:
     """``change(output, num_samples)`` is applied to the output of every module that ``find`` names in a network.
 
     An output has a row per sample, several in turn where the network has a time per token, or one for all samples. A
-    module whose name is in ``once`` is changed at its first call of a pass only.
+    module whose name is in ``once`` is changed at its first call of a pass only. ``late`` names modules whose argument
+    ``temb`` is changed by ``change_late``, with rows as the embedding has them.
     """
 
     find: Callable[[nn.Module], Sequence[tuple[str, nn.Module]]]
     change: Callable[[Tensor, int], Tensor]
     once: Callable[[nn.Module], set[str]] = lambda _: set()
+    late: Callable[[nn.Module], Sequence[tuple[str, nn.Module]]] = lambda _: ()
+    change_late: Callable[[Tensor, int], Tensor] = lambda temb, _: temb
 
 
 class Attached:
@@ -44,6 +47,9 @@ class Attached:
             once = change.once(network)
             for name, module in change.find(network):
                 self.handles.append(module.register_forward_hook(self._hook(change.change, rows, name in once)))
+            for _, module in change.late(network):
+                hook = self._late_hook(change.change_late, rows)
+                self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         if self.handles:
             self.handles.append(network.register_forward_pre_hook(self._count, with_kwargs=True))
             self.handles.append(network.register_forward_hook(lambda *_: self.detach(), always_call=True))
@@ -68,11 +74,23 @@ class Attached:
             calls += 1
             if once and calls > 1:
                 return None
-            if rows is None:
-                return change(output, self.num_samples)
-            each = len(output) // self.num_samples
-            start, stop = each * rows.start, each * rows.stop
-            changed = change(output[start:stop], rows.stop - rows.start)
-            return torch.cat([output[:start], changed, output[stop:]])
+            return self._changed(output, change, rows)
 
         return hook
+
+    def _late_hook(self, change: Callable[[Tensor, int], Tensor], rows: slice | None) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if "temb" in kwargs:
+                return args, {**kwargs, "temb": self._changed(kwargs["temb"], change, rows)}
+            return (args[0], self._changed(args[1], change, rows), *args[2:]), kwargs
+
+        return hook
+
+    def _changed(self, values: Tensor, change: Callable[[Tensor, int], Tensor], rows: slice | None) -> Tensor:
+        """values with ``rows`` of the samples changed."""
+        if rows is None:
+            return change(values, self.num_samples)
+        each = len(values) // self.num_samples
+        start, stop = each * rows.start, each * rows.stop
+        changed = change(values[start:stop], rows.stop - rows.start)
+        return torch.cat([values[:start], changed, values[stop:]])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from diffusers import UNet1DModel
 from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from toolkit.errors import UserError, did_you_mean
@@ -49,7 +50,7 @@ def find_time_embeddings(
     Args:
         network: a denoiser of diffusers or of the zoo.
         names: dotted names or patterns (``blocks.*.time_mlp``) of the modules instead of the search.
-        max_layers: keep the first so many blocks (DiT only).
+        max_layers: keep the first so many blocks of DiT. UNets have one embedding, which their blocks are given.
 
     Raises:
         UserError: nothing or more than one kind of embedding matches; the message names the candidates.
@@ -57,9 +58,12 @@ def find_time_embeddings(
     found = _named(network, names) if names is not None else _searched(network)
     if max_layers is None:
         return found
+    if _first_blocks(network, max_layers):
+        return found
     if not _is_dit(found):
         raise UserError(
-            f"max_layers={max_layers}: {type(network).__name__} has one time embedding; only DiT has layers"
+            f"max_layers={max_layers}: {type(network).__name__} has one time embedding; DiT and diffusers' UNets "
+            "have layers"
         )
     return [(name, module) for name, module in found if _block(name) < max_layers]
 
@@ -67,25 +71,53 @@ def find_time_embeddings(
 def time_noise(
     draws: Draws, scale: float, std_scaling: bool, names: Sequence[str] | None, max_layers: int | None
 ) -> OutputChange:
-    """Noise of ``scale`` = s * t^alpha for one call: one vector per sample, the same in every layer and token."""
+    """Noise of ``scale`` = s * t^alpha for one call: one vector per sample, the same in every layer and token.
+
+    With ``max_layers`` a UNet embeds the time as ever, and the first so many blocks are given it with noise.
+    """
     noise: Tensor | None = None
+    added: Tensor | None = None
+    is_late = False
 
     def change(embedding_RE: Tensor, num_samples: int) -> Tensor:
-        nonlocal noise
+        nonlocal noise, added
         values = embedding_RE.float()
         num = min(len(values), num_samples)
         if noise is None:
             noise = draws.normal((num, values.shape[-1]), values.device)
         rows = noise.repeat_interleave(len(values) // num, 0).view(-1, *[1] * (values.dim() - 2), values.shape[-1])
         # A row has one t, so its deviation is the paper's t_emb.std(), and independent of the rest of the batch.
-        size = scale * values.std(-1, keepdim=True) if std_scaling else scale
-        return (values + size * rows).to(embedding_RE.dtype)
+        added = (scale * values.std(-1, keepdim=True) if std_scaling else scale) * rows
+        return embedding_RE if is_late else (values + added).to(embedding_RE.dtype)
+
+    def change_late(temb_RE: Tensor, num_samples: int) -> Tensor:
+        assert added is not None
+        return (temb_RE.float() + added).to(temb_RE.dtype)
+
+    def late(network: nn.Module) -> Named:
+        nonlocal is_late
+        found = [] if max_layers is None else _first_blocks(network, max_layers)
+        is_late = bool(found)
+        return found
 
     return OutputChange(
         find=lambda network: find_time_embeddings(network, names, max_layers),
         change=change,
         once=lambda network: _shared_first_block(find_time_embeddings(network, names), max_layers),
+        late=late,
+        change_late=change_late,
     )
+
+
+def _first_blocks(network: nn.Module, max_layers: int) -> Named:
+    """The first so many residual blocks of a UNet's encoder, and of its decoder (section 5); [] in other networks."""
+    if getattr(network, "time_embed_act", None) is not None:
+        return []
+    found: Named = []
+    for side in ("down_blocks", "up_blocks"):
+        blocks = [(name, one) for name, one in network.named_modules() if isinstance(one, ResnetBlock2D)]
+        found += [one for one in blocks if one[0].startswith(side)][:max_layers]
+    return found
 
 
 def _shared_first_block(found: Named, max_layers: int | None) -> set[str]:

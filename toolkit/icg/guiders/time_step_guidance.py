@@ -25,7 +25,7 @@ class TimeStepGuidance(WeakBranchGuidance):
         tsg_scale: w, 1 is off. The paper's: ``preset``.
         noise_scale: s. alpha: power of t in [0, 1]; lower perturbs more.
         std_scaling: times the standard deviation of the embedding, as in the paper's experiments.
-        max_layers: perturb only the first so many blocks (DiT; table 6c). None: all.
+        max_layers: perturb only the first so many blocks (DiT; table 6c; of a UNet's encoder and decoder). None: all.
         time_embedding_modules: dotted names or patterns, where the search finds none or several.
         guidance_scale: of classifier-free guidance beside it, which reads the negative prompt or ``null``; 1 is off.
 
