@@ -108,8 +108,8 @@ def test_clocks_read_the_noise_level():
     assert SchedulerClock(zero_snr).noise_level(999) > 1e3
     levels = NoiseLevels()
     assert levels.fraction(80.0) == pytest.approx(1) and levels.fraction(0.0) == 0 and levels.fraction(1e9) == 1
-    with pytest.raises(UserError, match="the noise level of IPNDMScheduler is not known"):
-        SchedulerClock(diffusers.IPNDMScheduler()).noise_level(1.0)
+    with pytest.raises(UserError, match="the noise level of ScoreSdeVeScheduler is not known"):
+        SchedulerClock(diffusers.ScoreSdeVeScheduler()).noise_level(1.0)
 
 
 def test_state_is_forgotten_after_the_last_step():

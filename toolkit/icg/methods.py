@@ -132,9 +132,10 @@ class ICG(Guidance):
     conditions of the batch shuffled; ``auto`` takes what fits the model. fields: the network's inputs that are drawn
     anew; None is labels, latents and text, whichever are there. resample: a new condition at every step (the paper's),
     or one for the whole run. exclude_own: whether the sample's own class is never drawn. num_draws: conditions averaged
-    per step. std: of Gaussian conditions: ``tensor`` (the paper's), ``sample``, or a number. bank_rows: random prompts
-    in the bank; None is the guider's own number. cads_scale: noise on the condition that fades in the course of
-    sampling (CADS, Sadat et al. 2024); 0 is off. cads_tau1, cads_tau2: times between which it fades.
+    per step. std: of Gaussian conditions: ``tensor`` (the paper's), ``sample``, or a number. control_std: of a random
+    picture in the place of a ControlNet's; None keeps it. bank_rows: random prompts; None is the guider's own number.
+    cads_scale: noise on the condition that fades in the course of sampling (CADS, Sadat et al. 2024); 0 is off.
+    cads_tau1, cads_tau2: times between which it fades.
     """
 
     label: ClassVar[str] = "ICG"
@@ -148,6 +149,7 @@ class ICG(Guidance):
     exclude_own: bool = False
     num_draws: int = number(1, least=1)
     std: str = "tensor"
+    control_std: float | None = number(None, least=0)
     bank_rows: int | None = number(None, least=1)
     cads_scale: float = number(0.0, least=0)
     cads_tau1: float = number(0.5, least=0, most=1)
@@ -308,6 +310,7 @@ def _icg(guidance: ICG, scale: float, seed: Seed, **more: Any) -> WeakBranchGuid
         exclude_own=guidance.exclude_own,
         num_draws=guidance.num_draws,
         std=_std(guidance.std),
+        control_std=guidance.control_std,
         cads_scale=guidance.cads_scale,
         cads_tau1=guidance.cads_tau1,
         cads_tau2=guidance.cads_tau2,

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from tests.icg.pipelines.parts import CASES
 from tests.icg.pipelines.record import PAGE, RECORD, outcome, with_page
+from toolkit.errors import UserError
+from toolkit.icg import IndependentConditionGuidance, guided
 
 KEPT = json.loads(RECORD.read_text())
 
@@ -30,3 +33,46 @@ def test_what_is_not_exact_is_refused_with_a_line():
 @pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", "WanPipeline", "PixArtSigmaPipeline"])
 def test_three_of_them_every_time(name):
     assert outcome(name) == KEPT["pipelines"][name]
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionControlNetPipeline", "StableDiffusionXLControlNetPipeline"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_random_control_picture_in_the_second_branch(name, batched):
+    """Beside a pipeline whose ControlNet answers the second branch with the residuals of that picture."""
+    case = CASES[name]()
+
+    def call():
+        return case.pipe(**case.call, generator=torch.Generator().manual_seed(3), num_inference_steps=1).images
+
+    guider = IndependentConditionGuidance(3.0, control_std=0.5)
+    guider.set_condition_sampler(lambda real, draws: dict(real))
+    pictures, predictions = [], []
+    seen = case.pipe.controlnet.register_forward_pre_hook(
+        lambda module, args, kwargs: pictures.append(kwargs["controlnet_cond"]), with_kwargs=True
+    )
+    with guided(case.pipe, guider, batched=batched):
+        ours = call()
+    seen.remove()
+    real, drawn = pictures
+    assert not torch.equal(real, drawn) and float(drawn.std()) == pytest.approx(0.5, rel=0.1)
+    for picture in (real, drawn):
+        keep = case.network.register_forward_hook(lambda module, args, output: predictions.append(output[0]))
+        swap = case.pipe.controlnet.register_forward_pre_hook(
+            lambda module, args, kwargs, one=picture: (args, kwargs | {"controlnet_cond": one}), with_kwargs=True
+        )
+        call()
+        keep.remove()
+        swap.remove()
+    own, weak = predictions
+    answer = case.network.register_forward_hook(lambda module, args, output: (weak + 3.0 * (own - weak),))
+    theirs = call()
+    answer.remove()
+    assert not torch.equal(own, weak)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_control_picture_that_is_not_there_is_refused():
+    case = CASES["StableDiffusionPipeline"]()
+    refused = pytest.raises(UserError, match="control_std: StableDiffusionPipeline has no ControlNet")
+    with refused, guided(case.pipe, IndependentConditionGuidance(3.0, control_std=1.0)):
+        pass

@@ -12,7 +12,7 @@ from toolkit.icg.config import SampleICG, Sampling
 from toolkit.icg.methods import CFG, ICG, TSG, CFGAndTSG, NoGuidance
 from toolkit.icg.sources.base import Request
 from toolkit.icg.sources.pipeline import PipelineSource
-from toolkit.icg.sources.pipeline_files import check_settings
+from toolkit.icg.sources.pipeline_files import check_settings, refuse
 
 PLAIN = {"use_resolution_binning": False}
 CALLS = {
@@ -101,6 +101,19 @@ def test_what_does_not_fit_a_pipeline_is_one_line(tmp_path, name, settings, line
     with pytest.raises(UserError, match=line) as error:
         opened(tmp_path, name, **{"prompts": None} | settings if name == "DDPMPipeline" else settings)
     assert "\n" not in str(error.value)
+
+
+def test_a_random_control_picture_needs_a_controlnet(tmp_path):
+    refuse("StableDiffusionControlNetPipeline", ICG(control_std=1.0))
+    with pytest.raises(UserError, match="StableDiffusionPipeline has no ControlNet"):
+        refuse("StableDiffusionPipeline", ICG(control_std=1.0))
+    picture().save(tmp_path / "in.png")
+    source = opened(tmp_path, "StableDiffusionControlNetPipeline", call={"image": str(tmp_path / "in.png")})
+    request = Request(seed=0, repeat=0, start=0, stop=2)
+    kept, drawn = (source.draw(ICG(control_std=std), 3.0, request)[0] for std in (None, 1.0))
+    assert not torch.equal(kept, drawn)
+    alone = source.draw(ICG(control_std=1.0), 3.0, Request(seed=0, repeat=0, start=1, stop=2))[0]
+    torch.testing.assert_close(alone, drawn[1:], atol=5e-3, rtol=0)
 
 
 def test_keys_that_nothing_reads_are_refused():

@@ -137,6 +137,7 @@ def test_a_worse_version_guides_and_must_fit(tmp_path):
         ((K, 0), ICG(fields=["latents"]), "guidance.fields=latents"),
         ((K, 0), PAG(), "works on Stable Diffusion pipelines only"),
         ((K, 0), TSG(max_layers=3), "max_layers=3"),
+        ((K, 0), ICG(control_std=1.0), r"guidance\.control_std: .* has no ControlNet"),
     ],
 )
 def test_what_a_model_of_ours_cannot_do(tmp_path, make, guidance, message):

@@ -62,7 +62,8 @@ def guided(
     if batched and not can_batch(guider):
         raise UserError(f"batched: {type(guider).__name__} changes the network between its calls")
     loop = Loop(pipe, time_unit or 1.0)
-    calls = [_GuidedCall(network, guider, loop, null or {}, batched) for network in networks]
+    control = _Control.of(pipe, guider, networks)
+    calls = [_GuidedCall(network, guider, loop, null or {}, batched, control) for network in networks]
     with ExitStack() as stack:
         if isinstance(guider, WeakBranchGuidance):
             guider.set_clock(SchedulerClock(pipe.scheduler))
@@ -76,7 +77,53 @@ def guided(
             stack.enter_context(_replaced(pipe, "encode_prompt", _warn_of_negative_prompt))
         for handle in [handle for call in calls for handle in call.hook()]:
             stack.callback(handle.remove)
+        if control is not None:
+            stack.callback(control.hook().remove)
         yield pipe
+
+
+class _Control:
+    """A pipeline's ControlNet, called again with a random picture for the branches of the random condition."""
+
+    RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual")
+
+    def __init__(self, network: nn.Module, icg: Any) -> None:
+        self.network, self.icg = network, icg
+        self.given: dict[str, Any] = {}
+        self.inner = False
+
+    @classmethod
+    def of(cls, pipe: Any, guider: Any, networks: list[nn.Module]) -> _Control | None:
+        """None where the guider keeps the picture. Raises UserError where there is none that it could draw."""
+        icgs = [one for one in getattr(guider, "guiders", [guider]) if getattr(one, "control_std", None) is not None]
+        if not icgs:
+            return None
+        takes = inspect.signature(type(uncompiled(networks[0])).forward).parameters
+        if not isinstance(getattr(pipe, "controlnet", None), nn.Module) or cls.RESIDUALS[0] not in takes:
+            raise UserError(f"control_std: {type(pipe).__name__} has no ControlNet beside a UNet")
+        return cls(pipe.controlnet, icgs[0])
+
+    def hook(self) -> Any:
+        """Remember how the pipeline calls it; returns the handle that detaches."""
+        return self.network.register_forward_pre_hook(self._keep, with_kwargs=True)
+
+    def _keep(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self.inner:
+            bound = inspect.signature(type(network).forward).bind(network, *args, **kwargs).arguments
+            self.given = {name: value for name, value in bound.items() if name != "self"}
+
+    def residuals(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """The UNet's arguments for a random picture and the ``drawn`` arguments."""
+        real = self.given["controlnet_cond"]
+        draw = self.icg.random_control
+        picture = [draw(one) for one in real] if isinstance(real, list) else draw(real)
+        shared = {name: drawn[name] for name in ("encoder_hidden_states", "added_cond_kwargs") if name in self.given}
+        self.inner = True
+        try:
+            made = self.network(**self.given | shared | {"controlnet_cond": picture, "return_dict": False})
+        finally:
+            self.inner = False
+        return dict(zip(self.RESIDUALS, made, strict=True))
 
 
 class _GuidedCall:
@@ -87,9 +134,16 @@ class _GuidedCall:
     """
 
     def __init__(
-        self, network: nn.Module, guider: Any, loop: Loop, null: Mapping[str, Tensor | int], batched: bool
+        self,
+        network: nn.Module,
+        guider: Any,
+        loop: Loop,
+        null: Mapping[str, Tensor | int],
+        batched: bool,
+        control: _Control | None,
     ) -> None:
         self.network, self.guider, self.loop, self.null, self.batched = network, guider, loop, null, batched
+        self.control = control
         self.parameters = inspect.signature(type(uncompiled(network)).forward)
         if "timestep" not in self.parameters.parameters:
             raise UserError(f"{type(network).__name__} takes no timestep: guided() does not know how it is called")
@@ -151,7 +205,7 @@ class _GuidedCall:
         """A cache of blocks keeps this branch's features apart from those of the pipeline's own branch."""
         if not getattr(self.network, "is_cache_enabled", False):
             return nullcontext()
-        return self.network.cache_context(getattr(state, "__guidance_identifier__", "weak"))  # type: ignore[operator]
+        return self.network.cache_context(_branch(state))  # type: ignore[operator]
 
     def _prepare_batch(self) -> dict[str, Any]:
         if hasattr(self.guider, "prepare_models_batched"):
@@ -222,6 +276,8 @@ class _GuidedCall:
         added = self.arguments.get("added_cond_kwargs")
         if added:
             arguments["added_cond_kwargs"] = {name: self._of(state, name, value) for name, value in added.items()}
+        if self.control is not None and _branch(state).startswith("pred_uncond"):
+            arguments |= self.control.residuals(arguments)
         return arguments
 
     def _of(self, state: Any, name: str, value: Any) -> Any:
@@ -229,6 +285,11 @@ class _GuidedCall:
             return _own_containers(value)
         drawn = getattr(state, name)
         return drawn.repeat_interleave(self.repeats[name], 0) if name in self.repeats else drawn
+
+
+def _branch(state: Any) -> str:
+    """Its name among the guider's predictions."""
+    return getattr(state, "__guidance_identifier__", "weak")
 
 
 def _own_containers(value: Any) -> Any:

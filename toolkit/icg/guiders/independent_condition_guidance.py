@@ -17,6 +17,7 @@ from toolkit.icg.guiders.cads import Annealing
 from toolkit.icg.guiders.conditions import Fields, IndependentCondition, Sampler
 from toolkit.icg.guiders.interval import Interval
 from toolkit.icg.guiders.projection import Projection
+from toolkit.icg.guiders.streams import Draws
 
 
 class IndependentConditionGuidance(WeakBranchGuidance):
@@ -35,6 +36,8 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         exclude_own: never draw the own class; in expectation the same as K / (K - 1) times the guidance.
         num_draws: conditions averaged per step, distinct ones for classes.
         std: of Gaussian conditions: "tensor" (the paper's), "sample", or a number.
+        control_std: of the Gaussian picture that takes the place of a ControlNet's in a pipeline (the paper's, which
+            gives no number); None keeps the real one in both branches.
         class_probabilities: weights of the classes, None for uniform.
         seed: of the guider's own draws; a list has one stream per sample. Never the pipeline's generator.
         t_min, t_max: interval of time in thousandths; sigma_min, sigma_max: of the noise level; start, stop: shares of
@@ -80,10 +83,13 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         start: float = 0.0,
         stop: float = 1.0,
         enabled: bool = True,
+        control_std: float | None = None,
     ) -> None:
         check_scale("guidance_scale", guidance_scale)
         if resample not in ("step", "run"):
             raise UserError(f"resample={resample}: choose one of step, run")
+        if control_std is not None:
+            check_scale("control_std", control_std)
         if num_draws < 1:
             raise UserError(f"num_draws={num_draws}: must be at least 1")
         super().__init__(
@@ -99,6 +105,7 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         self.guidance_scale, self.resample, self.num_draws = guidance_scale, resample, num_draws
         self.condition = IndependentCondition(condition, fields, num_classes, exclude_own, std, class_probabilities)
         self.kept: list[Fields] | None = None
+        self.control_std, self.control_draws = control_std, Draws(seed, "control")
 
     @classmethod
     def preset(cls, name: str) -> IndependentConditionGuidance:
@@ -118,7 +125,15 @@ class IndependentConditionGuidance(WeakBranchGuidance):
 
     def restart(self) -> None:
         super().restart()
+        self.control_draws.restart()
         self.kept = None
+
+    def random_control(self, real: Tensor) -> Tensor:
+        """What takes the place of a control picture (B, C, H, W)."""
+        assert self.control_std is not None
+        if self.resample == "run":
+            self.control_draws.restart()
+        return (self.control_std * self.control_draws.normal(real.shape, real.device)).to(real.dtype)
 
     @property
     def draws_all_text(self) -> bool:

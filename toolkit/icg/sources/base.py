@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toolkit.errors import UserError
 from toolkit.icg.methods import Guidance
 from toolkit.runs.seeds import derive, generator
 
@@ -92,6 +93,12 @@ class Source:
         if label is None:
             return ""
         return self.class_names[label] if label < len(self.class_names) else str(label)
+
+
+def refuse_control(guidance: Guidance, name: str) -> None:
+    """Raises UserError where a model without a ControlNet is asked for a random control picture."""
+    if getattr(guidance, "control_std", None) is not None:
+        raise UserError(f"guidance.control_std: {name} has no ControlNet, whose picture could be drawn")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from toolkit.errors import UserError, did_you_mean
 from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders.pipeline_loop import NETWORKS
 from toolkit.icg.methods import AutoGuidance, Guidance
+from toolkit.icg.sources.base import refuse_control
 from toolkit.zoo.loading import hub_answers
 
 # method -> the class of a pipeline -> the class of diffusers that adds the method
@@ -122,6 +123,8 @@ def refuse(kind: str, guidance: Guidance) -> None:
     if guidance.own_pipeline and kind not in PEERS[guidance.own_pipeline]:
         can = ", ".join(PEERS[guidance.own_pipeline])
         raise UserError(f"guidance={method}: diffusers has it for {can}; this is {kind}")
+    if "ControlNet" not in kind:
+        refuse_control(guidance, kind)
     if isinstance(guidance, AutoGuidance):
         raise UserError("guidance=autoguidance: works on models of ours, with a worse one as guidance.weak")
 
