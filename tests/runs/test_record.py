@@ -47,6 +47,18 @@ def test_a_stage_that_raises_is_not_done(tmp_path):
     assert not run.stage_done("train") and record(run.dir)["error"] == "it broke"
 
 
+def test_a_run_that_goes_on_at_another_commit_says_so(tmp_path):
+    opened(tmp_path / "one").close("failed", "it broke")
+    path = tmp_path / "one" / "run.json"
+    here = json.loads(path.read_text())["git_commit"]
+    opened(tmp_path / "one").close("done")
+    assert "continued_at" not in json.loads(path.read_text())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"git_commit": "abc123"}))
+    for _ in range(2):  # the second time it is where it was
+        opened(tmp_path / "one").close("done")
+        assert json.loads(path.read_text())["continued_at"] == [here]
+
+
 def test_one_folder_one_process(tmp_path):
     first = opened(tmp_path / "one")
     assert is_locked(first.dir)

@@ -72,4 +72,5 @@ def overtake(spec: Claims, claims: dict[str, Any], decided: Iterable[str], remad
 def commits_of(spec: Claims, claim: Claim, runs: dict[str, Any]) -> list[str]:
     """The commits that the runs of ``claim`` were made at."""
     seeds = [seed for name in spec.needed_runs([claim]) for seed in runs.get(name, {}).get("seeds", {}).values()]
-    return list(dict.fromkeys(str(seed["git_commit"]) for seed in seeds))
+    commits = [[seed["git_commit"], *seed.get("continued_at", [])] for seed in seeds]
+    return list(dict.fromkeys(str(commit) for those in commits for commit in those))

@@ -21,7 +21,7 @@ from toolkit.claims.identity import find_changes, identity, read_identities, wri
 from toolkit.claims.jobs import Job
 from toolkit.claims.parse import load_claims
 from toolkit.claims.verdict import Metrics, MissingMetric, judge_claim, values_by_seed
-from toolkit.commands import COMMANDS, paper_named
+from toolkit.commands import paper_named
 from toolkit.errors import UserError, did_you_mean
 from toolkit.paths import PACKAGE, experiments_dir
 from toolkit.runs.signals import EXIT_CODES
@@ -89,7 +89,8 @@ def reproduce(
 
 def reproduce_all(*, level: str, root: str | Path, dry_run: bool, launch: Launch) -> int:
     """Every paper in turn; the exit code is the worst of theirs, and an interruption ends it."""
-    codes, folders = [], [paper_folder(command.paper) for command in COMMANDS.values()]
+    codes = []
+    folders = [paper_folder(path.parent.name) for path in sorted(experiments_dir().glob("*/claims.yaml"))]
     cost = math.fsum(_cost_of(folder, level, Path(root)) for folder in folders)
     print(f"{len(folders)} papers, about {duration(cost * 60)}", flush=True)
     for folder in folders:

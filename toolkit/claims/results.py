@@ -226,6 +226,7 @@ def _provenance(job: Job, patterns: Sequence[str]) -> dict[str, Any]:
         "status": job.info().status,
         "config_hash": record.get("config_hash"),
         "git_commit": record.get("git_commit"),
+        "continued_at": record.get("continued_at", []),
         "device": record.get("device"),
         "machine": {key: machine[key] for key in ("processor", "cores") if key in machine},
         "torch": (record.get("versions") or {}).get("torch"),

@@ -129,6 +129,9 @@ class Run:
             self._reopen(previous, key, stages)
         previous["config"] = dataclasses.asdict(self.config)
         previous["config_hash"] = config_hash(self.config)
+        commit = git_commit()
+        if commit != [previous.get("git_commit"), *previous.get("continued_at", [])][-1]:
+            previous.setdefault("continued_at", []).append(commit)
         return previous
 
     def _reopen(self, record: dict[str, Any], key: str, stages: list[str]) -> None:
