@@ -1,5 +1,6 @@
 """``sample-icg model=FOLDER`` on pipelines that no table of ours names: pictures, films, pictures from pictures."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from tests.icg.pipelines import films, pictures, unets  # noqa: F401 (they fill 
 from tests.icg.pipelines.parts import CASES, picture
 from toolkit.errors import UserError
 from toolkit.icg.config import SampleICG, Sampling
-from toolkit.icg.methods import CFG, ICG, TSG, CFGAndTSG, NoGuidance
+from toolkit.icg.methods import CFG, ICG, TCFG, TSG, CFGAndTSG, CFGZeroStar, NoGuidance
 from toolkit.icg.sources.base import Request
 from toolkit.icg.sources.pipeline import PipelineSource
 from toolkit.icg.sources.pipeline_files import check_settings, refuse
@@ -74,6 +75,20 @@ def test_a_picture_and_another_scheduler_and_a_negative_prompt(tmp_path):
     torch.testing.assert_close(ours, native.permute(0, 3, 1, 2) * 2 - 1, atol=2e-3, rtol=0)
     plain = torch.as_tensor(source.pipe(**arguments).images)
     assert not torch.allclose(native, plain)
+
+
+@pytest.mark.parametrize("guidance", [CFGZeroStar(), TCFG()], ids=["cfg_zero_star", "tcfg"])
+def test_variants_of_diffusers_stand_beside(tmp_path, guidance):
+    source = opened(tmp_path, "WanPipeline", call=CALLS["WanPipeline"], size_px=16)
+    request = Request(seed=0, repeat=0, start=0, stop=2)
+    plain, calls = source.draw(NoGuidance(), 1.0, request)
+    cfg, _ = source.draw(CFG(), 3.0, request)
+    images, twice = source.draw(guidance, 3.0, request)
+    assert twice == 2 * calls and torch.isfinite(images).all()
+    assert not torch.equal(images, cfg) and not torch.equal(images, plain)
+    assert torch.equal(source.draw(guidance, 1.0, request)[0], plain)
+    with pytest.raises(UserError, match=r"guidance\.t_min=100: .* takes start and stop alone"):
+        dataclasses.replace(guidance, t_min=100).check()
 
 
 def test_a_scale_that_the_network_embeds_is_an_argument_like_others_and_there_is_no_null_condition(tmp_path):

@@ -11,7 +11,7 @@ from toolkit.data.config import Data
 from toolkit.errors import UserError
 from toolkit.icg.config import SampleICG, Sampling
 from toolkit.icg.labels_and_prompts import PROMPTS, draw_labels, read_labels, read_prompts
-from toolkit.icg.methods import CFG, ICG, PAG, SAG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance
+from toolkit.icg.methods import CFG, ICG, PAG, SAG, TCFG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance
 from toolkit.icg.sources.base import Request
 from toolkit.icg.sources.denoiser import DenoiserSource, trained_how
 from toolkit.icg.sources.pipeline import PipelineSource
@@ -137,6 +137,7 @@ def test_a_worse_version_guides_and_must_fit(tmp_path):
         ((K, 0), ICG(fields=["latents"]), "guidance.fields=latents"),
         ((K, 0), PAG(), "works on Stable Diffusion pipelines only"),
         ((K, 0), TSG(max_layers=3), "max_layers=3"),
+        ((K, 0), TCFG(), "guidance=tcfg: works on pipelines"),
         ((K, 0), ICG(control_std=1.0), r"guidance\.control_std: .* has no ControlNet"),
     ],
 )

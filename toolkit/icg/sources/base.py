@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.errors import UserError
-from toolkit.icg.methods import Guidance
+from toolkit.icg.guidance import Guidance
+from toolkit.icg.peers import OfDiffusers
 from toolkit.runs.seeds import derive, generator
 
 
@@ -99,6 +100,12 @@ def refuse_control(guidance: Guidance, name: str) -> None:
     """Raises UserError where a model without a ControlNet is asked for a random control picture."""
     if getattr(guidance, "control_std", None) is not None:
         raise UserError(f"guidance.control_std: {name} has no ControlNet, whose picture could be drawn")
+
+
+def refuse_diffusers(guidance: Guidance, name: str) -> None:
+    """Raises UserError where a denoiser is given to a guider of diffusers that reads noise or velocities."""
+    if isinstance(guidance, OfDiffusers):
+        raise UserError(f"guidance={guidance.method}: works on pipelines, {name} predicts clean samples")
 
 
 @contextmanager

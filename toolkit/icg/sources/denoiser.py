@@ -22,7 +22,7 @@ from toolkit.icg.guiders.interval import Interval
 from toolkit.icg.guiders.time_embeddings import find_time_embeddings
 from toolkit.icg.labels_and_prompts import read_labels
 from toolkit.icg.methods import ICG, AutoGuidance, Guidance
-from toolkit.icg.sources.base import Request, Source, refuse_control
+from toolkit.icg.sources.base import Request, Source, refuse_control, refuse_diffusers
 from toolkit.icg.sources.small import read_training
 from toolkit.runs.reading import read_record
 from toolkit.runs.seeds import generator
@@ -71,6 +71,7 @@ class DenoiserSource(Source):
     def refuse(self, guidance: Guidance) -> None:
         method = guidance.method
         refuse_control(guidance, f"the model in {self.name}")
+        refuse_diffusers(guidance, f"the model in {self.name}")
         if guidance.own_pipeline:
             raise UserError(f"guidance={method}: works on Stable Diffusion pipelines only, {self.name} is none")
         if guidance.on_condition and not self.conditions:

@@ -1,0 +1,89 @@
+"""What every guidance method has: its keys, and what ``sample-icg`` must know of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from toolkit.errors import UserError
+from toolkit.schema import MISSING, number
+
+if TYPE_CHECKING:
+    from toolkit.icg.guiders.base import WeakBranchGuidance
+
+Seed = int | Sequence[int]
+
+
+@dataclass
+class Guidance:
+    """One way to guide: a row of METHODS, and the keys of the group ``guidance``.
+
+    method: its name; the choice ``guidance=`` sets it. scale: w, 1 is no guidance: one number, or a list to compare
+    several; it weighs the condition (cfg, icg and their combinations with TSG), or the weak branch of the method where
+    there is but one. start, stop: shares of the steps between which it guides. t_min, t_max: times, in thousandths,
+    between which it guides. sigma_min, sigma_max: noise levels between which it guides; None has no limit. rescale: how
+    far the contrast is pulled back to that of the conditional model (Lin et al. 2023, equation 16); 0 is off.
+
+    What the command must know of a method:
+        label: for people. guides: False for the model as it is.
+        on_condition: it weighs the condition, so it needs a conditional model; such methods are compared at one scale.
+        needs_null: it needs the null condition, that is training with dropping.
+        has_curve: the small models are measured along a curve of scales.
+        own_pipeline: the name of the method where diffusers' own pipelines do it, and no guider.
+    """
+
+    label: ClassVar[str] = ""
+    guides: ClassVar[bool] = True
+    on_condition: ClassVar[bool] = False
+    needs_null: ClassVar[bool] = False
+    has_curve: ClassVar[bool] = False
+    own_pipeline: ClassVar[str] = ""
+
+    method: str = MISSING
+    scale: Any = 1.0
+    start: float = number(0.0, least=0, below=1)
+    stop: float = number(1.0, least=0, most=1)
+    t_min: float = number(0.0, least=0, most=1000)
+    t_max: float = number(1000.0, least=0, most=1000)
+    sigma_min: float | None = number(None, least=0)
+    sigma_max: float | None = number(None, least=0)
+    rescale: float = number(0.0, least=0, most=1)
+
+    def make(self, scale: float, seed: Seed) -> WeakBranchGuidance:
+        """The guider at w = ``scale``; ``seed`` as the guiders take it. Raises UserError where it is no guider."""
+        raise UserError(f"guidance={self.method}: is not made of a guider")
+
+    @property
+    def calls_per_step(self) -> int:
+        """Network calls of one guided step, within the interval."""
+        return 2
+
+    @property
+    def on_time(self) -> Any:
+        """The settings of the time-step guidance in it, or None."""
+        return None
+
+    @property
+    def interval(self) -> dict[str, Any]:
+        """The keys that say when it guides."""
+        names = ("start", "stop", "t_min", "t_max", "sigma_min", "sigma_max")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def scales(self) -> list[float]:
+        """Every w asked for, in order."""
+        return list(self.scale) if isinstance(self.scale, list) else [self.scale]
+
+    def check(self) -> None:
+        """Scales are finite numbers; the limits of the interval are in order."""
+        for one in self.scales:
+            if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 <= one < math.inf:
+                raise UserError(f"guidance.scale={one}: must be a number of at least 0 (1 is no guidance), or a list")
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            raise UserError(f"guidance.scale={self.scale}: must be different numbers, at least one")
+        for low, high in (("start", "stop"), ("t_min", "t_max"), ("sigma_min", "sigma_max")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least is not None and most is not None and least > most:
+                raise UserError(f"guidance.{low}={least}: must not exceed guidance.{high}={most}")
