@@ -177,6 +177,7 @@ class SampleICG(Job):
         """What must fit together across groups."""
         for one in self.methods():
             one.check()
+            self._check_in_pipelines(one)
         if self.model is None:
             for key in ("prompts", "negative_prompt", "scheduler", "call", "part", "size_px", "vae"):
                 if getattr(self, key) is not None:
@@ -189,6 +190,15 @@ class SampleICG(Job):
             raise UserError("data: model=exact has data of its own; see exact.num_classes and exact.std")
         if self.model is None and self.data is not None and not self.data.class_labels:
             raise UserError("data.class_labels=false: the small models are class-conditional; give another model=DIR")
+
+    def _check_in_pipelines(self, guidance: Guidance) -> None:
+        """Some methods and keys are for pipelines alone."""
+        if self.model not in (None, "exact"):
+            return
+        if guidance.in_pipelines:
+            raise UserError(f"guidance={guidance.method}: works on pipelines, model=FOLDER")
+        if getattr(guidance, "control_std", None) is not None:
+            raise UserError("guidance.control_std: works on ControlNet pipelines, model=FOLDER")
 
     def _compared(self, entry: Any) -> Guidance:
         """``icg`` or ``{method: icg, scale: 2}`` -> settings; scales on the condition follow ``guidance.scale``."""

@@ -31,6 +31,7 @@ class Guidance:
         on_condition: it weighs the condition, so it needs a conditional model; such methods are compared at one scale.
         needs_null: it needs the null condition, that is training with dropping.
         has_curve: the small models are measured along a curve of scales.
+        in_pipelines: it reads noise or velocities, which pipelines alone predict.
         own_pipeline: the name of the method where diffusers' own pipelines do it, and no guider.
     """
 
@@ -39,6 +40,7 @@ class Guidance:
     on_condition: ClassVar[bool] = False
     needs_null: ClassVar[bool] = False
     has_curve: ClassVar[bool] = False
+    in_pipelines: ClassVar[bool] = False
     own_pipeline: ClassVar[str] = ""
 
     method: str = MISSING

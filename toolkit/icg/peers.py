@@ -16,6 +16,7 @@ class OfDiffusers(Guidance):
 
     on_condition: ClassVar[bool] = True
     needs_null: ClassVar[bool] = True
+    in_pipelines: ClassVar[bool] = True
     guider: ClassVar[str] = ""
 
     def make(self, scale: float, seed: Seed) -> Any:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from toolkit.errors import UserError
 from toolkit.icg.guidance import Guidance
-from toolkit.icg.peers import OfDiffusers
 from toolkit.runs.seeds import derive, generator
 
 
@@ -104,7 +103,7 @@ def refuse_control(guidance: Guidance, name: str) -> None:
 
 def refuse_diffusers(guidance: Guidance, name: str) -> None:
     """Raises UserError where a denoiser is given to a guider of diffusers that reads noise or velocities."""
-    if isinstance(guidance, OfDiffusers):
+    if guidance.in_pipelines:
         raise UserError(f"guidance={guidance.method}: works on pipelines, {name} predicts clean samples")
 
 

@@ -19,7 +19,7 @@ from toolkit.icg.config import Exact, SampleICG
 from toolkit.icg.guiders.in_denoisers import GuidedDenoiser
 from toolkit.icg.labels_and_prompts import read_labels
 from toolkit.icg.methods import Guidance
-from toolkit.icg.sources.base import Request, Source, refuse_control, refuse_diffusers
+from toolkit.icg.sources.base import Request, Source
 from toolkit.metrics.mixture import posterior_mean
 from toolkit.runs.seeds import generator
 from toolkit.show.table import number_in_key
@@ -82,8 +82,6 @@ class ExactSource(Source):
             self.labels = read_labels(config.labels, self.num_classes, {})
 
     def refuse(self, guidance: Guidance) -> None:
-        refuse_control(guidance, "model=exact")
-        refuse_diffusers(guidance, "model=exact")
         if guidance.guides and (not guidance.on_condition or guidance.on_time):
             raise UserError(f"guidance={guidance.method}: model=exact has no time embedding and no weaker version")
 
