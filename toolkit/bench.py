@@ -199,12 +199,12 @@ def _peak_memory(make: Callable[[], Contender], device: str) -> float:
 
 
 def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _most_resident_bytes() -> int:
     """Since the process started; ``getrusage`` would count the process that started it."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(lines["VmHWM"].split()[0]) * 1024
 
 

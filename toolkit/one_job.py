@@ -149,7 +149,7 @@ def _close(run: Any, error: BaseException) -> bool:
         expected = isinstance(error, (UserError, JobError)) or _is_full_disk(error)
         _close_failed(run, str(error) if expected else f"{type(error).__name__}: {error}")
         if not expected and run.dir.exists():
-            with open(run.dir / "run.log", "a") as file:
+            with open(run.dir / "run.log", "a", encoding="utf-8") as file:
                 file.write(traceback.format_exc())
     return True
 

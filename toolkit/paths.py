@@ -36,7 +36,7 @@ def presets(command: str | None = None) -> dict[str, tuple[str, str]]:
     """``{preset: (command, first comment line)}`` of conf/experiment, read as text: no import of yaml or hydra."""
     found = {}
     for path in sorted((conf_dir() / "experiment").glob("*.yaml")):
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
         owner = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("command:")), "")
         about = next((line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line), "")
         if command in (None, owner):

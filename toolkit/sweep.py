@@ -27,7 +27,7 @@ class SweepCallback(Callback):
             for path in (directory / "jobs.jsonl", directory / "multirun.yaml"):
                 _before[path] = path.read_bytes() if path.exists() else None
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / "jobs.jsonl").write_text("")
+            (directory / "jobs.jsonl").write_text("", encoding="utf-8")
 
 
 def forget() -> None:
@@ -39,7 +39,7 @@ def forget() -> None:
 
 def take_back() -> None:
     """Undo what a sweep wrote that was refused before its first job."""
-    if directory and not (directory / "jobs.jsonl").read_text():
+    if directory and not (directory / "jobs.jsonl").read_text(encoding="utf-8"):
         for path, content in _before.items():
             if content is None:
                 path.unlink(missing_ok=True)
@@ -52,14 +52,16 @@ def note_job(sweep_dir: Path, number: int, folder: Path, exit_code: int, message
     """Add how a job ended to the sweep's list."""
     line = json.dumps({"job": number, "dir": str(folder), "exit_code": exit_code, "message": message})
     if rank() == 0:
-        with open(sweep_dir / "jobs.jsonl", "a") as file:  # one short write: whole lines even from parallel jobs
+        with open(
+            sweep_dir / "jobs.jsonl", "a", encoding="utf-8"
+        ) as file:  # one short write: whole lines even from parallel jobs
             file.write(line + "\n")
 
 
 def report() -> int:
     """Print how each job ended; 0 when all are done, 1 when any failed."""
     assert directory
-    lines = (directory / "jobs.jsonl").read_text().splitlines()
+    lines = (directory / "jobs.jsonl").read_text(encoding="utf-8").splitlines()
     ended = {job["job"]: job for job in map(json.loads, lines)}  # the last word on a job that was queued again
     jobs = [ended[number] for number in sorted(ended)]
     failed = [job for job in jobs if job["exit_code"]]

@@ -108,7 +108,7 @@ def read_identities(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise UserError(f"{path}: damaged; take it from the history, or move it away") from None
 

@@ -31,7 +31,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {"claims": {}, "runs": {}}
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
         return {"claims": dict(results["claims"]), "runs": dict(results["runs"])}
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path}: damaged; move it away, the runs themselves are kept") from None
@@ -121,7 +121,7 @@ def write_readme(path: Path, title: str, block: str) -> None:
 
     Raises UserError when only one mark is there or they are out of order.
     """
-    text = path.read_text() if path.exists() else f"# {title}\n"
+    text = path.read_text(encoding="utf-8") if path.exists() else f"# {title}\n"
     marked = f"{BEGIN}\n\n{block.strip()}\n\n{END}"
     if BEGIN not in text and END not in text:
         write_atomic(path, f"{text.rstrip()}\n\n{marked}\n")

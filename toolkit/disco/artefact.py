@@ -88,7 +88,7 @@ def _check_sizes(folder: Path, parts: Parts) -> None:
 def _noted(folder: Path) -> dict[str, str]:
     path = folder / "parts.json"
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError:
         raise UserError(f"{path}: damaged; the run must be repeated in another folder") from None
 

@@ -115,7 +115,7 @@ def _entries(content: Mapping[str, Any]) -> list[Any]:
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
-    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 
 def dataclass_in(hint: Any) -> type | None:

@@ -79,6 +79,6 @@ def _on_meta(folder: Path) -> Any:
 
     from toolkit.zoo.loading import find_class
 
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
         return find_class(config.get("_class_name", "")).from_config(config)

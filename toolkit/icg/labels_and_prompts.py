@@ -45,7 +45,7 @@ def draw_labels(seed: int, num: int, num_classes: int) -> list[int]:
 def _items(key: str, given: Any) -> list[Any]:
     if isinstance(given, str) and Path(given).expanduser().is_file():
         try:
-            lines = Path(given).expanduser().read_text().splitlines()
+            lines = Path(given).expanduser().read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{key}={given}: cannot be read as text ({error})") from None
         given = [line.strip() for line in lines if line.strip()]

@@ -77,5 +77,5 @@ def _normalisation(model: str) -> tuple[Sequence[float], Sequence[float]]:
     path = Path(model) / "preprocessor_config.json"
     if not path.is_file():
         return MEAN, STD
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     return config.get("image_mean", MEAN), config.get("image_std", STD)

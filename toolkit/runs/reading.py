@@ -127,7 +127,7 @@ def is_locked(folder: str | Path) -> bool:
     """Whether a living process holds the run folder."""
     path = Path(folder) / "run.lock"
     try:
-        with open(path) as lock:
+        with open(path, encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

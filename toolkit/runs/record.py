@@ -86,7 +86,7 @@ class Run:
     def _take_lock(self) -> None:
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
-            lock = open(self.dir / "run.lock", "w")  # noqa: SIM115 - held until close()
+            lock = open(self.dir / "run.lock", "w", encoding="utf-8")  # noqa: SIM115 - held until close()
         except OSError as error:
             raise UserError(f"{self.dir}: cannot be written ({error.strerror}); choose another hydra.run.dir") from None
         try:
@@ -215,7 +215,7 @@ class Run:
         if self.is_main:
             self.check_there()
             values = {name: float(value) for name, value in scalars.items()}
-            with open(self.dir / "metrics.jsonl", "a") as file:
+            with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
             if self.tracker:
                 self.tracker.log(stage, step, values)
@@ -225,7 +225,7 @@ class Run:
         path = self.dir / "metrics.jsonl"
         if not self.is_main or not path.exists():
             return
-        lines = path.read_text(errors="replace").splitlines(keepends=True)
+        lines = path.read_text(errors="replace", encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if _keeps(line, stage, step)]
         if kept != lines:
             write_atomic(path, "".join(kept))

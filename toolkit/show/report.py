@@ -56,10 +56,10 @@ def render(runs: Sequence[RunInfo]) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<style>\n{here.with_name('report.css').read_text()}</style></head>\n<body>"
+        f"<style>\n{here.with_name('report.css').read_text(encoding='utf-8')}</style></head>\n<body>"
         f"<header>{header}<nav>{links}</nav></header>\n<main>{''.join(parts)}</main>"
         f'<footer>made by <code>toolkit report</code></footer><div id="tip"></div>'
-        f"<script>\n{here.with_name('report.js').read_text()}</script></body></html>\n"
+        f"<script>\n{here.with_name('report.js').read_text(encoding='utf-8')}</script></body></html>\n"
     )
 
 
@@ -143,7 +143,7 @@ def _error(run: RunInfo) -> str:
     body = f"<pre>{html.escape(str(error or 'no error was recorded'))}</pre>"
     log = run.dir / "run.log"
     if log.exists():
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+        tail = "\n".join(log.read_text(errors="replace", encoding="utf-8").splitlines()[-LOG_LINES:])
         body += _details("end of run.log", f"<pre>{html.escape(tail)}</pre>", opened=False)
     return body
 
@@ -224,7 +224,7 @@ def _medium(path: Path, folder: Path) -> str:
     name = str(path.relative_to(folder).with_suffix("")).replace("_", " ")
     caption = html.escape((read_caption(path) if suffix == ".png" else "") or name, quote=True)
     if suffix == ".txt":
-        text = path.read_text(errors="replace")[:MOST_TEXT]
+        text = path.read_text(errors="replace", encoding="utf-8")[:MOST_TEXT]
         return f"<figure><pre>{html.escape(text)}</pre><figcaption>{caption}</figcaption></figure>"
     if suffix not in IMAGES and suffix not in VIDEOS:
         return ""

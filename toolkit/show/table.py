@@ -136,7 +136,7 @@ class Table:
     def load(cls, path: str | Path) -> Table:
         """Read a table written by :meth:`save`. Raises UserError naming the file when it is damaged."""
         try:
-            return cls.from_json(Path(path).read_text())
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except (UserError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: {error}") from None
 

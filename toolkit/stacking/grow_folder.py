@@ -166,7 +166,7 @@ def _reset_peak() -> float:
     Returns the MiB held now.
     """
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return _status_mib("VmRSS")
 
 
@@ -177,7 +177,7 @@ def _peak_mib() -> float:
 def _status_mib(field: str) -> float:
     """Resident memory now (VmRSS) or at its highest (VmHWM); elsewhere than on Linux the highest for both."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return round(next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024, 1)
     except (OSError, StopIteration):
         scale = 1024**2 if platform.system() == "Darwin" else 1024

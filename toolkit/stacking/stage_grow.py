@@ -105,7 +105,7 @@ def identity(run: Run) -> str:
 def written_by(run: Run, out: Path) -> dict[str, Any] | None:
     """The report of what an earlier, interrupted attempt of this run had already finished."""
     path = out / REPORT_FILE
-    report = json.loads(path.read_text()) if path.is_file() else {}
+    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return report if report.get("run") == identity(run) else None
 
 

@@ -53,7 +53,7 @@ class VideoEnhancePipeline(EnhanceParts):
         if Path(source).exists() and not index.exists():
             raise UserError(f"{source}: no pipeline there (model_index.json is missing)")
         if index.exists():
-            parts = json.loads(index.read_text())
+            parts = json.loads(index.read_text(encoding="utf-8"))
             kwargs.setdefault("denoiser", zoo.load(Path(source), part="denoiser"))
             kwargs.setdefault("scheduler", VideoNoiseSchedule.from_pretrained(source, subfolder="scheduler"))
             if parts["vae"][1] in _OURS:

@@ -32,7 +32,7 @@ def refuse_existing(dest: Path) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises UserError when it is absent or something else."""
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found (the source is a folder with config.json and model.safetensors)") from None
     except ValueError as error:

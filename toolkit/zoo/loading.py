@@ -63,7 +63,7 @@ def _load_folder(folder: Path) -> Any:
     if is_world_model(folder):
         return find_class("WorldModel").from_pretrained(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         network_class = find_class(config["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else "not the config of a network"

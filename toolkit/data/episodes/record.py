@@ -140,7 +140,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it or record into another folder") from None
     if not isinstance(facts, dict):

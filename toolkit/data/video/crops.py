@@ -64,7 +64,7 @@ def clip_crops(
     home = cache_root() / "crops" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     if not (home / "content.json").exists():
         _make(home, paths, num_crops, num_frames, size_px, rate_fps, seed)
-    content = json.loads((home / "content.json").read_text())
+    content = json.loads((home / "content.json").read_text(encoding="utf-8"))
     texts = [_caption(path) for path in paths]
     captions = [texts[number] for number, count in enumerate(content["counts"]) for _ in range(count)]
     return ClipCrops(home / "crops.u8", tuple(content["shape"]), tuple(captions))
@@ -72,7 +72,7 @@ def clip_crops(
 
 def _caption(path: Path) -> str:
     beside = path.with_suffix(".txt")
-    return beside.read_text().strip() if beside.exists() else ""
+    return beside.read_text(encoding="utf-8").strip() if beside.exists() else ""
 
 
 def _make(
@@ -105,7 +105,7 @@ def _make(
                 "too short, too small, or nothing moves or shows in them"
             )
         shape = [sum(counts), num_frames, size_px, size_px, 3]
-        (scratch / "content.json").write_text(json.dumps({"shape": shape, "counts": counts}))
+        (scratch / "content.json").write_text(json.dumps({"shape": shape, "counts": counts}), encoding="utf-8")
         scratch.chmod(0o755)
         into_place(scratch, home, "content.json")
         log.info("kept %d crops of %d asked for in %s", sum(counts), num_crops, home)

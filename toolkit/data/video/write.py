@@ -159,7 +159,7 @@ def join_parts(
 
 def is_claimed(target: Path, claim: Path) -> bool:
     """Whether ``target`` is the file that a job put there and noted in ``claim``."""
-    return target.exists() and claim.exists() and json.loads(claim.read_text()) == _identity(target)
+    return target.exists() and claim.exists() and json.loads(claim.read_text(encoding="utf-8")) == _identity(target)
 
 
 def _identity(path: Path) -> list[int]:

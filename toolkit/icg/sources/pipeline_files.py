@@ -62,7 +62,7 @@ def find_index(model: str) -> dict[str, Any] | None:
 def read_index(path: Path) -> dict[str, Any]:
     """model_index.json, checked. Raises UserError where it is damaged or names a class that cannot be sampled."""
     try:
-        index = json.loads(path.read_text())
+        index = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
         index = None
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):

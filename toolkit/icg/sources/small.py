@@ -108,7 +108,7 @@ def _alone(folder: Path) -> Iterator[None]:
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.with_name(f"{folder.name}.lock"), "w")  # noqa: SIM115 - held to the end of the block
+        lock = open(folder.with_name(f"{folder.name}.lock"), "w", encoding="utf-8")  # noqa: SIM115 - held to the end of the block
     except OSError as error:
         raise UserError(f"{folder.parent}: the cache cannot be written ({error.strerror}); set TOOLKIT_CACHE") from None
     with lock:
@@ -186,6 +186,6 @@ def read_training(folder: Path) -> dict[str, Any]:
     """What ``save_model`` noted; {} where nothing is."""
     path = folder / "training.json"
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError:
         raise UserError(f"{path}: damaged; delete the folder, and it is made again") from None

@@ -75,7 +75,7 @@ def find_network(source: str, part: str | None = None) -> str:
 def is_zoo_network(source: str) -> bool:
     """Whether ``source`` is the folder of a network of the zoo rather than a transformers checkpoint."""
     try:
-        return "_class_name" in json.loads((Path(source) / "config.json").read_text())
+        return "_class_name" in json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
 
@@ -139,7 +139,7 @@ def _folder_config(folder: Path) -> Any:
     """The config of a folder, whose architecture is checked before transformers interprets it."""
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
         family(type("Raw", (), raw), str(path))
     except UserError:
         raise
@@ -153,7 +153,7 @@ def open_weights(folder: Path) -> Tensors:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            weight_map = json.loads(index.read_text())["weight_map"]
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             files = sorted(set(weight_map.values()))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{index}: not an index of shards") from None

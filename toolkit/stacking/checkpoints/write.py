@@ -109,7 +109,7 @@ def write_checkpoint(
             "metadata": {"total_size": total_bytes(tensors.infos)},
             "weight_map": {name: file for file, held in zip(names, shards, strict=True) for name in held},
         }
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     _write_config(source, config, folder)
     _carry_along(source, folder)
     return len(shards)
@@ -121,11 +121,11 @@ def _write_config(source: Checkpoint, config: Any, folder: Path) -> None:
         kept = readable_by_all(config)
     else:
         old, new = load_config(str(source.folder)).to_dict(), config.to_dict()
-        kept = json.loads((source.folder / "config.json").read_text())
+        kept = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
         kept.pop("auto_map", None)  # names Python files that do not come along; the class is transformers' own
         kept |= {key: value for key, value in new.items() if value != old.get(key)}
     kept.pop("_name_or_path", None)
-    (folder / "config.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+    (folder / "config.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def readable_by_all(config: Any) -> dict[str, Any]:
@@ -172,6 +172,8 @@ def _carry_along(source: Checkpoint, folder: Path) -> None:
 def _name_the_class(path: Path) -> None:
     """transformers 5 names a class that version 4 does not have; both know the older name of the same one."""
     if path.is_file():
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text(encoding="utf-8"))
         if settings.get("tokenizer_class") == "TokenizersBackend":
-            path.write_text(json.dumps(settings | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
+            path.write_text(
+                json.dumps(settings | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n", encoding="utf-8"
+            )

@@ -179,7 +179,7 @@ class Arm:
     def load(cls, path: Path) -> Arm:
         """Raises UserError where the file is not a curve."""
         try:
-            return cls(**json.loads(path.read_text()))
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path}: not a training curve ({error})") from None
 

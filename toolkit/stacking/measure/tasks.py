@@ -229,7 +229,9 @@ def write_tasks(names: Sequence[str], data: Path | None, folder: Path, harness_t
                 settings |= _local_data(data / f"{name}.jsonl", BENCHMARKS[name].split, folder)
         else:
             settings |= KINDS[_kind(Path(name))].settings | _local_data(Path(name), "test", folder)
-        (folder / f"{settings['task']}.yaml").write_text(json.dumps(settings, indent=1))  # JSON is YAML
+        (folder / f"{settings['task']}.yaml").write_text(
+            json.dumps(settings, indent=1), encoding="utf-8"
+        )  # JSON is YAML
     return [task_name(name) for name in names]
 
 

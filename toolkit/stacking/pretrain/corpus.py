@@ -57,7 +57,7 @@ def _given_tokenizer(config: GrowLLM, own_store: str) -> Any | None:
         return None
     source = find_network(config.model, config.part)
     history = Path(source) / HISTORY_FILE
-    if history.is_file() and json.loads(history.read_text()).get("store") == own_store:
+    if history.is_file() and json.loads(history.read_text(encoding="utf-8")).get("store") == own_store:
         return None
     tokenizer = open_checkpoint(source).tokenizer
     if tokenizer is None:

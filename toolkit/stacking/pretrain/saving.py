@@ -74,5 +74,5 @@ def history(checkpoint: Checkpoint) -> Spent:
     if path is None or not path.is_file():
         progress.say(f"note: {checkpoint.source} does not say what its training cost; it counts as nothing")
         return Spent()
-    kept = json.loads(path.read_text())
+    kept = json.loads(path.read_text(encoding="utf-8"))
     return Spent(kept["tokens"], kept["sequences"], kept["flops"], kept["time_s"])

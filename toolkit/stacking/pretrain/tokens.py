@@ -52,7 +52,7 @@ class TokenStore:
     def open(cls, folder: Path) -> TokenStore:
         """Raises UserError where files are missing or shorter than they were written."""
         try:
-            meta = json.loads((folder / "meta.json").read_text())
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             sizes = {split: (folder / f"{split}.bin").stat().st_size for split in SPLITS}
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: damaged token files ({error}); remove the folder to make them again") from None
@@ -62,7 +62,7 @@ class TokenStore:
 
     def table(self) -> Table:
         """What was packed, for reports."""
-        meta = json.loads((self.folder / "meta.json").read_text())
+        meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
         rows = [["training tokens", len(self.train)], ["held-out tokens", len(self.valid)]]
         rows += [["vocabulary", self.vocab_size], ["bytes per token", self.bytes_per_token]]
         return Table("Corpus", ["", meta["corpus"]], rows, f"{meta['origin']}; licence: {meta['licence']}")

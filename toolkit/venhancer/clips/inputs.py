@@ -182,14 +182,14 @@ def available_bytes() -> int:
         return int(float(told) * 2**30)
     found = [_meminfo()]
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdigit():
-        found.append(int(text) - int(used.read_text()))
+    if limit.exists() and used.exists() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
+        found.append(int(text) - int(used.read_text(encoding="utf-8")))
     return max(0, min(found))
 
 
 def _meminfo() -> int:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except OSError:

@@ -70,7 +70,7 @@ def _taken(frames: Iterator[np.ndarray], part: Part, bar: progress.Bar | None) -
 def keep_index(path: Path, make: object) -> tuple[VideoIndex, list[int]]:
     """The clip's index and cuts, from ``path`` where a former attempt left them, else from ``make()``."""
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         return VideoIndex.from_json(stored["index"]), list(stored["cuts"])
     index, cuts = make()  # type: ignore[operator]
     write_json(path, {"index": index.to_json(), "cuts": cuts})

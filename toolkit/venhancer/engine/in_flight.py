@@ -96,7 +96,7 @@ class Flight:
         if not path.exists():
             return
         try:
-            state = json.loads(path.read_text())
+            state = json.loads(path.read_text(encoding="utf-8"))
             fingerprint, *numbers = (state[key] for key in ("fingerprint", "done", "keys_read", "delivered"))
         except (ValueError, KeyError) as error:
             raise JobError(f"{path}: damaged ({error}); remove {self.folder} to start again") from None

@@ -57,5 +57,5 @@ def _find_config(source: str, part: str, key: str) -> tuple[dict[str, Any], dict
     for where in ({}, {"subfolder": part}):
         file = Path(source, *where.values(), "config.json")
         if file.exists():
-            return json.loads(file.read_text()), where
+            return json.loads(file.read_text(encoding="utf-8")), where
     raise UserError(f"{key}={source}: no config.json there, nor in {part}/")

@@ -203,7 +203,7 @@ class WorldModel(nn.Module, PushToHubMixin):
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.transformer.save_pretrained(folder / "transformer")
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> WorldModel:

@@ -360,7 +360,7 @@ def write_transformer(network: VideoTransformer, folder: Path) -> None:
     rope = ours.get("rope_parameters") or ours  # where transformers 5 keeps it, and 4
     config |= {"architectures": ["LlamaForCausalLM"], "rope_theta": rope["rope_theta"], "torch_dtype": "float32"}
     write_tensors(source, folder / TRANSFORMER_WEIGHTS)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _llama_config(config: dict[str, Any], weights: dict[str, Tensor]) -> LlamaConfig:
