@@ -48,9 +48,6 @@ def guided(
             the middle of its schedule and does not tell the scheduler so.
         batched: one forward of twice the rows (thrice with ICG and TSG) instead of as many calls.
 
-    Yields:
-        the pipeline.
-
     Raises:
         UserError: no network or scheduler; the pipeline's own guidance is on; the time is not the scheduler's; no
             condition for ICG, or one that can be drawn only in part; the pipe is guided already; ``batched`` with a
@@ -75,10 +72,8 @@ def guided(
         stack.enter_context(_replaced(pipe.scheduler, "step", loop.steps))
         if hasattr(pipe, "encode_prompt"):
             stack.enter_context(_replaced(pipe, "encode_prompt", _warn_of_negative_prompt))
-        for handle in [handle for call in calls for handle in call.hook()]:
-            stack.callback(handle.remove)
-        if control is not None:
-            stack.callback(control.hook().remove)
+        for hooked in (*calls, *([control] if control else ())):
+            stack.enter_context(hooked.hooked())
         yield pipe
 
 
@@ -103,8 +98,8 @@ class _Control:
             raise UserError(f"control_std: {type(pipe).__name__} has no ControlNet beside a UNet")
         return cls(pipe.controlnet, icgs[0])
 
-    def hook(self) -> Any:
-        """Remember how the pipeline calls it; returns the handle that detaches."""
+    def hooked(self) -> Any:
+        """A context within which it is remembered how the pipeline calls the ControlNet."""
         return self.network.register_forward_pre_hook(self._keep, with_kwargs=True)
 
     def _keep(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -152,10 +147,14 @@ class _GuidedCall:
         self.arguments: dict[str, Any] = {}
         self.repeats: dict[str, int] = {}
 
-    def hook(self) -> list[Any]:
-        """Attach to the network; returns the handles that detach."""
-        before = self.network.register_forward_pre_hook(self._before, with_kwargs=True)
-        return [before, self.network.register_forward_hook(self._after)]
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """A context within which the network's calls are answered."""
+        with (
+            self.network.register_forward_pre_hook(self._before, with_kwargs=True),
+            self.network.register_forward_hook(self._after),
+        ):
+            yield
 
     def _before(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.inner:

@@ -52,6 +52,7 @@ class IndependentConditionGuidance(WeakBranchGuidance):
     """
 
     purpose = "icg"
+    kept: list[Fields] | None
 
     @register_to_config
     def __init__(
@@ -88,8 +89,7 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         check_scale("guidance_scale", guidance_scale)
         if resample not in ("step", "run"):
             raise UserError(f"resample={resample}: choose one of step, run")
-        if control_std is not None:
-            check_scale("control_std", control_std)
+        check_scale("control_std", control_std or 0)
         if num_draws < 1:
             raise UserError(f"num_draws={num_draws}: must be at least 1")
         super().__init__(
@@ -104,8 +104,7 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         )
         self.guidance_scale, self.resample, self.num_draws = guidance_scale, resample, num_draws
         self.condition = IndependentCondition(condition, fields, num_classes, exclude_own, std, class_probabilities)
-        self.kept: list[Fields] | None = None
-        self.control_std, self.control_draws = control_std, Draws(seed, "control")
+        self.kept, self.control_std, self.control_draws = None, control_std, Draws(seed, "control")
 
     @classmethod
     def preset(cls, name: str) -> IndependentConditionGuidance:
