@@ -58,6 +58,7 @@ def test_rates_that_are_none(text):
         (["input=a.mp4", "noise_level=301"], "at most 300"),
         (["input=a.mp4", "backend=magic"], "choose one of generative, classic, bicubic"),
         (["reference=b.mp4"], r"belongs to input"),
+        (["stage=train", "data.held_out=[]"], r"data.held_out=\[\]: name at least one clip"),
         (["input=a.mp4", "reference=b.mp4", "degrade.scale=2"], "the input itself is the reference"),
         (["input=a.mp4", "baselines=[nearest]"], "choose among bicubic, classic"),
         (["input=a.mp4", "encode.pix_fmt=rgb24"], "choose one of auto"),

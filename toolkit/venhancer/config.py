@@ -346,6 +346,8 @@ class EnhanceVideo(Job):
             raise UserError(f"reference={self.reference}: belongs to input=..., which is not given")
         if self.reference is not None and self.degrade.active:
             raise UserError(f"reference={self.reference}: with degrade the input itself is the reference")
+        if "evaluate" in self.stages() and not self.data.held_out:
+            raise UserError("data.held_out=[]: name at least one clip that training does not see")
         for name in self.baselines:
             if name not in ("bicubic", "classic"):
                 raise UserError(f"baselines={name}: choose among bicubic, classic")
