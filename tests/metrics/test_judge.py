@@ -118,3 +118,10 @@ def test_a_split_in_class_order_does_not_bias_the_neighbours(digits, features):
     judge = FeatureJudge(dataclasses.replace(digits, test=in_order), features, most_neighbours=100)
     nearest = torch.cdist(judge.test, features(in_order.all()[0])).argmin(1)
     assert len(set(in_order.labels[nearest.numpy()].tolist())) >= 9
+
+
+def test_a_judge_says_what_its_distances_are_taken_in(digits, features, ring):
+    unlabelled = dataclasses.replace(digits, train=MemorySplit(digits.train.values), class_names=())
+    assert "classifier" in FeatureJudge(digits, features).space
+    assert "principal components" in make_judge(unlabelled).space
+    assert "coordinates" in make_judge(ring).space

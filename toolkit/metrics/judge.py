@@ -24,12 +24,18 @@ MOST_NEIGHBOURS = 2500  # items a side for precision and recall, which cost the 
 MOST_ENERGY_POINTS = 4000
 FLOOR_POOL, LEAST_FLOOR_POOL = 3, 10_000  # the floor is the mean over draws from so many times the samples, at least
 SEED = 0
+SPACES = {
+    "classifier": "distances in the features of a classifier of the set's labels",
+    "pca": "distances in the first principal components of the training pixels",
+    "points": "distances in coordinates",
+}
 
 
 class Judge(Protocol):
     """``score`` of a sample set by the names of its distances; ``distance`` names the one that counts."""
 
     distance: str
+    space: str  # what the distances are taken in, for people
 
     def score(self, samples: Tensor, labels: Tensor | None = None) -> dict[str, float]: ...
 
@@ -61,6 +67,7 @@ class FeatureJudge:
     ) -> None:
         """with_valid: report ``frechet_valid`` too, the distance to the validation split where it has 2 items."""
         self.dataset, self.features, self.neighbours = dataset, features, neighbours
+        self.space = SPACES[features.kind]
         test = features(dataset.test.all()[0])
         order = torch.randperm(len(test), generator=generator(SEED, "neighbours"))[:most_neighbours]
         self.test = test[order]  # data sets are seldom in random order
@@ -112,6 +119,7 @@ class PointJudge:
     """Energy distance to test points; for mixtures also strays, the width within modes, and how evenly they are hit."""
 
     distance = "energy"
+    space = SPACES["points"]
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset, self.mixture = dataset, dataset.mixture

@@ -58,7 +58,8 @@ def quality(setting: Setting) -> dict[str, float]:
             ours, theirs = (found[f"{judge.distance}.{v}.{evaluations_key(budget)}"] for v in ("ours", "baseline"))
             found[f"{judge.distance}.ratio.{evaluations_key(budget)}"] = ratio(ours, theirs)
     rows.append(["real training items", None, *(floor.get(name) for name in means)])
-    note = f"{setting.num_samples} samples against the test split, images clamped; evaluations are network calls"
+    against = f"{setting.num_samples} samples against the test split, images clamped"
+    note = f"{against}; {judge.space}; evaluations are network calls"
     table = Table("Samples", ["variant", "evaluations", *means], rows, note)
     table.save(setting.run.path("tables", "quality.json"))
     _draw_quality(setting, judge, found)
@@ -100,7 +101,7 @@ def prior_gap(setting: Setting) -> dict[str, float]:
         nats = _held_out_nats(setting)
         found |= {f"nats.{name}": value for name, value in nats.items()}
     rows: list[list[Cell]] = [[name, found[f"{judge.distance}.{name}"], nats.get(name)] for name in sources]
-    note = f"{budget} evaluations, {setting.num_samples} samples; oracle: z of training items"
+    note = f"{budget} evaluations, {setting.num_samples} samples; {judge.space}; oracle: z of training items"
     table = Table("Samples by source of z", ["z from", judge.distance, "held-out nats"], rows, note)
     table.save(setting.run.path("tables", "prior_gap.json"))
     return found
