@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.video.reader import VideoReader
-from toolkit.data.video.write import Sound, is_claimed, join_parts
+from toolkit.data.video.sound import Sound
+from toolkit.data.video.write import is_claimed, join_parts
 from toolkit.errors import UserError
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of
@@ -124,7 +125,7 @@ def _enhance_clip(config: EnhanceVideo, run: Run, work: Work, device: Any, netwo
         with progress.bar(task.name, 0, timeline.num_frames, "frame") as bar:
             backend = make_backend(config.backend, work, config, device, network, bar)
             parts = write_parts(backend, timeline, work.encoding, config.part_frames, work.folder / "parts", bar)
-        notes = join_parts(
+        join_parts(
             parts,
             task.output,
             work.encoding,
@@ -133,8 +134,6 @@ def _enhance_clip(config: EnhanceVideo, run: Run, work: Work, device: Any, netwo
             token=_token(run),
             claim=work.claim,
         )
-        for line in notes:
-            progress.say(f"{task.name}: {line}")
     for folder in ("parts", "network"):
         shutil.rmtree(work.folder / folder, ignore_errors=True)
     seconds = min(config.side_by_side_s, float(timeline.num_frames / timeline.rate))
@@ -155,7 +154,7 @@ def _sound(config: EnhanceVideo, work: Work) -> Sound | None:
     """The sound of the input; a degraded clip's is the original's."""
     index = work.reference if config.degrade.active and work.reference else work.index
     is_whole = config.start_s == 0 and config.duration_s is None
-    return Sound(index, is_whole) if config.encode.audio and index.audio else None
+    return Sound(index, is_whole) if config.encode.audio else None
 
 
 def _token(run: Run) -> str:
@@ -258,6 +257,7 @@ def dry_run(config: EnhanceVideo) -> None:
         for task in find_tasks(config, Path("samples")):
             work = prepare(task, config, Path(scratch) / task.name)
             rows.append([task.name, work.summary().partition(": ")[2], ""])
+            rows += [["", note.partition(": ")[2], ""] for note in work.notes]
             if config.backend == "generative":
                 rows += _network_rows(work, network)
     if not rows:

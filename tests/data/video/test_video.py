@@ -9,7 +9,8 @@ import pytest
 from tests.data.videos import moving, psnr, read, sound_bytes, write
 from toolkit.data.video.reader import VideoIndex, VideoReader
 from toolkit.data.video.scan import index_video
-from toolkit.data.video.write import Encoding, Sound, container_of, join_parts, write_part
+from toolkit.data.video.sound import Sound
+from toolkit.data.video.write import Encoding, container_of, join_parts, write_part
 from toolkit.errors import JobError, UserError
 
 CLIP = moving(24, 64, 48)

@@ -1,10 +1,12 @@
 """Between decoded video frames and uint8 RGB arrays (height, width, 3), the colours kept.
 
 Frames without a tag are read as players read them: BT.709 from 720 rows on, BT.601 below; ranges are honoured. What is
-written is BT.709 in video range, and says so.
+written has BT.709's matrix in video range, and says so; primaries and transfer are the source's, tagged, not converted.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -22,8 +24,8 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     ``width`` and ``height`` are those of the clip, upright: a frame of another size, where a stream changes it on the
     way, is resized to them.
     """
-    turns = quarter_turns(frame)
-    size = (height, width) if turns % 2 else (width, height)
+    turn = orientation(frame)
+    size = (height, width) if turn.transposed else (width, height)
     colorspace = None if frame.format.is_rgb else source_colorspace(frame)
     name = "rgba" if has_alpha(frame.format) else "rgb24"
     converted = frame.reformat(*size, name, src_colorspace=colorspace, interpolation=_FULL_CHROMA)
@@ -31,12 +33,31 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     if name == "rgba":
         alpha = pixels[..., 3:].astype(np.uint16)
         pixels = ((pixels[..., :3] * alpha + 127) // 255).astype(np.uint8)
-    return np.ascontiguousarray(np.rot90(pixels, turns))
+    return np.ascontiguousarray(turn.upright(pixels))
 
 
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """How often the picture is to be turned counter-clockwise by a right angle (its display matrix)."""
-    return round(frame.rotation / 90) % 4
+class Orientation(NamedTuple):
+    """How a stored picture is to be shown: transposed, then mirrored left to right, then top to bottom."""
+
+    transposed: bool = False
+    mirrored: bool = False
+    flipped: bool = False
+
+    def upright(self, pixels: np.ndarray) -> np.ndarray:
+        """A view of ``pixels`` (height, width, 3) as it is to be shown."""
+        pixels = pixels.swapaxes(0, 1) if self.transposed else pixels
+        return pixels[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
+
+
+def orientation(frame: av.VideoFrame) -> Orientation:
+    """What the frame's display matrix says: [x y] [[a, b], [c, d]] is where a pixel is shown; by right angles."""
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return Orientation()
+    a, b, _, c, d = np.frombuffer(bytes(found), np.int32)[:5].tolist()  # type: ignore[call-overload]
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, a < 0, d < 0)
+    return Orientation(True, c < 0, b < 0)
 
 
 def has_alpha(pixel_format: av.VideoFormat) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -26,8 +27,11 @@ class VideoIndex:
     """A video's frames in order of display; ``width`` and ``height`` are those of the upright picture.
 
     pts: of every frame, strictly rising, in units of ``time_base`` seconds. rate: frames per second, the declared one
-    where the frames keep to it, else their mean. is_constant: whether they keep to it. audio: codec names of the sound
-    streams. notes: what a user should know, one line each.
+    where the frames keep to it, else that of their shorter intervals. is_constant: whether they keep to it. last_s:
+    how long the last frame is shown, where the file says so. audio: codec names of the sound streams. notes: what a
+    user should know, one line each. primaries, transfer: what the colours mean, in ITU-T H.273's numbers. restarts_s:
+    what is added to the file's times from the first, second, ... frame on at which they start again; first_frame: how
+    many frames of the file precede the first one.
     """
 
     path: str
@@ -44,6 +48,11 @@ class VideoIndex:
     is_constant: bool
     audio: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    last_s: Fraction | None = None
+    primaries: int = 1
+    transfer: int = 1
+    restarts_s: tuple[Fraction, ...] = ()
+    first_frame: int = 0
 
     @property
     def num_frames(self) -> int:
@@ -53,7 +62,7 @@ class VideoIndex:
     @property
     def duration_s(self) -> Fraction:
         """From the first frame's beginning to the last frame's end."""
-        return self.time(self.num_frames - 1) + 1 / self.rate
+        return self.time(self.num_frames - 1) + (self.last_s or 1 / self.rate)
 
     def time(self, index: int) -> Fraction:
         """When frame ``index`` is shown, in seconds after the first one."""
@@ -75,29 +84,38 @@ class VideoIndex:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; fractions as text."""
-        return {key: str(value) if isinstance(value, Fraction) else value for key, value in asdict(self).items()}
+        values = asdict(self) | {"restarts_s": [str(one) for one in self.restarts_s]}
+        return {key: str(value) if isinstance(value, Fraction) else value for key, value in values.items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> VideoIndex:
         """The inverse of :meth:`to_json`."""
         fractions = {key: Fraction(values[key]) for key in ("aspect", "time_base", "rate")}
         lists = {key: tuple(values[key]) for key in ("pts", "audio", "notes")}
-        return cls(**{**values, **fractions, **lists})
+        lists["restarts_s"] = tuple(Fraction(one) for one in values.get("restarts_s", ()))
+        last = {"last_s": Fraction(values["last_s"])} if values.get("last_s") else {}
+        return cls(**{**values, **fractions, **lists, **last})
 
 
 def open_video(path: Path, key: str = "input") -> Any:
-    """The file as a PyAV container. Raises UserError where it cannot be opened."""
+    """The file as a PyAV container. Raises UserError where it cannot be opened.
+
+    Only a file is: what else FFmpeg takes for a name (addresses, ``concat:a|b``, patterns of numbers) is refused.
+    """
+    if re.match(r"[a-z]{2,}:/", str(path)):
+        raise UserError(f"{key}={path}: is an address, not a file; fetch it first")
+    if not path.exists():
+        raise UserError(f"{key}={path}: no such file")
+    if path.is_dir():
+        raise UserError(f"{key}={path}: is a folder")
+    if not path.is_file():
+        raise UserError(f"{key}={path}: is no regular file, and a video is read more than once; save it first")
     try:
-        return av.open(str(path))
-    except FileNotFoundError:
-        raise UserError(f"{key}={path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{key}={path}: is a folder") from None
+        return av.open(f"file:{path}")
     except PermissionError:
         raise UserError(f"{key}={path}: may not be read") from None
     except (av.FFmpegError, UnicodeDecodeError) as error:
-        size = path.stat().st_size if path.exists() else 0
-        why = "the file is empty" if size == 0 else reason(error)
+        why = "the file is empty" if path.stat().st_size == 0 else reason(error)
         raise UserError(f"{key}={path}: not a video that can be read ({why})") from None
 
 
@@ -143,17 +161,14 @@ class VideoReader:
 
     def _decode(self, start: int) -> Iterator[av.VideoFrame]:
         """Frames from ``start`` on: by seeking where that lands on it, else from the beginning."""
-        found = self._seek(self.index.pts[start]) if start > 0 else None
+        found = self._seek(self.index.pts[start]) if start > 0 and not self.index.restarts_s else None
         if found is not None:
             yield from found
             return
         with open_video(Path(self.index.path)) as container:
             stream = picture_stream(container, Path(self.index.path))
             stream.thread_type = "AUTO"
-            decoded = enumerate(_until_damage(container, stream))
-            first = self.index.pts[0]
-            wanted = (frame for number, frame in decoded if (number if frame.pts is None else frame.pts) >= first)
-            yield from itertools.islice(wanted, start, None)
+            yield from itertools.islice(_until_damage(container, stream), self.index.first_frame + start, None)
 
     def _seek(self, wanted: int) -> Iterator[av.VideoFrame] | None:
         container = open_video(Path(self.index.path))

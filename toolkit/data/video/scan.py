@@ -5,6 +5,7 @@ So counts, rates, sizes and damage are known before any long work starts. Memory
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -13,10 +14,15 @@ from typing import Any
 
 import av
 
-from toolkit.data.video.pixels import has_alpha, quarter_turns
+from toolkit.data.video.pixels import UNSPECIFIED, has_alpha, orientation
 from toolkit.data.video.reader import VideoIndex, open_video, picture_stream, reason
+from toolkit.data.video.sound import name_of
 from toolkit.errors import UserError
 
+NTSC_RATES = [Fraction(1000 * rate, 1001) for rate in (24, 30, 60)]
+USUAL_RATES = [*map(Fraction, (10, 12, 15, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)), *NTSC_RATES]
+BACKWARDS_S = 0.1  # times that go back by more start again, as in files laid end to end
+FORWARDS_S = 10.0  # as do times of a stream without an index (TS, VOB) that leap by more
 CONSTANT_RATE_TOLERANCE = 0.25  # of the mean interval: containers round times, cameras drop whole frames
 GUESSED_RATE = Fraction(25)
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
@@ -45,7 +51,7 @@ def index_video(
         scan.run(container)
         if scan.first is None:
             raise UserError(f"{key}={path}: {scan.nothing()}")
-        turned = bool(quarter_turns(scan.first) % 2)
+        turned = orientation(scan.first).transposed
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         state = path.stat()
         base = VideoIndex(
@@ -61,10 +67,15 @@ def index_video(
             pts=tuple(scan.pts),
             rate=GUESSED_RATE,
             is_constant=True,
-            audio=tuple(audio.codec_context.name for audio in container.streams.audio),
+            audio=tuple(name_of(audio) for audio in container.streams.audio),
+            primaries=_known(scan.first, "color_primaries"),
+            transfer=_known(scan.first, "color_trc"),
+            restarts_s=tuple(scan.restarts_s),
+            first_frame=scan.skipped,
         )
         rate, is_constant = _frame_rate(scan, stream)
-        index = replace(base, rate=rate, is_constant=is_constant)
+        is_constant &= scan.last_s is None or abs(scan.last_s * rate - 1) < 0.5
+        index = replace(base, rate=rate, is_constant=is_constant, last_s=None if is_constant else scan.last_s)
         return replace(index, notes=tuple(_notes(index, scan, stream, container)))
 
 
@@ -81,14 +92,26 @@ class _Scan:
         self.decoded = 0
         self.origin: int | None = None
         self.damage = ""
+        self.num_corrupt = self.skipped = 0
+        self.shift = 0  # of the times after the last restart, in units of the time base
+        self.restarts_s: list[Fraction] = []
+        self.last_s: Fraction | None = None
+        self.sound_end_s = 0.0
+        self.leaps = stream.container.format.name in ("mpegts", "mpeg")
         self.is_interlaced = self.changes_size = self.was_timed = False
 
     def run(self, container: Any) -> None:
         """Decode to the end of the part asked for, or to the damage."""
+        streams = [self.stream, *(one for one in container.streams.audio if one.codec_context is not None)]
         try:
-            for frame in container.decode(self.stream):
-                if not self._take(frame):
-                    return
+            for packet in container.demux(streams):
+                if packet.stream is not self.stream:
+                    if packet.pts is not None:
+                        self.sound_end_s = max(self.sound_end_s, float(packet.pts * packet.time_base))
+                    continue
+                for frame in packet.decode():
+                    if not self._take(frame):
+                        return
         except (av.FFmpegError, OSError) as error:
             self.damage = reason(error)
 
@@ -98,6 +121,7 @@ class _Scan:
         self.origin = pts if self.origin is None else self.origin
         time_s = (pts - self.origin) * self.time_base
         if time_s < self.start_s - 1e-9:
+            self.skipped += 1
             return True
         if self.end_s is not None and time_s >= self.end_s - 1e-9:
             return False
@@ -106,6 +130,8 @@ class _Scan:
             self.width, self.height = frame.width, frame.height
         self.pts.append(max(pts, self.pts[-1] + 1) if self.pts else pts)
         self.is_interlaced |= bool(frame.interlaced_frame)
+        self.num_corrupt += bool(frame.is_corrupt)
+        self.last_s = frame.duration * self.time_base if frame.duration and frame.pts is not None else None
         self.changes_size |= (frame.width, frame.height) != (self.width, self.height)
         if self.each:
             self.each(frame)
@@ -117,11 +143,21 @@ class _Scan:
             self.was_timed = True
             if frame.time_base:
                 self.time_base = frame.time_base
-            return frame.pts
+            return self._joined(frame.pts)
         if not self.was_timed:
             self.time_base = 1 / (self.stream.average_rate or GUESSED_RATE)
             return self.decoded
         return (self.pts[-1] if self.pts else self.origin or 0) + 1
+
+    def _joined(self, pts: int) -> int:
+        """``pts`` with what earlier restarts add. A restart goes on one frame after the last one."""
+        if self.pts:
+            step_s = float((pts + self.shift - self.pts[-1]) * self.time_base)
+            if step_s < -BACKWARDS_S or (self.leaps and step_s > FORWARDS_S):
+                usual = self.pts[-1] - self.pts[-2] if len(self.pts) > 1 else 1
+                self.shift = self.pts[-1] + usual - pts
+                self.restarts_s.append(self.shift * self.time_base)
+        return pts + self.shift
 
     def nothing(self) -> str:
         """Why there is no frame."""
@@ -141,33 +177,47 @@ def _refuse_huge(stream: Any, path: Path, key: str, most_bytes: int | None) -> N
 
 
 def _frame_rate(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
-    """(rate, whether the frames keep to it)."""
+    """(rate, whether the frames keep to it). Where they do not, it is the rate of their shorter intervals."""
     declared = Fraction(stream.average_rate or stream.base_rate or GUESSED_RATE)
     if len(scan.pts) < 2:
-        return declared, True
+        return (1 / scan.last_s if scan.last_s else declared), True
     mean = Fraction(len(scan.pts) - 1) / ((scan.pts[-1] - scan.pts[0]) * scan.time_base)
     for rate in (declared, Fraction(stream.base_rate or declared), mean.limit_denominator(1001)):
         interval = 1 / rate / scan.time_base
         off = max(abs(pts - scan.pts[0] - index * interval) for index, pts in enumerate(scan.pts))
         if off <= max(CONSTANT_RATE_TOLERANCE * interval, 1):
             return rate, True
-    return mean.limit_denominator(1001), False
+    intervals = sorted(after - before for before, after in itertools.pairwise(scan.pts))
+    shorter = 1 / (intervals[len(intervals) // 10] * scan.time_base)  # the odd one that is too short does not count
+    nearest = min(USUAL_RATES, key=lambda rate: abs(rate - shorter))
+    return (nearest if abs(nearest / shorter - 1) < 0.05 else shorter.limit_denominator(1001)), False
+
+
+def _known(frame: Any, name: str) -> int:
+    """A colour tag of the frame, BT.709's where there is none."""
+    value = int(getattr(frame, name, 1) or 1)
+    return 1 if value in (0, UNSPECIFIED) else value
 
 
 def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Iterator[str]:
     name = Path(index.path).name
     declared_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    if not declared_s and container.duration and not index.audio:
-        declared_s = container.duration / av.time_base
-    got_s = float(index.duration_s)
-    is_short = scan.end_s is None and declared_s - scan.start_s > 1.05 * got_s + 0.5
+    got_s, whole_s = float(index.duration_s), float(container.duration or 0) / av.time_base
+    reached_s = got_s
+    if not declared_s and whole_s:  # of the longest stream
+        declared_s, reached_s = whole_s, max(got_s, scan.sound_end_s)
+    is_short = scan.end_s is None and not index.restarts_s and declared_s - scan.start_s > 1.05 * reached_s + 0.5
     if scan.damage or is_short:
         said = f" of {declared_s:.2f}" if declared_s else ""
         why = f" ({scan.damage})" if scan.damage else ""
         can = f"{index.num_frames} frames, {got_s:.2f}{said} s"
         yield f"{name}: damaged or cut short{why}; used is what can be read: {can}"
+    if scan.num_corrupt:
+        yield f"{name}: damaged: {scan.num_corrupt} of {index.num_frames} frames could be decoded in part only"
+    if index.restarts_s:
+        yield f"{name}: {len(index.restarts_s)} times its times start again, as in files laid end to end; joined"
     if not index.is_constant:
-        yield f"{name}: varying frame rate, {float(index.rate):.4g} fps in the mean; frames keep their times"
+        yield f"{name}: varying frame rate; frames keep their times at {float(index.rate):.4g} fps"
     assert scan.first is not None
     if has_alpha(scan.first.format):
         yield f"{name}: transparent parts, if any, are laid on black"
@@ -178,4 +228,4 @@ def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Itera
     if scan.changes_size:
         yield f"{name}: frames change their size on the way; all are brought to {index.width}x{index.height}"
     if (transfer := getattr(scan.first, "color_trc", None)) in HDR_TRANSFERS:
-        yield f"{name}: HDR ({HDR_TRANSFERS[transfer]}) is read as 8-bit without tone mapping"
+        yield f"{name}: HDR ({HDR_TRANSFERS[transfer]}) is kept, with 8 bits a colour: smooth surfaces may show steps"

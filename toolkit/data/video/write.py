@@ -6,6 +6,7 @@ under the final name there is a whole video or nothing.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 import os
@@ -19,7 +20,7 @@ import av
 import numpy as np
 
 from toolkit.data.video.pixels import from_rgb
-from toolkit.data.video.reader import VideoIndex
+from toolkit.data.video.sound import Sound, add_sound, describe
 from toolkit.errors import JobError, UserError
 from toolkit.runs.files import write_json
 
@@ -35,7 +36,8 @@ MOST_REORDERING = 16  # frames; both encoders' presets stay below
 class Encoding:
     """How frames become a video. ``aspect``: width of a pixel over its height.
 
-    ``codec``: h264 or hevc with ``pix_fmt`` yuv420p or yuv444p; or rgb with rgb24, which is exact.
+    ``codec``: h264 or hevc with ``pix_fmt`` yuv420p or yuv444p; or rgb with rgb24, which is exact. ``primaries`` and
+    ``transfer`` say in ITU-T H.273's numbers what the RGB values mean; 1 is BT.709.
     """
 
     width: int
@@ -46,6 +48,8 @@ class Encoding:
     speed: str = "medium"
     pix_fmt: str = "yuv420p"
     aspect: Fraction = Fraction(1)
+    primaries: int = 1
+    transfer: int = 1
 
 
 def container_of(path: Path, key: str = "output") -> str:
@@ -97,8 +101,9 @@ def _add_stream(container: Any, encoding: Encoding) -> Any:
     context.width, context.height, context.pix_fmt = encoding.width, encoding.height, encoding.pix_fmt
     context.time_base = 1 / encoding.rate
     context.sample_aspect_ratio = encoding.aspect
-    if encoding.codec != "rgb":  # BT.709, video range
-        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+    if encoding.codec != "rgb":  # BT.709's matrix, video range
+        context.colorspace = context.color_range = 1
+        context.color_primaries, context.color_trc = encoding.primaries, encoding.transfer
     if encoding.codec == "hevc":
         context.codec_tag = "hvc1"  # the tag that Apple's players take
     return stream
@@ -110,19 +115,6 @@ def count_frames(path: Path) -> int:
         return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
 
 
-@dataclass(frozen=True)
-class Sound:
-    """The sound of ``index``'s file, to be copied along with the pictures that were made of it."""
-
-    index: VideoIndex
-    is_whole: bool = True  # False: only what sounds while the frames of the index are shown
-
-    @property
-    def start_s(self) -> Fraction:
-        """The time in the file at which the first frame is shown."""
-        return self.index.pts[0] * self.index.time_base
-
-
 def join_parts(
     parts: Sequence[Path],
     target: Path,
@@ -132,8 +124,8 @@ def join_parts(
     overwrite: bool,
     token: str,
     claim: Path | None = None,
-) -> list[str]:
-    """Join ``parts`` into ``target`` with the packets of ``sound``; returns what a user should know, one line each.
+) -> None:
+    """Join ``parts`` into ``target`` with the sound, titles and chapters of ``sound``'s file.
 
     ``token`` marks the unfinished file of this job; ``claim`` is a file to note in that ``target`` is this job's
     (:func:`is_claimed`), so that a job killed right after knows its own result. Raises JobError when ``target`` came
@@ -143,7 +135,7 @@ def join_parts(
     temporary = target.with_name(f".{target.name}.{token}.part")
     total = sum(count_frames(part) for part in parts)
     try:
-        notes = _join(parts, temporary, container_of(target), encoding, sound)
+        _join(parts, temporary, container_of(target), encoding, sound)
         found = count_frames(temporary)
         if found != total:
             raise JobError(f"{target}: {found} of {total} frames read back from what was written; is the disk full?")
@@ -154,7 +146,6 @@ def join_parts(
         _into_place(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    return notes
 
 
 def is_claimed(target: Path, claim: Path) -> bool:
@@ -168,24 +159,21 @@ def _identity(path: Path) -> list[int]:
     return [state.st_ino, state.st_size, state.st_mtime_ns]
 
 
-def _join(parts: Sequence[Path], path: Path, form: str, encoding: Encoding, sound: Sound | None) -> list[str]:
-    notes: list[str] = []
+def _join(parts: Sequence[Path], path: Path, form: str, encoding: Encoding, sound: Sound | None) -> None:
     options = {"movflags": "+faststart"} if form in ("mp4", "mov") else {}
     delay = max(_reordering(part, encoding.rate) for part in parts)
-    with av.open(str(path), "w", format=form, options=options) as out, av.open(str(parts[0])) as first:
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(av.open(str(path), "w", format=form, options=options))
+        first = stack.enter_context(av.open(str(parts[0])))
         video = out.add_stream_from_template(first.streams.video[0])
         video.time_base = 1 / encoding.rate
         streams = [_video_packets(parts, video, encoding.rate, delay)]
-        source = av.open(sound.index.path) if sound and sound.index.audio else None
-        if source and sound:
-            streams += _sound_packets(source, out, sound, notes)
-        try:
-            for _, packet in heapq.merge(*streams, key=lambda item: item[0]):
-                out.mux(packet)
-        finally:
-            if source:
-                source.close()
-    return notes
+        if sound:
+            source = stack.enter_context(av.open(sound.index.path))
+            describe(source, out, sound)
+            streams.append(add_sound(source, out, sound, form))
+        for _, packet in heapq.merge(*streams, key=lambda item: item[0]):
+            out.mux(packet)
 
 
 def _reordering(part: Path, rate: Fraction) -> int:
@@ -215,31 +203,6 @@ def _video_packets(parts: Sequence[Path], stream: Any, rate: Fraction, delay: in
                 order += 1
                 count += 1
             begin += count
-
-
-def _sound_packets(source: Any, out: Any, sound: Sound, notes: list[str]) -> list[Iterator[tuple[float, av.Packet]]]:
-    """One iterator over all sound streams that the container takes; the others are named."""
-    taken = {}
-    for stream in source.streams.audio:
-        name = stream.codec_context.name
-        if name in out.supported_codecs:
-            taken[stream.index] = out.add_stream_from_template(stream)
-        else:
-            notes.append(f"sound stream {stream.index} ({name}) is left out: the container does not take it; try .mkv")
-
-    def packets() -> Iterator[tuple[float, av.Packet]]:
-        for packet in source.demux([stream for stream in source.streams.audio if stream.index in taken]):
-            if packet.pts is None or packet.dts is None:
-                continue
-            time_s = packet.pts * packet.time_base - sound.start_s
-            if not sound.is_whole and not 0 <= time_s < sound.index.duration_s:
-                continue
-            shift = round(sound.start_s / packet.time_base)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            packet.stream = taken[packet.stream.index]
-            yield float(time_s), packet
-
-    return [packets()] if taken else []
 
 
 def _into_place(temporary: Path, path: Path) -> None:

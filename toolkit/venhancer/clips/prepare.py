@@ -9,7 +9,8 @@ from typing import Any
 
 from toolkit.data.video.reader import VideoIndex, VideoReader
 from toolkit.data.video.scan import index_video
-from toolkit.data.video.write import Encoding
+from toolkit.data.video.sound import sound_plan
+from toolkit.data.video.write import Encoding, container_of
 from toolkit.errors import UserError
 from toolkit.venhancer.clips.backends import Backend, ClassicBackend, GenerativeBackend, KeyFrames
 from toolkit.venhancer.clips.degrade import write_degraded
@@ -73,6 +74,9 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
 
     index, cuts = keep_index(folder / "index.json", look)
     notes = list(index.notes)
+    if config.encode.audio and index.audio:
+        _, sound_notes = sound_plan(index.path, container_of(task.output))
+        notes += [f"{task.name}: {note}" for note in sound_notes]
     original = None
     if config.degrade.active:
         original, index = index, _degraded(index, config, folder)
@@ -85,7 +89,16 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
     aspect = index.aspect * index.width * height / (index.height * width)
     encode = config.encode
     encoding = Encoding(
-        width, height, rate, encode.codec, encode.crf, encode.speed, pix_fmt, aspect.limit_denominator(255)
+        width,
+        height,
+        rate,
+        encode.codec,
+        encode.crf,
+        encode.speed,
+        pix_fmt,
+        aspect.limit_denominator(255),
+        index.primaries,
+        index.transfer,
     )
     reference = original or (index_video(task.reference, key="reference") if task.reference else None)
     if reference and reference is not original:

@@ -1,0 +1,211 @@
+"""What comes along with the pictures: sound as it is, or as AAC where the container does not take it; titles, chapters.
+
+What a container takes is asked of its muxer by writing a header, before any long work: neither the list of codecs nor
+the query of one says it (TrueHD in mp4 is "experimental", Opus in mov is not).
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+
+from toolkit.data.video.reader import VideoIndex
+
+AAC_BIT_RATE_PER_CHANNEL = 96_000
+AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+BACKWARDS_S = 0.1  # times that go back by more have started again
+TAGS = ("title", "artist", "album", "album_artist", "comment", "copyright", "date", "description", "genre", "synopsis")
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound of ``index``'s file, to be brought along with the pictures that were made of it."""
+
+    index: VideoIndex
+    is_whole: bool = True  # False: only what sounds while the frames of the index are shown
+
+    @property
+    def start_s(self) -> Fraction:
+        """The time in the file at which the first frame is shown."""
+        return self.index.pts[0] * self.index.time_base
+
+
+def name_of(stream: Any) -> str:
+    """The codec of a stream, "unknown" where FFmpeg has no decoder for it."""
+    return stream.codec_context.name if stream.codec_context is not None else "unknown"
+
+
+def sound_plan(path: str, form: str) -> tuple[dict[int, str], list[str]]:
+    """What becomes of each sound stream of ``path`` in container ``form``: ``({index: "copy" or "aac"}, notes)``.
+
+    A stream that is not there is left out; the notes say which are not copied, and why.
+    """
+    plan: dict[int, str] = {}
+    notes: list[str] = []
+    with av.open(path) as source:
+        for stream in source.streams.audio:
+            name = name_of(stream)
+            if stream.codec_context is None:
+                notes.append(f"sound stream {stream.index} is left out: of a kind that FFmpeg cannot read")
+            elif _takes(form, stream):
+                plan[stream.index] = "copy"
+            elif _decodes(path, stream.index):
+                plan[stream.index] = "aac"
+                notes.append(
+                    f"sound stream {stream.index} ({name}) becomes AAC: the container does not take it as it is"
+                )
+            else:
+                notes.append(f"sound stream {stream.index} ({name}) is left out: it cannot be decoded")
+    return plan, notes
+
+
+def _takes(form: str, stream: Any) -> bool:
+    if form == "mp4" and name_of(stream).startswith("pcm_"):
+        return False  # written, but read as noise by players with FFmpeg 5 and older
+    try:
+        with av.open(io.BytesIO(), "w", format=form) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _decodes(path: str, index: int) -> bool:
+    with av.open(path) as source:
+        try:
+            return next(source.decode(source.streams[index]), None) is not None
+        except av.FFmpegError:
+            return False
+
+
+def add_sound(source: Any, out: Any, sound: Sound, form: str) -> Iterator[tuple[float, av.Packet]]:
+    """Add the streams that ``sound_plan`` names to ``out``; yields (time in seconds, packet) in the file's order."""
+    plan, _ = sound_plan(sound.index.path, form)
+    makers: dict[int, Callable[[Any], list[av.Packet]]] = {}
+    for stream in source.streams.audio:
+        if stream.index in plan:
+            made = out.add_stream_from_template(stream) if plan[stream.index] == "copy" else _aac_stream(out, stream)
+            _describe(stream, made)
+            makers[stream.index] = _copier(made) if plan[stream.index] == "copy" else _transcoder(made, stream)
+    return _packets(source, sound, makers)
+
+
+def _packets(source: Any, sound: Sound, makers: dict[int, Callable[[Any], list[av.Packet]]]) -> Iterator[Any]:
+    if not makers:  # an empty list would mean all streams
+        return
+    times = {index: _Restarts(sound.index.restarts_s) for index in makers}
+    for packet in source.demux([stream for stream in source.streams.audio if stream.index in makers]):
+        if packet.pts is None or packet.dts is None:
+            continue
+        index = packet.stream.index
+        shift_s = times[index].shift(float(packet.dts * packet.time_base)) - sound.start_s
+        time_s = packet.pts * packet.time_base + shift_s
+        if not sound.is_whole and not 0 <= time_s < sound.index.duration_s:
+            continue
+        shift = round(shift_s / packet.time_base)
+        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+        for made in makers[index](packet):
+            yield float(time_s), made
+    for maker in makers.values():
+        for made in maker(None):
+            yield float((made.pts or 0) * made.time_base), made
+
+
+class _Restarts:
+    """What to add to times that start again on the way, as those of files laid end to end."""
+
+    def __init__(self, restarts_s: tuple[Fraction, ...]):
+        self.left, self.now, self.last = list(restarts_s), Fraction(0), float("-inf")
+
+    def shift(self, time_s: float) -> Fraction:
+        """Seconds, at a packet whose file time is ``time_s``."""
+        if time_s < self.last - BACKWARDS_S and self.left:
+            self.now = self.left.pop(0)
+        self.last = time_s
+        return self.now
+
+
+def _copier(made: Any) -> Callable[[Any], list[av.Packet]]:
+    def copy(packet: Any) -> list[av.Packet]:
+        if packet is None:
+            return []
+        packet.stream = made
+        return [packet]
+
+    return copy
+
+
+def _aac_stream(out: Any, stream: Any) -> Any:
+    """Of as many channels, where AAC has a layout for them, and of the same rate, where it has that."""
+    context = stream.codec_context
+    made = out.add_stream("aac", rate=context.sample_rate if context.sample_rate in AAC_RATES else 48_000)
+    made.codec_context.layout = LAYOUTS.get(context.layout.nb_channels, "stereo")
+    made.codec_context.bit_rate = AAC_BIT_RATE_PER_CHANNEL * made.codec_context.layout.nb_channels
+    return made
+
+
+def _transcoder(made: Any, stream: Any) -> Callable[[Any], list[av.Packet]]:
+    """Decoded, resampled where needed, encoded; where the sound pauses, its times do as well."""
+    context = made.codec_context
+    resampler = av.AudioResampler(context.format, context.layout, context.sample_rate)
+    fifo = av.AudioFifo()
+    size = context.frame_size or 1024
+    at = 0  # the next sample to encode
+
+    def encode(frames: Iterator[Any], flush: bool) -> list[av.Packet]:
+        nonlocal at
+        packets: list[av.Packet] = []
+        for frame in frames:
+            if fifo.samples == 0 and frame.time is not None:
+                at = max(at, round(frame.time * context.sample_rate))
+            frame.pts = None  # they may jump; ours count samples
+            fifo.write(frame)
+        while piece := fifo.read(size, partial=flush):
+            piece.pts, piece.time_base = at, Fraction(1, context.sample_rate)
+            at += piece.samples
+            packets += made.encode(piece)
+        return packets + (made.encode(None) if flush else [])
+
+    def transcode(packet: Any) -> list[av.Packet]:
+        try:
+            decoded = stream.codec_context.decode(packet)
+        except av.FFmpegError:  # one damaged packet
+            decoded = []
+        frames = itertools.chain.from_iterable(resampler.resample(frame) for frame in decoded)
+        if packet is not None:
+            return encode(frames, flush=False)
+        return encode(itertools.chain(frames, resampler.resample(None)), flush=True)
+
+    return transcode
+
+
+def _describe(stream: Any, made: Any) -> None:
+    """Language and title of a stream, and whether players choose it."""
+    for key in ("language", "title"):
+        if key in stream.metadata:
+            made.metadata[key] = stream.metadata[key]
+    made.disposition = stream.disposition
+
+
+def describe(source: Any, out: Any, sound: Sound) -> None:
+    """The file's title and the like, and its chapters as far as they lie in what is shown."""
+    for key, value in source.metadata.items():
+        if key.lower() in TAGS:
+            out.metadata[key] = value
+    chapters = []
+    for chapter in source.chapters():
+        base = chapter["time_base"]
+        begin, end = (chapter[side] * base - sound.start_s for side in ("start", "end"))
+        begin, end = max(begin, Fraction(0)), min(end, sound.index.duration_s)
+        if begin < end:
+            chapters.append({**chapter, "start": round(begin / base), "end": round(end / base)})
+    if chapters:
+        out.set_chapters(chapters)
