@@ -70,9 +70,9 @@ def reproduce(
         return 0
     if not quick:
         set_aside(spec, home, jobs)
-    exit_code, failures = run_all(jobs, launch)
-    if exit_code in EXIT_CODES:
-        return exit_code
+    if (ran := run_all(jobs, launch))[0] in EXIT_CODES:
+        return ran[0]
+    failures = ran[1]
     results = publish.merge(earlier, spec, jobs)
     problems = failures | decide_all(spec, chosen, jobs, failures, results, quick)
     if not quick:

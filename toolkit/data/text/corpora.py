@@ -37,7 +37,8 @@ Record = dict[str, Any]
 class Corpus:
     """Documents (non-empty strings) in a fixed order; ``documents()`` starts again from the first.
 
-    fingerprint: 16 hex digits that change when the text does.
+    fingerprint: 16 hex digits that change when the text does. former: those that version 0.1 gave files of the user's
+    own, which changed when a file was copied.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Corpus:
     origin: str
     fingerprint: str
     documents: Callable[[], Iterator[str]]
+    former: str = ""
 
 
 def load_text(config: TextData) -> Corpus:
@@ -85,7 +87,8 @@ def _limited(corpus: Corpus, num_bytes: int) -> Corpus:
             if left <= 0:
                 return
 
-    return replace(corpus, fingerprint=_digest(corpus.fingerprint, str(num_bytes)), documents=documents)
+    former = _digest(corpus.former, str(num_bytes)) if corpus.former else ""
+    return replace(corpus, fingerprint=_digest(corpus.fingerprint, str(num_bytes)), documents=documents, former=former)
 
 
 # -- what comes with the toolkit or a package ------------------------------------------------------------------------
@@ -177,13 +180,15 @@ def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) 
             f"data.path={config.path}: holds splits ({names}), which would be mixed; give data.path={example}"
         )
     stamps = [_stamp(path, root) for path in files]
+    times = [f"{path.relative_to(root.parent)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
 
     def documents() -> Iterator[str]:
         for path in files:
             yield from _read_file(path, config.text_key, keep)
 
     licence = catalogue.lookup(config.name).licence
-    return Corpus(config.name, licence, str(root), _digest(config.text_key, *stamps), documents)
+    fingerprint, former = _digest(config.text_key, *stamps), _digest(config.text_key, *times)
+    return Corpus(config.name, licence, str(root), fingerprint, documents, former)
 
 
 def _stamp(path: Path, root: Path) -> str:

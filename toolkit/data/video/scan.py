@@ -74,7 +74,6 @@ def index_video(
             first_frame=scan.skipped,
         )
         rate, is_constant = _frame_rate(scan, stream)
-        is_constant &= scan.last_s is None or abs(scan.last_s * rate - 1) < 0.5
         index = replace(base, rate=rate, is_constant=is_constant, last_s=None if is_constant else scan.last_s)
         return replace(index, notes=tuple(_notes(index, scan, stream, container)))
 
@@ -178,6 +177,11 @@ def _refuse_huge(stream: Any, path: Path, key: str, most_bytes: int | None) -> N
 
 def _frame_rate(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
     """(rate, whether the frames keep to it). Where they do not, it is the rate of their shorter intervals."""
+    rate, is_constant = _rate_of_times(scan, stream)
+    return rate, is_constant and (scan.last_s is None or abs(scan.last_s * rate - 1) < 0.5)
+
+
+def _rate_of_times(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
     declared = Fraction(stream.average_rate or stream.base_rate or GUESSED_RATE)
     if len(scan.pts) < 2:
         return (1 / scan.last_s if scan.last_s else declared), True

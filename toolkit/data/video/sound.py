@@ -7,7 +7,6 @@ the query of one says it (TrueHD in mp4 is "experimental", Opus in mov is not).
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -160,7 +159,7 @@ def _transcoder(made: Any, stream: Any) -> Callable[[Any], list[av.Packet]]:
     size = context.frame_size or 1024
     at = 0  # the next sample to encode
 
-    def encode(frames: Iterator[Any], flush: bool) -> list[av.Packet]:
+    def encode(frames: list[Any], flush: bool) -> list[av.Packet]:
         nonlocal at
         packets: list[av.Packet] = []
         for frame in frames:
@@ -179,10 +178,10 @@ def _transcoder(made: Any, stream: Any) -> Callable[[Any], list[av.Packet]]:
             decoded = stream.codec_context.decode(packet)
         except av.FFmpegError:  # one damaged packet
             decoded = []
-        frames = itertools.chain.from_iterable(resampler.resample(frame) for frame in decoded)
+        frames = [piece for frame in decoded for piece in resampler.resample(frame)]
         if packet is not None:
             return encode(frames, flush=False)
-        return encode(itertools.chain(frames, resampler.resample(None)), flush=True)
+        return encode(frames + resampler.resample(None), flush=True)
 
     return transcode
 

@@ -14,7 +14,7 @@ from toolkit.runs.distributed import from_rank_zero
 from toolkit.stacking.checkpoints.load import HISTORY_FILE
 from toolkit.stacking.checkpoints.open import find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.pretrain.tokens import TokenStore, prepare, split_documents, store_key
+from toolkit.stacking.pretrain.tokens import TokenStore, former_key, prepare, split_documents, store_key
 
 BOUNDARY = "<|endoftext|>"  # before every document; also what pads
 TRAINING_CHARACTERS = 50_000_000  # merges barely change with more
@@ -34,7 +34,7 @@ def held_out_texts(config: GrowLLM) -> Iterator[str]:
 def _token_store(config: GrowLLM) -> TokenStore:
     text = _load(config)
     fraction, own = config.data.valid_fraction, f"bpe {config.tokenize.vocab_size}"
-    tokenizer = _given_tokenizer(config, store_key(text, fraction, own))
+    tokenizer = _given_tokenizer(config, (store_key(text, fraction, own), former_key(text, fraction, own)))
     if tokenizer is not None:
         return prepare(text, fraction, lambda _: tokenizer, tokenizer_key(tokenizer))
     return prepare(text, fraction, lambda documents: train_bpe(documents, config.tokenize.vocab_size), own)
@@ -49,7 +49,7 @@ def _load(config: GrowLLM) -> data.Corpus:
         raise
 
 
-def _given_tokenizer(config: GrowLLM, own_store: str) -> Any | None:
+def _given_tokenizer(config: GrowLLM, own_stores: tuple[str, ...]) -> Any | None:
     """The tokenizer to use instead of training one: the one named, or the source's unless it made these very files."""
     if config.tokenize.tokenizer is not None:
         return _named_tokenizer(config.tokenize.tokenizer)
@@ -57,7 +57,7 @@ def _given_tokenizer(config: GrowLLM, own_store: str) -> Any | None:
         return None
     source = find_network(config.model, config.part)
     history = Path(source) / HISTORY_FILE
-    if history.is_file() and json.loads(history.read_text(encoding="utf-8")).get("store") == own_store:
+    if history.is_file() and json.loads(history.read_text(encoding="utf-8")).get("store") in own_stores:
         return None
     tokenizer = open_checkpoint(source).tokenizer
     if tokenizer is None:

@@ -79,7 +79,7 @@ class Testbed:
         """The token files. Raises UserError where they are not those this run began with."""
         store = token_store(self.config)
         begun_with = self.run.record.setdefault("tokens", store.fingerprint)
-        if begun_with != store.fingerprint:
+        if begun_with not in (store.fingerprint, store.former):
             raise UserError(f"{self.run.dir}: the corpus has changed since this run began; use another hydra.run.dir")
         return store
 

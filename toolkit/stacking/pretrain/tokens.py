@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -41,12 +41,14 @@ class TokenStore:
     """Packed tokens in ``folder``: ``train.bin``, ``valid.bin``, ``meta.json`` and the tokenizer.
 
     vocab_size: of the tokenizer. bytes_per_token: on the held-out text, to turn nats per token into bits per byte.
+    former: the fingerprint that version 0.1 gave it.
     """
 
     folder: Path
     vocab_size: int
     bytes_per_token: float
     fingerprint: str
+    former: str = ""
 
     @classmethod
     def open(cls, folder: Path) -> TokenStore:
@@ -156,6 +158,11 @@ def store_key(corpus: Corpus, valid_fraction: float, tokenizer_key: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def former_key(corpus: Corpus, valid_fraction: float, tokenizer_key: str) -> str:
+    """``store_key`` as version 0.1 gave it."""
+    return store_key(replace(corpus, fingerprint=corpus.former or corpus.fingerprint), valid_fraction, tokenizer_key)
+
+
 def prepare(corpus: Corpus, valid_fraction: float, make_tokenizer: Any, tokenizer_key: str) -> TokenStore:
     """The token files of ``corpus``, from the cache where they were made before.
 
@@ -165,8 +172,9 @@ def prepare(corpus: Corpus, valid_fraction: float, make_tokenizer: Any, tokenize
     """
     key = store_key(corpus, valid_fraction, tokenizer_key)
     folder = cache_root() / "tokens" / key
+    former = former_key(corpus, valid_fraction, tokenizer_key)
     if (folder / "meta.json").is_file():
-        return TokenStore.open(folder)
+        return replace(TokenStore.open(folder), former=former)
     aside = folder.with_name(f".{key}.{os.getpid()}.partial")
     try:
         aside.mkdir(parents=True)
@@ -176,7 +184,7 @@ def prepare(corpus: Corpus, valid_fraction: float, make_tokenizer: Any, tokenize
         raise JobError(f"{folder}: the token files could not be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return TokenStore.open(folder)
+    return replace(TokenStore.open(folder), former=former)
 
 
 def _write(folder: Path, corpus: Corpus, valid_fraction: float, make_tokenizer: Any, key: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,7 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
         return found, finder.cuts() if finder else []
 
     index, cuts = keep_index(folder / "index.json", look)
-    notes = list(index.notes)
-    if config.encode.audio and index.audio:
-        _, sound_notes = sound_plan(index.path, container_of(task.output))
-        notes += [f"{task.name}: {note}" for note in sound_notes]
+    notes = [*index.notes, *_sound_notes(task, config, index)]
     original = None
     if config.degrade.active:
         original, index = index, _degraded(index, config, folder)
@@ -86,20 +84,6 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
     before = (original.width, original.height) if original else None
     width, height, pix_fmt, note = output_size(config, index, before)
     check_size(config, index, width, height)
-    aspect = index.aspect * index.width * height / (index.height * width)
-    encode = config.encode
-    encoding = Encoding(
-        width,
-        height,
-        rate,
-        encode.codec,
-        encode.crf,
-        encode.speed,
-        pix_fmt,
-        aspect.limit_denominator(255),
-        index.primaries,
-        index.transfer,
-    )
     reference = original or (index_video(task.reference, key="reference") if task.reference else None)
     if reference and reference is not original:
         notes += reference.notes
@@ -108,10 +92,26 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
         folder,
         index,
         make_timeline(index, rate, cuts),
-        encoding,
+        _encoding(config, index, width, height, rate, pix_fmt),
         reference,
         tuple([*notes, f"{task.name}: {note}"] if note else notes),
     )
+
+
+def _sound_notes(task: Task, config: EnhanceVideo, index: VideoIndex) -> list[str]:
+    """What becomes of the sound, where it is not simply copied."""
+    if not (config.encode.audio and index.audio):
+        return []
+    return [f"{task.name}: {note}" for note in sound_plan(index.path, container_of(task.output))[1]]
+
+
+def _encoding(
+    config: EnhanceVideo, index: VideoIndex, width: int, height: int, rate: Fraction, pix_fmt: str
+) -> Encoding:
+    """Pixels of the shape that leaves the picture's as it is, colours that mean what the input's do."""
+    aspect = (index.aspect * index.width * height / (index.height * width)).limit_denominator(255)
+    encode, colours = config.encode, (index.primaries, index.transfer)
+    return Encoding(width, height, rate, encode.codec, encode.crf, encode.speed, pix_fmt, aspect, *colours)
 
 
 def _degraded(index: VideoIndex, config: EnhanceVideo, folder: Path) -> VideoIndex:
