@@ -244,3 +244,22 @@ def test_a_gymnasium_environment_that_data_came_from_is_driven_beside(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(facts))
     game = make_game(tmp_path)
     assert game.reset(0, 0)["truth"] and game.step([0, 1])["truth"]
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "message"),
+    [
+        ("push_sprite", {"texture": "much"}, "texture=much: expected a value such as 0.0"),
+        ("push_sprite", {"texture": 7.0}, "texture=7.0: must be at most 1"),
+        ("push_sprite", {"agent_shape": "disk"}, "agent_shape=disk"),
+        ("push_sprite", {"sim": 1}, "expected texture, num_distractors, random_goal, agent_shape"),
+        ("push_sprite", [1], "expected texture"),
+        ("CartPole-v1", {"entry_point": "os:system"}, "expected none"),
+    ],
+)
+def test_options_of_a_simulator_in_a_run_folder_are_checked(tmp_path, env, options, message):
+    tiny.world().save_pretrained(tmp_path)
+    facts = {"command": "train-ivideogpt", "status": "done", "config": {}, "data": {"env": env, "env_options": options}}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=message):
+        make_game(tmp_path)
