@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -204,6 +205,28 @@ def test_a_request_says_how_long_it_is_and_does_not_stall(url, monkeypatch):
     answer = answers(url, "POST /reset HTTP/1.0", "Content-Length: 9")
     assert " 408 " in answer and "nothing came for 0.2 seconds" in answer
     assert answers(url.replace("http://", ""), "GET /info HTTP/1.0").endswith("}")
+
+
+def test_a_request_names_one_host(url):
+    own = url.removeprefix("http://")
+    assert " 200 " in answers(url, "GET /info HTTP/1.0")
+    for other in ("elsewhere.example", own):
+        assert " 403 " in answers(url, "GET /info HTTP/1.0", f"Host: {other}")
+    assert " 403 " in answers(url, "GET /info HTTP/1.0", f"Host: {own}", "Host: elsewhere.example")
+
+
+def test_a_page_that_is_closed_while_it_waits_leaves_the_terminal_quiet(url, capfd):
+    host, port = url.removeprefix("http://").split(":")
+    body = b'{"start": 0, "seed": 0}'
+    request = f"POST /reset HTTP/1.0\r\nHost: {host}:{port}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for sent in (request + body, request):
+        with socket.create_connection((host, int(port)), timeout=10) as link:
+            link.sendall(sent)
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+    ask(url + "/reset", {"start": 0, "seed": 0})
+    while any("process_request_thread" in thread.name for thread in threading.enumerate()):
+        time.sleep(0.01)
+    assert capfd.readouterr().err == ""
 
 
 def test_deep_nesting_is_refused(url):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -166,7 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
         port = self.server.server_port  # type: ignore[attr-defined]
         own = {f"{name}:{port}" for name in (HOST, "localhost")}
         origin = self.headers.get("Origin")
-        if self.headers.get("Host") in own and (origin is None or origin.removeprefix("http://") in own):
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) == 1 and hosts[0] in own and (origin is None or origin.removeprefix("http://") in own):
             return True
         self._json(HTTPStatus.FORBIDDEN, {"error": "only this machine's own page may ask"})
         return False
@@ -184,6 +186,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """The terminal stays quiet."""
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that was closed while it waited for its answer is nothing to report."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def make_game(source: str | Path | None, episodes: str | Path | None = None, device: str = "cpu") -> Game:
@@ -253,7 +262,7 @@ def make_server(game: Game, port: int) -> ThreadingHTTPServer:
     """A server on 127.0.0.1; port 0 takes a free one. Raises UserError where the port is taken."""
     handler = type("Handler", (_Handler,), {"game": game})
     try:
-        return ThreadingHTTPServer((HOST, port), handler)
+        return _Server((HOST, port), handler)
     except OSError as error:
         raise UserError(
             f"--port={port}: cannot be used ({error.strerror}); choose another, or 0 for any free one"
