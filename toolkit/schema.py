@@ -40,8 +40,8 @@ def number(
     return _field(default, metadata)
 
 
-def choice(default: str, *options: str, computes: bool = True) -> Any:
-    """A string field that takes one of ``options``."""
+def choice(default: str | None, *options: str, computes: bool = True) -> Any:
+    """A string field that takes one of ``options``, or None where that is the default."""
     return _field(default, {"options": options, "computes": computes})
 
 

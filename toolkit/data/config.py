@@ -56,13 +56,15 @@ class EpisodeData:
     """Episodes by name (kind ``episodes`` of ``toolkit data list``); ``episodes_folder`` reads any folder of npz.
 
     name: of the data set; ``data=NAME`` says the same. path: a folder of your own that holds the episodes. size_px:
-    edge of the square frames; None keeps theirs. image_key: the array of an npz file that holds the frames. frame_step:
-    every how manieth frame is kept. num_train, num_valid: how many episodes to take, or to record. num_frames: of an
-    episode that is recorded for this run. valid_fraction: share of a folder's episodes that is held out. texture: of
-    push_sprite, contrast within the background. num_distractors: of push_sprite, still grey shapes in the background.
-    random_goal: of push_sprite, whether the goal is somewhere else in every world. agent_shape: of push_sprite, what
-    moves is drawn as. augment: whether clips are cropped and recoloured at random, as the release does. skip_bad:
-    whether files that cannot be read are left out, which is told.
+    edge of the square frames; None keeps theirs. image_key: the array of an npz file that holds the frames. convention:
+    which move row t of actions and rewards in a folder is: from frame t (departure) or to it (arrival); None is
+    departure, refused where the first rows of all files are zeros. frame_step: every how manieth frame is kept.
+    num_train, num_valid: how many episodes to take, or to record. num_frames: of an episode that is recorded for this
+    run. valid_fraction: share of a folder's episodes that is held out. texture: of push_sprite, contrast within the
+    background. num_distractors: of push_sprite, still grey shapes in the background. random_goal: of push_sprite,
+    whether the goal is somewhere else in every world. agent_shape: of push_sprite, what moves is drawn as. augment:
+    whether clips are cropped and recoloured at random, as the release does. skip_bad: whether files that cannot be
+    read are left out, which is told.
     """
 
     KINDS: ClassVar = ("episodes",)
@@ -71,6 +73,7 @@ class EpisodeData:
     path: str | None = None
     size_px: int | None = number(None, least=8)
     image_key: str = "image"
+    convention: str | None = choice(None, "departure", "arrival")
     frame_step: int = number(1, least=1)
     num_train: int | None = number(None, least=1)
     num_valid: int = number(256, least=1)

@@ -42,7 +42,8 @@ def load_clips(config: TrainIVideoGPT) -> Clips:
     """Read or make the episodes of ``config.data``. Raises UserError naming the key or file at fault."""
     num_frames = window_frames(config)
     span = (num_frames - 1) * config.data.frame_step + 1
-    spec = EpisodeSpec(config.data.size_px, span, config.data.image_key, config.action_conditioned, config.reward_head)
+    keys, needs = config.data, (config.action_conditioned, config.reward_head)
+    spec = EpisodeSpec(keys.size_px, span, keys.image_key, *needs, keys.convention)
     dataset = data.load_episodes(config.data, config.seed, spec)
     train, valid, test = (
         ClipSource(split, num_frames, config.data.frame_step, config.data.augment and split is dataset.train)

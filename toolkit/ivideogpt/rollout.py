@@ -65,7 +65,10 @@ def imagined_rows(world: WorldModel, clip: Clip, config: TrainIVideoGPT) -> dict
     rows = {"truth": clip.frames, "reconstruction": _reconstructed(world, clip.frames)}
     actions = future_actions(clip, num_context, num_frames) if config.action_conditioned else None
     shown = {"imagined": actions}
-    if actions is not None:
+    choices = world.config["discrete"]
+    if actions is not None and choices is not None:
+        shown["imagined, next choice"] = actions.unflatten(-1, (-1, choices)).roll(1, -1).flatten(-2)
+    elif actions is not None:
         low, high = (torch.from_numpy(bound) for bound in action_range(world))
         shown["imagined, opposite actions"] = low + high - actions
         shown["imagined, at rest"] = torch.clamp(torch.zeros_like(actions), low, high)

@@ -244,3 +244,61 @@ def test_what_the_manifest_says_about_actions_comes_with_the_data(tmp_path):
 def test_a_manifest_that_does_not_fit_its_episodes_is_refused(tmp_path, facts, message):
     with pytest.raises(UserError, match=message):
         folder_of(tmp_path, **facts)
+
+
+def arrivals(folder, num_files=4, **changes):
+    """Files whose frame t has the grey level that action t set; nothing led to frame 0."""
+    folder.mkdir()
+    for number in range(num_files):
+        levels = np.random.default_rng(number).integers(1, 250, 6)
+        levels[0] = 0
+        image = np.broadcast_to(levels[:, None, None, None], (6, 8, 8, 3)).astype(np.uint8)
+        save(folder / f"{number}.npz", image=image, action=levels[:, None], **{"reward": 2.0 * levels, **changes})
+    return folder
+
+
+def loaded(folder, convention=None):
+    keys = EpisodeData(name="episodes_folder", path=str(folder), num_valid=1, convention=convention)
+    return data.load_episodes(keys, 0, EpisodeSpec(convention=convention))
+
+
+def test_rows_that_led_to_their_frames_are_read_as_rows_that_leave_the_frame_before(tmp_path):
+    found = loaded(arrivals(tmp_path / "a"), "arrival").train.read(0)
+    following = found.image[1:, 0, 0, 0]
+    assert (found.action[:-1, 0] == following).all() and (found.reward[:-1] == 2.0 * following).all()
+    assert found.action[-1] == 0 and found.reward[-1] == 0 and len(found.action) == len(found.image)
+
+
+def test_a_folder_that_looks_like_arrival_is_refused_until_the_key_says_which(tmp_path):
+    folder = arrivals(tmp_path / "a")
+    with pytest.raises(
+        UserError, match=r"first actions of all files are zeros.*data\.convention=arrival, or departure"
+    ):
+        loaded(folder)
+    kept = loaded(folder, "departure").train.read(0)
+    assert (kept.action[:, 0] == kept.image[:, 0, 0, 0]).all()
+    assert len(loaded(arrivals(tmp_path / "b", reward=np.ones(6))).train)  # the first move was rewarded: departure
+
+
+def test_files_that_cannot_be_in_the_arrival_convention_are_refused(tmp_path):
+    for action, message in (
+        (np.ones((6, 1)), "the first action is not zero"),
+        (np.zeros((5, 1)), "5 rows for 6 frames"),
+    ):
+        path = save(tmp_path / "a.npz", image=np.zeros((6, 8, 8, 3), np.uint8), action=action)
+        with pytest.raises(UserError, match=message):
+            read_episode(path, EpisodeSpec(convention="arrival"))
+
+
+def test_a_manifest_names_no_package_to_import(tmp_path, monkeypatch):
+    touched = tmp_path / "touched"
+    (tmp_path / "hostile_env.py").write_text(f"open({str(touched)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("hostile_env/Any-v0", "hostile_env:Any-v0", ["hostile_env/Any-v0"]):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        found = folder_of(tmp_path / "there", env=name)
+        assert found.env is None
+        with pytest.raises(UserError, match="no simulator that is here"):
+            found.make_env()
+        assert not touched.exists()
+    assert folder_of(tmp_path / "there", env="CartPole-v1").env == "CartPole-v1"

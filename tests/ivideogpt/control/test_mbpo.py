@@ -72,3 +72,13 @@ def test_imagination_is_drawn_as_the_model_says_and_choices_are_carried_out_one_
     assert (frames[0] == frames[1]).all() and (frames[0] != frames[2]).any()
     taken = Taken(np.float32([0, 0]), np.float32([1, 1]), 2)
     assert taken(np.float32([[0.1, 0.3], [0.9, -1]])).tolist() == [[0, 1], [1, 0]]
+
+
+def test_a_real_episode_ends_where_the_environment_ends():
+    class Ending(PushSpriteEnv):
+        def step(self, action):
+            frame, reward, _, truncated, info = super().step(action)
+            return frame, reward, True, truncated, info
+
+    agent, returns = learn(tiny.world(), Ending(16), SMALL)
+    assert agent.sac.replay_buffer.size() == len(returns) == 2

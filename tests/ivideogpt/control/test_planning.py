@@ -130,3 +130,29 @@ def test_plans_are_made_as_the_model_is_sampled_unless_the_config_says_how():
     ends = [control(world, push_task(), config, "cem", 3).progress for world in (own, plain)]
     config.rollout.temperature, config.rollout.top_k = 0.01, 1
     assert control(plain, push_task(), config, "cem", 3).progress == ends[0] != ends[1]
+
+
+class Ending(PushSpriteEnv):
+    """Over after two moves; a third is an error, as in gymnasium's checks."""
+
+    moves = 0
+
+    def reset(self, **keys):
+        self.moves = 0
+        return super().reset(**keys)
+
+    def step(self, action):
+        self.moves += 1
+        assert self.moves <= 2, "a step after the end"
+        frame, reward, _, truncated, info = super().step(action)
+        return frame, reward, self.moves == 2, truncated, info
+
+
+@pytest.mark.parametrize("objective", ["goal_image", "reward"])
+@pytest.mark.parametrize("replan_every", [1, 3])
+def test_control_ends_where_the_environment_ends(objective, replan_every):
+    config = tiny.config()
+    config.plan = Plan(objective=objective, num_steps=6, horizon=3, replan_every=replan_every)
+    env = Ending(16)
+    control(tiny.world(), Task(env, env.action_space.low, env.action_space.high, 1), config, "random", 0)
+    assert env.moves == 2

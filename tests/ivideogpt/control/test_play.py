@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -206,6 +207,28 @@ def test_a_request_says_how_long_it_is_and_does_not_stall(url, monkeypatch):
     assert answers(url.replace("http://", ""), "GET /info HTTP/1.0").endswith("}")
 
 
+def test_a_request_names_one_host(url):
+    own = url.removeprefix("http://")
+    assert " 200 " in answers(url, "GET /info HTTP/1.0")
+    for other in ("elsewhere.example", own):
+        assert " 403 " in answers(url, "GET /info HTTP/1.0", f"Host: {other}")
+    assert " 403 " in answers(url, "GET /info HTTP/1.0", f"Host: {own}", "Host: elsewhere.example")
+
+
+def test_a_page_that_is_closed_while_it_waits_leaves_the_terminal_quiet(url, capfd):
+    host, port = url.removeprefix("http://").split(":")
+    body = b'{"start": 0, "seed": 0}'
+    request = f"POST /reset HTTP/1.0\r\nHost: {host}:{port}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for sent in (request + body, request):
+        with socket.create_connection((host, int(port)), timeout=10) as link:
+            link.sendall(sent)
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+    ask(url + "/reset", {"start": 0, "seed": 0})
+    while any("process_request_thread" in thread.name for thread in threading.enumerate()):
+        time.sleep(0.01)
+    assert capfd.readouterr().err == ""
+
+
 def test_deep_nesting_is_refused(url):
     body = "[" * 9000
     request = urllib.request.Request(url + "/reset", body.encode())
@@ -244,3 +267,22 @@ def test_a_gymnasium_environment_that_data_came_from_is_driven_beside(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(facts))
     game = make_game(tmp_path)
     assert game.reset(0, 0)["truth"] and game.step([0, 1])["truth"]
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "message"),
+    [
+        ("push_sprite", {"texture": "much"}, "texture=much: expected a value such as 0.0"),
+        ("push_sprite", {"texture": 7.0}, "texture=7.0: must be at most 1"),
+        ("push_sprite", {"agent_shape": "disk"}, "agent_shape=disk"),
+        ("push_sprite", {"sim": 1}, "expected texture, num_distractors, random_goal, agent_shape"),
+        ("push_sprite", [1], "expected texture"),
+        ("CartPole-v1", {"entry_point": "os:system"}, "expected none"),
+    ],
+)
+def test_options_of_a_simulator_in_a_run_folder_are_checked(tmp_path, env, options, message):
+    tiny.world().save_pretrained(tmp_path)
+    facts = {"command": "train-ivideogpt", "status": "done", "config": {}, "data": {"env": env, "env_options": options}}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=message):
+        make_game(tmp_path)

@@ -1,17 +1,21 @@
 """Measures on a world model of random weights: what they find is known, and they leave the model as it was."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.push_sprite import PushSprite, replay
-from toolkit.ivideogpt.measure import MEASURES, measure_tokens
+from toolkit.ivideogpt.measure import MEASURES, actions, measure_tokens
 from toolkit.ivideogpt.measure.actions import _agreement, _directions, _starts
 from toolkit.ivideogpt.measure.prediction import _difference
 from toolkit.ivideogpt.measure.setting import Setting, frame_ssim, play_true, psnr
 from toolkit.ivideogpt.measure.tokenizer import _without_cross_attention, per_frame
+from toolkit.ivideogpt.rollout import imagined_rows
 from toolkit.runs.record import Run
+from toolkit.zoo.world.model import WorldModel
 
 
 @pytest.fixture
@@ -88,3 +92,34 @@ def test_frame_scores():
     assert torch.allclose(psnr(x, x), torch.full((2, 3), 50.0)) and torch.allclose(frame_ssim(x, x), torch.ones(2, 3))
     assert psnr(x * 0, x * 0 + 0.1)[0, 0] == pytest.approx(20)
     assert (frame_ssim(x.flip(-1), x) < 0.6).all()
+
+
+@pytest.fixture
+def choosing(setting):
+    return dataclasses.replace(
+        setting, world=WorldModel(setting.world.tokenizer, setting.world.transformer, discrete=2)
+    )
+
+
+def test_where_actions_are_a_choice_only_choices_are_imagined(choosing, monkeypatch):
+    names, sequences = _directions(choosing)
+    assert names == ["choice 0", "choice 1"] and (sequences[0, :, 0] == np.eye(2)).all()
+    monkeypatch.setattr(actions, "NUM_REWARD_SEQUENCES", 32)
+    asked = []
+    honest = Setting.imagine
+    monkeypatch.setattr(Setting, "imagine", lambda self, *given: asked.append(given[1]) or honest(self, *given))
+    for name in ("actions", "reward"):
+        MEASURES[name](choosing)
+    for rows in asked:
+        assert set(rows.unique().tolist()) == {0, 1} and (rows.sum(-1) == 1).all()
+
+
+def test_the_other_actions_of_a_rollout_are_the_next_choice(choosing):
+    clip = choosing.test
+    picked = torch.eye(2)[torch.arange(clip.frames.shape[1]) % 2].expand(len(clip), -1, -1)
+    clip = dataclasses.replace(clip, actions=picked)
+    rows = imagined_rows(choosing.world, clip, choosing.config)
+    swapped = imagined_rows(choosing.world, dataclasses.replace(clip, actions=1 - picked), choosing.config)
+    assert list(rows) == ["truth", "reconstruction", "imagined", "imagined, next choice"]
+    assert (rows["imagined, next choice"] == swapped["imagined"]).all()
+    assert (rows["imagined"] != swapped["imagined"]).any()

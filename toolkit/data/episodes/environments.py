@@ -200,11 +200,21 @@ NAMED: dict[str, Recorded] = {
 }
 
 
-def find(name: str) -> Recorded:
-    """The environment called ``name``, or the gymnasium id ``name``. Raises UserError when there is neither."""
+def is_known(name: Any) -> bool:
+    """Whether ``name`` is an environment of ours or a gymnasium id that is registered already; imports nothing."""
+    return isinstance(name, str) and (name in NAMED or name in gymnasium.registry)
+
+
+def find(name: str, may_import: bool = False) -> Recorded:
+    """The environment called ``name``, or the gymnasium id ``name``. Raises UserError when there is neither.
+
+    may_import: import the package of ``package/Name-v0``. Only for names that the user typed: what a folder says must
+    not choose what code is run.
+    """
     if name in NAMED:
         return NAMED[name]
-    _register(name)
+    if may_import:
+        _register(name)
     if name not in gymnasium.registry:
         known = [*NAMED, *gymnasium.registry]
         raise UserError(f"{name}: {did_you_mean(name, known)}one of {', '.join(NAMED)}, or a registered gymnasium id")

@@ -2,6 +2,7 @@
 
 ``image`` uint8 (T, H, W, 3); ``action`` float (T, A), row t is taken at frame t and leads to frame t + 1 (a file with
 T - 1 rows gets a row of zeros); ``reward`` float [T], row t is the reward of that same move. The last two are optional.
+Files in the arrival convention, row t led to frame t, are read with ``EpisodeSpec.convention``.
 """
 
 from __future__ import annotations
@@ -39,13 +40,17 @@ class Episode:
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """What a folder's episodes must be. ``size_px``: centre-crop and resize; None: as they are, all of one size."""
+    """What a folder's episodes must be. ``size_px``: centre-crop and resize; None: as they are, all of one size.
+
+    convention: "departure", "arrival", or None: departure, unless a whole folder looks like arrival.
+    """
 
     size_px: int | None = None
     least_frames: int = 1
     image_key: str = "image"
     needs_action: bool = False
     needs_reward: bool = False
+    convention: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,8 @@ def read_episode(path: str | Path, spec: EpisodeSpec) -> Episode:
         )
     if spec.size_px is not None:
         image = resize(image, spec.size_px)
-    action = _rows(path, "action", arrays.get("action"), len(image), spec.needs_action)
-    reward = _rows(path, "reward", arrays.get("reward"), len(image), spec.needs_reward)
+    action = _rows(path, "action", arrays.get("action"), len(image), spec.needs_action, spec.convention)
+    reward = _rows(path, "reward", arrays.get("reward"), len(image), spec.needs_reward, spec.convention)
     if action is not None and action.ndim != 2:
         raise UserError(f"{path}: action has shape {list(action.shape)}, expected [T, A]")
     if reward is not None and reward.size != len(image):
@@ -158,7 +163,7 @@ def _frames(path: str | Path, key: str, image: NDArray[Any]) -> NDArray[np.uint8
 
 
 def _rows(
-    path: str | Path, key: str, value: NDArray[Any] | None, num_frames: int, needed: bool
+    path: str | Path, key: str, value: NDArray[Any] | None, num_frames: int, needed: bool, convention: str | None
 ) -> NDArray[np.float32] | None:
     if value is None:
         if needed:
@@ -169,6 +174,8 @@ def _rows(
         raise UserError(f"{path}: {key} {where}, expected finite numbers")
     if value.ndim == 0 or len(value) not in (num_frames - 1, num_frames):
         raise UserError(f"{path}: {key} has shape {list(value.shape)}, expected {num_frames} rows, one per frame")
+    if convention == "arrival":
+        value = _departures(path, key, value, num_frames)
     if len(value) == num_frames - 1:
         value = np.concatenate([value, np.zeros_like(value[:1])]) if len(value) else np.zeros((1, *value.shape[1:]))
     beyond = np.abs(value.astype(np.float64)) > np.finfo(np.float32).max
@@ -176,6 +183,17 @@ def _rows(
         place = np.argwhere(beyond)[0].tolist()
         raise UserError(f"{path}: {key} is {value[tuple(place)]:g} at {place}, expected numbers that float32 holds")
     return np.ascontiguousarray(value, np.float32)
+
+
+def _departures(path: str | Path, key: str, value: NDArray[Any], num_frames: int) -> NDArray[Any]:
+    """Rows [T, ...] that led to their frames as rows [T - 1, ...] that leave them; nothing led to the first frame."""
+    if len(value) != num_frames:
+        raise UserError(
+            f"{path}: {key} has {len(value)} rows for {num_frames} frames, data.convention=arrival needs one each"
+        )
+    if value[0].any():
+        raise UserError(f"{path}: the first {key} is not zero, so it led somewhere; data.convention=departure reads it")
+    return value[1:]
 
 
 def as_bytes(what: str, frames: Any) -> NDArray[np.uint8]:

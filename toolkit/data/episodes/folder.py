@@ -15,6 +15,7 @@ from toolkit.errors import UserError, refuse_files
 
 IN_MEMORY_BYTES = 4 * 2**30  # of frames; what exceeds it is read again when a clip asks for it
 READ_WHOLLY_BYTES = 16 * 2**30  # of files; in larger folders only the headers of the arrays are checked
+CONVENTION_FILES = 16  # that are looked at for the convention of a folder
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,23 @@ def read_folder(files: Sequence[Path], spec: EpisodeSpec, skip_bad: bool = False
         refuse_files(problems, len(files))
     if not found:
         raise UserError(f"{problems[0]}; none of {len(files)} files is left" if problems else "no episodes")
-    return _as_set(found, spec), problems
+    episodes = _as_set(found, spec)
+    if spec.convention is None:
+        _refuse_arrivals(episodes)
+    return episodes, problems
+
+
+def _refuse_arrivals(episodes: EpisodeSet) -> None:
+    """Actions that start with a row of zeros in every file, and rewards too, are those that led to their frames."""
+    for index in range(min(len(episodes), CONVENTION_FILES)):
+        episode = episodes.read(index)
+        rows = [part for part in (episode.action, episode.reward) if part is not None]
+        if episode.action is None or not episode.action[1:].any() or any(part[0].any() for part in rows):
+            return
+    raise UserError(
+        f"{episodes.sources[0]}: the first actions of all files are zeros, as where row t led to frame t; "
+        "set data.convention=arrival, or departure where row t is taken at frame t"
+    )
 
 
 def _as_set(found: list[Found], spec: EpisodeSpec) -> EpisodeSet:

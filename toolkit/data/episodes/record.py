@@ -46,7 +46,7 @@ def record(plan: Plan, dest: str | Path) -> tuple[int, list[str]]:
     something else, JobError when MOST_FAILURES_IN_A_ROW episodes fail one after the other.
     """
     plan.check()
-    recorded = find(plan.env)
+    recorded = find(plan.env, may_import=True)
     folder = Path(dest)
     env = _start(recorded, plan)
     _claim(folder, plan, env, recorded)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from toolkit.data import fetching
 from toolkit.data.config import EpisodeData
-from toolkit.data.episodes.environments import ImageEnv, find
+from toolkit.data.episodes.environments import ImageEnv, find, is_known
 from toolkit.data.episodes.episode import Episode, EpisodeSet, EpisodeSpec, memory_set
 from toolkit.data.episodes.folder import read_folder
 from toolkit.data.episodes.push_sprite import PushSprite
@@ -25,6 +25,7 @@ from toolkit.runs.seeds import derive
 
 log = logging.getLogger(__name__)
 SIMULATED_TRAIN = 2000  # episodes, unless data.num_train says otherwise
+PUSH_OPTIONS = ("texture", "num_distractors", "random_goal", "agent_shape")  # keys of EpisodeData and of PushSprite
 HELD_OUT = ("valid", "test")
 
 
@@ -71,8 +72,7 @@ def load_push_sprite(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Episo
     num_frames = max(config.num_frames, spec.least_frames)
     sizes = {"train": config.num_train or SIMULATED_TRAIN, "valid": config.num_valid, "test": config.num_valid}
 
-    names = ("texture", "num_distractors", "random_goal", "agent_shape")
-    options = {name: getattr(config, name) for name in names}
+    options = {name: getattr(config, name) for name in PUSH_OPTIONS}
 
     def make(split: str) -> EpisodeSet:
         start = derive(seed if split == "train" else 0, "push_sprite", split) % 2**40
@@ -145,10 +145,19 @@ def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Ep
         sets["test"],
         licence="the owner's of the folder",
         source=str(root),
-        env=facts.get("env"),
+        env=_simulator(root, facts),
         problems=problems,
         **_stated(root, sets["train"]),
     )
+
+
+def _simulator(root: Path, facts: dict[str, Any]) -> str | None:
+    """The manifest's environment where that is here; one of a package that nobody has imported is none, and said."""
+    name = facts.get("env")
+    if name is None or is_known(name):
+        return name
+    log.warning("%s: env=%s is no simulator that is here; there is no truth to plan in or compare with", root, name)
+    return None
 
 
 def _stated(folder: Path, train: EpisodeSet) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Model-based policy optimisation (Janner et al. 2019; algorithm 1 of the paper) with Stable-Baselines3's SAC.
+"""Model-based policy optimisation (Janner et al. 2019) with Stable-Baselines3's SAC and a frozen world model.
 
+Algorithm 1 of the paper also goes on training the world model on what the agent sees; here it stays as it was given.
 Each round acts in the true environment with the current policy, imagines short roll-outs in the world model from frames
 that were seen there, and trains the agent on batches that are half real, half imagined. Needs the extra ``rl`` and a
 world model with a reward head.
@@ -175,10 +176,12 @@ def _act(agent: Agent, env: ImageEnv, settings: Settings, number: int, taken: Ta
         action = (
             agent.act(frame[None], explore=True)[0] if number else rng.uniform(-1, 1, len(taken.low)).astype(np.float32)
         )
-        following, reward, _, _, _ = env.step(taken(action))
+        following, reward, ended, _, _ = env.step(taken(action))
         agent.remember(True, frame, following, action, float(reward))
         frame, total = following, total + float(reward)
         frames.append(frame)
+        if ended:
+            break
     return frames, total
 
 

@@ -104,18 +104,20 @@ def control(
     first, seen = frame, [frame] * task.num_context
     taken: list[Any] = []
     rewards: list[float] = []
-    success = False
-    while len(taken) < settings.num_steps:
+    success = ended = False
+    while len(taken) < settings.num_steps and not ended:
         if agent is None:
             score = _scorer(world, task, config, planner, start, taken, seen, goal)
             sequence = search(score, task, settings, rng, planner)
         else:
             sequence = task.rows(agent.act(seen[-1][None], explore=False))
         for action in sequence[: min(settings.replan_every, settings.num_steps - len(taken))]:
-            frame, reward, _, _, info = task.env.step(action)
+            frame, reward, ended, _, info = task.env.step(action)
             seen, rewards = [*seen[1:], frame], [*rewards, float(reward)]
             taken.append(action)
             success = success or bool(info.get("is_success", False))
+            if ended:
+                break
     if goal is None:
         return Episode(success, rewards[-1] - rewards[0])
     covered = 1 - _distance(frame, goal) / max(_distance(first, goal), 1e-9)
@@ -128,7 +130,9 @@ def goal_image(task: Task, start: int, settings: Plan) -> NDArray[np.uint8]:
     direction = one_hot(rng.uniform(task.low, task.high).astype(np.float32), task.discrete)
     task.env.reset(seed=start)
     for _ in range(settings.horizon):
-        frame = task.env.step(direction)[0]
+        frame, _, ended, _, _ = task.env.step(direction)
+        if ended:
+            break
     return frame
 
 

@@ -9,25 +9,28 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from toolkit.data.episodes.environments import NAMED, ImageEnv, find, one_hot
+from toolkit.data.config import EpisodeData
+from toolkit.data.episodes.environments import ImageEnv, find, is_known, one_hot
 from toolkit.data.episodes.episode import EpisodeSpec, read_episode
+from toolkit.data.episodes.sets import PUSH_OPTIONS
 from toolkit.errors import UserError
 from toolkit.ivideogpt.build import load_world
 from toolkit.ivideogpt.control.env import action_range
 from toolkit.ivideogpt.control.packed import unpack
 from toolkit.runs.reading import read_record
+from toolkit.schema import check
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.state import State
 
@@ -164,7 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
         port = self.server.server_port  # type: ignore[attr-defined]
         own = {f"{name}:{port}" for name in (HOST, "localhost")}
         origin = self.headers.get("Origin")
-        if self.headers.get("Host") in own and (origin is None or origin.removeprefix("http://") in own):
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) == 1 and hosts[0] in own and (origin is None or origin.removeprefix("http://") in own):
             return True
         self._json(HTTPStatus.FORBIDDEN, {"error": "only this machine's own page may ask"})
         return False
@@ -184,6 +188,13 @@ class _Handler(BaseHTTPRequestHandler):
         """The terminal stays quiet."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that was closed while it waited for its answer is nothing to report."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def make_game(source: str | Path | None, episodes: str | Path | None = None, device: str = "cpu") -> Game:
     """The game of a run, a folder of weights or a hub id; None: the small model that comes with the toolkit.
 
@@ -198,7 +209,7 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     env_name, options = _simulator(Path(folder))
     if episodes is not None:
         return Game(world, env_name, None, _starts(Path(episodes), world))
-    if env_name is None or not (env_name in NAMED or env_name in gymnasium.registry):
+    if env_name is None or not is_known(env_name):
         raise UserError(
             f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
         )
@@ -220,7 +231,23 @@ def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:
     if folder == SHIPPED:
         return "push_sprite", {}
     data = (read_record(folder) or {}).get("data", {})
-    return data.get("env"), data.get("env_options", {})
+    options = data.get("env_options") or {}
+    _check_options(f"{folder / 'run.json'}: data.env_options", data.get("env"), options)
+    return data.get("env"), options
+
+
+def _check_options(where: str, env: Any, options: Any) -> None:
+    """Only push_sprite takes options: keys of EpisodeData, of their types and in their ranges. Raises UserError."""
+    known = {name: getattr(EpisodeData(), name) for name in PUSH_OPTIONS} if env == "push_sprite" else {}
+    if not isinstance(options, dict) or not options.keys() <= known.keys():
+        raise UserError(f"{where}={options}: expected {', '.join(known) or 'none'}")
+    for name, value in options.items():
+        if not isinstance(value, (int, float) if isinstance(known[name], float) else type(known[name])):
+            raise UserError(f"{where}: {name}={value}: expected a value such as {known[name]}")
+    try:
+        check(EpisodeData(**options))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _starts(folder: Path, world: WorldModel) -> NDArray[np.uint8]:
@@ -235,7 +262,7 @@ def make_server(game: Game, port: int) -> ThreadingHTTPServer:
     """A server on 127.0.0.1; port 0 takes a free one. Raises UserError where the port is taken."""
     handler = type("Handler", (_Handler,), {"game": game})
     try:
-        return ThreadingHTTPServer((HOST, port), handler)
+        return _Server((HOST, port), handler)
     except OSError as error:
         raise UserError(
             f"--port={port}: cannot be used ({error.strerror}); choose another, or 0 for any free one"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toolkit.data.episodes.environments import one_hot
 from toolkit.ivideogpt.control.env import action_range
 from toolkit.ivideogpt.film import film_strip, save_png
 from toolkit.ivideogpt.measure.setting import Counterfactual, Setting, play_true, psnr
@@ -47,12 +48,19 @@ def measure_actions(setting: Setting) -> dict[str, Any]:
 
 
 def _directions(setting: Setting) -> tuple[list[str], np.ndarray]:
-    """Names and sequences (S, M, K, A): each action dimension held at its ends (and at rest) for the whole horizon."""
+    """Names and sequences (S, M, K, A): each action dimension held at its ends (and at rest) for the whole horizon.
+
+    Where actions are a choice, every choice is held.
+    """
     num_frames = setting.config.num_frames - setting.num_context
     low, high = action_range(setting.world)
     middle = np.clip(0, low, high)
     names, rows = ["rest"], [middle]
-    for axis in range(len(low)):
+    choices = setting.world.config["discrete"]
+    if choices is not None:
+        each = np.eye(choices, dtype=np.float32)
+        names, rows = [f"choice {k}" for k in range(choices)], list(np.tile(each, len(low) // choices))
+    for axis in range(len(low) if choices is None else 0):
         for end, bound in (("low", low), ("high", high)):
             row = middle.copy()
             row[axis] = bound[axis]
@@ -132,13 +140,14 @@ def _rank(setting: Setting) -> float:
     """Returns of ``NUM_REWARD_SEQUENCES`` smooth random sequences over ``REWARD_STARTS`` starts."""
     per_start = NUM_REWARD_SEQUENCES // REWARD_STARTS
     num_frames = setting.config.num_frames - setting.num_context
-    low, high = (np.array(setting.world.config[f"action_{name}"]) for name in ("low", "high"))
+    low, high = (bound.astype(np.float64) for bound in action_range(setting.world))
     rng = np.random.default_rng(0)
     held = rng.uniform(low, high, (REWARD_STARTS, per_start, 1, len(low)))  # long pushes differ more than jitter does
     sequences = np.clip(
         held + rng.normal(0, 0.2, (REWARD_STARTS, per_start, num_frames, len(low))) * (high - low), low, high
     )
     starts = _starts(setting, 2 * REWARD_STARTS)[REWARD_STARTS:]
+    sequences = one_hot(sequences, setting.world.config["discrete"])
     truth = play_true(setting.clips.dataset.make_env(), starts, sequences.astype(np.float32), setting.num_context)
     _, rewards = setting.imagine(truth.context, truth.actions, num_frames, "reward")
     assert rewards is not None
