@@ -96,7 +96,14 @@ def try_one(mutant: Mutant, folder: Path, timeout_s: float) -> dict[str, str]:
         outcome, by = run_tests(folder, mutant.tests, timeout_s)
     finally:
         path.write_text(whole, encoding="utf-8")
-    return {"room": mutant.room, "file": mutant.file, "old": mutant.old, "new": mutant.new, "outcome": outcome, "by": by}
+    return {
+        "room": mutant.room,
+        "file": mutant.file,
+        "old": mutant.old,
+        "new": mutant.new,
+        "outcome": outcome,
+        "by": by,
+    }
 
 
 def run(only: str | None, jobs: int, results: Path, timeout_s: float) -> int:
@@ -110,7 +117,9 @@ def run(only: str | None, jobs: int, results: Path, timeout_s: float) -> int:
             folder = Path(scratch) / str(number)
             folder.mkdir()
             copy_tree(folder)
-            for tests in dict.fromkeys(one.tests for one in todo[number::jobs]):  # a test that fails anyway shows nothing
+            for tests in dict.fromkeys(
+                one.tests for one in todo[number::jobs]
+            ):  # a test that fails anyway shows nothing
                 outcome, by = run_tests(folder, tests, 4 * timeout_s)
                 if outcome != SURVIVED:
                     raise RuntimeError(f"{' '.join(tests)}: {outcome} without any mutant ({by})")
