@@ -15,7 +15,7 @@ def batch_of(pipeline, levels):
         [torch.from_numpy(clip(5, 8, 12, seed=seed)).permute(0, 3, 1, 2) for seed in range(len(levels))]
     )
     scale = torch.linspace(1, 4, len(levels))
-    return augment.degrade(torch.stack(clips), 2, scale, torch.tensor(levels), pipeline.fill)
+    return augment.degrade(clips, 2, scale, torch.tensor(levels), pipeline.fill)
 
 
 def alpha_sigma(pipeline, step):
