@@ -3,9 +3,10 @@
     python tests/mutants.py run [--only ROOM] [--jobs 1] [--results FILE] [--timeout-s 300]
     python tests/mutants.py table [--results FILE]
 
-``tests/files/mutants/ROOM.toml`` names the lines: file, the old fragment (once in its file), the new one, why that is a
-break, and the tests that must notice. Each runs in a copy of the tree. Results are kept by the bytes of all files of
-the package and of the named tests, so that a run that was stopped goes on, and what changed is tried again.
+``tests/files/mutants/ROOM.toml`` has them by file, with the tests that must notice: the old fragment (once in its file),
+the new one, why that is a break, and, where no test can notice, why not. Each is tried in a copy of the tree. Results
+are kept by the bytes of the file and of its tests, so that a run that was stopped goes on, and what changed is tried
+again.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class Mutant:
 
     room: str
     file: str
+    tests: tuple[str, ...]
     old: str
     new: str
     why: str
-    tests: tuple[str, ...]
     equivalent: str = ""
 
     @property
@@ -56,10 +57,10 @@ def read_mutants(only: str | None = None) -> list[Mutant]:
     """All mutants, or those of one room."""
     found = []
     for path in sorted(TABLES.glob("*.toml")):
-        room = tomllib.loads(path.read_text(encoding="utf-8"))
-        for row in room["mutant"] if only in (None, path.stem) else []:
-            tests = tuple(row.pop("tests", room["tests"]))
-            found.append(Mutant(path.stem, **row, tests=tests))
+        groups = tomllib.loads(path.read_text(encoding="utf-8"))["group"] if only in (None, path.stem) else []
+        for group in groups:
+            tests = tuple(group["tests"])
+            found += [Mutant(path.stem, group["file"], tests, *line) for line in group["lines"]]
     return found
 
 
@@ -108,9 +109,9 @@ def try_one(mutant: Mutant, folder: Path, timeout_s: float) -> dict[str, str]:
 
 def run(only: str | None, jobs: int, results: Path, timeout_s: float) -> int:
     """Try what has no result yet. Returns 1 where a mutant that is not equivalent was not noticed."""
-    mutants = read_mutants(only)
+    mutants = {one.key: one for one in read_mutants(only)}  # by the bytes of now: files may change while this runs
     known = read_results(results)
-    todo = [one for one in mutants if one.key not in known]
+    todo = [(key, one) for key, one in mutants.items() if key not in known]
     with tempfile.TemporaryDirectory() as scratch, results.open("a", encoding="utf-8") as out:
 
         def work(number: int) -> None:
@@ -123,16 +124,15 @@ def run(only: str | None, jobs: int, results: Path, timeout_s: float) -> int:
                 outcome, by = run_tests(folder, tests, 4 * timeout_s)
                 if outcome != SURVIVED:
                     raise RuntimeError(f"{' '.join(tests)}: {outcome} without any mutant ({by})")
-            for mutant in todo[number::jobs]:
-                key, found = mutant.key, try_one(mutant, folder, timeout_s)
-                known[key] = found
+            for key, mutant in todo[number::jobs]:
+                known[key] = found = try_one(mutant, folder, timeout_s)
                 out.write(json.dumps({"key": key, **found}) + "\n")
                 out.flush()
                 print(f"{found['outcome']:9} {mutant.file}: {mutant.old.strip()} -> {mutant.new.strip()}", flush=True)
 
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(work, range(jobs)))
-    unseen = [one for one in mutants if known[one.key]["outcome"] == SURVIVED]
+    unseen = [one for key, one in mutants.items() if known[key]["outcome"] == SURVIVED]
     print(f"{len(mutants) - len(unseen)} of {len(mutants)} noticed")
     return int(any(not one.equivalent for one in unseen))
 
