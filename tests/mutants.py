@@ -3,8 +3,8 @@
     python tests/mutants.py run [--only ROOM] [--jobs 1] [--results FILE] [--timeout-s 300]
     python tests/mutants.py table [--results FILE]
 
-``tests/files/mutants/ROOM.toml`` has them by file, with the tests that must notice: the old fragment (once in its file),
-the new one, why that is a break, and, where no test can notice, why not. Each is tried in a copy of the tree. Results
+``tests/files/mutants/ROOM.toml`` has them by file, with the tests that must notice: the old fragment (once in its
+file), the new one, why that is a break, and, where no test can notice, why not. Each is tried in a copy of the tree. Results
 are kept by the bytes of the file and of its tests, so that a run that was stopped goes on, and what changed is tried
 again.
 """
@@ -119,7 +119,7 @@ def run(only: str | None, jobs: int, results: Path, timeout_s: float) -> int:
             folder.mkdir()
             copy_tree(folder)
             for tests in dict.fromkeys(
-                one.tests for one in todo[number::jobs]
+                one.tests for _, one in todo[number::jobs]
             ):  # a test that fails anyway shows nothing
                 outcome, by = run_tests(folder, tests, 4 * timeout_s)
                 if outcome != SURVIVED:

@@ -1,5 +1,6 @@
 """Stochastic samplers step by step, with the algorithm of the paper written out on a denoiser that is not linear."""
 
+import itertools
 import math
 
 import torch
@@ -26,7 +27,7 @@ def heun_step(x, sigma, sigma_next):
 def churned(s_churn, s_tmin, s_tmax, s_noise):
     """Karras et al. 2022, algorithm 2: gamma = min(S_churn / N, sqrt(2) - 1) within [S_tmin, S_tmax]."""
     rng, x = torch.Generator().manual_seed(4), start()
-    for sigma, sigma_next in zip(LEVELS[:-1], LEVELS[1:], strict=True):
+    for sigma, sigma_next in itertools.pairwise(LEVELS):
         gamma = min(s_churn / 4, math.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0
         raised = sigma + gamma * sigma
         if gamma:
