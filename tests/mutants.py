@@ -4,9 +4,9 @@
     python tests/mutants.py table [--results FILE]
 
 ``tests/files/mutants/ROOM.toml`` has them by file, with the tests that must notice: the old fragment (once in its
-file), the new one, why that is a break, and, where no test can notice, why not. Each is tried in a copy of the tree. Results
-are kept by the bytes of the file and of its tests, so that a run that was stopped goes on, and what changed is tried
-again.
+file), the new one, why that is a break, and, where no test can notice, why not. Each is tried in a copy of the tree.
+Results are kept by the bytes of the file and of its tests, so that a run that was stopped goes on, and what changed is
+tried again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -27,6 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "tests" / "files" / "mutants"
 PARTS = ("toolkit", "tests", "conf", "experiments", "docs", "pyproject.toml", "README.md")
+FORK = multiprocessing.get_context("forkserver")  # which has loaded what is slow to load and is not ours
+SLOW_TO_LOAD = ["torch", "pytest", "diffusers.models.modeling_utils", "transformers.modeling_utils", "scipy.stats"]
 NOTICED, SURVIVED, LATE = "noticed", "survived", "timed out"
 
 
@@ -46,7 +48,7 @@ class Mutant:
     def key(self) -> str:
         """Its name among the results: what is broken, how, and the bytes that decide whether it is noticed."""
         found = hashlib.sha256(json.dumps([self.file, self.old, self.new, self.tests]).encode())
-        for name in (self.file, *self.tests):
+        for name in (self.file, *(test.partition("::")[0] for test in self.tests)):
             paths = sorted((ROOT / name).rglob("*.py")) if (ROOT / name).is_dir() else [ROOT / name]
             for path in paths:
                 found.update(path.read_bytes())
@@ -74,17 +76,39 @@ def copy_tree(folder: Path) -> None:
 
 
 def run_tests(folder: Path, tests: tuple[str, ...], timeout_s: float) -> tuple[str, str]:
-    """What the tests in ``folder`` say, and the last line or the first failure."""
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", *tests]
-    env = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
+    """What the tests in ``folder`` say, and the first that failed."""
+    log = folder / "pytest.log"
+    process = FORK.Process(target=in_folder, args=(str(folder), tests, str(log)))
+    process.start()
+    process.join(timeout_s)
+    if process.is_alive():
+        process.kill()
+        process.join()
         return LATE, ""
-    if done.returncode not in (0, 1, 2):  # 2: the broken file cannot be imported; more is pytest's own trouble
-        raise RuntimeError(f"pytest ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return (SURVIVED, "") if done.returncode == 0 else (NOTICED, failed[0].split(" - ")[0] if failed else "")
+    said = log.read_text(encoding="utf-8", errors="replace")
+    if process.exitcode not in (0, 1, 2):  # 2: the broken file cannot be imported; more is pytest's own trouble
+        raise RuntimeError(f"pytest ended with {process.exitcode}: {said[-2000:]}")
+    failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return (SURVIVED, "") if process.exitcode == 0 else (NOTICED, failed[0].split(" - ")[0] if failed else "")
+
+
+def in_folder(folder: str, tests: tuple[str, ...], log: str) -> None:
+    """pytest in a process of its own, on the package in ``folder``."""
+    import pytest
+
+    assert "toolkit" not in sys.modules
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = folder
+    sys.path.insert(0, folder)
+    for name in [name for name in sys.modules if name == "tests" or name.startswith("tests.")]:
+        del sys.modules[name]
+    sys.dont_write_bytecode = True
+    code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", *tests])
+    sys.stdout.flush()
+    os._exit(int(code))
 
 
 def try_one(mutant: Mutant, folder: Path, timeout_s: float) -> dict[str, str]:
@@ -112,6 +136,8 @@ def run(only: str | None, jobs: int, results: Path, timeout_s: float) -> int:
     mutants = {one.key: one for one in read_mutants(only)}  # by the bytes of now: files may change while this runs
     known = read_results(results)
     todo = [(key, one) for key, one in mutants.items() if key not in known]
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    FORK.set_forkserver_preload(SLOW_TO_LOAD)
     with tempfile.TemporaryDirectory() as scratch, results.open("a", encoding="utf-8") as out:
 
         def work(number: int) -> None:

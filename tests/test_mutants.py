@@ -24,5 +24,5 @@ def test_each_old_fragment_is_once_in_its_file_and_each_broken_file_still_parses
 def test_each_named_test_is_there_and_no_line_is_broken_twice_the_same_way():
     assert len({(one.file, one.old, one.new) for one in MUTANTS}) == len(MUTANTS)
     for one in MUTANTS:
-        for name in one.tests:
+        for name in {name.partition("::")[0] for name in one.tests}:
             assert (ROOT / name).exists(), f"{one.file}: {name}"
