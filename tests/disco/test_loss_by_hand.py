@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from tests.disco import tiny
 from toolkit.disco.build import build_denoiser, build_encoder
+from toolkit.disco.discretize import latent_use
 from toolkit.disco.stage1 import JointModel
 
 
@@ -101,3 +102,21 @@ def test_dead_codes_are_told_by_a_running_mean_of_their_use():
     use = model.encoder(y).softmax(-1).mean(0)
     torch.testing.assert_close(model.mean_usage, 0.95 * before + 0.05 * use, rtol=1e-4, atol=1e-5)
     assert math.isclose(float(before[0, 0]), 1 / 3, rel_tol=1e-6)
+
+
+def test_a_dead_code_is_given_what_the_most_used_one_had():
+    model, _, _ = joint("discrete")
+    tables = model.denoiser.latent_embedding[0].maps.weight
+    used, other = tables[1, 2].detach().clone(), tables[0].detach().clone()
+    with torch.no_grad():
+        model.mean_usage.copy_(torch.tensor([[0.3, 0.3, 0.4], [0.0, 0.1, 0.9]]))
+    bias = model.encoder.head.bias.detach().clone().view(2, 3)
+    assert model.restart_dead_codes() == 1
+    assert torch.equal(tables[1, 0], used) and torch.equal(tables[1, 2], used) and torch.equal(tables[0], other)
+    halved = bias[1, 2] - math.log(2)
+    assert model.encoder.head.bias.view(2, 3)[1].tolist() == pytest.approx([float(halved), float(bias[1, 1]), float(halved)])
+
+
+def test_codes_are_dead_below_a_hundredth_of_even_use():
+    shares = torch.tensor([0.994, 0.004, 0.0015, 0.0005])  # a hundredth of a quarter is 0.0025
+    assert latent_use(shares.log().expand(7, 1, 4))["dead_codes"].tolist() == [2]
