@@ -48,8 +48,7 @@ def reproduce(
 
     ``claims`` names claims of any level; without it ``level`` (quick, safe, full) chooses. Results go to ``out``
     (default: the paper's folder of experiments/; ROOT/PAPER/quick for quick). Returns 0; 1 when a run failed or lacks a
-    metric; 128 and the signal's number when interrupted. A claim that does not hold is a result, not a failure. Raises
-    UserError.
+    metric; 128 and the signal's number when interrupted. A claim that does not hold is no failure. Raises UserError.
     """
     source = paper_folder(paper)
     paper = source.name
@@ -70,9 +69,9 @@ def reproduce(
         return 0
     if not quick:
         set_aside(spec, home, jobs)
-    if (ran := run_all(jobs, launch))[0] in EXIT_CODES:
-        return ran[0]
-    failures = ran[1]
+    exit_code, failures = run_all(jobs, launch)
+    if exit_code in EXIT_CODES:
+        return exit_code
     results = publish.merge(earlier, spec, jobs)
     problems = failures | decide_all(spec, chosen, jobs, failures, results, quick)
     if not quick:
