@@ -114,14 +114,8 @@ def test_a_dead_code_is_given_what_the_most_used_one_had():
     assert model.restart_dead_codes() == 1
     assert torch.equal(tables[1, 0], used) and torch.equal(tables[1, 2], used) and torch.equal(tables[0], other)
     halved = bias[1, 2] - math.log(2)
-<<<<<<< HEAD
-    assert model.encoder.head.bias.view(2, 3)[1].tolist() == pytest.approx(
-        [float(halved), float(bias[1, 1]), float(halved)]
-    )
-=======
     wanted = [float(halved), float(bias[1, 1]), float(halved)]
     assert model.encoder.head.bias.view(2, 3)[1].tolist() == pytest.approx(wanted)
->>>>>>> mutants
 
 
 def test_codes_are_dead_below_a_hundredth_of_even_use():
