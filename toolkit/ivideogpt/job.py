@@ -39,7 +39,7 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
     _check_sources(config)
     clips = load_clips(config)
-    if "transformer" in config.stages():
+    if "transformer" in config.stages() and not run.stage_done("transformer"):
         init_transformer(config, clips)  # a refusal comes before the tokenizer is trained
     accelerator = accelerator_of(run)
     dataset = clips.dataset

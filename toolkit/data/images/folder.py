@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from toolkit.data.config import Data
-from toolkit.data.images.images import Headers, check_depth, check_images, decode, each_or_why
+from toolkit.data.images.images import Headers, check_depth, check_images, decode, each_or_refuse
 from toolkit.data.images.layout import Found, find_splits
 from toolkit.data.sets import Batch, Dataset, Indices, MemorySplit, Split, fixed_subset, limit_train
 from toolkit.data.splits import hold_out_named
-from toolkit.errors import UserError, refuse_files
+from toolkit.errors import UserError
 
 IN_MEMORY_PIXELS = 2**27  # source pixels: a few seconds of decoding, which also checks every file to its end
 
@@ -66,8 +66,7 @@ class FolderSplit:
 
     def to_memory(self) -> MemorySplit:
         """Every file decoded now: UserError names the bad ones."""
-        pictures = each_or_why(lambda file: decode(file, self.shape, self.resized), self.files)
-        refuse_files([str(one) for one in pictures if isinstance(one, UserError)], len(pictures))
+        pictures = each_or_refuse(lambda file: decode(file, self.shape, self.resized), self.files)
         return MemorySplit(torch.from_numpy(np.stack(pictures)), self.labels, self._given is not None)
 
 

@@ -65,14 +65,19 @@ def _kept_rows(files: list[Path], skip_bad: bool) -> np.ndarray:
 
 def _check_all(files: list[Path], skip_bad: bool) -> np.ndarray:
     """Rows of width, height and grey; all zeros for a bad file, if ``skip_bad``. UserError otherwise."""
-    check = functools.partial(_check_file, whole=skip_bad)
-    found = each_or_why(check, files)
-    if not skip_bad:
-        refuse_files([str(one) for one in found if isinstance(one, UserError)], len(files))
+    read = _each_or_why if skip_bad else each_or_refuse
+    found = read(functools.partial(_check_file, whole=skip_bad), files)
     return np.array([(0, 0, False) if isinstance(one, UserError) else one for one in found], np.int64)
 
 
-def each_or_why(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
+def each_or_refuse(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
+    """``read`` of every file. One UserError names all for which it raised one."""
+    found = _each_or_why(read, files)
+    refuse_files([str(one) for one in found if isinstance(one, UserError)], len(files))
+    return found
+
+
+def _each_or_why(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
     """``read`` of every file, or the UserError that it raised."""
 
     def attempt(file: Path) -> Any:
