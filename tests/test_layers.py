@@ -141,18 +141,23 @@ def test_nothing_is_unpickled():
                 assert ast.unparse(node.func) != "torch.load" or safe.get("weights_only") == "True", path
 
 
-def _is_text_file(call):
-    """Whether a call reads or writes text by the name of a file: ``open``, ``read_text`` and ``write_text``."""
+def _is_text(call):
+    """Whether a call turns bytes into text or back: of a file by its name, of a log, or what a process prints."""
+    called = ast.unparse(call.func)
+    if called.startswith("subprocess."):
+        return bool({keyword.arg for keyword in call.keywords} & {"text", "universal_newlines"})
+    if called.endswith("FileHandler"):
+        return True
     if isinstance(call.func, ast.Name) and call.func.id == "open":
         modes = [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
         return all("b" not in ast.literal_eval(mode) for mode in modes)
     return isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text")
 
 
-def test_text_files_name_their_encoding():
+def test_text_names_its_encoding():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and _is_text_file(node):
+            if isinstance(node, ast.Call) and _is_text(node):
                 position = 1 if ast.unparse(node.func).endswith("write_text") else 0
                 named = isinstance(node.func, ast.Attribute) and len(node.args) > position
                 named = named or any(keyword.arg == "encoding" for keyword in node.keywords)

@@ -170,7 +170,7 @@ def _child_memory(name: str, options: BenchOptions, contender: str) -> dict[str,
     asked = dataclasses.replace(options, only=contender, out=None)
     words = [f"{key}={value}" for key, value in dataclasses.asdict(asked).items() if value is not None]
     command = [sys.executable, "-m", "toolkit.cli", "bench", name, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -199,7 +199,7 @@ def _run_log(run: Any) -> Iterator[None]:
     if rank() == 0:
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setFormatter(logging.Formatter("%(message)s"))
-        file = logging.FileHandler(run.dir / "run.log")
+        file = logging.FileHandler(run.dir / "run.log", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers = [terminal, file]
     root.setLevel(logging.INFO if rank() == 0 else logging.ERROR)

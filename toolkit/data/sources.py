@@ -99,7 +99,14 @@ def _run(command: list[str], folder: Path) -> None:
     if shutil.which(command[0]) is None:
         raise SourceFailed(f"{command[0]} is not installed")
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S)
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=DOWNLOAD_TIMEOUT_S,
+        )
     except subprocess.TimeoutExpired as error:
         raise SourceFailed(f"no answer within {DOWNLOAD_TIMEOUT_S} s") from error
     if done.returncode:

@@ -47,7 +47,7 @@ def git_commit() -> str | None:
         return None
     try:
         command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
