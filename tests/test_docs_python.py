@@ -5,10 +5,14 @@ import json
 import re
 
 import pytest
+import torch
 
 import toolkit
+from tests.disco import tiny
 from tests.toyroom.harness import REPO
 from toolkit.commands import COMMANDS
+from toolkit.disco.artefact import Parts
+from toolkit.disco.build import build_denoiser, build_prior
 
 PAGE, NOTEBOOK = REPO / "docs" / "python.md", REPO / "docs" / "notebooks" / "five_papers.ipynb"
 
@@ -47,6 +51,21 @@ def test_the_notebook_holds_no_outputs():
     assert notebook["nbformat"] == 4 and len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
     for cell in notebook["cells"]:
         assert cell["cell_type"] == "markdown" or (cell["outputs"] == [] and cell["execution_count"] is None)
+
+
+@pytest.mark.parametrize("num_classes", [0, 4])
+def test_a_trained_model_is_drawn_from_as_the_page_says(num_classes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, images = tiny.config(tiny.mlp()), tiny.images(num_classes=num_classes)
+    parts = Parts(build_denoiser(config, images).eval(), prior=build_prior(config, images).eval())
+    monkeypatch.setattr(toolkit, "load_parts", lambda folder: parts, raising=False)
+    wanted = [code for code in blocks(PAGE) if "draw_samples" in code]
+    assert len(wanted) == 3 and "load_parts" in wanted[0]
+    names = {"toolkit": toolkit, "torch": torch}
+    for code in wanted:
+        exec(code, names)
+        assert names["images"].shape == (16, 1, 8, 8)
+    assert (names["labels"] is None) == (num_classes == 0)
 
 
 @pytest.mark.slow

@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # what a type checker and an editor see; a test holds it equa
     from toolkit.venhancer.engine.enhancer import Enhancer as Enhancer
     from toolkit.venhancer.engine.settings import EnhanceSettings as EnhanceSettings
     from toolkit.venhancer.pipeline import VideoEnhancePipeline as VideoEnhancePipeline
+    from toolkit.zoo.edm.noise import SampleNoise as SampleNoise
     from toolkit.zoo.edm.samplers import edm_sigmas as edm_sigmas
     from toolkit.zoo.edm.samplers import heun as heun
     from toolkit.zoo.loading import load as load
@@ -83,6 +84,7 @@ _HOMES = {
     "EnhanceSettings": "toolkit.venhancer.engine.settings",
     "Enhancer": "toolkit.venhancer.engine.enhancer",
     "VideoEnhancePipeline": "toolkit.venhancer.pipeline",
+    "SampleNoise": "toolkit.zoo.edm.noise",
     "edm_sigmas": "toolkit.zoo.edm.samplers",
     "heun": "toolkit.zoo.edm.samplers",
     "load": "toolkit.zoo.loading",

@@ -3,6 +3,7 @@
 Keys of the config are under the names that they had then.
 """
 
+import dataclasses
 import html
 import json
 import os
@@ -17,6 +18,10 @@ from safetensors.torch import load_file
 
 from toolkit import zoo
 from toolkit.cli import main
+from toolkit.disco.artefact import load_parts
+from toolkit.disco.config import Sampling
+from toolkit.disco.sampling import draw_latents, draw_samples
+from toolkit.runs.seeds import generator
 
 BEFORE = Path(__file__).parent.parent / "files" / "before"
 FINISHED = [f"{name}/run" for name in ("train-disco", "sample-icg", "train-ivideogpt", "grow-llm", "enhance-video")]
@@ -134,11 +139,19 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(folder, capfd):
     assert record(folder)["status"] == "done"
     agree(metrics(f"{folder}/metrics.jsonl"), metrics(f"{folder}.jsonl"), done)
     for samples in Path().glob(f"{folder}.safetensors"):  # by the average of the weights, which no loss shows
-        same_samples(f"{folder}/samples/samples.safetensors", samples)
+        draws_the_same_samples(folder, samples)
 
 
-def same_samples(one, other):
-    found, expected = load_file(one), load_file(other)
+def draws_the_same_samples(folder, then):
+    """From the noise of that version, one stream for all samples: every sample has a stream of its own now."""
+    saved, parts, expected = record(folder), load_parts(folder), load_file(then)
+    sampling = dataclasses.replace(Sampling(), **saved["config"]["sampling"])
+    latents = draw_latents(parts, sampling.num_samples, sampling, generator(saved["seed"], "sample"))
+    found = {"latents": latents}
+    for name, denoiser, z in (("ours", parts.denoiser, latents), ("baseline", parts.baseline, None)):
+        if denoiser is not None:
+            noise = generator(saved["seed"], "sample", "noise")
+            found[name] = draw_samples(denoiser, z, sampling.num_samples, sampling, noise)[0]
     assert found.keys() == expected.keys() and (found["latents"] == expected["latents"]).all()
     for name in found:
         np.testing.assert_allclose(found[name], expected[name], atol=5e-3)
@@ -225,7 +238,9 @@ def weights(network):
 def test_a_disco_model_draws_the_samples_it_drew():
     words = again("train-disco/run", "stage=sample", "model=train-disco/run", "hydra.run.dir=new")
     assert toolkit("train-disco", *words) == 0
-    same_samples("new/samples/samples.safetensors", "train-disco/run/samples/samples.safetensors")
+    found, expected = (load_file(f"{folder}/samples/samples.safetensors") for folder in ("new", "train-disco/run"))
+    assert {name: one.shape for name, one in found.items()} == {name: one.shape for name, one in expected.items()}
+    draws_the_same_samples("train-disco/run", "train-disco/run/samples/samples.safetensors")
 
 
 def test_a_small_model_is_guided(capfd):

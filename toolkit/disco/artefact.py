@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from toolkit import zoo
 from toolkit.errors import UserError
 from toolkit.runs.files import write_json
@@ -33,6 +35,14 @@ class Parts:
     encoder: LatentEncoder | None = None
     prior: Any = None
     baseline: Denoiser | None = None
+
+    def spread_labels(self, samples: int | range) -> torch.Tensor | None:
+        """Every class in turn, int64 (n,), for so many ``samples`` or for their numbers; None without classes."""
+        num_classes = self.denoiser.num_classes
+        if not num_classes:
+            return None
+        numbers = range(samples) if isinstance(samples, int) else samples
+        return torch.as_tensor(numbers, device=self.denoiser.device) % num_classes
 
     def to(self, device: object) -> Parts:
         """Move every part."""

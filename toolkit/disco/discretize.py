@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from toolkit.zoo.edm.noise import Source, normal, uniform
+
 
 class _StraightThrough(torch.autograd.Function):
     """The one-hot of the arg-max forward, the gradient of the relaxed sample backward.
@@ -42,7 +44,7 @@ def gumbel_softmax(
     return _StraightThrough.apply(soft) if hard else soft
 
 
-def sample_codes(logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+def sample_codes(logits: Tensor, temperature: float = 1.0, generator: Source = None) -> Tensor:
     """Codes (..., ) int64 drawn from logits (..., k): the arg-max of a Gumbel-softmax sample at ``temperature``.
 
     The draw follows softmax(logits) for every temperature > 0, the paper's 0.01 included; 0 leaves the noise out and
@@ -59,17 +61,16 @@ def split_gaussian(encoded: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_variance.clamp(-12, 6)
 
 
-def sample_gaussian(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def sample_gaussian(mean: Tensor, log_variance: Tensor, generator: Source = None) -> Tensor:
     """A reparameterised draw, shape of ``mean``."""
-    noise = torch.randn(mean.shape, device=mean.device, generator=generator)
+    noise = normal(mean.shape, generator, mean.device)
     return mean + noise * (0.5 * log_variance).exp()
 
 
-def _perturb(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+def _perturb(logits: Tensor, generator: Source) -> Tensor:
     """logits + Gumbel(0,1) noise in float32, with the uniforms kept off 0 and 1, where the noise would be infinite."""
-    uniform = torch.rand(logits.shape, dtype=torch.float32, device=logits.device, generator=generator)
-    uniform.clamp_(torch.finfo(torch.float32).tiny, 1 - 2**-24)
-    return logits.float() - uniform.log_().neg_().log_()
+    drawn = uniform(logits.shape, generator, logits.device).clamp_(torch.finfo(torch.float32).tiny, 1 - 2**-24)
+    return logits.float() - drawn.log_().neg_().log_()
 
 
 def usage_bonus(logits: Tensor, weight: float) -> Tensor:

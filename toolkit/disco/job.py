@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from toolkit.disco import measure as measures
 from toolkit.disco.artefact import Parts, load_parts, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, memory_bytes
 from toolkit.disco.config import TrainDisco
-from toolkit.disco.sampling import draw_latents, draw_samples
+from toolkit.disco.drawing import SampleSet
 from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, collapse_warning, latent_summary
 from toolkit.disco.stage2 import train_prior
 from toolkit.errors import UserError
@@ -26,8 +26,7 @@ from toolkit.runs.loop import Loop
 from toolkit.runs.reading import read_record
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
-from toolkit.runs.seeds import generator, seed_all
-from toolkit.show import figures
+from toolkit.runs.seeds import seed_all
 from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.ema import EMA
@@ -56,7 +55,8 @@ def main(config: TrainDisco, run: Run) -> float | None:
             with run.stage(name):
                 stages[name]()
     if rank() == 0:
-        show_end(run, {"samples": run.dir / "samples", "weights": run.dir / "model"})
+        places = {"samples": run.dir / "samples", "images": run.dir / "images", "weights": run.dir / "model"}
+        show_end(run, places)
     return _objective(run.record["metrics"], max(config.measure.evaluations))
 
 
@@ -261,34 +261,11 @@ def _sample(run: Run, config: TrainDisco, dataset: data.Dataset | None, accelera
 
     Raises UserError where the encoder's latents of real images are asked for and there are none.
     """
-    if rank() != 0:
-        return
-    from safetensors.torch import save_file
-
     parts = _trained(run, config, dataset).to(accelerator.device)
-    num, rng = config.sampling.num_samples, generator(config.seed, "sample", device=accelerator.device)
-    labels = _sample_labels(parts.denoiser.num_classes, num, accelerator.device)
-    source = None
-    if config.sampling.latents == "oracle":
-        if dataset is None:
-            raise UserError(
-                "sampling.latents=oracle: encodes real images, and there are none; use sampling.latents=prior"
-            )
-        source = _oracle_data(dataset, num, accelerator.device)
-    latents = draw_latents(parts, num, config.sampling, rng, class_labels=labels, data=source)
-    drawn: dict[str, torch.Tensor] = {}
-    for name, denoiser in (("ours", parts.denoiser), ("baseline", parts.baseline)):
-        if denoiser is not None:
-            noise = generator(config.seed, "sample", "noise", device=accelerator.device)
-            z = latents if name == "ours" else None
-            drawn[name], evaluations = draw_samples(denoiser, z, num, config.sampling, noise, labels)
-            run.record.setdefault("evaluations_per_sample", {})[name] = evaluations
-    real = {} if dataset is None else {"real": dataset.test.all(num)[0]}
-    _draw_pictures(run, drawn | real, latents)
-    tensors = {name: x.cpu().contiguous() for name, x in drawn.items()}
-    if latents is not None:
-        tensors["latents"] = latents.cpu().contiguous()
-    save_file(tensors, run.path("samples", "samples.safetensors"))
+    drawn = SampleSet(run, config.sampling, parts, Path(config.model or run.dir), dataset)
+    drawn.draw()
+    if rank() == 0:
+        drawn.finish()
 
 
 def _trained(run: Run, config: TrainDisco, dataset: data.Dataset | None) -> Parts:
@@ -304,36 +281,6 @@ def _trained(run: Run, config: TrainDisco, dataset: data.Dataset | None) -> Part
             f"and {dataset.num_classes}; repeat the data keys it was trained with"
         )
     return parts
-
-
-def _sample_labels(num_classes: int, num: int, device: torch.device) -> torch.Tensor | None:
-    """Every class in turn; None for an unconditional model."""
-    return torch.arange(num, device=device) % num_classes if num_classes else None
-
-
-def _oracle_data(dataset: data.Dataset, num: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    index = torch.arange(num) % len(dataset.test)
-    y, _ = dataset.test.batch(index)
-    known = dataset.test.labels
-    return y.to(device), None if known is None else torch.from_numpy(known[index.numpy()]).to(device)
-
-
-def _draw_pictures(run: Run, drawn: dict[str, torch.Tensor], latents: torch.Tensor | None) -> None:
-    if drawn["ours"].dim() == 2:
-        colours = None if latents is None or latents.is_floating_point() else latents[:, 0].cpu().numpy()
-        for name, points in drawn.items():
-            figures.scatter(run.path("samples", f"{name}.png"), points.cpu(), colours if name == "ours" else None)
-        return
-    for name, images in drawn.items():
-        figures.image_grid(run.path("samples", f"{name}.png"), images.cpu(), columns=_columns(len(images)))
-    rows = {name: images[:16].cpu() for name, images in drawn.items()}
-    shortest = min(len(images) for images in rows.values())
-    grid = torch.cat([images[:shortest] for images in rows.values()])
-    figures.image_grid(run.path("samples", "grid.png"), grid, columns=shortest, row_labels=list(rows))
-
-
-def _columns(num: int) -> int:
-    return next(columns for columns in itertools.count(1) if columns * columns >= num)
 
 
 def _measure(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator) -> None:

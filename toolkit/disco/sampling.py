@@ -16,6 +16,7 @@ from toolkit.errors import UserError
 from toolkit.zoo.disco.prior import UniformPrior
 from toolkit.zoo.edm import samplers
 from toolkit.zoo.edm.denoiser import Denoiser
+from toolkit.zoo.edm.noise import SampleNoise, Source
 
 
 @torch.no_grad()
@@ -23,7 +24,7 @@ def draw_latents(
     parts: Parts,
     num: int,
     sampling: Sampling,
-    generator: torch.Generator,
+    generator: torch.Generator | SampleNoise,
     source: str | None = None,
     class_labels: Tensor | None = None,
     data: tuple[Tensor, Tensor | None] | None = None,
@@ -32,7 +33,9 @@ def draw_latents(
     """Latents for ``num`` samples: int64 (num, m), or float (num, m, d) for continuous ones; None without latents.
 
     source: "prior" (A, or ``prior`` if given), "oracle" (encoded ``data``: clean samples and known labels), "fixed"
-    (sampling.fixed), "uniform"; default sampling.latents. sampling.prefix keeps the first slots fixed.
+    (sampling.fixed), "uniform"; default sampling.latents. sampling.prefix keeps the first slots fixed. generator: a
+    ``SampleNoise`` draws each sample's latents from numbers of its own. class_labels: int64 (num,), needed exactly
+    where the model has classes (``parts.spread_labels``).
     """
     denoiser, source = parts.denoiser, source or sampling.latents
     if denoiser.num_latents == 0:
@@ -60,7 +63,7 @@ def encode(
     y: Tensor,
     known_labels: Tensor | None,
     temperature: float = 0.01,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
 ) -> Tensor:
     """z ~ E(y): codes int64 (B, m) (random draws at every temperature), or (B, m, d) drawn from the Gaussian."""
     assert parts.encoder is not None
@@ -76,7 +79,7 @@ def draw_samples(
     latents: Tensor | None,
     num: int,
     sampling: Sampling,
-    generator: torch.Generator,
+    generator: torch.Generator | SampleNoise,
     class_labels: Tensor | None = None,
     num_evaluations: int | None = None,
     **guidance: Any,
@@ -84,19 +87,29 @@ def draw_samples(
     """``num`` samples (num, *shape), images clamped to [-1, 1], and the network evaluations each of them cost.
 
     num_evaluations: an odd budget for the Heun ODE in place of sampling.num_steps; where guidance doubles the calls,
-    the steps are halved to fit. guidance: further arguments of LatentGuidance (switch, null_denoiser).
+    the steps are halved to fit. guidance: further arguments of LatentGuidance (switch, null_denoiser). What
+    sampling.batch_size is changes no sample: the noise that a solver adds is each sample's own. With a ``SampleNoise``
+    as generator neither does ``num``.
     """
     chunks, evaluations = [], 0
-    noise = torch.randn(num, *denoiser.shape, generator=generator, device=denoiser.device)
+    start_noise, later = _noise(generator, num, denoiser)
     for start in range(0, num, sampling.batch_size):
         part = slice(start, start + sampling.batch_size)
         guided = _guided(denoiser, latents, class_labels, part, sampling, guidance)
         sigmas = _sigmas(sampling, num_evaluations, latents is not None)
-        x = _integrate(guided, noise[part] * float(sigmas[0]), sigmas, sampling, generator)
+        x = _integrate(guided, start_noise[part] * float(sigmas[0]), sigmas, sampling, later[part])
         chunks.append(x.float())
         evaluations = guided.num_evaluations
     samples = torch.cat(chunks)
     return (samples.clamp(-1, 1) if samples.dim() == 4 else samples), evaluations
+
+
+def _noise(generator: torch.Generator | SampleNoise, num: int, denoiser: Denoiser) -> tuple[Tensor, SampleNoise]:
+    """Unit noise (num, *shape) that sampling starts from, and what gives a solver the noise that it adds later."""
+    if isinstance(generator, SampleNoise):
+        return generator.normal((num, *denoiser.shape)), generator
+    start = torch.randn(num, *denoiser.shape, generator=generator, device=denoiser.device)
+    return start, SampleNoise.of_generator(generator, num)
 
 
 def _guided(
@@ -132,9 +145,7 @@ def _sigmas(sampling: Sampling, num_evaluations: int | None, has_latents: bool) 
     return samplers.edm_sigmas(num_steps, sampling.sigma_min, sampling.sigma_max, sampling.rho)
 
 
-def _integrate(
-    guided: LatentGuidance, x: Tensor, sigmas: Tensor, sampling: Sampling, generator: torch.Generator
-) -> Tensor:
+def _integrate(guided: LatentGuidance, x: Tensor, sigmas: Tensor, sampling: Sampling, generator: SampleNoise) -> Tensor:
     if sampling.solver == "churn":
         return samplers.heun_churn(guided, x, sigmas, sampling.churn, generator=generator)
     if sampling.solver == "restart":

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from toolkit.zoo.edm.latents import SlotLinear
 from toolkit.zoo.edm.mlp import MLPDenoiser
+from toolkit.zoo.edm.noise import SampleNoise, Source, normal
 from toolkit.zoo.edm.samplers import edm_sigmas, heun
 from toolkit.zoo.edm.transformer import KeyValueCache, Transformer
 
@@ -44,13 +45,13 @@ class DiscretePrior(ModelMixin, ConfigMixin):
         class_labels: Tensor | None = None,
         temperature: float = 1.0,
         prefix: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Source = None,
     ) -> Tensor:
         """Codes int64 (num, m), drawn slot by slot.
 
         class_labels: int64 (num,), needed exactly where the prior was built with classes. temperature divides the
-        logits (0: the most likely code). prefix: int64 (num, p), codes kept as the first p slots.
-        Raises ValueError where these do not fit.
+        logits (0: the most likely code). prefix: int64 (num, p), codes kept as the first p slots. generator: one for
+        the batch, or a ``SampleNoise`` of its samples. Raises ValueError where these do not fit.
         """
         if temperature < 0:
             raise ValueError(f"temperature={temperature}: must be at least 0")
@@ -225,7 +226,7 @@ class LatentDiffusionPrior(ModelMixin, ConfigMixin):
         class_labels: Tensor | None = None,
         temperature: float = 1.0,
         prefix: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Source = None,
         num_steps: int = 18,
     ) -> Tensor:
         """Latents float32 (num, m, d) by ``num_steps`` Heun steps; temperature scales the initial noise.
@@ -237,7 +238,7 @@ class LatentDiffusionPrior(ModelMixin, ConfigMixin):
         _check_labels(class_labels, self.config.num_classes, num)
         sigmas = edm_sigmas(num_steps)
         shape = (num, self.config.num_latents * self.config.codebook_size)
-        x = torch.randn(shape, device=self.device, generator=generator) * sigmas[0].item() * temperature
+        x = normal(shape, generator, self.device) * sigmas[0].item() * temperature
         y = heun(lambda x, sigma: self.denoiser(x, sigma, class_labels), x, sigmas)
         return y.float().view(num, self.config.num_latents, self.config.codebook_size)
 
@@ -250,7 +251,12 @@ def _check_labels(class_labels: Tensor | None, num_classes: int, num: int) -> No
         raise ValueError(f"class_labels: {class_labels.dtype} {tuple(class_labels.shape)}, expected int64 ({num},)")
 
 
-def _draw(logits_Bk: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def _draw(logits_Bk: Tensor, temperature: float, generator: Source) -> Tensor:
     if temperature == 0:
         return logits_Bk.argmax(-1)
-    return torch.multinomial((logits_Bk.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
+    probabilities = (logits_Bk.float() / temperature).softmax(-1)
+    if not isinstance(generator, SampleNoise):
+        return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+    upper = probabilities.cumsum(-1)  # the code whose share of [0, 1) the sample's own number falls into
+    drawn = generator.uniform((len(upper), 1)) * upper[:, -1:]
+    return torch.searchsorted(upper, drawn, right=True)[:, 0].clamp_(max=upper.shape[1] - 1)

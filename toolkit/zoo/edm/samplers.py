@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError
+from toolkit.zoo.edm.noise import Source, normal
 
 Denoise = Callable[[Tensor, float], Tensor]
 Callback = Callable[[int, Tensor, float, Tensor], None]
@@ -79,12 +80,13 @@ def heun_churn(
     s_tmin: float = 0.0,
     s_tmax: float = float("inf"),
     s_noise: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Heun steps that each begin by raising the noise level within [s_tmin, s_tmax] (Karras et al. 2022, algorithm 2).
 
-    The evaluations are those of ``heun``; ``s_churn=0`` is ``heun``.
+    The evaluations are those of ``heun``; ``s_churn=0`` is ``heun``. generator: of the noise, one for the batch or a
+    ``SampleNoise`` of its samples.
     """
     x, levels = x.to(_state_dtype(x)), _floats(sigmas)
     rise = min(s_churn / (len(levels) - 1), 2**0.5 - 1)
@@ -107,7 +109,7 @@ def restart(
     intervals: Sequence[RestartInterval] = IMAGENET64_RESTART,
     s_noise: float = IMAGENET64_RESTART_NOISE,
     rho: float = 7.0,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Heun ODE with Restart (Xu et al. 2023, algorithm 1).
@@ -133,7 +135,7 @@ def _restart_interval(
     interval: RestartInterval,
     s_noise: float,
     rho: float,
-    generator: torch.Generator | None,
+    generator: Source,
 ) -> Tensor:
     levels = _floats(_grid(interval.num_points, sigma_min, interval.sigma_max, rho))
     for _ in range(interval.num_restarts):
@@ -170,8 +172,8 @@ def _heun_step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> 
     return torch.add(x_euler, change, alpha=0.5 * (sigma_next - sigma) / sigma_next), denoised
 
 
-def _add_noise(x: Tensor, sigma: float, sigma_up: float, s_noise: float, generator: torch.Generator | None) -> Tensor:
-    noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+def _add_noise(x: Tensor, sigma: float, sigma_up: float, s_noise: float, generator: Source) -> Tensor:
+    noise = normal(x.shape, generator, x.device, x.dtype)
     return x + s_noise * (sigma_up**2 - sigma**2) ** 0.5 * noise
 
 
