@@ -178,8 +178,7 @@ def compare(folder: Path, clip: str, model: str, scratch: Path) -> dict[str, dic
         frames = [frame for shot in work.timeline.shots for frame in make(shot)]
         seconds = (time.process_time() - before) / len(frames)
         write_part(path, frames, work.encoding)
-        last_key_s = work.index.time(work.index.num_frames - 1)
-        scores[name] = score_video(path, work.timeline, work.reference, last_key_s, config.measure_frames, perceptual)
+        scores[name] = score_video(path, work.timeline, work.index, work.reference, config.measure_frames, perceptual)
         scores[name]["seconds_per_frame"] = seconds
     return scores
 
@@ -198,7 +197,11 @@ def main() -> None:
             Console().print(scores_table(clip, clips[clip]).to_rich())
     names = list(next(iter(clips.values())))
     means = {
-        name: {key: sum(one[name][key] for one in clips.values()) / len(clips) for key in clips["bikes"][name]}
+        name: {
+            key: sum(one[name][key] for one in clips.values()) / len(clips)
+            for key in clips["bikes"][name]
+            if all(key in one[name] for one in clips.values())
+        }
         for name in names
     }
     made_by = {"command": "python experiments/venhancer/peers.py", "machine": machine(), "versions": package_versions()}

@@ -74,10 +74,13 @@ def test_flicker_raises_the_temporal_scores_and_still_frames_lower_the_change():
     assert scores([CLIP[0]] * 8, CLIP)["flow_error_px"] > 1
 
 
-def test_key_frames_and_those_between_are_told_apart():
-    frames = [frame if number % 2 == 0 else frame + 10 for number, frame in enumerate(CLIP)]
-    found = scores(frames, CLIP, is_key=[number % 2 == 0 for number in range(8)])
-    assert found["psnr_key"] == math.inf and found["psnr_between"] == pytest.approx(decibel(100))
+def test_key_frames_those_between_and_those_held_are_told_apart():
+    kinds = ["key", "between", "key", "held", "key", "between", "key", "held"]
+    off = {"key": 0, "between": 10, "held": 20}
+    frames = [frame + off[kind] for frame, kind in zip(CLIP, kinds, strict=True)]
+    found = scores(frames, CLIP, kind=kinds)
+    assert found["psnr_key"] == math.inf and found["psnr_between"] == pytest.approx(20 * math.log10(255 / 10))
+    assert found["psnr_held"] == pytest.approx(20 * math.log10(255 / 20))
     assert "psnr_key" not in scores(CLIP, CLIP)
 
 

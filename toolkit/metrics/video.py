@@ -19,6 +19,7 @@ from toolkit.metrics.ssim import ssim
 PEAK = 255.0
 OCCLUDED = 20.0  # grey levels by which the reference itself misses its own motion: not counted as warp error
 FLOW_LEVEL = 1
+KINDS = ("key", "between", "held")  # of frames: an input's at its time, one made between two, one that stands still
 
 
 def squared_error(x: Tensor, reference: Tensor) -> float:
@@ -59,7 +60,7 @@ class VideoScores:
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
     distances: list[float] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
-    is_key: list[bool] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
     sharp: list[float] = field(default_factory=list)
     noise: list[float] = field(default_factory=list)
@@ -69,8 +70,8 @@ class VideoScores:
     changes: list[tuple[float, float]] = field(default_factory=list)
     _before: tuple[Tensor, Tensor | None] | None = None
 
-    def add(self, x: Tensor, reference: Tensor | None, *, is_key: bool = True, is_cut: bool = False) -> None:
-        """The next frame; ``is_key``: not interpolated; ``is_cut``: it begins a new scene."""
+    def add(self, x: Tensor, reference: Tensor | None, *, kind: str = "key", is_cut: bool = False) -> None:
+        """The next frame, one of ``KINDS``; ``is_cut``: it begins a new scene."""
         self.sharp.append(sharpness(x))
         self.noise.append(noise_deviation(x))
         if reference is not None:
@@ -78,7 +79,7 @@ class VideoScores:
             self.similarities.append(luma_ssim(x, reference))
             if self.perceptual is not None:
                 self.distances.append(float(self.perceptual(x, reference)))
-            self.is_key.append(is_key)
+            self.kinds.append(kind)
         if self._before is not None and not is_cut:
             self._add_pair(x, reference)
         self._before = (x, reference)
@@ -99,18 +100,19 @@ class VideoScores:
     def result(self) -> dict[str, float]:
         """Every score by name; those that need a reference are left out where there was none.
 
-        psnr, psnr_key, psnr_between: dB of RGB, errors pooled. ssim (of the luma), plips: means. warp_error:
-        mean squared difference x 1000 (values up to 1) along the reference's motion, where that explains the
-        reference. flow_error_px: distance of the motions. change_ratio: mean change from frame to frame over the
-        reference's (1: as lively). sharpness, noise and own_warp_error need no reference.
+        psnr, psnr_key, psnr_between, psnr_held: dB of RGB, errors pooled, of all frames and of each kind where there
+        are several. ssim (of the luma), plips: means. warp_error: mean squared difference x 1000 (values up to 1) along
+        the reference's motion, where that explains the reference. flow_error_px: distance of the motions. change_ratio:
+        mean change from frame to frame over the reference's (1: as lively). sharpness, noise and own_warp_error need no
+        reference.
         """
         scores: dict[str, float] = {}
         if self.errors:
             scores["psnr"] = decibel(_mean(self.errors))
-            for name, kind in (("psnr_key", True), ("psnr_between", False)):
-                chosen = [error for error, is_key in zip(self.errors, self.is_key, strict=True) if is_key == kind]
+            for kind in KINDS:
+                chosen = [error for error, its in zip(self.errors, self.kinds, strict=True) if its == kind]
                 if chosen and len(chosen) < len(self.errors):
-                    scores[name] = decibel(_mean(chosen))
+                    scores[f"psnr_{kind}"] = decibel(_mean(chosen))
             scores["ssim"] = _mean(self.similarities)
             if self.distances:
                 scores["plips"] = _mean(self.distances)

@@ -186,12 +186,11 @@ def _measure(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
         if work.reference is None:
             continue
         files = {OURS: task.output} | {name: _baseline(name, config, run, work, device) for name in config.baselines}
-        last_key_s = work.index.time(work.index.num_frames - 1)
         with progress.bar(f"measure {task.name}", 0, len(files), "method") as bar:
             scores = {}
             for number, (name, path) in enumerate(files.items()):
                 scores[name] = score_video(
-                    path, work.timeline, work.reference, last_key_s, config.measure_frames, perceptual
+                    path, work.timeline, work.index, work.reference, config.measure_frames, perceptual
                 )
                 bar.advance(number + 1)
         found[task.name] = scores
@@ -217,7 +216,11 @@ def _record(run: Run, found: dict[str, dict[str, dict[str, float]]]) -> None:
     """Means over clips in the record and the headline; every clip's own scores too where there are several."""
     methods = next(iter(found.values()))
     means = {
-        method: {key: sum(clip[method][key] for clip in found.values()) / len(found) for key in scores}
+        method: {
+            key: sum(clip[method][key] for clip in found.values()) / len(found)
+            for key in scores
+            if all(key in clip[method] for clip in found.values())  # not every clip has a cut, and frames held
+        }
         for method, scores in methods.items()
     }
     run.add_metrics("", means)

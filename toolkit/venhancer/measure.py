@@ -19,6 +19,7 @@ ROWS = {
     "psnr": "PSNR, dB",
     "psnr_key": "PSNR of key frames",
     "psnr_between": "PSNR of frames between",
+    "psnr_held": "PSNR of frames held",
     "ssim": "SSIM",
     "plips": "PLIPS (lower)",
     "warp_error": "warp error (lower)",
@@ -44,24 +45,22 @@ def load_perceptual(config: EnhanceVideo) -> Any:
 def score_video(
     path: Path,
     timeline: Timeline,
+    source: VideoIndex,
     reference: VideoIndex | None,
-    last_key_s: Fraction,
     most_frames: int,
     perceptual: Any = None,
 ) -> dict[str, float]:
-    """Scores of the first ``most_frames`` of the video ``path`` that was made on ``timeline``.
+    """Scores of the first ``most_frames`` of the video ``path`` that was made of ``source`` on ``timeline``.
 
-    Frames after ``last_key_s``, the time of the last input frame, do not count: the picture stands still there.
+    Frames after the last one of ``source`` do not count: the picture stands still there.
     """
     index = index_video(path, key="output")
     starts = {shot.first for shot in timeline.shots}
-    keys = {
-        shot.first + number for shot in timeline.shots for number, place in enumerate(shot.positions) if place % 1 == 0
-    }
+    kinds, last_s = frame_kinds(source, timeline), source.time(source.num_frames - 1)
     references = None if reference is None else _matched(reference, timeline.rate)
     scores = VideoScores(perceptual)
     for number, frame in enumerate(VideoReader(index).frames()):
-        if number == most_frames or number / timeline.rate > last_key_s:
+        if number == most_frames or number / timeline.rate > last_s:
             break
         true = None
         if references is not None:
@@ -69,8 +68,23 @@ def score_video(
             if found is None:
                 continue
             true = to_tensor(resize(found, index.width, index.height, "bicubic"))
-        scores.add(to_tensor(frame), true, is_key=number in keys, is_cut=number in starts)
+        scores.add(to_tensor(frame), true, kind=kinds[number], is_cut=number in starts)
     return scores.result()
+
+
+def frame_kinds(source: VideoIndex, timeline: Timeline) -> list[str]:
+    """``key``, ``between`` or ``held`` for every output frame.
+
+    A key is an input frame at its own time, to the rounding of the file's times. An input frame shown at another time
+    is held: before a cut, after the last frame, or because the rate is lower than the input's.
+    """
+    rounding = 0 if source.is_constant else source.time_base
+    kinds = []
+    for shot in timeline.shots:
+        for number, place in enumerate(shot.positions, shot.first):
+            off_s = abs(source.time(shot.keys[int(place)]) - number / timeline.rate)
+            kinds.append("between" if place % 1 else "key" if off_s <= rounding else "held")
+    return kinds
 
 
 def _matched(reference: VideoIndex, rate: Fraction) -> Iterator:
