@@ -117,6 +117,9 @@ def runs_compare(
 @runs_app.command("resume")
 def runs_resume(
     folder: Annotated[Path, typer.Argument(help="A run or a sweep.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE, of keys that may change: output=OTHER.mkv.")
+    ] = None,
     config_dir: Annotated[
         Path | None, typer.Option(help="The folder of configs of your own that it came with.")
     ] = None,
@@ -124,7 +127,7 @@ def runs_resume(
     """Continue an interrupted run or sweep; what is done is skipped. Nothing that the folder names is run."""
     from toolkit.resume import resume
 
-    raise typer.Exit(resume(folder, config_dir))
+    raise typer.Exit(resume(folder, config_dir, changes or []))
 
 
 @app.command(rich_help_panel=LOOK)

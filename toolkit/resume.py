@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,22 @@ from toolkit.spelling import spelled
 MOST_BYTES = 2**18  # of a file that Hydra saved: a few KiB
 
 
-def resume(folder: Path, config_dir: Path | None = None) -> int:
+def resume(folder: Path, config_dir: Path | None = None, changes: Sequence[str] = ()) -> int:
     """Continue a run or a sweep from what its folder says; returns the exit code.
 
-    ``config_dir``: the user's own folder of configs, where the run was started with one. Raises UserError naming the
-    file when the folder holds neither a run nor a sweep, when a file is damaged, and when it asks for more than the
-    settings of a command.
+    ``config_dir``: the user's own folder of configs, where the run was started with one. ``changes``: KEY=VALUE words
+    of the user's in the place of those it was started with; the run says which may be changed. Raises UserError naming
+    the file when the folder holds neither a run nor a sweep, when a file is damaged, and when it asks for more than
+    the settings of a command.
     """
+    for word in changes:
+        if not re.match(r"[\w.]+=", word):
+            raise UserError(f"{word}: is no KEY=VALUE")
     multirun = folder / "multirun.yaml"
     if multirun.exists():
         saved = _read_yaml(multirun)
         command, words = _sweep_words(multirun, saved)
-        return _replay(multirun, command, words, _config_dirs(multirun, saved), config_dir)
+        return _replay(multirun, command, words, _config_dirs(multirun, saved), config_dir, changes)
     record = read_record(folder)
     if record is None:
         raise UserError(f"{folder}: neither a run (no run.json) nor a sweep (no multirun.yaml)")
@@ -40,7 +46,7 @@ def resume(folder: Path, config_dir: Path | None = None) -> int:
     dirs = _config_dirs(hydra_yaml, _read_yaml(hydra_yaml)) if hydra_yaml.exists() else []
     command, overrides = record["command"], record["overrides"]
     pins = renamed.pinned(command, overrides, record["config"])
-    return _replay(folder / "run.json", command, [*overrides, *pins], dirs, config_dir)
+    return _replay(folder / "run.json", command, [*overrides, *pins], dirs, config_dir, changes)
 
 
 def launch_replayed(command: str, words: list[str]) -> int:
@@ -60,7 +66,14 @@ def check_words(command: str, words: list[str], source: Path, config_dir: Path |
     check_replayed(command, words, source, known_keys(COMMANDS[command]), groups)
 
 
-def _replay(source: Path, command: str, words: list[str], started_with: list[str], config_dir: Path | None) -> int:
+def _replay(
+    source: Path,
+    command: str,
+    words: list[str],
+    started_with: list[str],
+    config_dir: Path | None,
+    changes: Sequence[str],
+) -> int:
     from toolkit.launch import launch
 
     folder, sweeping = source.parent, source.name == "multirun.yaml"
@@ -72,7 +85,9 @@ def _replay(source: Path, command: str, words: list[str], started_with: list[str
     check_words(command, words, source, config_dir)
     flags = ["-m"] if sweeping else []
     flags += ["--config-dir", str(config_dir)] if config_dir else []
-    return launch(command, [*flags, *words, *_own_words(folder, sweeping, words)])
+    changed = {word.partition("=")[0] for word in changes}
+    kept = [word for word in words if word.partition("=")[0].lstrip("+") not in changed]
+    return launch(command, [*flags, *kept, *changes, *_own_words(folder, sweeping, words)])
 
 
 def _own_words(folder: Path, sweeping: bool, words: list[str]) -> list[str]:

@@ -29,20 +29,27 @@ def number(
     most: float | None = None,
     computes: bool = True,
     extends: str = "",
+    rewrites: str = "",
 ) -> Any:
     """A numeric field with a range. Lists are checked item by item, None passes.
 
     ``computes=False`` marks a key that does not change what is computed (it stays out of the config hash).
-    ``extends`` names the stages (comma separated) that train on when a finished run is repeated with a larger value.
+    ``extends`` names the stages (comma separated) that train on when a finished run is repeated with a larger value,
+    ``rewrites`` those that write their results once more when it is repeated with another one.
     """
     limits = {"above": above, "least": least, "below": below, "most": most}
-    metadata = {"limits": {k: v for k, v in limits.items() if v is not None}, "computes": computes, "extends": extends}
-    return _field(default, metadata)
+    found = {key: value for key, value in limits.items() if value is not None}
+    return _field(default, {"limits": found, "computes": computes, "extends": extends, "rewrites": rewrites})
 
 
-def choice(default: str | None, *options: str, computes: bool = True) -> Any:
-    """A string field that takes one of ``options``, or None where that is the default."""
-    return _field(default, {"options": options, "computes": computes})
+def choice(default: str | None, *options: str, computes: bool = True, rewrites: str = "") -> Any:
+    """A string field that takes one of ``options``, or None where that is the default; ``rewrites`` as of a number."""
+    return _field(default, {"options": options, "computes": computes, "rewrites": rewrites})
+
+
+def written(default: Any, stages: str) -> Any:
+    """A field that concerns writing alone: with another value ``stages`` write what they made once more."""
+    return _field(default, {"rewrites": stages})
 
 
 def cosmetic(default: Any) -> Any:

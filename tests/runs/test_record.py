@@ -189,7 +189,7 @@ def test_remove_empty_stops_at_the_first_folder_with_something_in_it(tmp_path, m
 def test_a_key_added_since_the_run_was_started_may_hold_its_default():
     previous = {"seed": 1}
     config = Job(command="x", seed=1)
-    assert compare_configs(Path("one"), previous | {"command": "x"}, config) == {}
+    assert compare_configs(Path("one"), previous | {"command": "x"}, config) == ({}, {})
     config.precision = "bf16"
     with pytest.raises(UserError, match="precision is absent there, bf16 here"):
         compare_configs(Path("one"), previous | {"command": "x"}, config)

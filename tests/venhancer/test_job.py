@@ -13,9 +13,12 @@ import pytest
 from tests.data.videos import moving, psnr, read, sound_bytes, write
 from tests.toyroom.harness import finish, record, start
 from toolkit.data.video.scan import index_video
+from toolkit.errors import UserError
 from toolkit.launch import launch
+from toolkit.resume import resume
 
 CLIP = moving(9, 90, 62)
+SHORT = ["part_frames=4", "side_by_side_s=0"]
 
 
 @pytest.fixture
@@ -162,6 +165,67 @@ def test_clips_cut_short_and_of_one_frame_are_done_and_said(folder):
     write(folder / "one.mp4", CLIP[:1])
     assert enhance("input=one.mp4", "scale=2", "fps=24", "hydra.run.dir=R1") == 0
     assert index_video(folder / "R1/samples/one.mp4").num_frames == 2
+
+
+# -- what is written once more ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(folder, monkeypatch):
+    """A finished run in RUN, after which nothing can be made any more."""
+    from toolkit.venhancer.clips.backends import ClassicBackend
+
+    assert enhance("input=IN.mp4", "output=OUT.mp4", "scale=2", *SHORT, "hydra.run.dir=RUN") == 0
+    monkeypatch.setattr(ClassicBackend, "frames", lambda *_: pytest.fail("a frame was made again"))
+    return folder
+
+
+def packets(path):
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(container.streams.video[0]) if packet.size]
+
+
+def test_a_finished_run_is_written_elsewhere_and_without_sound_from_the_frames_that_it_made(made):
+    assert resume(made / "RUN", changes=["output=more/OTHER.mkv", "encode.audio=false"]) == 0
+    assert packets("more/OTHER.mkv") == packets("OUT.mp4")
+    assert sound_bytes("OUT.mp4") and not av.open("more/OTHER.mkv").streams.audio
+    assert record("RUN")["clips"]["IN"]["output"] == "more/OTHER.mkv"
+    assert resume(made / "RUN") == 0 and record("RUN")["status"] == "done"
+
+
+def test_a_finished_run_is_encoded_anew_in_its_place(made):
+    before = read(made / "OUT.mp4")
+    assert resume(made / "RUN", changes=["encode.codec=hevc", "encode.crf=1"]) == 0
+    assert av.open("OUT.mp4").streams.video[0].codec_context.name == "hevc"
+    assert psnr(read(made / "OUT.mp4"), before) > 40 and sound_bytes("OUT.mp4") == sound_bytes("IN.mp4")
+
+
+def test_what_may_not_change_and_a_result_that_is_gone_are_refused(made, capfd):
+    assert resume(made / "RUN", changes=["scale=3"]) == 2
+    assert "scale is 2.0 there, 3.0 here" in capfd.readouterr().err
+    (made / "taken.mp4").write_bytes(b"mine")
+    assert resume(made / "RUN", changes=["output=taken.mp4"]) == 2
+    assert "taken.mp4: exists already" in capfd.readouterr().err and (made / "taken.mp4").read_bytes() == b"mine"
+    with pytest.raises(UserError, match="nonsense: is no KEY=VALUE"):
+        resume(made / "RUN", changes=["nonsense"])
+    (made / "OUT.mp4").unlink()
+    assert resume(made / "RUN", changes=["output=OTHER.mp4"]) == 2
+    assert "OUT.mp4, of which it is to be written, is no longer there" in capfd.readouterr().err
+
+
+def test_a_run_that_failed_goes_on_with_other_writing_and_its_finished_parts(folder, monkeypatch):
+    from toolkit.venhancer import job
+    from toolkit.venhancer.clips.backends import ClassicBackend
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "join_parts", fail)
+        assert enhance("input=IN.mp4", "output=OUT.mp4", "scale=2", *SHORT, "hydra.run.dir=RUN") == 1
+    monkeypatch.setattr(ClassicBackend, "frames", lambda *_: pytest.fail("a frame was made again"))
+    assert resume(folder / "RUN", changes=["output=OTHER.mov", "encode.crf=12"]) == 0
+    assert len(read(folder / "OTHER.mov")) == 9 and not (folder / "OUT.mp4").exists()
 
 
 # -- what a kill, a signal and a full disk leave ---------------------------------------------------------------------

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class Run:
         Raises UserError when it holds a run of another config.
         """
         there = read_record(self.dir)
-        if there is None or compare_configs(self.dir, there["config"], self.config) or there["status"] != "done":
+        if there is None or any(compare_configs(self.dir, there["config"], self.config)) or there["status"] != "done":
             return None
         return there if all(_done(there["stages"], name) for name in self.config.stages()) else None
 
@@ -124,9 +124,11 @@ class Run:
         }
 
     def _continue(self, previous: dict[str, Any]) -> dict[str, Any]:
-        grown = compare_configs(self.dir, previous["config"], self.config)
+        grown, rewritten = compare_configs(self.dir, previous["config"], self.config)
         for key, stages in grown.items():
             self._reopen(previous, key, stages)
+        for name in {name for stages in rewritten.values() for name in stages} & set(previous["stages"]):
+            previous["stages"][name]["status"] = "running"
         previous["config"] = dataclasses.asdict(self.config)
         previous["config_hash"] = config_hash(self.config)
         commit = git_commit()
@@ -305,22 +307,31 @@ def config_hash(config: Job) -> str:
     return hashlib.sha256(json.dumps(computing_config(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def compare_configs(folder: Path, previous: dict[str, Any], config: Job) -> dict[str, list[str]]:
-    """``{key: stages}`` for keys that grew (more steps). Raises UserError when anything else that computes differs."""
+def compare_configs(
+    folder: Path, previous: dict[str, Any], config: Job
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """``{key: stages}`` for keys that grew (more steps), and for those that only say how results are written.
+
+    Raises UserError when anything else that computes differs.
+    """
     grown: dict[str, list[str]] = {}
-    for key, extends, before, value in differing_keys(previous, config):
+    rewritten: dict[str, list[str]] = {}
+    for key, metadata, before, value in differing_keys(previous, config):
+        extends, rewrites = metadata.get("extends"), metadata.get("rewrites")
         if extends and type(before) in (int, float) and value > before:
             grown[key] = extends.split(",")
+        elif rewrites:
+            rewritten[key] = rewrites.split(",")
         else:
             raise UserError(
                 f"{folder}: holds a run of another config: {key} is {before} there, {value} here; "
                 "give the values it was started with, or another hydra.run.dir"
             )
-    return grown
+    return grown, rewritten
 
 
-def differing_keys(previous: dict[str, Any], config: Job) -> Iterator[tuple[str, str, Any, Any]]:
-    """``(key, stages that a larger value extends, value before, value now)`` of every key that computes and differs.
+def differing_keys(previous: dict[str, Any], config: Job) -> Iterator[tuple[str, Mapping[str, Any], Any, Any]]:
+    """``(key, its field's metadata, value before, value now)`` of every key that computes and differs.
 
     A key that the nested config ``previous`` does not have is "absent" there, and left out where it has its default.
     """
@@ -331,7 +342,7 @@ def differing_keys(previous: dict[str, Any], config: Job) -> Iterator[tuple[str,
             before = before.get(part, absent) if isinstance(before, dict) else absent
         added_since = before is absent and value == _default(item)
         if before != value and not added_since and item.metadata.get("computes", True):
-            yield key, item.metadata.get("extends", ""), "absent" if before is absent else before, value
+            yield key, item.metadata, "absent" if before is absent else before, value
 
 
 def _keeps(line: str, stage: str, step: int) -> bool:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from toolkit.errors import UserError
-from toolkit.schema import Job, choice, cosmetic, number
+from toolkit.schema import Job, choice, cosmetic, number, written
 
 STAGES = {
     "enhance": ["enhance", "measure"],
@@ -20,6 +20,7 @@ MOST_FRAME_FACTOR = 8  # the factors that the paper trains, in time and in space
 MOST_SCALE = 8.0
 MOST_NOISE_LEVEL = 300  # of 1000 steps (section 3.3)
 LEAST_SIDE_PX = 16
+PICTURES = "enhance,measure"  # the stages that another encoding of the pictures concerns
 
 
 @dataclass
@@ -65,13 +66,15 @@ class Encode:
     codec: h264, or hevc. crf: constant rate factor, 0 (lossless up to the colour conversion) to 51; the release uses
     17. speed: of the encoder; slower ones write smaller files. pix_fmt: ``auto`` is yuv420p, which every player shows,
     at the even size next to an odd one; yuv444p keeps odd sizes. audio: whether sound is copied.
+
+    A run that failed or is done can be resumed with other values: it writes its frames once more, and makes none.
     """
 
-    codec: str = choice("h264", "h264", "hevc")
-    crf: int = number(17, least=0, most=51)
-    speed: str = choice("medium", "ultrafast", "veryfast", "fast", "medium", "slow", "veryslow")
-    pix_fmt: str = choice("auto", "auto", "yuv420p", "yuv444p")
-    audio: bool = True
+    codec: str = choice("h264", "h264", "hevc", rewrites=PICTURES)
+    crf: int = number(17, least=0, most=51, rewrites=PICTURES)
+    speed: str = choice("medium", "ultrafast", "veryfast", "fast", "medium", "slow", "veryslow", rewrites=PICTURES)
+    pix_fmt: str = choice("auto", "auto", "yuv420p", "yuv444p", rewrites=PICTURES)
+    audio: bool = written(True, "enhance")
 
 
 @dataclass
@@ -270,7 +273,7 @@ class EnhanceVideo(Job):
     command: str = "enhance-video"
     stage: str = choice("enhance", *STAGES, computes=False)
     input: str | None = None
-    output: str | None = None
+    output: str | None = written(None, "enhance")
     overwrite: bool = cosmetic(False)
     reference: str | None = None
     start_s: float = number(0.0, least=0)

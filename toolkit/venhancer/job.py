@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.sound import Sound
-from toolkit.data.video.write import is_claimed, join_parts
+from toolkit.data.video.write import identity, is_claimed, join_parts
 from toolkit.errors import UserError
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of
@@ -19,8 +20,9 @@ from toolkit.runs.record import Run
 from toolkit.show.table import Table
 from toolkit.show.terminal import show, show_end
 from toolkit.venhancer.clips.backends import KeyFrames
+from toolkit.venhancer.clips.former import former_of, is_done
 from toolkit.venhancer.clips.inputs import Task, available_bytes, check_free, find_tasks, make_folder, rate_text
-from toolkit.venhancer.clips.parts import write_parts
+from toolkit.venhancer.clips.parts import Written, write_parts
 from toolkit.venhancer.clips.prepare import Network, Work, claim_of, make_backend, prepare
 from toolkit.venhancer.clips.side_by_side import frames_of, held_frames, write_sheet, write_side_by_side
 from toolkit.venhancer.config import EnhanceVideo
@@ -59,13 +61,10 @@ def _open_tasks(config: EnhanceVideo, run: Run) -> list[Task]:
     """The clips; those that are not finished must have a free name to go to. Raises UserError."""
     tasks = find_tasks(config, run.dir / "samples")
     for task in tasks:
-        if not _is_done(run, task) and not is_claimed(task.output, claim_of(_folder(run, task))):
+        mine = is_claimed(task.output, claim_of(_folder(run, task), config)) or former_of(run, task) == task.output
+        if not is_done(run, task, config) and not mine:
             check_free(task, config)
     return tasks
-
-
-def _is_done(run: Run, task: Task) -> bool:
-    return run.record.get("clips", {}).get(task.name, {}).get("status") == "done"
 
 
 def _prepare(config: EnhanceVideo, run: Run, task: Task) -> Work:
@@ -83,7 +82,7 @@ def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
     """All clips are read and checked before work on the first one begins."""
     config = _trained(config, run)
     network = Network(config, device) if config.backend == "generative" else None
-    todo = [task for task in tasks if not _is_done(run, task)]
+    todo = [task for task in tasks if not is_done(run, task, config)]
     is_new = not (run.dir / "work").exists()
     try:
         works = [_prepare(config, run, task) for task in todo]
@@ -122,18 +121,17 @@ def _enhance_clip(config: EnhanceVideo, run: Run, work: Work, device: Any, netwo
     entry = run.record.setdefault("clips", {}).setdefault(work.task.name, {"wall_time_s": 0.0})
     timeline, task = work.timeline, work.task
     if not is_claimed(task.output, work.claim):
+        former = former_of(run, task)
         with progress.bar(task.name, 0, timeline.num_frames, "frame") as bar:
-            backend = make_backend(config.backend, work, config, device, network, bar)
-            parts = write_parts(backend, timeline, work.encoding, config.part_frames, work.folder / "parts", bar)
-        join_parts(
-            parts,
-            task.output,
-            work.encoding,
-            _sound(config, work),
-            overwrite=config.overwrite,
-            token=_token(run),
-            claim=work.claim,
-        )
+            join_parts(
+                _parts(config, run, work, device, network, former, bar),
+                task.output,
+                work.encoding,
+                _sound(config, work),
+                overwrite=config.overwrite or former == task.output,
+                token=_token(run),
+                claim=work.claim,
+            )
     for folder in ("parts", "network"):
         shutil.rmtree(work.folder / folder, ignore_errors=True)
     seconds = min(config.side_by_side_s, float(timeline.num_frames / timeline.rate))
@@ -142,12 +140,37 @@ def _enhance_clip(config: EnhanceVideo, run: Run, work: Work, device: Any, netwo
     entry.update(
         status="done",
         output=str(task.output),
+        identity=identity(task.output),
+        written=asdict(config.encode),
+        encoding=repr(work.encoding),
         frames=timeline.num_frames,
         rate=str(timeline.rate),
         size=list(work.size),
         wall_time_s=round(entry["wall_time_s"] + time.perf_counter() - started, 3),
     )
     run.save()
+
+
+def _parts(
+    config: EnhanceVideo,
+    run: Run,
+    work: Work,
+    device: Any,
+    network: Network | None,
+    former: Path | None,
+    bar: progress.Bar,
+) -> list[Path]:
+    """The finished frames as files to join: made, or those of ``former``, the clip as it was written before."""
+    folder = work.folder / "parts"
+    if former is None:
+        backend = make_backend(config.backend, work, config, device, network, bar)
+        return write_parts(backend, work.timeline, work.encoding, config.part_frames, folder, bar)
+    if run.record["clips"][work.task.name]["encoding"] == repr(work.encoding):
+        return [former]
+    for path in run.dir.glob(f"baselines/{glob.escape(work.task.name)}_*.mp4"):  # they are encoded as ours
+        path.unlink()
+    again = Written(former, work.encoding)
+    return write_parts(again, work.timeline, work.encoding, config.part_frames, folder, bar)
 
 
 def _sound(config: EnhanceVideo, work: Work) -> Sound | None:

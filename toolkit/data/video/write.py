@@ -142,7 +142,7 @@ def join_parts(
         if target.exists() and not overwrite:
             raise JobError(f"{target}: was made by someone else meanwhile; give another output or overwrite=true")
         if claim:
-            write_json(claim, _identity(temporary))
+            write_json(claim, identity(temporary))
         _into_place(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -150,11 +150,11 @@ def join_parts(
 
 def is_claimed(target: Path, claim: Path) -> bool:
     """Whether ``target`` is the file that a job put there and noted in ``claim``."""
-    return target.exists() and claim.exists() and json.loads(claim.read_text(encoding="utf-8")) == _identity(target)
+    return target.exists() and claim.exists() and json.loads(claim.read_text(encoding="utf-8")) == identity(target)
 
 
-def _identity(path: Path) -> list[int]:
-    """What renaming does not change."""
+def identity(path: Path) -> list[int]:
+    """Of a file, what renaming does not change."""
     state = path.stat()
     return [state.st_ino, state.st_size, state.st_mtime_ns]
 

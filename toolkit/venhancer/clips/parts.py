@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.video.reader import VideoIndex
+from toolkit.data.video.reader import VideoIndex, VideoReader
+from toolkit.data.video.scan import index_video
 from toolkit.data.video.write import Encoding, write_part
-from toolkit.errors import JobError
+from toolkit.errors import JobError, UserError
 from toolkit.runs import progress
 from toolkit.runs.files import write_json
 from toolkit.venhancer.clips.backends import Backend
@@ -44,7 +46,10 @@ def write_parts(
 ) -> list[Path]:
     """Make every part that is not there yet and return all of them; ``bar`` counts output frames."""
     parts = plan_parts(timeline, part_frames)
-    paths = [folder / f"part_{part.number:06d}.mp4" for part in parts]
+    name = hashlib.sha256(repr(encoding).encode()).hexdigest()[:8]
+    paths = [folder / f"part_{part.number:06d}_{name}.mp4" for part in parts]
+    for part, path in zip(parts, paths, strict=True):
+        _encode_again(folder, part, path, encoding)
     for shot, group in itertools.groupby(zip(parts, paths, strict=True), key=lambda item: item[0].shot):
         missing = [(part, path) for part, path in group if not path.exists()]
         if not missing:
@@ -54,6 +59,37 @@ def write_parts(
             write_part(path, _taken(frames, part, bar), encoding)
             backend.stored(shot, part.stop)
     return paths
+
+
+def _encode_again(folder: Path, part: Part, path: Path, encoding: Encoding) -> None:
+    """Bring a part that is there in another encoding into the one that is asked for now."""
+    others = [] if path.exists() else sorted(folder.glob(f"part_{part.number:06d}*.mp4"))
+    if others:
+        made = Written(others[0], encoding)
+        write_part(path, made.reader.frames(), encoding)
+        for other in others:
+            other.unlink()
+
+
+class Written:
+    """A backend of frames that were made and written before, to be encoded otherwise.
+
+    Raises UserError where they have another size.
+    """
+
+    def __init__(self, path: Path, encoding: Encoding):
+        index = index_video(path, key="output")
+        if (index.width, index.height) != (encoding.width, encoding.height):
+            made, asked = f"{index.width}x{index.height}", f"{encoding.width}x{encoding.height}"
+            raise UserError(f"encode.pix_fmt: the frames were made as {made}, {asked} needs a new run (hydra.run.dir)")
+        self.reader = VideoReader(index)
+
+    def frames(self, shot: Shot, start: int) -> Iterator[np.ndarray]:
+        """As in ``Backend``."""
+        return self.reader.frames(shot.first + start)
+
+    def stored(self, shot: Shot, stop: int) -> None:
+        """Nothing is kept."""
 
 
 def _taken(frames: Iterator[np.ndarray], part: Part, bar: progress.Bar | None) -> Iterator[np.ndarray]:

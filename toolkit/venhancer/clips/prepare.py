@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,7 +29,10 @@ WINDOW_FRAMES = (24, 16, 9, 5, 3)
 
 @dataclass(frozen=True)
 class Work:
-    """One clip, ready to be worked on. ``reference``: the clip as it should look, where that is known."""
+    """One clip, ready to be worked on. ``reference``: the clip as it should look, where that is known.
+
+    ``claim`` says that the output is this run's (``is_claimed``).
+    """
 
     task: Task
     folder: Path
@@ -37,16 +41,12 @@ class Work:
     encoding: Encoding
     reference: VideoIndex | None
     notes: tuple[str, ...]
+    claim: Path
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the result."""
         return self.encoding.width, self.encoding.height
-
-    @property
-    def claim(self) -> Path:
-        """Says that the output is this run's (``is_claimed``)."""
-        return claim_of(self.folder)
 
     def summary(self) -> str:
         """What becomes of the clip, in one line."""
@@ -57,9 +57,9 @@ class Work:
         return f"{self.task.name}: {before} -> {after}{cut}"
 
 
-def claim_of(folder: Path) -> Path:
-    """Of the work in ``folder``."""
-    return folder / "joined.json"
+def claim_of(folder: Path, config: EnhanceVideo) -> Path:
+    """Of the work in ``folder``, written as ``config`` says."""
+    return folder / f"joined_{hashlib.sha256(repr(config.encode).encode()).hexdigest()[:8]}.json"
 
 
 def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
@@ -95,6 +95,7 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
         _encoding(config, index, width, height, rate, pix_fmt),
         reference,
         tuple([*notes, f"{task.name}: {note}"] if note else notes),
+        claim_of(folder, config),
     )
 
 
