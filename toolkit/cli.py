@@ -293,17 +293,26 @@ def data_record(
 
 @data_app.command("convert")
 def data_convert(
-    layout: Annotated[str, typer.Argument(help="bair, robonet or oxe: how the data set is published.")],
-    source: Annotated[Path, typer.Argument(help="Its folder.")],
+    layout: Annotated[str, typer.Argument(help="lerobot, robomimic, minari, d4rl, dreamer, oxe, bair or robonet.")],
+    source: Annotated[Path, typer.Argument(help="Its folder, or file.")],
     destination: Annotated[Path, typer.Argument(help="Folder for the npz episodes.")],
     image_key: Annotated[str | None, typer.Option(help="The camera, where there are several.")] = None,
     size_px: Annotated[int | None, typer.Option(help="Crop to a square and resize.")] = None,
     most: Annotated[int | None, typer.Option(help="Stop after so many episodes.")] = None,
+    convention: Annotated[
+        str | None,
+        typer.Option(help="Row t is the move from frame t (departure) or to it (arrival), if unlike the layout."),
+    ] = None,
+    num_actions: Annotated[
+        int | None, typer.Option(min=0, help="Actions are choices between so many; 0: they are numbers.")
+    ] = None,
 ) -> None:
-    """Turn robot data sets as published into npz episodes."""
-    from toolkit.data.episodes.convert import Options, convert
+    """Turn episodes as people have them into npz episodes."""
+    from toolkit.data.episodes.convert import convert
+    from toolkit.data.episodes.layouts.base import Options
 
-    there, problems = convert(layout, source, destination, Options(image_key, size_px, most))
+    options = Options(image_key, size_px, most, convention, num_actions)
+    there, problems = convert(layout, source, destination, options)
     typer.echo(f"{there} episodes in {destination}")
     _report_left_out(problems)
 

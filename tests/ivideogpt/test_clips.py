@@ -1,13 +1,17 @@
 """Which frames a step sees, goal-conditioned order, action statistics."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from tests.ivideogpt import tiny
+from toolkit.data.config import EpisodeData
 from toolkit.data.episodes.clips import Clip
 from toolkit.data.episodes.episode import Episode, memory_set
-from toolkit.ivideogpt.clips import action_statistics, arrange, tokenizer_frames, window_frames
+from toolkit.errors import UserError
+from toolkit.ivideogpt.clips import action_statistics, arrange, load_clips, tokenizer_frames, window_frames
 
 
 def clip(num_frames=5):
@@ -70,3 +74,14 @@ def test_action_statistics_are_those_of_all_rows_and_a_constant_column_is_left_a
     assert (
         found["std"][1] == 1 and (found["low"][:2] == every.min(0)).all() and (found["high"][2:] == every.max(0)).all()
     )
+
+
+def test_frames_that_are_not_square_are_refused_unless_they_are_cropped(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        rows = {"action": rng.normal(size=(6, 2)), "reward": rng.normal(size=6)}
+        np.savez(tmp_path / f"{number}.npz", image=rng.integers(0, 256, (6, 16, 24, 3), dtype=np.uint8), **rows)
+    data = EpisodeData(name="episodes_folder", path=str(tmp_path))
+    with pytest.raises(UserError, match=r"data\.size_px: frames of .* are 16x24, .* data\.size_px=16, which crops"):
+        load_clips(tiny.config(data=data))
+    assert load_clips(tiny.config(data=dataclasses.replace(data, size_px=16))).resolution == 16

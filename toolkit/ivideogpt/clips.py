@@ -13,6 +13,7 @@ from toolkit import data
 from toolkit.data.episodes.clips import Clip, ClipSource
 from toolkit.data.episodes.episode import EpisodeSet, EpisodeSpec
 from toolkit.data.episodes.sets import EpisodeDataset
+from toolkit.errors import UserError
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.runs.seeds import generator
 
@@ -45,6 +46,12 @@ def load_clips(config: TrainIVideoGPT) -> Clips:
     keys, needs = config.data, (config.action_conditioned, config.reward_head)
     spec = EpisodeSpec(keys.size_px, span, keys.image_key, *needs, keys.convention)
     dataset = data.load_episodes(config.data, config.seed, spec)
+    height, width = dataset.train.size_px
+    if height != width:
+        raise UserError(
+            f"data.size_px: frames of {config.data.path} are {height}x{width}, a model's are square; set it, as in "
+            f"data.size_px={min(height, width)}, which crops to the central square"
+        )
     train, valid, test = (
         ClipSource(split, num_frames, config.data.frame_step, config.data.augment and split is dataset.train)
         for split in (dataset.train, dataset.valid, dataset.test)

@@ -66,9 +66,15 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
                 barrier()
     if rank() == 0:
         found = {"video": run.dir / "samples" / "rollout.mp4", "weights": run.dir / "model"}
-        drives = [f"drive it: toolkit play {run.dir}"] if (run.dir / "model" / "transformer").exists() else []
-        show_end(run, found, last=drives)
+        show_end(run, found, last=_how_to_drive(run, config, dataset.env))
     return _objective(run.record["metrics"])
+
+
+def _how_to_drive(run: Run, config: TrainIVideoGPT, env: str | None) -> list[str]:
+    """The command that plays the run's model, with frames to start from where no simulator is here."""
+    if not config.action_conditioned or not (run.dir / "model" / "transformer").exists():
+        return []
+    return [f"drive it: toolkit play {run.dir}" + ("" if env else f" --episodes {config.data.path}")]
 
 
 def _check_sources(config: TrainIVideoGPT) -> None:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolkit.data.episodes.convert import Options, convert, robonet_actions
+from toolkit.data.episodes.convert import convert
 from toolkit.data.episodes.episode import EpisodeSpec, read_episode
+from toolkit.data.episodes.layouts.base import Options
+from toolkit.data.episodes.layouts.robonet import robonet_actions
 from toolkit.data.episodes.tfrecord import read_examples
 from toolkit.errors import UserError
 

@@ -28,11 +28,15 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, Key
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode: ``image`` uint8 (T, H, W, 3), ``action`` float32 (T, A) and ``reward`` float32 [T], or None."""
+    """One episode: ``image`` uint8 (T, H, W, 3), ``action`` float32 (T, A) and ``reward`` float32 [T], or None.
+
+    terminal: bool [T], whether the move of row t ended the task; kept with converted data, nothing here learns it.
+    """
 
     image: NDArray[np.uint8]
     action: NDArray[np.float32] | None = None
     reward: NDArray[np.float32] | None = None
+    terminal: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -96,9 +100,8 @@ def memory_set(episodes: list[Episode], sources: list[str]) -> EpisodeSet:
 def write_episode(path: str | Path, episode: Episode) -> Path:
     """Write ``episode`` as compressed npz, whole or not at all."""
     arrays: dict[str, Any] = {"image": episode.image}
-    arrays |= {
-        name: value for name, value in (("action", episode.action), ("reward", episode.reward)) if value is not None
-    }
+    optional = {name: getattr(episode, name) for name in ("action", "reward", "terminal")}
+    arrays |= {name: value for name, value in optional.items() if value is not None}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return write_atomic(path, buffer.getvalue())
@@ -107,15 +110,19 @@ def write_episode(path: str | Path, episode: Episode) -> Path:
 def read_episode(path: str | Path, spec: EpisodeSpec) -> Episode:
     """Read and check one file. Raises UserError: one line with the file, what is wrong and what would be right."""
     arrays = _arrays(Path(path), spec.image_key)
-    image = _frames(path, spec.image_key, arrays[spec.image_key])
+    image = as_frames(path, spec.image_key, arrays[spec.image_key])
     if len(image) < spec.least_frames:
         raise UserError(
             f"{path}: {len(image)} frames, a clip needs {spec.least_frames}; leave it out or shorten the clips"
         )
     if spec.size_px is not None:
         image = resize(image, spec.size_px)
-    action = _rows(path, "action", arrays.get("action"), len(image), spec.needs_action, spec.convention)
-    reward = _rows(path, "reward", arrays.get("reward"), len(image), spec.needs_reward, spec.convention)
+    rows = {}
+    for name, needed in (("action", spec.needs_action), ("reward", spec.needs_reward)):
+        if needed and name not in arrays:
+            raise UserError(f"{path}: no array '{name}' in it, which this config needs")
+        rows[name] = move_rows(path, name, arrays.get(name), len(image), spec.convention)
+    action, reward = rows["action"], rows["reward"]
     if action is not None and action.ndim != 2:
         raise UserError(f"{path}: action has shape {list(action.shape)}, expected [T, A]")
     if reward is not None and reward.size != len(image):
@@ -145,8 +152,8 @@ def _arrays(path: Path, image_key: str) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path}: a single array, not an npz file with '{image_key}'") from None
 
 
-def _frames(path: str | Path, key: str, image: NDArray[Any]) -> NDArray[np.uint8]:
-    """uint8 frames from integers in 0..255 (the BAIR sample is int64) or floats in 0..1."""
+def as_frames(path: str | Path, key: str, image: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 frames from integers in 0..255 (the BAIR sample is int64) or floats in 0..1. Raises UserError."""
     if image.ndim != 4 or image.shape[-1] != 3 or image.size == 0:
         raise UserError(f"{path}: {key} has shape {list(image.shape)}, expected frames [T, H, W, 3]")
     if image.dtype == np.uint8:
@@ -162,12 +169,20 @@ def _frames(path: str | Path, key: str, image: NDArray[Any]) -> NDArray[np.uint8
     return (image * 255 + 0.5).astype(np.uint8) if most == 1.0 else image.astype(np.uint8)
 
 
-def _rows(
-    path: str | Path, key: str, value: NDArray[Any] | None, num_frames: int, needed: bool, convention: str | None
+def move_rows(
+    path: str | Path,
+    key: str,
+    value: NDArray[Any] | None,
+    num_frames: int,
+    convention: str | None = None,
+    begins: bool = True,
 ) -> NDArray[np.float32] | None:
+    """Rows of moves, float32 (num_frames, ...), row t that of the move from frame t, the last zeros where it has none.
+
+    begins: the first frame is an episode's first, to which nothing led. Raises UserError on other numbers of rows, on
+    values that are not finite or that float32 cannot hold, and on rows that are not of the ``convention``.
+    """
     if value is None:
-        if needed:
-            raise UserError(f"{path}: no array '{key}' in it, which this config needs")
         return None
     if not np.issubdtype(value.dtype, np.number) or not np.isfinite(value).all():
         where = _first_bad(value) if np.issubdtype(value.dtype, np.number) else f"is {value.dtype}"
@@ -175,7 +190,7 @@ def _rows(
     if value.ndim == 0 or len(value) not in (num_frames - 1, num_frames):
         raise UserError(f"{path}: {key} has shape {list(value.shape)}, expected {num_frames} rows, one per frame")
     if convention == "arrival":
-        value = _departures(path, key, value, num_frames)
+        value = _departures(path, key, value, num_frames, begins)
     if len(value) == num_frames - 1:
         value = np.concatenate([value, np.zeros_like(value[:1])]) if len(value) else np.zeros((1, *value.shape[1:]))
     beyond = np.abs(value.astype(np.float64)) > np.finfo(np.float32).max
@@ -185,13 +200,13 @@ def _rows(
     return np.ascontiguousarray(value, np.float32)
 
 
-def _departures(path: str | Path, key: str, value: NDArray[Any], num_frames: int) -> NDArray[Any]:
+def _departures(path: str | Path, key: str, value: NDArray[Any], num_frames: int, begins: bool) -> NDArray[Any]:
     """Rows [T, ...] that led to their frames as rows [T - 1, ...] that leave them; nothing led to the first frame."""
     if len(value) != num_frames:
         raise UserError(
             f"{path}: {key} has {len(value)} rows for {num_frames} frames, data.convention=arrival needs one each"
         )
-    if value[0].any():
+    if begins and value[0].any():
         raise UserError(f"{path}: the first {key} is not zero, so it led somewhere; data.convention=departure reads it")
     return value[1:]
 

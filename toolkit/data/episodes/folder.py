@@ -95,7 +95,7 @@ def _look_wholly(path: Path, spec: EpisodeSpec, room: int) -> Found:
 
 def _look_at_headers(path: Path, spec: EpisodeSpec, room: int) -> Found:
     """Shapes alone; what else may be wrong is said when a clip reads the file."""
-    shapes = _shapes(path)
+    shapes = array_shapes(path)
     image, action = shapes.get(spec.image_key), shapes.get("action")
     if image is None or len(image) != 4 or image[-1] != 3:
         raise UserError(f"{path}: no frames [T, H, W, 3] under '{spec.image_key}'; name them with data.image_key")
@@ -111,7 +111,7 @@ def _look_at_headers(path: Path, spec: EpisodeSpec, room: int) -> Found:
     return Found(path, None, image[0], size, action[1] if action else None, "reward" in shapes)
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Array name -> shape, from the headers of the arrays in an npz."""
     shapes = {}
     try:

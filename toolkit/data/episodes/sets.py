@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from toolkit.data import fetching
 from toolkit.data.config import EpisodeData
+from toolkit.data.episodes.convert import hint
 from toolkit.data.episodes.environments import ImageEnv, find, is_known
 from toolkit.data.episodes.episode import Episode, EpisodeSet, EpisodeSpec, memory_set
 from toolkit.data.episodes.folder import read_folder
@@ -202,9 +203,7 @@ def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:
     if places and "train" not in places:
         raise UserError(f"data.path={config.path}: has a held-out folder but no train/")
     if not train:
-        raise UserError(
-            f"data.path={config.path}: no .npz files in it; see toolkit data record and toolkit data convert"
-        )
+        raise UserError(f"data.path={config.path}: no .npz files in it; {hint(root)}")
     chosen: dict[str, list[Path]] = {}
     for name in HELD_OUT:
         place = places.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from toolkit.errors import UserError
 
+log = logging.getLogger(__name__)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types of protocol buffers
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # fields of a Feature
 
@@ -29,6 +31,14 @@ def read_examples(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield _example(memoryview(record))
             except (IndexError, struct.error, UnicodeDecodeError, KeyError) as error:
                 raise UserError(f"{path}: a record is no tf.train.Example ({error})") from None
+
+
+def readable_examples(path: Path) -> Iterator[dict[str, Any]]:
+    """The examples of a file up to the first damaged one, which is logged."""
+    try:
+        yield from read_examples(path)
+    except UserError as error:
+        log.warning("%s; what came before it is kept", error)
 
 
 def _example(message: memoryview) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""hdf5 files, opened late and read within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.data.episodes.layouts.base import MOST_BYTES, choose_camera, is_pictures
+from toolkit.errors import UserError
+from toolkit.installation import install_hint
+
+
+@contextmanager
+def opened(path: Path, what: str) -> Iterator[Any]:
+    """The file, open for reading. Raises UserError where it is no ``what``, or h5py is missing."""
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f"{what}: needs h5py; {install_hint('formats')}") from None
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except UserError:
+        raise
+    except (OSError, KeyError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # what h5py raises
+        raise UserError(f"{path}: not a {what} file, or damaged ({' '.join(str(error).split())})") from None
+
+
+def take(where: str | Path, group: Any, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+    """Rows of an array of ``group``. Raises UserError where it is missing, no array, or too large to hold."""
+    if key not in group:
+        raise UserError(f"{where}: no '{key}' in it (found {', '.join(sorted(group)) or 'nothing'})")
+    array = group[key]
+    if getattr(array, "shape", None) is None or not array.shape:
+        raise UserError(f"{where}: '{key}' is no array")
+    rows = min(array.shape[0], array.shape[0] if stop is None else stop) - start
+    size = rows * int(np.prod(array.shape[1:], dtype=np.int64)) * array.dtype.itemsize
+    if size > MOST_BYTES:
+        raise UserError(
+            f"{where}: '{key}' has {size / 2**30:.0f} GiB in one episode, at most {MOST_BYTES >> 30} are read"
+        )
+    return np.asarray(array[start:stop])
+
+
+def camera(where: str | Path, group: Any, wanted: str | None) -> str:
+    """The path below ``group`` of its only array of pictures, or of the one that is wanted."""
+    found: list[str] = []
+
+    def look(name: str, item: Any) -> None:
+        if getattr(item, "shape", None) is not None and is_pictures(item.shape, item.dtype):
+            found.append(name)
+
+    group.visititems(look)
+    return choose_camera(where, found, wanted)
