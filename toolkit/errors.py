@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from typing import Any
 
 
@@ -25,6 +27,11 @@ class Interrupted(BaseException):
         return f"interrupted (exit code {self.exit_code})"
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Also where a library turns the OSError into one of its own, as safetensors does."""
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
 def did_you_mean(word: str, options: Any) -> str:
     """``"did you mean 'x'? "`` or the empty string."""
     near = difflib.get_close_matches(word, list(options), n=1)
@@ -36,9 +43,9 @@ def few(words: list[str], most: int = 20) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
-def refuse_files(problems: list[str], total: int) -> None:
+def refuse_files(problems: list[str], total: int, key: str = "data.skip_bad") -> None:
     """Raise one UserError for all ``problems`` with files of a folder of ``total``; nothing where there are none."""
-    hint = "(data.skip_bad=true leaves such files out)"
+    hint = f"({key}=true leaves such files out)"
     if len(problems) == 1:
         raise UserError(f"{problems[0]} {hint}")
     if problems:

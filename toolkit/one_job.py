@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import logging
-import os
 import shlex
 import sys
 import traceback
@@ -18,7 +16,7 @@ from typing import Any
 
 from toolkit.commands import COMMANDS, Command
 from toolkit.configs import typed_config
-from toolkit.errors import Interrupted, JobError, UserError
+from toolkit.errors import Interrupted, JobError, UserError, is_full_disk
 from toolkit.runs.files import remove_empty, write_atomic
 
 log = logging.getLogger("toolkit")
@@ -83,7 +81,7 @@ def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple
     except JobError as error:
         return complain(error, 1), str(error), None
     except (Exception, SystemExit) as error:
-        if _is_full_disk(error):
+        if is_full_disk(error):
             return complain(JobError(f"{folder}: {error}"), 1), str(error), None
         traceback.print_exc()  # a bug
         return 1, f"{type(error).__name__}: {error}", None
@@ -146,7 +144,7 @@ def _close(run: Any, error: BaseException) -> bool:
     elif isinstance(error, UserError) and run.take_back():
         return False
     else:
-        expected = isinstance(error, (UserError, JobError)) or _is_full_disk(error)
+        expected = isinstance(error, (UserError, JobError)) or is_full_disk(error)
         _close_failed(run, str(error) if expected else f"{type(error).__name__}: {error}")
         if not expected and run.dir.exists():
             with open(run.dir / "run.log", "a", encoding="utf-8") as file:
@@ -170,14 +168,9 @@ def _write_report(folder: Path) -> None:
     try:
         write_report([folder])
     except OSError as error:
-        if not _is_full_disk(error) and not Path(error.filename or "").is_relative_to(folder):
+        if not is_full_disk(error) and not Path(error.filename or "").is_relative_to(folder):
             raise
         print(f"toolkit: the report could not be written ({error})", file=sys.stderr)
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    """Also where a library turns the OSError into one of its own, as safetensors does."""
-    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 # -- around it -------------------------------------------------------------------------------------------------------

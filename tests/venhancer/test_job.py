@@ -100,6 +100,47 @@ def test_a_folder_is_enhanced_clip_by_clip(folder):
     assert enhance("input=clips", "output=more", "hydra.run.dir=RUN2") == 2
 
 
+def test_bad_clips_of_a_folder_are_all_named_and_do_not_stop_the_others(folder, capfd):
+    clips = folder / "clips"
+    clips.mkdir()
+    write(clips / "a.mp4", CLIP[:3])
+    (clips / "b.m2v").write_text("no video")
+    (clips / "c.mp4").write_bytes((folder / "IN.mp4").read_bytes()[:2000])
+    words = ["input=clips", "output=made", "scale=1", "side_by_side_s=0"]
+    assert enhance(*words, "hydra.run.dir=R1") == 2
+    said = capfd.readouterr().err.strip()
+    assert "2 of 3 files cannot be used (skip_bad=true leaves such files out)" in said
+    assert "clips/b.m2v: not a video" in said and "clips/c.mp4: not a video" in said
+    assert not (folder / "made").exists() and not (folder / "R1").exists()
+    assert enhance(*words, "skip_bad=true", "hydra.run.dir=R2") == 1
+    said = capfd.readouterr().err
+    assert "1 of 3 clips are made; not made, and tried again when the run is resumed: " in said
+    assert [path.name for path in (folder / "made").iterdir()] == ["a.mp4"] and record("R2")["status"] == "failed"
+    made = (folder / "made/a.mp4").stat().st_mtime_ns
+    write(clips / "c.mp4", CLIP[:4])
+    (clips / "b.m2v").unlink()
+    assert resume(folder / "R2") == 0
+    assert len(read(folder / "made/c.mp4")) == 4 and (folder / "made/a.mp4").stat().st_mtime_ns == made
+
+
+def test_a_clip_that_breaks_while_it_is_made_does_not_stop_a_folder(folder, monkeypatch):
+    from toolkit.venhancer.clips.backends import ClassicBackend
+
+    def breaks(self, shot, start):
+        if "a.mp4" in self.reader.index.path:
+            raise av.error.InvalidDataError(1, "bad", "a.mp4")
+        return whole(self, shot, start)
+
+    whole = ClassicBackend.frames
+    monkeypatch.setattr(ClassicBackend, "frames", breaks)
+    (folder / "clips").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write(folder / "clips" / name, CLIP[:2])
+    words = ["input=clips", "output=made", "scale=1", "side_by_side_s=0", "skip_bad=true"]
+    assert enhance(*words, "hydra.run.dir=RUN") == 1
+    assert [path.name for path in (folder / "made").iterdir()] == ["b.mp4"]
+
+
 def test_a_sweep_over_inputs(folder):
     write(folder / "B.mp4", CLIP[:3])
     assert enhance("-m", "input=IN.mp4,B.mp4", "scale=1", "hydra.sweep.dir=S") == 0

@@ -54,7 +54,15 @@ class Bar:
             self.progress.update(self.task, completed=step, text=self.text)
         elif time.monotonic() - self.shown > PLAIN_EVERY_S or step == self.total:
             self.shown = time.monotonic()
-            say(f"{self.stage}: {self.unit} {step}/{self.total}  {self.text}")
+            say(f"{self.stage}: {self.unit} {step}/{self.total}{self._left()}  {self.text}")
+
+    def _left(self) -> str:
+        """How long the rest takes at the pace so far."""
+        done, seconds = self.step - self.first, time.monotonic() - self.start
+        if done <= 0 or self.step >= self.total:
+            return ""
+        left_s = seconds * (self.total - self.step) / done
+        return f", {left_s:.0f} s left" if left_s < 100 else f", {left_s / 60:.0f} min left"
 
     def tell(self, text: str) -> None:
         """Show ``text``, where work within one step takes long."""
@@ -63,7 +71,7 @@ class Bar:
             self.progress.update(self.task, text=text)
         elif time.monotonic() - self.shown > PLAIN_EVERY_S:
             self.shown = time.monotonic()
-            say(f"{self.stage}: {self.unit} {self.step}/{self.total}  {text}")
+            say(f"{self.stage}: {self.unit} {self.step}/{self.total}{self._left()}  {text}")
 
 
 @contextlib.contextmanager
@@ -73,11 +81,11 @@ def bar(stage: str, step: int, total: int, unit: str = "step") -> Iterator[Bar]:
         yield Bar(stage, step, total, None, unit)
         return
     columns = (  # on a narrow terminal only the bar shrinks
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a file's name may hold what looks like rich's markup
         BarColumn(),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         TimeRemainingColumn(table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=console(), refresh_per_second=4) as progress:
         yield Bar(stage, step, total, progress, unit)

@@ -242,8 +242,9 @@ class EnhanceVideo(Job):
 
     stage: enhance a clip, train a network, or both. input: a video file, a folder of them, or a clip's name of
     ``toolkit data list``; without it, ``demo``. output: the file to write (a folder where the input is one); without it
-    the run's ``samples/``. overwrite: whether an output that exists already is replaced. reference: the clip as it
-    should look, for the measures. start_s, duration_s: the part of the input to take.
+    the run's ``samples/``. overwrite: whether an output that exists already is replaced. skip_bad: whether clips of a
+    folder that cannot be read or made are left out, said, and the others made; the run then ends as failed. reference:
+    the clip as it should look, for the measures. start_s, duration_s: the part of the input to take.
 
     scale: any real number from 1 to 8; None: the size before ``degrade``, 2 where there is none. width, height: the
     size itself, in place of a scale; one of them keeps the aspect ratio. fps: the rate to write, ``24``, ``29.97``
@@ -275,6 +276,7 @@ class EnhanceVideo(Job):
     input: str | None = None
     output: str | None = written(None, "enhance")
     overwrite: bool = cosmetic(False)
+    skip_bad: bool = cosmetic(False)
     reference: str | None = None
     start_s: float = number(0.0, least=0)
     duration_s: float | None = number(None, above=0)

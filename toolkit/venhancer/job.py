@@ -9,10 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import av
+
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.sound import Sound
 from toolkit.data.video.write import identity, is_claimed, join_parts
-from toolkit.errors import UserError
+from toolkit.errors import JobError, UserError, few, is_full_disk, refuse_files
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
@@ -79,28 +81,51 @@ def _folder(run: Run, task: Task) -> Path:
 
 
 def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> None:
-    """All clips are read and checked before work on the first one begins."""
+    """All clips are read and checked before work on the first one begins; with ``skip_bad`` bad ones are left out."""
     config = _trained(config, run)
     network = Network(config, device) if config.backend == "generative" else None
     todo = [task for task in tasks if not is_done(run, task, config)]
     is_new = not (run.dir / "work").exists()
     try:
-        works = [_prepare(config, run, task) for task in todo]
-        notes = [line for work in works for line in (*work.notes, work.summary(), *_check(work, network, device))]
-        for work in works:
-            make_folder(work.task)
+        ready, bad = _all_ready(config, run, todo, device, network)
     except UserError:
         if is_new:
             shutil.rmtree(run.dir / "work", ignore_errors=True)
         raise
-    for line in notes:
+    for line in (*(line for _, notes in ready for line in notes), *(f"left out: {line}" for line in bad)):
         progress.say(line)
-    for work in works:
-        _enhance_clip(config, run, work, device, network)
+    for work, _ in ready:
+        try:
+            _enhance_clip(config, run, work, device, network)
+        except (UserError, JobError, av.FFmpegError) as error:
+            if not config.skip_bad or is_full_disk(error):
+                raise
+            bad.append(f"{work.task.name}: {error}")
+    if bad:
+        made = f"{len(todo) - len(bad)} of {len(todo)} clips are made"
+        raise JobError(f"{made}; not made, and tried again when the run is resumed: {few(bad, 10)}")
 
 
-def _check(work: Work, network: Network | None, device: Any) -> list[str]:
-    return network.check_memory(work, _free_bytes(device)) if network else []
+def _all_ready(
+    config: EnhanceVideo, run: Run, todo: list[Task], device: Any, network: Network | None
+) -> tuple[list[tuple[Work, list[str]]], list[str]]:
+    """Clips with what the user should know of each, and why others are none. Raises UserError naming all bad ones."""
+    ready: list[tuple[Work, list[str]]] = []
+    bad: list[str] = []
+    for task in todo:
+        try:
+            work = _prepare(config, run, task)
+            plan = network.check_memory(work, _free_bytes(device)) if network else []
+            ready.append((work, [*work.notes, work.summary(), *plan]))
+        except UserError as error:
+            bad.append(str(error))
+    if bad and len(todo) == 1:
+        raise UserError(bad[0])
+    if not (config.skip_bad and ready):
+        refuse_files(bad, len(todo), "skip_bad")
+    for work, _ in ready:
+        make_folder(work.task)
+    return ready, bad
 
 
 def _trained(config: EnhanceVideo, run: Run) -> EnhanceVideo:

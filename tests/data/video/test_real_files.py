@@ -97,6 +97,111 @@ def test_a_sound_stream_that_nothing_can_decode_is_left_out_and_said(tmp_path):
         assert not out.streams.audio and len(out.streams.video) == 1
 
 
+def beeps(path, codec, pieces, rate=48000):
+    """A film whose sound is pieces ``(begins at, seconds, frequency)``; a tone of half the loudness of full scale."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=12)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream(codec, rate=rate, layout="stereo")
+        for number, pixels in enumerate(CLIP):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        for begin, seconds, hertz in pieces:
+            size = 1000  # no multiple of AAC's 1024
+            for first in range(0, int(seconds * rate), size):
+                at = np.arange(first, first + size) / rate
+                samples = np.repeat((0.5 * 32767 * np.sin(2 * np.pi * hertz * at)).astype(np.int16), 2)[None]
+                frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
+                frame.sample_rate, frame.pts = rate, round(begin * rate) + first
+                container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
+    return path
+
+
+def sounding(path):
+    """(begin, end) in seconds of every stretch in which there is sound, to 5 ms."""
+    with av.open(str(path)) as container:
+        rate, pieces = 48000, {}
+        for frame in container.decode(container.streams.audio[0]):
+            pieces[round(frame.time * frame.sample_rate)] = np.abs(frame.to_ndarray()).max(0)
+    whole = np.zeros(max(start + len(piece) for start, piece in pieces.items()), np.float32)
+    for start, piece in pieces.items():
+        whole[max(start, 0) : start + len(piece)] = piece[max(0, -start) :]
+    loud = (whole[: len(whole) // 240 * 240].reshape(-1, 240).max(1) > 0.1).astype(int)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], loud, [0]])))
+    return [(begin * 240 / rate, end * 240 / rate) for begin, end in edges.reshape(-1, 2)]
+
+
+@pytest.mark.parametrize("first_s", [0.0, 0.25])
+def test_sound_that_becomes_aac_stays_at_its_time_across_pauses(tmp_path, first_s):
+    """Pauses of which none is a multiple of AAC's frames; the last one ends as the clip does, to 20 ms."""
+    pieces = [(first_s, 0.3), (first_s + 0.4, 0.2), (first_s + 0.77, 0.1), (first_s + 1.5, 0.2)]
+    path = beeps(tmp_path / "a.mkv", "pcm_s16le", [(*piece, 440) for piece in pieces])
+    heard = sounding(join(tmp_path, path, "out.mp4"))
+    assert sound_plan(str(path), "mp4")[0] == {1: "aac"}
+    assert len(heard) == len(pieces)
+    for (begin, end), (start, seconds) in zip(heard, pieces, strict=True):
+        # tones are whole pieces of 1000 samples
+        assert abs(begin - start) < 0.02 and abs(end - start - -(-seconds * 48 // 1) / 48) < 0.03
+
+
+def test_sound_of_before_the_first_picture_does_not_push_the_rest(tmp_path):
+    path = beeps(tmp_path / "a.mkv", "pcm_s16le", [(0.0, 0.2, 440), (1.0, 0.2, 440)])
+    index = index_video(path)
+    from dataclasses import replace
+
+    later = replace(index, pts=tuple(pts + 500 for pts in index.pts))  # the first picture is shown at 0.5 s
+    encoding = Encoding(64, 48, index.rate, speed="ultrafast")
+    write_part(tmp_path / "p.mp4", list(CLIP[:12]), encoding)
+    join_parts([tmp_path / "p.mp4"], tmp_path / "o.mp4", encoding, Sound(later), overwrite=True, token="x")
+    ((begin, _),) = sounding(tmp_path / "o.mp4")
+    assert abs(begin - 0.5) < 0.02
+
+
+def test_the_sound_of_files_laid_end_to_end_follows_leaps_forward_too():
+    """The second file's times lie 100 s later, the third's start again; the sound of the second is missing."""
+    from toolkit.data.video.sound import _Restarts
+
+    restarts = tuple(map(Fraction, (-98, 4)))
+    times = _Restarts(restarts)
+    assert [times.shift(time) for time in (0.0, 1.9, 100.0, 101.9, 0.0)] == [0, 0, -98, -98, 4]
+    times = _Restarts(restarts)
+    assert [times.shift(time) for time in (0.0, 1.9, 0.01, 1.0)] == [0, 0, 4, 4]
+    times = _Restarts(())
+    assert [times.shift(time) for time in (0.0, 1.0, 30.0)] == [0, 0, 0]  # a pause
+
+
+def test_a_leap_of_a_transport_stream_is_followed_by_its_sound(tmp_path):
+    one = with_sound(tmp_path / "one.ts", "mp2", rate=25, codec="libx264")
+    two = tmp_path / "two.ts"
+    with av.open(str(one)) as source, av.open(str(two), "w", options={"mpegts_flags": "resend_headers"}) as out:
+        streams = [out.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.dts is not None:
+                shift = round(60 / packet.time_base)
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    path = tmp_path / "leap.ts"
+    path.write_bytes(one.read_bytes() + two.read_bytes())
+    index = index_video(path)
+    assert index.num_frames == 48 and abs(index.duration_s - Fraction(48, 25)) < 0.05
+    (begin, _), (next_begin, end) = sounding(join(tmp_path, path, "out.mp4"))  # with a moment between the two files
+    assert abs(begin) < 0.06 and abs(next_begin - 0.96) < 0.03 and abs(end - 2 * 0.96) < 0.1
+
+
+def test_sound_is_looked_at_once(tmp_path, monkeypatch):
+    from toolkit.data.video import sound
+
+    path = with_sound(tmp_path / "a.mp4", "aac")
+    tried = []
+    monkeypatch.setattr(sound, "_takes", lambda *about: tried.append(about) or True)
+    assert sound_plan(str(path), "mp4")[0] == sound_plan(str(path), "mp4")[0] == {1: "copy"}
+    assert len(tried) == 1
+
+
 def test_titles_languages_default_flags_and_chapters_come_along(tmp_path):
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:

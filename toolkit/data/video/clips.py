@@ -16,7 +16,9 @@ from toolkit.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from toolkit.data.sets import Dataset
 
-_NAMES = "3gp avi flv gif h264 hevc m2ts m4v mjpeg mkv mov mp4 mpeg mpg mts mxf nut ogv ts vob webm wmv y4m"
+_NAMES = """3g2 3gp 264 265 amv apng asf avc avi divx dv evo f4v flv gif h264 h265 hevc ivf m1v m2p m2t m2ts m2v m4v
+    mj2 mjpeg mjpg mk3d mkv mod mov mp4 mpe mpeg mpg mpv mts mxf nut ogm ogv rm rmvb tod tp trp ts vob vro webm wmv wtv
+    y4m"""  # of what a folder holds; a file that is named is read whatever its name
 VIDEO_SUFFIXES = {f".{name}" for name in _NAMES.split()}
 
 

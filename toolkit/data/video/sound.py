@@ -6,13 +6,16 @@ the query of one says it (TrueHD in mp4 is "experimental", Opus in mov is not).
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from toolkit.data.video.reader import VideoIndex
 
@@ -20,6 +23,8 @@ AAC_BIT_RATE_PER_CHANNEL = 96_000
 AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 BACKWARDS_S = 0.1  # times that go back by more have started again
+FORWARDS_S = 10.0  # as may those that leap by more
+SLACK_S = 0.02  # by which sound that becomes AAC may be off its time: containers round times
 TAGS = ("title", "artist", "album", "album_artist", "comment", "copyright", "date", "description", "genre", "synopsis")
 
 
@@ -46,6 +51,14 @@ def sound_plan(path: str, form: str) -> tuple[dict[int, str], list[str]]:
 
     A stream that is not there is left out; the notes say which are not copied, and why.
     """
+    state = Path(path).stat()
+    plan, notes = _planned(path, form, state.st_size, state.st_mtime_ns)
+    return dict(plan), list(notes)
+
+
+@functools.lru_cache(maxsize=64)
+def _planned(path: str, form: str, size_bytes: int, modified_ns: int) -> tuple[dict[int, str], list[str]]:
+    """``sound_plan`` of a file as it is now: streams are tried, and a folder may hold many."""
     plan: dict[int, str] = {}
     notes: list[str] = []
     with av.open(path) as source:
@@ -101,6 +114,7 @@ def _packets(source: Any, sound: Sound, makers: dict[int, Callable[[Any], list[a
     if not makers:  # an empty list would mean all streams
         return
     times = {index: _Restarts(sound.index.restarts_s) for index in makers}
+    last: dict[int, int] = {}
     for packet in source.demux([stream for stream in source.streams.audio if stream.index in makers]):
         if packet.pts is None or packet.dts is None:
             continue
@@ -111,6 +125,9 @@ def _packets(source: Any, sound: Sound, makers: dict[int, Callable[[Any], list[a
             continue
         shift = round(shift_s / packet.time_base)
         packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+        if packet.dts <= last.get(index, packet.dts - 1):  # the sound of one file lasts longer than its pictures
+            continue
+        last[index] = packet.dts
         for made in makers[index](packet):
             yield float(time_s), made
     for maker in makers.values():
@@ -122,12 +139,21 @@ class _Restarts:
     """What to add to times that start again on the way, as those of files laid end to end."""
 
     def __init__(self, restarts_s: tuple[Fraction, ...]):
-        self.left, self.now, self.last = list(restarts_s), Fraction(0), float("-inf")
+        self.left, self.now, self.last = list(restarts_s), Fraction(0), None
 
     def shift(self, time_s: float) -> Fraction:
-        """Seconds, at a packet whose file time is ``time_s``."""
-        if time_s < self.last - BACKWARDS_S and self.left:
-            self.now = self.left.pop(0)
+        """Seconds, at a packet whose file time is ``time_s``.
+
+        Where times go back or leap, it is that of the pictures' restarts which brings the sound nearest to where it
+        was: a pause is no restart, and of a piece without sound nothing is heard.
+        """
+        if self.last is not None and not -BACKWARDS_S <= time_s - self.last <= FORWARDS_S:
+            was = self.last + self.now
+            stays = [self.now] if time_s > self.last or not self.left else []
+            nearest = min([*stays, *self.left], key=lambda shift: abs(time_s + shift - was))
+            if nearest != self.now:
+                del self.left[: self.left.index(nearest) + 1]
+                self.now = nearest
         self.last = time_s
         return self.now
 
@@ -152,26 +178,12 @@ def _aac_stream(out: Any, stream: Any) -> Any:
 
 
 def _transcoder(made: Any, stream: Any) -> Callable[[Any], list[av.Packet]]:
-    """Decoded, resampled where needed, encoded; where the sound pauses, its times do as well."""
-    context = made.codec_context
-    resampler = av.AudioResampler(context.format, context.layout, context.sample_rate)
-    fifo = av.AudioFifo()
-    size = context.frame_size or 1024
-    at = 0  # the next sample to encode
+    """Decoded, resampled where needed, encoded; where the sound pauses there is silence, where it overlaps one."""
+    resampler = av.AudioResampler(made.codec_context.format, made.codec_context.layout, made.codec_context.sample_rate)
+    line = _Line(made)
 
     def encode(frames: list[Any], flush: bool) -> list[av.Packet]:
-        nonlocal at
-        packets: list[av.Packet] = []
-        for frame in frames:
-            if fifo.samples == 0 and frame.time is not None:
-                at = max(at, round(frame.time * context.sample_rate))
-            frame.pts = None  # they may jump; ours count samples
-            fifo.write(frame)
-        while piece := fifo.read(size, partial=flush):
-            piece.pts, piece.time_base = at, Fraction(1, context.sample_rate)
-            at += piece.samples
-            packets += made.encode(piece)
-        return packets + (made.encode(None) if flush else [])
+        return [packet for frame in frames for packet in line.add(frame)] + (line.encode(flush=True) if flush else [])
 
     def transcode(packet: Any) -> list[av.Packet]:
         try:
@@ -184,6 +196,48 @@ def _transcoder(made: Any, stream: Any) -> Callable[[Any], list[av.Packet]]:
         return encode(frames + resampler.resample(None), flush=True)
 
     return transcode
+
+
+class _Line:
+    """Samples on one line of time, into an encoder that takes them in frames of its own size."""
+
+    def __init__(self, made: Any):
+        self.made, self.context = made, made.codec_context
+        self.fifo = av.AudioFifo()
+        self.at: int | None = None  # the next sample to encode
+
+    def add(self, frame: Any) -> list[av.Packet]:
+        """Write a frame at its time: after silence, or without what was heard already."""
+        packets: list[av.Packet] = []
+        rate = self.context.sample_rate
+        wanted = None if frame.time is None else round(frame.time * rate)
+        if self.at is None:
+            self.at = max(0, wanted or 0)
+        off = 0 if wanted is None else wanted - (self.at + self.fifo.samples)
+        while off > SLACK_S * rate:
+            count = min(off, rate)  # a second at a time: a pause may be long
+            self._write(np.zeros((self.context.layout.nb_channels, count), np.float32))
+            packets += self.encode()
+            off -= count
+        samples = frame.to_ndarray()
+        self._write(samples[:, -off:] if off < -SLACK_S * rate else samples)
+        return packets + self.encode()
+
+    def _write(self, samples: np.ndarray) -> None:
+        """Planar samples (channels, count); the encoder's format is fltp."""
+        if samples.shape[1]:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", self.context.layout.name)
+            frame.sample_rate = self.context.sample_rate
+            self.fifo.write(frame)
+
+    def encode(self, flush: bool = False) -> list[av.Packet]:
+        """What fills frames of the encoder's size; with ``flush`` everything."""
+        packets: list[av.Packet] = []
+        while piece := self.fifo.read(self.context.frame_size or 1024, partial=flush):
+            piece.pts, piece.time_base = self.at, Fraction(1, self.context.sample_rate)
+            self.at = (self.at or 0) + piece.samples
+            packets += self.made.encode(piece)
+        return packets + (self.made.encode(None) if flush else [])
 
 
 def _describe(stream: Any, made: Any) -> None:
