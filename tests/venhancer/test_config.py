@@ -51,7 +51,7 @@ def test_rates_that_are_none(text):
     ("words", "message"),
     [
         (["input=a.mp4", "fps=24", "frame_factor=2"], "give one of them"),
-        (["input=a.mp4", "scale=0.5"], "must be at least 1"),
+        (["input=a.mp4", "scale=0.5"], "the network enlarges; below 1 take backend=classic"),
         (["input=a.mp4", "scale=8.5"], r"scale=8\.5: must be at most 8"),
         (["input=a.mp4", "frame_factor=9"], "at most 8"),
         (["input=a.mp4", "scale=2", "width=640"], "give the scale or the size"),

@@ -47,7 +47,7 @@ def test_the_issues_command(folder):
     assert not (folder / "RUN/work").exists()
 
 
-@pytest.mark.parametrize("scale", [1, 2, 2.5, 3.3, 4, 8])
+@pytest.mark.parametrize("scale", [0.5, 1, 2, 2.5, 3.3, 4, 8])
 def test_scales_and_rates_are_exact(folder, scale):
     fps, rate = {1: ("24", 24), 2: ("29.97", Fraction(30000, 1001)), 2.5: ("60", 60)}.get(scale, ("12", 12))
     words = [f"scale={scale}", f"fps={fps}", "encode.pix_fmt=yuv444p", "side_by_side_s=0", "hydra.run.dir=RUN"]
@@ -167,7 +167,9 @@ def test_a_sweep_over_inputs(folder):
         (["input=empty_folder"], "no video in it"),
         (["input=bike"], "did you mean 'bikes'?"),
         (["input=IN.mp4", "degrade.scale=6"], "leaves 15x10 of 90x62"),
-        (["input=IN.mp4", "height=31"], "scales from 1 to 8 can be done"),
+        (["input=IN.mp4", "height=5"], "scales from 0.125 to 8 can be done"),
+        (["input=IN.mp4", "scale=0.2"], "18x12 is too small; sides of 16 at least"),
+        (["input=IN.mp4", "scale=0.5", "backend=generative"], "the network enlarges; below 1 take backend=classic"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(folder, capfd, words, said):

@@ -18,6 +18,7 @@ FIDELITY_NOISE_LEVELS = {"faithful": 50, "balanced": 150, "creative": 250}
 WEIGHTINGS = {"proportional": 1, "uniform": 0, "inverse": -1}  # factors are drawn in proportion to this power
 MOST_FRAME_FACTOR = 8  # the factors that the paper trains, in time and in space
 MOST_SCALE = 8.0
+LEAST_SCALE = 0.125  # without the network, which enlarges
 MOST_NOISE_LEVEL = 300  # of 1000 steps (section 3.3)
 LEAST_SIDE_PX = 16
 PICTURES = "enhance,measure"  # the stages that another encoding of the pictures concerns
@@ -246,13 +247,16 @@ class EnhanceVideo(Job):
     folder that cannot be read or made are left out, said, and the others made; the run then ends as failed. reference:
     the clip as it should look, for the measures. start_s, duration_s: the part of the input to take.
 
-    scale: any real number from 1 to 8; None: the size before ``degrade``, 2 where there is none. width, height: the
-    size itself, in place of a scale; one of them keeps the aspect ratio. fps: the rate to write, ``24``, ``29.97``
-    (meaning 30000/1001), ``24000/1001``. None: ``frame_factor``, or the rate before ``degrade``, that is the input's
-    where there is none. frame_factor: the rate as a multiple of the input's, in place of fps. scene_cuts: whether
-    scenes are enhanced apart, so that nothing is interpolated across a cut. cut_threshold: difference of two frames
-    above which a cut is seen. backend: ``generative`` is a network, ``classic`` motion compensation and Lanczos,
-    ``bicubic`` the plainest.
+    deinterlace: ``auto`` makes one full picture of the two fields of each frame that is marked interlaced, ``on`` takes
+    all frames for such, ``off`` leaves them.
+
+    scale: any real number from 1 to 8, without the network from 1/8 on; None: the size before ``degrade``, 2 where
+    there is none. width, height: the size itself, in place of a scale; one of them keeps the aspect ratio. fps: the
+    rate to write, ``24``, ``29.97`` (meaning 30000/1001), ``24000/1001``. None: ``frame_factor``, or the rate before
+    ``degrade``, that is the input's where there is none. frame_factor: the rate as a multiple of the input's, in place
+    of fps. scene_cuts: whether scenes are enhanced apart, so that nothing is interpolated across a cut. cut_threshold:
+    difference of two frames above which a cut is seen. backend: ``generative`` is a network, ``classic`` motion
+    compensation and Lanczos, ``bicubic`` the plainest.
 
     model: ``small`` (shipped), a folder, or a hub id. init: of stage=train, folder or hub id of the base (a VideoUNet,
     or a UNet3DConditionModel such as ModelScope's text-to-video) that stays frozen. vae, text_encoder: for a model that
@@ -282,8 +286,9 @@ class EnhanceVideo(Job):
     duration_s: float | None = number(None, above=0)
     degrade: Degrade = field(default_factory=Degrade)
     demo: Demo = field(default_factory=Demo)
+    deinterlace: str = choice("auto", "auto", "on", "off")
 
-    scale: float | None = number(None, least=1, most=MOST_SCALE)
+    scale: float | None = number(None, least=LEAST_SCALE, most=MOST_SCALE)
     width: int | None = number(None, least=LEAST_SIDE_PX)
     height: int | None = number(None, least=LEAST_SIDE_PX)
     fps: str | None = None
@@ -330,6 +335,11 @@ class EnhanceVideo(Job):
         """The noise level in force."""
         return FIDELITY_NOISE_LEVELS[self.fidelity] if self.noise_level is None else self.noise_level
 
+    @property
+    def least_scale(self) -> float:
+        """The smallest scale that the backend can do."""
+        return 1.0 if self.backend == "generative" else LEAST_SCALE
+
     def resolved(self) -> EnhanceVideo:
         """With ``demo`` in the place of the input where none is given."""
         if self.input is not None:
@@ -347,6 +357,8 @@ class EnhanceVideo(Job):
                 raise UserError(f"fps={self.fps}, frame_factor={self.frame_factor}: give one of them")
         if self.scale is not None and (self.width or self.height):
             raise UserError(f"scale={self.scale}, width, height: give the scale or the size (the other one null)")
+        if self.scale is not None and self.scale < self.least_scale:
+            raise UserError(f"scale={self.scale}: the network enlarges; below 1 take backend=classic")
         if self.input is None and self.reference is not None:
             raise UserError(f"reference={self.reference}: belongs to input=..., which is not given")
         if self.reference is not None and self.degrade.active:

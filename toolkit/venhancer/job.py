@@ -12,7 +12,6 @@ from typing import Any
 import av
 
 from toolkit.data.video.reader import VideoReader
-from toolkit.data.video.sound import Sound
 from toolkit.data.video.write import identity, is_claimed, join_parts
 from toolkit.errors import JobError, UserError, few, is_full_disk, refuse_files
 from toolkit.runs import progress
@@ -152,7 +151,7 @@ def _enhance_clip(config: EnhanceVideo, run: Run, work: Work, device: Any, netwo
                 _parts(config, run, work, device, network, former, bar),
                 task.output,
                 work.encoding,
-                _sound(config, work),
+                work.sound,
                 overwrite=config.overwrite or former == task.output,
                 token=_token(run),
                 claim=work.claim,
@@ -196,13 +195,6 @@ def _parts(
         path.unlink()
     again = Written(former, work.encoding)
     return write_parts(again, work.timeline, work.encoding, config.part_frames, folder, bar)
-
-
-def _sound(config: EnhanceVideo, work: Work) -> Sound | None:
-    """The sound of the input; a degraded clip's is the original's."""
-    index = work.reference if config.degrade.active and work.reference else work.index
-    is_whole = config.start_s == 0 and config.duration_s is None
-    return Sound(index, is_whole) if config.encode.audio else None
 
 
 def _token(run: Run) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import av
 import numpy as np
 
+from toolkit.data.video.deinterlace import BEFORE, deinterlaced
 from toolkit.data.video.pixels import to_rgb
 from toolkit.errors import UserError
 
@@ -31,7 +32,8 @@ class VideoIndex:
     how long the last frame is shown, where the file says so. audio: codec names of the sound streams. notes: what a
     user should know, one line each. primaries, transfer: what the colours mean, in ITU-T H.273's numbers. restarts_s:
     what is added to the file's times from the first, second, ... frame on at which they start again; first_frame: how
-    many frames of the file precede the first one.
+    many frames of the file precede the first one. deinterlace: which frames readers make full pictures of, those that
+    are marked (``interlaced``) or ``all``; empty: none.
     """
 
     path: str
@@ -53,6 +55,7 @@ class VideoIndex:
     transfer: int = 1
     restarts_s: tuple[Fraction, ...] = ()
     first_frame: int = 0
+    deinterlace: str = ""
 
     @property
     def num_frames(self) -> int:
@@ -152,12 +155,19 @@ class VideoReader:
         if start >= self.num_frames:
             return
         count = start
-        for frame in self._decode(start):
+        for frame in self._full(start):
             yield to_rgb(frame, self.width, self.height)
             count += 1
             if count == self.num_frames:
                 return
         raise UserError(f"input={self.index.path}: only {count} of {self.num_frames} frames could be read again")
+
+    def _full(self, start: int) -> Iterator[av.VideoFrame]:
+        """Frames from ``start`` on, without fields; the same from any position: the filter sees what comes before."""
+        if not self.index.deinterlace:
+            return self._decode(start)
+        before = min(BEFORE, start)
+        return itertools.islice(deinterlaced(self._decode(start - before), self.index.deinterlace), before, None)
 
     def _decode(self, start: int) -> Iterator[av.VideoFrame]:
         """Frames from ``start`` on: by seeking where that lands on it, else from the beginning."""

@@ -35,11 +35,13 @@ def index_video(
     start_s: float = 0.0,
     duration_s: float | None = None,
     most_bytes: int | None = None,
+    deinterlace: str = "off",
     each: Callable[[av.VideoFrame], None] | None = None,
 ) -> VideoIndex:
     """Decode ``path`` once, from ``start_s`` for ``duration_s`` seconds, and say what is there.
 
-    ``each`` is called with every frame. ``most_bytes``: refuse a picture of more uint8 RGB bytes, before decoding one.
+    ``deinterlace``: auto, where frames are marked as interlaced, on or off; readers of the index do it. ``each`` is
+    called with every frame. ``most_bytes``: refuse a picture of more uint8 RGB bytes, before decoding one.
     Raises UserError naming ``key`` for a file that is missing, no video, without frames or without a picture stream.
     """
     path = Path(path)
@@ -72,6 +74,7 @@ def index_video(
             transfer=_known(scan.first, "color_trc"),
             restarts_s=tuple(scan.restarts_s),
             first_frame=scan.skipped,
+            deinterlace={"auto": "interlaced" if scan.is_interlaced else "", "on": "all"}.get(deinterlace, ""),
         )
         rate, is_constant = _frame_rate(scan, stream)
         index = replace(base, rate=rate, is_constant=is_constant, last_s=None if is_constant else scan.last_s)
@@ -225,10 +228,10 @@ def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Itera
     assert scan.first is not None
     if has_alpha(scan.first.format):
         yield f"{name}: transparent parts, if any, are laid on black"
-    if container.streams.subtitles:
-        yield f"{name}: subtitles are not copied"
-    if scan.is_interlaced:
-        yield f"{name}: interlaced; fields are not separated"
+    if index.deinterlace:
+        yield f"{name}: interlaced; of its two fields one full picture is made (deinterlace=off leaves them)"
+    elif scan.is_interlaced:
+        yield f"{name}: interlaced, and left so"
     if scan.changes_size:
         yield f"{name}: frames change their size on the way; all are brought to {index.width}x{index.height}"
     if (transfer := getattr(scan.first, "color_trc", None)) in HDR_TRANSFERS:

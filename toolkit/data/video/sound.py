@@ -30,10 +30,11 @@ TAGS = ("title", "artist", "album", "album_artist", "comment", "copyright", "dat
 
 @dataclass(frozen=True)
 class Sound:
-    """The sound of ``index``'s file, to be brought along with the pictures that were made of it."""
+    """What lies beside the pictures in ``index``'s file, to be brought along with those that were made of them."""
 
     index: VideoIndex
     is_whole: bool = True  # False: only what sounds while the frames of the index are shown
+    is_heard: bool = True  # False: only titles, chapters, subtitles and time code
 
     @property
     def start_s(self) -> Fraction:
@@ -66,7 +67,7 @@ def _planned(path: str, form: str, size_bytes: int, modified_ns: int) -> tuple[d
             name = name_of(stream)
             if stream.codec_context is None:
                 notes.append(f"sound stream {stream.index} is left out: of a kind that FFmpeg cannot read")
-            elif _takes(form, stream):
+            elif takes(form, stream):
                 plan[stream.index] = "copy"
             elif _decodes(path, stream.index):
                 plan[stream.index] = "aac"
@@ -78,7 +79,8 @@ def _planned(path: str, form: str, size_bytes: int, modified_ns: int) -> tuple[d
     return plan, notes
 
 
-def _takes(form: str, stream: Any) -> bool:
+def takes(form: str, stream: Any) -> bool:
+    """Whether the muxer of container ``form`` takes the packets of ``stream`` as they are."""
     if form == "mp4" and name_of(stream).startswith("pcm_"):
         return False  # written, but read as noise by players with FFmpeg 5 and older
     try:
@@ -105,7 +107,7 @@ def add_sound(source: Any, out: Any, sound: Sound, form: str) -> Iterator[tuple[
     for stream in source.streams.audio:
         if stream.index in plan:
             made = out.add_stream_from_template(stream) if plan[stream.index] == "copy" else _aac_stream(out, stream)
-            _describe(stream, made)
+            describe_stream(stream, made)
             makers[stream.index] = _copier(made) if plan[stream.index] == "copy" else _transcoder(made, stream)
     return _packets(source, sound, makers)
 
@@ -240,7 +242,7 @@ class _Line:
         return packets + (self.made.encode(None) if flush else [])
 
 
-def _describe(stream: Any, made: Any) -> None:
+def describe_stream(stream: Any, made: Any) -> None:
     """Language and title of a stream, and whether players choose it."""
     for key in ("language", "title"):
         if key in stream.metadata:

@@ -19,6 +19,7 @@ from typing import Any
 import av
 import numpy as np
 
+from toolkit.data.video.beside import add_subtitles, keeps_time_code, time_code
 from toolkit.data.video.pixels import from_rgb
 from toolkit.data.video.sound import Sound, add_sound, describe
 from toolkit.errors import JobError, UserError
@@ -171,7 +172,12 @@ def _join(parts: Sequence[Path], path: Path, form: str, encoding: Encoding, soun
         if sound:
             source = stack.enter_context(av.open(sound.index.path))
             describe(source, out, sound)
-            streams.append(add_sound(source, out, sound, form))
+            if (code := time_code(source)) and keeps_time_code(sound, encoding.rate):
+                video.metadata["timecode"] = code
+            if sound.is_heard:
+                streams.append(add_sound(source, out, sound, form))
+            beside = stack.enter_context(av.open(sound.index.path))  # read at another pace
+            streams.append(add_subtitles(beside, out, sound, form))
         for _, packet in heapq.merge(*streams, key=lambda item: item[0]):
             out.mux(packet)
 

@@ -110,7 +110,7 @@ def output_size(
     """``(width, height, pix_fmt, note)`` of the result; the note says where a side was moved, else it is empty.
 
     ``before_degrade``: the (width, height) to go back to where the config names no size. Raises UserError for scales
-    outside [1, 8], and for odd sides with yuv420p.
+    that the backend cannot do, and for odd sides with yuv420p.
     """
     exact = _exact_size(config, index, before_degrade)
     width, height = (round(side) for side in exact)
@@ -133,10 +133,11 @@ def _exact_size(config: EnhanceVideo, index: VideoIndex, before_degrade: tuple[i
         height = config.height or config.width * index.height / index.width  # type: ignore[operator]
         sides = [("width", width, index.width), ("height", height, index.height)]
         for key, side, before in sides if config.width else sides[::-1]:
-            if not 0.999 <= side / before <= MOST_SCALE * 1.001:
+            least = config.least_scale
+            if not least * 0.999 <= side / before <= MOST_SCALE * 1.001:
                 raise UserError(
                     f"{key}={side:.0f}: is {side / before:.3g} times the input's {before}; "
-                    f"scales from 1 to {MOST_SCALE:g} can be done"
+                    f"scales from {least:g} to {MOST_SCALE:g} can be done"
                 )
         return width, height
     if config.scale is None and before_degrade is not None:
@@ -156,6 +157,8 @@ def check_size(config: EnhanceVideo, index: VideoIndex, width: int, height: int)
         raise UserError(
             f"input={index.path}: {index.width}x{index.height} is too small; sides of {LEAST_SIDE_PX} at least"
         )
+    if min(width, height) < LEAST_SIDE_PX:
+        raise UserError(f"{key}: {width}x{height} is too small; sides of {LEAST_SIDE_PX} at least")
     most = MOST_SIDE_PX[config.encode.codec]
     if max(width, height) > most:
         raise UserError(

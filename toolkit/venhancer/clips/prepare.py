@@ -9,9 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.video.beside import beside_notes
 from toolkit.data.video.reader import VideoIndex, VideoReader
 from toolkit.data.video.scan import index_video
-from toolkit.data.video.sound import sound_plan
+from toolkit.data.video.sound import Sound, sound_plan
 from toolkit.data.video.write import Encoding, container_of
 from toolkit.errors import UserError
 from toolkit.venhancer.clips.backends import Backend, ClassicBackend, GenerativeBackend, KeyFrames
@@ -31,7 +32,8 @@ WINDOW_FRAMES = (24, 16, 9, 5, 3)
 class Work:
     """One clip, ready to be worked on. ``reference``: the clip as it should look, where that is known.
 
-    ``claim`` says that the output is this run's (``is_claimed``).
+    ``sound``: of the input, a degraded clip's is the original's. ``claim`` says that the output is this run's
+    (``is_claimed``).
     """
 
     task: Task
@@ -41,6 +43,7 @@ class Work:
     encoding: Encoding
     reference: VideoIndex | None
     notes: tuple[str, ...]
+    sound: Sound
     claim: Path
 
     @property
@@ -69,13 +72,18 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
     def look() -> tuple[VideoIndex, list[int]]:
         finder = CutFinder(config.cut_threshold) if config.scene_cuts else None
         found = index_video(
-            task.source, start_s=config.start_s, duration_s=config.duration_s, most_bytes=most, each=finder
+            task.source,
+            start_s=config.start_s,
+            duration_s=config.duration_s,
+            most_bytes=most,
+            deinterlace=config.deinterlace,
+            each=finder,
         )
         return found, finder.cuts() if finder else []
 
     index, cuts = keep_index(folder / "index.json", look)
-    notes = [*index.notes, *_sound_notes(task, config, index)]
-    original = None
+    sound = Sound(index, config.start_s == 0 and config.duration_s is None, config.encode.audio)
+    notes, original = list(index.notes), None
     if config.degrade.active:
         original, index = index, _degraded(index, config, folder)
         cuts = sorted({-(-cut // config.degrade.frame_step) for cut in cuts} - {0})
@@ -84,6 +92,7 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
     before = (original.width, original.height) if original else None
     width, height, pix_fmt, note = output_size(config, index, before)
     check_size(config, index, width, height)
+    notes += _notes_beside(task, sound, rate)
     reference = original or (index_video(task.reference, key="reference") if task.reference else None)
     if reference and reference is not original:
         notes += reference.notes
@@ -95,15 +104,16 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
         _encoding(config, index, width, height, rate, pix_fmt),
         reference,
         tuple([*notes, f"{task.name}: {note}"] if note else notes),
+        sound,
         claim_of(folder, config),
     )
 
 
-def _sound_notes(task: Task, config: EnhanceVideo, index: VideoIndex) -> list[str]:
-    """What becomes of the sound, where it is not simply copied."""
-    if not (config.encode.audio and index.audio):
-        return []
-    return [f"{task.name}: {note}" for note in sound_plan(index.path, container_of(task.output))[1]]
+def _notes_beside(task: Task, sound: Sound, rate: Fraction) -> list[str]:
+    """What becomes of the sound, the subtitles and the time code, where they are not simply copied."""
+    form = container_of(task.output)
+    notes = sound_plan(sound.index.path, form)[1] if sound.is_heard and sound.index.audio else []
+    return [f"{task.name}: {note}" for note in (*notes, *beside_notes(sound, form, rate))]
 
 
 def _encoding(
