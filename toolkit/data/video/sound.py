@@ -141,7 +141,8 @@ class _Restarts:
     """What to add to times that start again on the way, as those of files laid end to end."""
 
     def __init__(self, restarts_s: tuple[Fraction, ...]):
-        self.left, self.now, self.last = list(restarts_s), Fraction(0), None
+        self.left, self.now = list(restarts_s), Fraction(0)
+        self.last: float | None = None
 
     def shift(self, time_s: float) -> Fraction:
         """Seconds, at a packet whose file time is ``time_s``.
