@@ -21,6 +21,11 @@ MOST_SCALE = 8.0
 LEAST_SCALE = 0.125  # without the network, which enlarges
 MOST_NOISE_LEVEL = 300  # of 1000 steps (section 3.3)
 LEAST_SIDE_PX = 16
+PIX_FMTS = {
+    "h264": ("yuv420p", "yuv444p"),
+    "hevc": ("yuv420p", "yuv444p", "yuv420p10le", "yuv444p10le"),
+    "png": ("rgb48",),
+}
 PICTURES = "enhance,measure"  # the stages that another encoding of the pictures concerns
 
 
@@ -62,20 +67,27 @@ class Demo:
 
 @dataclass
 class Encode:
-    """How the result is written.
+    """How the result is written; a run that failed or is done may be resumed with other values, hdr excepted.
 
-    codec: h264, or hevc. crf: constant rate factor, 0 (lossless up to the colour conversion) to 51; the release uses
-    17. speed: of the encoder; slower ones write smaller files. pix_fmt: ``auto`` is yuv420p, which every player shows,
-    at the even size next to an odd one; yuv444p keeps odd sizes. audio: whether sound is copied.
-
-    A run that failed or is done can be resumed with other values: it writes its frames once more, and makes none.
+    codec: h264, hevc, or png, which makes ``output`` a folder of numbered pictures. crf: constant rate factor, 0
+    (lossless up to the colour conversion) to 51; the release uses 17. speed: of the encoder; slower ones write smaller
+    files. pix_fmt: ``auto`` is yuv420p, which every player shows, at the even size next to an odd one, or 10 bits where
+    hevc keeps HDR and 16 where png gets more than 8; yuv444p keeps odd sizes; yuv420p10le and yuv444p10le are hevc's
+    with 10 bits, rgb48 png's with 16 (the network gives 8). hdr: of a PQ or HLG input: keep it, or make of it what
+    screens without HDR show. audio: whether sound is copied.
     """
 
-    codec: str = choice("h264", "h264", "hevc", rewrites=PICTURES)
+    codec: str = choice("h264", *PIX_FMTS, rewrites=PICTURES)
     crf: int = number(17, least=0, most=51, rewrites=PICTURES)
     speed: str = choice("medium", "ultrafast", "veryfast", "fast", "medium", "slow", "veryslow", rewrites=PICTURES)
-    pix_fmt: str = choice("auto", "auto", "yuv420p", "yuv444p", rewrites=PICTURES)
+    pix_fmt: str = choice("auto", "auto", *PIX_FMTS["hevc"], *PIX_FMTS["png"], rewrites=PICTURES)
+    hdr: str = choice("keep", "keep", "tonemap")
     audio: bool = written(True, "enhance")
+
+    def check(self) -> None:
+        """Raises UserError for pixels that the codec does not have."""
+        if self.pix_fmt not in (fits := ("auto", *PIX_FMTS[self.codec])):
+            raise UserError(f"encode.pix_fmt={self.pix_fmt}: encode.codec={self.codec} takes {', '.join(fits)}")
 
 
 @dataclass
@@ -241,14 +253,14 @@ class Windows:
 class EnhanceVideo(Job):
     """``toolkit enhance-video``.
 
-    stage: enhance a clip, train a network, or both. input: a video file, a folder of them, or a clip's name of
-    ``toolkit data list``; without it, ``demo``. output: the file to write (a folder where the input is one); without it
-    the run's ``samples/``. overwrite: whether an output that exists already is replaced. skip_bad: whether clips of a
-    folder that cannot be read or made are left out, said, and the others made; the run then ends as failed. reference:
-    the clip as it should look, for the measures. start_s, duration_s: the part of the input to take.
-
-    deinterlace: ``auto`` makes one full picture of the two fields of each frame that is marked interlaced, ``on`` takes
-    all frames for such, ``off`` leaves them.
+    stage: enhance a clip, train a network, or both. input: a video file, a folder of them, numbered pictures
+    (``frames/%05d.png``, or a folder of them), or a clip's name of ``toolkit data list``; without it, ``demo``.
+    input_fps: the rate of numbered pictures; None takes ``fps`` for it too. output: the file to write (a folder where
+    the input is one); without it the run's ``samples/``. overwrite: whether an output that exists already is replaced.
+    skip_bad: whether clips of a folder that cannot be read or made are left out, said, and the others made; the run
+    then ends as failed. reference: the clip as it should look, for the measures. start_s, duration_s: the part of the
+    input to take.
+    deinterlace: ``auto`` makes one full picture of the two fields of frames that are marked interlaced, ``on`` of all.
 
     scale: any real number from 1 to 8, without the network from 1/8 on; None: the size before ``degrade``, 2 where
     there is none. width, height: the size itself, in place of a scale; one of them keeps the aspect ratio. fps: the
@@ -278,6 +290,7 @@ class EnhanceVideo(Job):
     command: str = "enhance-video"
     stage: str = choice("enhance", *STAGES, computes=False)
     input: str | None = None
+    input_fps: str | None = None
     output: str | None = written(None, "enhance")
     overwrite: bool = cosmetic(False)
     skip_bad: bool = cosmetic(False)
@@ -335,11 +348,6 @@ class EnhanceVideo(Job):
         """The noise level in force."""
         return FIDELITY_NOISE_LEVELS[self.fidelity] if self.noise_level is None else self.noise_level
 
-    @property
-    def least_scale(self) -> float:
-        """The smallest scale that the backend can do."""
-        return 1.0 if self.backend == "generative" else LEAST_SCALE
-
     def resolved(self) -> EnhanceVideo:
         """With ``demo`` in the place of the input where none is given."""
         if self.input is not None:
@@ -351,13 +359,15 @@ class EnhanceVideo(Job):
 
     def check(self) -> None:
         """What must fit together across keys. Raises UserError."""
+        if self.input_fps is not None:
+            parse_fps(self.input_fps, "input_fps")
         if self.fps is not None:
             parse_fps(self.fps)
             if self.frame_factor is not None:
                 raise UserError(f"fps={self.fps}, frame_factor={self.frame_factor}: give one of them")
         if self.scale is not None and (self.width or self.height):
             raise UserError(f"scale={self.scale}, width, height: give the scale or the size (the other one null)")
-        if self.scale is not None and self.scale < self.least_scale:
+        if self.scale is not None and self.scale < 1 and self.backend == "generative":
             raise UserError(f"scale={self.scale}: the network enlarges; below 1 take backend=classic")
         if self.input is None and self.reference is not None:
             raise UserError(f"reference={self.reference}: belongs to input=..., which is not given")
@@ -370,7 +380,7 @@ class EnhanceVideo(Job):
                 raise UserError(f"baselines={name}: choose among bicubic, classic")
 
 
-def parse_fps(text: str) -> Fraction:
+def parse_fps(text: str, key: str = "fps") -> Fraction:
     """Frames per second as a fraction; 23.976, 29.97, 59.94 and their like mean N x 1000/1001.
 
     Raises UserError naming the key.
@@ -378,9 +388,9 @@ def parse_fps(text: str) -> Fraction:
     try:
         value = Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise UserError(f"fps={text}: must be a number or a fraction, as in 24, 29.97 or 30000/1001") from None
+        raise UserError(f"{key}={text}: must be a number or a fraction, as in 24, 29.97 or 30000/1001") from None
     if not 0 < value <= 1000:
-        raise UserError(f"fps={text}: must be greater than 0 and at most 1000")
+        raise UserError(f"{key}={text}: must be greater than 0 and at most 1000")
     ntsc = Fraction(round(value) * 1000, 1001)
     is_rounded_ntsc = value.denominator > 1 and "/" not in text and abs(ntsc - value) < Fraction(1, 200)
     return ntsc if is_rounded_ntsc else value

@@ -244,11 +244,13 @@ def _baseline(name: str, config: EnhanceVideo, run: Run, work: Work, device: Any
     """The clip as ``bicubic`` or ``classic`` makes it, encoded as ours."""
     path = run.path("baselines", f"{work.task.name}_{name}.mp4")
     if not path.exists():
-        folder = work.folder / name
+        folder, encoding = work.folder / name, work.encoding
+        if encoding.codec == "png":
+            encoding = replace(encoding, codec="rgb", pix_fmt="rgb24")  # as exact, in one file
         with progress.bar(f"{work.task.name} {name}", 0, work.timeline.num_frames, "frame") as bar:
             backend = make_backend(name, work, config, device)
-            parts = write_parts(backend, work.timeline, work.encoding, config.part_frames, folder, bar)
-        join_parts(parts, path, work.encoding, overwrite=True, token=_token(run))
+            parts = write_parts(backend, work.timeline, encoding, config.part_frames, folder, bar)
+        join_parts(parts, path, encoding, overwrite=True, token=_token(run))
     return path
 
 

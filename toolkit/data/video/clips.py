@@ -81,14 +81,19 @@ def videos_in(folder: Path, key: str) -> list[Path]:
     """Every video file below ``folder``, sorted; hidden files are passed over. Raises UserError naming ``key``."""
     if not folder.is_dir():
         raise UserError(f"{key}={folder}: {'is a file, not a folder' if folder.is_file() else 'no such folder'}")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+    found = sorted(path for path in folder.rglob("*") if _is_video(path))
     if not found:
         raise UserError(f"{key}={folder}: no video in it ({', '.join(sorted(VIDEO_SUFFIXES))})")
     return found
+
+
+def has_videos(folder: Path) -> bool:
+    """Whether :func:`videos_in` finds any."""
+    return any(_is_video(path) for path in folder.rglob("*"))
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
 def refuse_as_images(config: Data, seed: int) -> Dataset:

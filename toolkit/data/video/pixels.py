@@ -1,7 +1,8 @@
 """Between decoded video frames and uint8 RGB arrays (height, width, 3), the colours kept.
 
 Frames without a tag are read as players read them: BT.709 from 720 rows on, BT.601 below; ranges are honoured. What is
-written has BT.709's matrix in video range, and says so; primaries and transfer are the source's, tagged, not converted.
+written has BT.709's matrix (HDR: BT.2020's) in video range, and says so; primaries and transfer are the source's,
+tagged, not converted. More than 8 bits a colour are uint16, of which 65535 is white.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ _FULL_CHROMA = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolatio
 _TO_CHROMA = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
 
-def to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """The frame as uint8 RGB (height, width, 3), turned upright; transparent parts lie on black.
+def to_rgb(frame: av.VideoFrame, width: int, height: int, deep: bool = False) -> np.ndarray:
+    """The frame as uint8 RGB (height, width, 3), uint16 where ``deep``, turned upright; transparent parts lie on black.
 
     ``width`` and ``height`` are those of the clip, upright: a frame of another size, where a stream changes it on the
     way, is resized to them.
@@ -27,12 +28,13 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     turn = orientation(frame)
     size = (height, width) if turn.transposed else (width, height)
     colorspace = None if frame.format.is_rgb else source_colorspace(frame)
-    name = "rgba" if has_alpha(frame.format) else "rgb24"
+    has_shade = has_alpha(frame.format)
+    name = ("rgba64le" if has_shade else "rgb48le") if deep else ("rgba" if has_shade else "rgb24")
     converted = frame.reformat(*size, name, src_colorspace=colorspace, interpolation=_FULL_CHROMA)
     pixels = converted.to_ndarray()
-    if name == "rgba":
-        alpha = pixels[..., 3:].astype(np.uint16)
-        pixels = ((pixels[..., :3] * alpha + 127) // 255).astype(np.uint8)
+    if has_shade:
+        alpha, most = pixels[..., 3:].astype(np.uint32), np.iinfo(pixels.dtype).max
+        pixels = ((pixels[..., :3] * alpha + most // 2) // most).astype(pixels.dtype)
     return np.ascontiguousarray(turn.upright(pixels))
 
 
@@ -72,14 +74,15 @@ def source_colorspace(frame: av.VideoFrame) -> int:
     return Colorspace.ITU709 if frame.height >= HD_ROWS else Colorspace.ITU601
 
 
-def from_rgb(pixels: np.ndarray, pix_fmt: str) -> av.VideoFrame:
-    """A frame in ``pix_fmt``, BT.709 and video range, of uint8 RGB (height, width, 3)."""
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-    if pix_fmt == "rgb24":
-        return frame
+def from_rgb(pixels: np.ndarray, pix_fmt: str, matrix: int = 1) -> av.VideoFrame:
+    """A frame in ``pix_fmt``, of video range and BT.709's matrix (or another of H.273's), of uint8 or uint16 RGB."""
+    name = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=name)
+    if av.VideoFormat(pix_fmt).is_rgb:
+        return frame if pix_fmt == name else frame.reformat(format=pix_fmt)
     return frame.reformat(
         format=pix_fmt,
-        dst_colorspace=Colorspace.ITU709,
+        dst_colorspace=matrix,
         dst_color_range=ColorRange.MPEG,
         dst_color_trc=1,
         dst_color_primaries=1,

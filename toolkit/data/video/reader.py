@@ -7,6 +7,7 @@ Memory does not grow with length.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import re
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ import numpy as np
 
 from toolkit.data.video.deinterlace import BEFORE, deinterlaced
 from toolkit.data.video.pixels import to_rgb
+from toolkit.data.video.sequence import GUESSED_RATE, find_sequence
+from toolkit.data.video.tone import ToneMap
 from toolkit.errors import UserError
 
 
@@ -33,7 +36,8 @@ class VideoIndex:
     user should know, one line each. primaries, transfer: what the colours mean, in ITU-T H.273's numbers. restarts_s:
     what is added to the file's times from the first, second, ... frame on at which they start again; first_frame: how
     many frames of the file precede the first one. deinterlace: which frames readers make full pictures of, those that
-    are marked (``interlaced``) or ``all``; empty: none.
+    are marked (``interlaced``) or ``all``; empty: none. bits: of a colour in the file. deep: whether readers give
+    uint16. is_toned: whether they bring HDR to what screens of 8 bits show.
     """
 
     path: str
@@ -56,6 +60,9 @@ class VideoIndex:
     restarts_s: tuple[Fraction, ...] = ()
     first_frame: int = 0
     deinterlace: str = ""
+    bits: int = 8
+    deep: bool = False
+    is_toned: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -100,17 +107,19 @@ class VideoIndex:
         return cls(**{**values, **fractions, **lists, **last})
 
 
-def open_video(path: Path, key: str = "input") -> Any:
-    """The file as a PyAV container. Raises UserError where it cannot be opened.
+def open_video(path: Path, key: str = "input", rate: Fraction = GUESSED_RATE) -> Any:
+    """The file, or the numbered pictures at ``rate``, as a PyAV container. Raises UserError where it cannot be opened.
 
-    Only a file is: what else FFmpeg takes for a name (addresses, ``concat:a|b``, patterns of numbers) is refused.
+    Only files are: what else FFmpeg takes for a name (addresses, ``concat:a|b``) is refused.
     """
+    if pictures := find_sequence(path, key):
+        return pictures.open(rate)
     if re.match(r"[a-z]{2,}:/", str(path)):
         raise UserError(f"{key}={path}: is an address, not a file; fetch it first")
     if not path.exists():
         raise UserError(f"{key}={path}: no such file")
     if path.is_dir():
-        raise UserError(f"{key}={path}: is a folder")
+        raise UserError(f"{key}={path}: is a folder without numbered pictures")
     if not path.is_file():
         raise UserError(f"{key}={path}: is no regular file, and a video is read more than once; save it first")
     try:
@@ -120,6 +129,14 @@ def open_video(path: Path, key: str = "input") -> Any:
     except (av.FFmpegError, UnicodeDecodeError) as error:
         why = "the file is empty" if path.stat().st_size == 0 else reason(error)
         raise UserError(f"{key}={path}: not a video that can be read ({why})") from None
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """(size in bytes, newest change in ns) of the file, or of all numbered pictures."""
+    if pictures := find_sequence(path):
+        return pictures.state()
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 def picture_stream(container: Any, path: Path, key: str = "input") -> Any:
@@ -138,29 +155,40 @@ def reason(error: Exception) -> str:
 
 
 class VideoReader:
-    """The frames of an indexed video as uint8 RGB, from any position on; opens the file anew for every pass."""
+    """The frames of an indexed video as uint8 (or uint16) RGB, from any position on; opens it anew for every pass."""
 
     def __init__(self, index: VideoIndex):
         self.index = index
         self.num_frames, self.height, self.width = index.num_frames, index.height, index.width
 
     def frames(self, start: int = 0) -> Iterator[np.ndarray]:
-        """Frames ``start``, start + 1, ... to the end, each uint8 (height, width, 3).
+        """Frames ``start``, start + 1, ... to the end, each uint8 (uint16 of a deep index) (height, width, 3).
 
         Raises UserError when the file changed since it was indexed.
         """
-        state = Path(self.index.path).stat()
-        if (state.st_size, state.st_mtime_ns) != (self.index.size_bytes, self.index.modified_ns):
+        if file_state(Path(self.index.path)) != (self.index.size_bytes, self.index.modified_ns):
             raise UserError(f"input={self.index.path}: the file changed while it was worked on; start again")
         if start >= self.num_frames:
             return
         count = start
         for frame in self._full(start):
-            yield to_rgb(frame, self.width, self.height)
+            yield self._pixels(frame)
             count += 1
             if count == self.num_frames:
                 return
         raise UserError(f"input={self.index.path}: only {count} of {self.num_frames} frames could be read again")
+
+    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
+        index = self.index
+        pixels = to_rgb(frame, self.width, self.height, index.deep or index.is_toned)
+        if not index.is_toned:
+            return pixels
+        toned = self._toner(pixels)
+        return toned if index.deep else ((toned.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+    @functools.cached_property
+    def _toner(self) -> ToneMap:
+        return ToneMap(self.index.transfer)
 
     def _full(self, start: int) -> Iterator[av.VideoFrame]:
         """Frames from ``start`` on, without fields; the same from any position: the filter sees what comes before."""
@@ -175,13 +203,16 @@ class VideoReader:
         if found is not None:
             yield from found
             return
-        with open_video(Path(self.index.path)) as container:
+        with self._open() as container:
             stream = picture_stream(container, Path(self.index.path))
             stream.thread_type = "AUTO"
             yield from itertools.islice(_until_damage(container, stream), self.index.first_frame + start, None)
 
+    def _open(self) -> Any:
+        return open_video(Path(self.index.path), rate=self.index.rate)
+
     def _seek(self, wanted: int) -> Iterator[av.VideoFrame] | None:
-        container = open_video(Path(self.index.path))
+        container = self._open()
         stream = picture_stream(container, Path(self.index.path))
         stream.thread_type = "AUTO"
         try:

@@ -15,7 +15,8 @@ from typing import Any
 import av
 
 from toolkit.data.video.pixels import UNSPECIFIED, has_alpha, orientation
-from toolkit.data.video.reader import VideoIndex, open_video, picture_stream, reason
+from toolkit.data.video.reader import VideoIndex, file_state, open_video, picture_stream, reason
+from toolkit.data.video.sequence import GUESSED_RATE
 from toolkit.data.video.sound import name_of
 from toolkit.errors import UserError
 
@@ -24,8 +25,6 @@ USUAL_RATES = [*map(Fraction, (10, 12, 15, 24, 25, 30, 48, 50, 60, 90, 100, 120,
 BACKWARDS_S = 0.1  # times that go back by more start again, as in files laid end to end
 FORWARDS_S = 10.0  # as do times of a stream without an index (TS, VOB) that leap by more
 CONSTANT_RATE_TOLERANCE = 0.25  # of the mean interval: containers round times, cameras drop whole frames
-GUESSED_RATE = Fraction(25)
-HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 
 def index_video(
@@ -35,17 +34,19 @@ def index_video(
     start_s: float = 0.0,
     duration_s: float | None = None,
     most_bytes: int | None = None,
+    rate: Fraction = GUESSED_RATE,
     deinterlace: str = "off",
     each: Callable[[av.VideoFrame], None] | None = None,
 ) -> VideoIndex:
     """Decode ``path`` once, from ``start_s`` for ``duration_s`` seconds, and say what is there.
 
+    ``path``: a file, or numbered pictures (a folder of them, or ``frames/%05d.png``), which are shown at ``rate``.
     ``deinterlace``: auto, where frames are marked as interlaced, on or off; readers of the index do it. ``each`` is
     called with every frame. ``most_bytes``: refuse a picture of more uint8 RGB bytes, before decoding one.
     Raises UserError naming ``key`` for a file that is missing, no video, without frames or without a picture stream.
     """
     path = Path(path)
-    with open_video(path, key) as container:
+    with open_video(path, key, rate) as container:
         stream = picture_stream(container, path, key)
         _refuse_huge(stream, path, key, most_bytes)
         stream.thread_type = "AUTO"
@@ -53,32 +54,38 @@ def index_video(
         scan.run(container)
         if scan.first is None:
             raise UserError(f"{key}={path}: {scan.nothing()}")
-        turned = orientation(scan.first).transposed
-        aspect = Fraction(stream.sample_aspect_ratio or 1)
-        state = path.stat()
-        base = VideoIndex(
-            path=str(path),
-            size_bytes=state.st_size,
-            modified_ns=state.st_mtime_ns,
-            width=scan.height if turned else scan.width,
-            height=scan.width if turned else scan.height,
-            codec=stream.codec_context.name,
-            pixel_format=scan.first.format.name,
-            aspect=1 / aspect if turned else aspect,
-            time_base=scan.time_base,
-            pts=tuple(scan.pts),
-            rate=GUESSED_RATE,
-            is_constant=True,
-            audio=tuple(name_of(audio) for audio in container.streams.audio),
-            primaries=_known(scan.first, "color_primaries"),
-            transfer=_known(scan.first, "color_trc"),
-            restarts_s=tuple(scan.restarts_s),
-            first_frame=scan.skipped,
-            deinterlace={"auto": "interlaced" if scan.is_interlaced else "", "on": "all"}.get(deinterlace, ""),
-        )
-        rate, is_constant = _frame_rate(scan, stream)
-        index = replace(base, rate=rate, is_constant=is_constant, last_s=None if is_constant else scan.last_s)
+        index = _index(path, scan, stream, container, deinterlace)
         return replace(index, notes=tuple(_notes(index, scan, stream, container)))
+
+
+def _index(path: Path, scan: _Scan, stream: Any, container: Any, deinterlace: str) -> VideoIndex:
+    assert scan.first is not None
+    turned = orientation(scan.first).transposed
+    aspect = Fraction(stream.sample_aspect_ratio or 1)
+    size_bytes, modified_ns = file_state(path)
+    rate, is_constant = _frame_rate(scan, stream)
+    return VideoIndex(
+        path=str(path),
+        size_bytes=size_bytes,
+        modified_ns=modified_ns,
+        width=scan.height if turned else scan.width,
+        height=scan.width if turned else scan.height,
+        codec=stream.codec_context.name,
+        pixel_format=scan.first.format.name,
+        bits=max(component.bits for component in scan.first.format.components),
+        aspect=1 / aspect if turned else aspect,
+        time_base=scan.time_base,
+        pts=tuple(scan.pts),
+        rate=rate,
+        is_constant=is_constant,
+        last_s=None if is_constant else scan.last_s,
+        audio=tuple(name_of(audio) for audio in container.streams.audio),
+        primaries=_known(scan.first, "color_primaries"),
+        transfer=_known(scan.first, "color_trc"),
+        restarts_s=tuple(scan.restarts_s),
+        first_frame=scan.skipped,
+        deinterlace={"auto": "interlaced" if scan.is_interlaced else "", "on": "all"}.get(deinterlace, ""),
+    )
 
 
 class _Scan:
@@ -234,5 +241,3 @@ def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Itera
         yield f"{name}: interlaced, and left so"
     if scan.changes_size:
         yield f"{name}: frames change their size on the way; all are brought to {index.width}x{index.height}"
-    if (transfer := getattr(scan.first, "color_trc", None)) in HDR_TRANSFERS:
-        yield f"{name}: HDR ({HDR_TRANSFERS[transfer]}) is kept, with 8 bits a colour: smooth surfaces may show steps"

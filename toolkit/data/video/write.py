@@ -20,14 +20,17 @@ import av
 import numpy as np
 
 from toolkit.data.video.beside import add_subtitles, keeps_time_code, time_code
+from toolkit.data.video.pictures import PICTURES, link_pictures, put_folder, remove, write_pictures
 from toolkit.data.video.pixels import from_rgb
+from toolkit.data.video.sequence import PICTURE_SUFFIXES
 from toolkit.data.video.sound import Sound, add_sound, describe
 from toolkit.errors import JobError, UserError
 from toolkit.runs.files import write_json
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-ENCODERS = {"h264": "libx264", "hevc": "libx265", "rgb": "libx264rgb"}  # rgb: lossless
-MOST_SIDE_PX = {"h264": 16384, "hevc": 16384, "rgb": 16384}
+ENCODERS = {"h264": "libx264", "hevc": "libx265", "rgb": "libx264rgb", "png": "png"}  # rgb: lossless
+MOST_SIDE_PX = {"h264": 16384, "hevc": 16384, "rgb": 16384, "png": 65535}
+DEEP_FORMATS = ("yuv420p10le", "yuv444p10le", "rgb48be")  # of more than 8 bits a colour
 THREADS = 6  # fixed: the encoders' output depends on it, and a resumed job must write the same bytes
 KEY_FRAME_EVERY = 250
 MOST_REORDERING = 16  # frames; both encoders' presets stay below
@@ -37,8 +40,9 @@ MOST_REORDERING = 16  # frames; both encoders' presets stay below
 class Encoding:
     """How frames become a video. ``aspect``: width of a pixel over its height.
 
-    ``codec``: h264 or hevc with ``pix_fmt`` yuv420p or yuv444p; or rgb with rgb24, which is exact. ``primaries`` and
-    ``transfer`` say in ITU-T H.273's numbers what the RGB values mean; 1 is BT.709.
+    ``codec``: h264 or hevc with ``pix_fmt`` yuv420p or yuv444p (hevc: also yuv420p10le, yuv444p10le); rgb with rgb24,
+    which is exact; or png, numbered pictures, with rgb24 or rgb48be. ``primaries``, ``transfer`` and ``matrix`` say in
+    ITU-T H.273's numbers what the values mean; 1 is BT.709.
     """
 
     width: int
@@ -51,21 +55,26 @@ class Encoding:
     aspect: Fraction = Fraction(1)
     primaries: int = 1
     transfer: int = 1
+    matrix: int = 1
 
 
 def container_of(path: Path, key: str = "output") -> str:
     """FFmpeg's name of the container that the suffix of ``path`` says. Raises UserError for any other suffix."""
     if path.suffix.lower() not in CONTAINERS:
-        known = ", ".join(CONTAINERS)
-        raise UserError(f"{key}={path}: the name must end in one of {known}, which hold h264 and hevc")
+        known, hint = ", ".join(CONTAINERS), ""
+        if path.suffix.lower() in PICTURE_SUFFIXES:
+            hint = "; for numbered pictures name a folder, with encode.codec=png"
+        raise UserError(f"{key}={path}: the name must end in one of {known}, which hold h264 and hevc{hint}")
     return CONTAINERS[path.suffix.lower()]
 
 
 def write_part(path: Path, frames: Iterable[np.ndarray], encoding: Encoding) -> int:
-    """Encode ``frames`` (uint8 RGB (height, width, 3)) into ``path``, put in place whole; returns their number.
+    """Encode ``frames`` (uint8 or uint16 RGB (height, width, 3)) into ``path``, put in place whole; returns the number.
 
-    Raises OSError when the disk is full; there is then no ``path``.
+    Of ``codec`` png it is a folder. Raises OSError when the disk is full; there is then no ``path``.
     """
+    if encoding.codec == "png":
+        return write_pictures(path, (from_rgb(pixels, encoding.pix_fmt) for pixels in frames))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     count = 0
@@ -84,7 +93,7 @@ def write_part(path: Path, frames: Iterable[np.ndarray], encoding: Encoding) -> 
 
 def _encoded(frames: Iterable[np.ndarray], stream: Any, encoding: Encoding) -> Iterator[av.Packet]:
     for number, pixels in enumerate(frames):
-        frame = from_rgb(pixels, encoding.pix_fmt)
+        frame = from_rgb(pixels, encoding.pix_fmt, encoding.matrix)
         frame.pts, frame.time_base = number, 1 / encoding.rate
         yield from stream.encode(frame)
     yield from stream.encode(None)
@@ -102,8 +111,8 @@ def _add_stream(container: Any, encoding: Encoding) -> Any:
     context.width, context.height, context.pix_fmt = encoding.width, encoding.height, encoding.pix_fmt
     context.time_base = 1 / encoding.rate
     context.sample_aspect_ratio = encoding.aspect
-    if encoding.codec != "rgb":  # BT.709's matrix, video range
-        context.colorspace = context.color_range = 1
+    if encoding.codec != "rgb":  # video range
+        context.colorspace, context.color_range = encoding.matrix, 1
         context.color_primaries, context.color_trc = encoding.primaries, encoding.transfer
     if encoding.codec == "hevc":
         context.codec_tag = "hvc1"  # the tag that Apple's players take
@@ -111,7 +120,9 @@ def _add_stream(container: Any, encoding: Encoding) -> Any:
 
 
 def count_frames(path: Path) -> int:
-    """How many frames a written file holds. Raises FFmpegError where it cannot be read."""
+    """How many frames a written file, or folder of pictures, holds. Raises FFmpegError where it cannot be read."""
+    if path.is_dir():
+        return len(list(path.glob(PICTURES)))
     with av.open(str(path)) as container:
         return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
 
@@ -136,22 +147,35 @@ def join_parts(
     temporary = target.with_name(f".{target.name}.{token}.part")
     total = sum(count_frames(part) for part in parts)
     try:
-        _join(parts, temporary, container_of(target), encoding, sound)
+        if encoding.codec == "png":
+            link_pictures(parts, temporary)
+        else:
+            _join(parts, temporary, container_of(target), encoding, sound)
         found = count_frames(temporary)
         if found != total:
             raise JobError(f"{target}: {found} of {total} frames read back from what was written; is the disk full?")
-        if target.exists() and not overwrite:
+        if is_taken(target) and not overwrite:
             raise JobError(f"{target}: was made by someone else meanwhile; give another output or overwrite=true")
         if claim:
             write_json(claim, identity(temporary))
         _into_place(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
 def is_claimed(target: Path, claim: Path) -> bool:
     """Whether ``target`` is the file that a job put there and noted in ``claim``."""
     return target.exists() and claim.exists() and json.loads(claim.read_text(encoding="utf-8")) == identity(target)
+
+
+def is_taken(target: Path) -> bool:
+    """Whether something is there that writing to ``target`` would replace; an empty folder is nothing."""
+    return target.exists() and not (target.is_dir() and not any(target.iterdir()))
+
+
+def can_encode(codec: str, pix_fmt: str) -> bool:
+    """Whether the encoder of ``codec``, as FFmpeg was built, takes ``pix_fmt``."""
+    return pix_fmt in [one.name for one in av.Codec(ENCODERS[codec], "w").video_formats or ()]
 
 
 def identity(path: Path) -> list[int]:
@@ -212,6 +236,9 @@ def _video_packets(parts: Sequence[Path], stream: Any, rate: Fraction, delay: in
 
 
 def _into_place(temporary: Path, path: Path) -> None:
+    if temporary.is_dir():
+        put_folder(temporary, path)
+        return
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)

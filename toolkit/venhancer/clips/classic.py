@@ -37,14 +37,14 @@ class Between:
     """Frames between ``a`` and ``b`` (uint8 RGB (height, width, 3)); the motion is estimated when first needed."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray, settings: Classic, device: str | torch.device = "cpu"):
-        self.settings = settings
+        self.settings, self.dtype = settings, a.dtype
         self.pair = to_tensor(a, device), to_tensor(b, device)
         self._small: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def at(self, share: float) -> np.ndarray:
-        """The frame at ``share`` in (0, 1) of the way from a to b, uint8."""
+        """The frame at ``share`` in (0, 1) of the way from a to b, as deep as they are."""
         a, b = self.pair
-        return to_pixels(interpolate(a, b, *self.motion(), share))
+        return to_pixels(interpolate(a, b, *self.motion(), share), self.dtype)
 
     def motion(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Flow from a to b and from b to a (1, 2, h, w), and both frames' luma, in the size the motion is known at."""
@@ -123,7 +123,7 @@ def blended_frames(keys: Frames, positions: Sequence[Fraction], start: int) -> I
             yield before.pixels
         else:
             mixed = before.pixels * np.float32(1 - share) + after.pixels * np.float32(share)
-            yield np.rint(mixed).astype(np.uint8)
+            yield np.rint(mixed).astype(before.pixels.dtype)
 
 
 class _Key:
@@ -153,11 +153,16 @@ def neighbours(keys: Frames, positions: Sequence[Fraction], start: int) -> Itera
 
 
 def resize(pixels: np.ndarray, width: int, height: int, kernel: str = "lanczos") -> np.ndarray:
-    """uint8 RGB (h, w, 3) at another size by ``lanczos`` (three lobes) or ``bicubic``, antialiased when smaller."""
+    """RGB (h, w, 3), uint8 or uint16, at another size by ``lanczos`` (three lobes) or ``bicubic``, antialiased when
+    smaller."""
     if pixels.shape[:2] == (height, width):
         return pixels
     kernels = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
-    return np.asarray(Image.fromarray(pixels).resize((width, height), kernels[kernel]))
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize((width, height), kernels[kernel]))
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in pixels.transpose(2, 0, 1)]
+    made = np.stack([np.asarray(plane.resize((width, height), kernels[kernel])) for plane in planes], -1)
+    return np.rint(made).clip(0, 65535).astype(np.uint16)
 
 
 def up_to_size(frames: Iterator[np.ndarray], width: int, height: int, kernel: str) -> Iterator[np.ndarray]:
@@ -171,11 +176,16 @@ def up_to_size(frames: Iterator[np.ndarray], width: int, height: int, kernel: st
 
 
 def to_tensor(pixels: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
-    """uint8 RGB (h, w, 3) as float (1, 3, h, w) in [0, 255]."""
+    """RGB (h, w, 3), uint8 or uint16, as float (1, 3, h, w) in [0, 255]."""
+    if pixels.dtype == np.uint16:
+        pixels = pixels.astype(np.float32) / 257
     writable = np.require(pixels, requirements=["C", "W"])  # a copy only where it must be
     return torch.from_numpy(writable).to(device).permute(2, 0, 1)[None].float()
 
 
-def to_pixels(x: Tensor) -> np.ndarray:
+def to_pixels(x: Tensor, dtype: np.typing.DTypeLike = np.uint8) -> np.ndarray:
     """The inverse of :func:`to_tensor`, rounded and clipped."""
+    if dtype == np.uint16:
+        found = (x[0] * 257).round().clamp(0, 65535).permute(1, 2, 0).contiguous()
+        return found.cpu().numpy().astype(np.uint16)
     return x[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()

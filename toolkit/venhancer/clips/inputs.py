@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from toolkit.data.video.clips import CLIPS, clip_path, videos_in
+from toolkit.data.video.clips import CLIPS, clip_path, has_videos, videos_in
+from toolkit.data.video.pictures import PICTURES
 from toolkit.data.video.reader import VideoIndex
-from toolkit.data.video.write import MOST_SIDE_PX, container_of
+from toolkit.data.video.sequence import GUESSED_RATE, find_sequence
+from toolkit.data.video.tone import HDR_TRANSFERS
+from toolkit.data.video.write import MOST_SIDE_PX, can_encode, container_of, is_taken
 from toolkit.errors import UserError, did_you_mean
-from toolkit.venhancer.config import LEAST_SIDE_PX, MOST_SCALE, EnhanceVideo
+from toolkit.venhancer.config import LEAST_SCALE, LEAST_SIDE_PX, MOST_SCALE, EnhanceVideo, parse_fps
 
 WORKING_COPIES = 14  # float copies of an input frame that motion estimation holds at its peak
 OUTPUT_COPIES = 6  # byte copies of an output frame: resized, converted, in the encoder
@@ -34,16 +37,35 @@ def find_tasks(config: EnhanceVideo, samples: Path) -> list[Task]:
     """
     assert config.input is not None
     path = Path(config.input).expanduser()
-    if path.is_dir():
+    pictures = None if path.is_dir() and has_videos(path) else find_sequence(path)
+    if path.is_dir() and not pictures:
         return _folder_tasks(config, path, samples)
-    source = _one_source(config.input, path)
-    output = Path(config.output).expanduser() if config.output else samples / f"{source.stem}.mp4"
-    if config.output and output.is_dir():
-        output = output / f"{source.stem}.mp4"
+    source = path if pictures else _one_source(config.input, path)
+    name = pictures.name if pictures else source.stem
+    file = _file_of(name, config)
+    output = Path(config.output).expanduser() if config.output else samples / file
+    if output.is_dir() and config.encode.codec != "png":
+        output = output / file
     reference = Path(config.reference).expanduser() if config.reference else None
-    task = Task(source.stem, source, output, reference)
+    task = Task(name, source, output, reference)
     _check_output(task, config)
     return [task]
+
+
+def _file_of(name: str, config: EnhanceVideo) -> str:
+    """What the result of a clip is called where nobody said; pictures lie in a folder."""
+    return name if config.encode.codec == "png" else f"{name}.mp4"
+
+
+def picture_rate(task: Task, config: EnhanceVideo) -> Fraction:
+    """Of numbered pictures the rate that is asked for; a file has its own. Raises UserError where there is none."""
+    if not find_sequence(task.source):
+        if config.input_fps:
+            raise UserError(f"input_fps={config.input_fps}: {task.source} has a rate of its own; fps is what to write")
+        return GUESSED_RATE
+    if text := config.input_fps or config.fps:
+        return parse_fps(text)
+    raise UserError(f"input={task.source}: numbered pictures have no rate; give fps=24, or input_fps=24 and fps=48")
 
 
 def _one_source(text: str, path: Path) -> Path:
@@ -68,7 +90,7 @@ def _folder_tasks(config: EnhanceVideo, folder: Path, samples: Path) -> list[Tas
     for source in videos_in(folder, "input"):
         name = str(source.relative_to(folder).with_suffix("")).replace(os.sep, "__")
         reference = references / source.relative_to(folder) if references else None
-        tasks.append(Task(name, source, outputs / f"{name}.mp4", reference))
+        tasks.append(Task(name, source, outputs / _file_of(name, config), reference))
     doubles = {task.name for task in tasks if sum(other.name == task.name for other in tasks) > 1}
     if doubles:
         raise UserError(f"input={folder}: two files are called {min(doubles)}, only their suffixes differ; rename one")
@@ -78,11 +100,14 @@ def _folder_tasks(config: EnhanceVideo, folder: Path, samples: Path) -> list[Tas
 
 
 def _check_output(task: Task, config: EnhanceVideo) -> None:
-    container_of(task.output)
-    if task.output.exists() and task.output.resolve() == task.source.resolve():
+    if task.output.exists() and task.output.resolve() in (task.source.resolve(), task.source.resolve().parent):
         raise UserError(f"output={task.output}: is the input; the input is never written to")
-    if task.output.is_dir():
-        raise UserError(f"output={task.output}: is a folder")
+    if config.encode.codec != "png":
+        container_of(task.output)
+        if task.output.is_dir():
+            raise UserError(f"output={task.output}: is a folder")
+    elif task.output.suffix or task.output.is_file():
+        raise UserError(f"output={task.output}: with encode.codec=png it is a folder, as in output=frames")
     above = task.output.absolute().parent
     while not above.exists():
         above = above.parent
@@ -92,8 +117,10 @@ def _check_output(task: Task, config: EnhanceVideo) -> None:
 
 def check_free(task: Task, config: EnhanceVideo) -> None:
     """Refuse an output that is there already. Raises UserError."""
-    if task.output.exists() and not config.overwrite:
+    if is_taken(task.output) and not config.overwrite:
         raise UserError(f"output={task.output}: exists already; give another name or overwrite=true")
+    if task.output.is_dir() and {*task.output.iterdir()} - {*task.output.glob(PICTURES)}:
+        raise UserError(f"output={task.output}: holds other files than numbered pictures; give another folder")
 
 
 def make_folder(task: Task) -> None:
@@ -114,17 +141,32 @@ def output_size(
     """
     exact = _exact_size(config, index, before_degrade)
     width, height = (round(side) for side in exact)
-    pix_fmt = "yuv420p" if config.encode.pix_fmt == "auto" else config.encode.pix_fmt
-    if pix_fmt == "yuv444p" or (width % 2 == 0 and height % 2 == 0):
+    pix_fmt = output_format(config, index)
+    if not pix_fmt.startswith("yuv420") or (width % 2 == 0 and height % 2 == 0):
         return width, height, pix_fmt, ""
     even = (_even(exact[0]), _even(exact[1]))
-    if config.encode.pix_fmt == "yuv420p":
+    if config.encode.pix_fmt != "auto":
         raise UserError(
-            f"encode.pix_fmt=yuv420p: needs even sides, the result has {width}x{height}; "
+            f"encode.pix_fmt={pix_fmt}: needs even sides, the result has {width}x{height}; "
             "use auto (the next even size) or yuv444p"
         )
     note = f"{width}x{height} becomes {even[0]}x{even[1]}: 4:2:0 has even sides only (encode.pix_fmt=yuv444p keeps odd)"
     return *even, pix_fmt, note
+
+
+def output_format(config: EnhanceVideo, index: VideoIndex) -> str:
+    """FFmpeg's name of the pixels to write. Raises UserError where the encoder, as it was built, lacks them."""
+    encode = config.encode
+    if encode.pix_fmt != "auto":
+        asked = "rgb48be" if encode.pix_fmt == "rgb48" else encode.pix_fmt
+        if not can_encode(encode.codec, asked):
+            raise UserError(f"encode.pix_fmt={encode.pix_fmt}: FFmpeg here was built with an encoder that lacks it")
+        return asked
+    is_deep = index.bits > 8 and config.backend != "generative"
+    if encode.codec == "png":
+        return "rgb48be" if is_deep and not index.is_toned else "rgb24"
+    keeps = is_deep and encode.codec == "hevc" and index.transfer in HDR_TRANSFERS and not index.is_toned
+    return "yuv420p10le" if keeps and can_encode("hevc", "yuv420p10le") else "yuv420p"
 
 
 def _exact_size(config: EnhanceVideo, index: VideoIndex, before_degrade: tuple[int, int] | None) -> tuple[float, float]:
@@ -133,7 +175,7 @@ def _exact_size(config: EnhanceVideo, index: VideoIndex, before_degrade: tuple[i
         height = config.height or config.width * index.height / index.width  # type: ignore[operator]
         sides = [("width", width, index.width), ("height", height, index.height)]
         for key, side, before in sides if config.width else sides[::-1]:
-            least = config.least_scale
+            least = 1 if config.backend == "generative" else LEAST_SCALE
             if not least * 0.999 <= side / before <= MOST_SCALE * 1.001:
                 raise UserError(
                     f"{key}={side:.0f}: is {side / before:.3g} times the input's {before}; "
@@ -175,7 +217,8 @@ def check_size(config: EnhanceVideo, index: VideoIndex, width: int, height: int)
 
 def frame_bytes(index: VideoIndex, width: int, height: int) -> int:
     """Memory that work on one frame takes, whatever the clip's length."""
-    return 3 * (4 * WORKING_COPIES * index.width * index.height + OUTPUT_COPIES * width * height)
+    copies = OUTPUT_COPIES * (2 if index.deep else 1)
+    return 3 * (4 * WORKING_COPIES * index.width * index.height + copies * width * height)
 
 
 def available_bytes() -> int:

@@ -6,14 +6,15 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from toolkit.data.video.pictures import remove
 from toolkit.data.video.reader import VideoIndex, VideoReader
 from toolkit.data.video.scan import index_video
-from toolkit.data.video.write import Encoding, write_part
+from toolkit.data.video.write import DEEP_FORMATS, Encoding, write_part
 from toolkit.errors import JobError, UserError
 from toolkit.runs import progress
 from toolkit.runs.files import write_json
@@ -47,7 +48,8 @@ def write_parts(
     """Make every part that is not there yet and return all of them; ``bar`` counts output frames."""
     parts = plan_parts(timeline, part_frames)
     name = hashlib.sha256(repr(encoding).encode()).hexdigest()[:8]
-    paths = [folder / f"part_{part.number:06d}_{name}.mp4" for part in parts]
+    suffix = "" if encoding.codec == "png" else ".mp4"  # of a folder of pictures
+    paths = [folder / f"part_{part.number:06d}_{name}{suffix}" for part in parts]
     for part, path in zip(parts, paths, strict=True):
         _encode_again(folder, part, path, encoding)
     for shot, group in itertools.groupby(zip(parts, paths, strict=True), key=lambda item: item[0].shot):
@@ -63,12 +65,12 @@ def write_parts(
 
 def _encode_again(folder: Path, part: Part, path: Path, encoding: Encoding) -> None:
     """Bring a part that is there in another encoding into the one that is asked for now."""
-    others = [] if path.exists() else sorted(folder.glob(f"part_{part.number:06d}*.mp4"))
+    others = [] if path.exists() else sorted(folder.glob(f"part_{part.number:06d}*"))
     if others:
         made = Written(others[0], encoding)
         write_part(path, made.reader.frames(), encoding)
         for other in others:
-            other.unlink()
+            remove(other)
 
 
 class Written:
@@ -82,7 +84,7 @@ class Written:
         if (index.width, index.height) != (encoding.width, encoding.height):
             made, asked = f"{index.width}x{index.height}", f"{encoding.width}x{encoding.height}"
             raise UserError(f"encode.pix_fmt: the frames were made as {made}, {asked} needs a new run (hydra.run.dir)")
-        self.reader = VideoReader(index)
+        self.reader = VideoReader(replace(index, deep=encoding.pix_fmt in DEEP_FORMATS))
 
     def frames(self, shot: Shot, start: int) -> Iterator[np.ndarray]:
         """As in ``Backend``."""

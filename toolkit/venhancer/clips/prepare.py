@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,29 @@ from typing import Any
 from toolkit.data.video.beside import beside_notes
 from toolkit.data.video.reader import VideoIndex, VideoReader
 from toolkit.data.video.scan import index_video
+from toolkit.data.video.sequence import find_sequence
 from toolkit.data.video.sound import Sound, sound_plan
-from toolkit.data.video.write import Encoding, container_of
+from toolkit.data.video.tone import HDR_TRANSFERS
+from toolkit.data.video.write import DEEP_FORMATS, Encoding, container_of
 from toolkit.errors import UserError
 from toolkit.venhancer.clips.backends import Backend, ClassicBackend, GenerativeBackend, KeyFrames
 from toolkit.venhancer.clips.degrade import write_degraded
-from toolkit.venhancer.clips.inputs import Task, available_bytes, check_size, gib, output_size, rate_text
+from toolkit.venhancer.clips.inputs import (
+    Task,
+    available_bytes,
+    check_size,
+    gib,
+    output_size,
+    picture_rate,
+    rate_text,
+)
 from toolkit.venhancer.clips.parts import keep_index
 from toolkit.venhancer.clips.scenes import CutFinder
 from toolkit.venhancer.clips.timeline import Timeline, make_timeline, output_rate
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.engine.settings import EnhanceSettings
 
+BT2020 = 9  # its primaries and its matrix, in ITU-T H.273's numbers
 TILE_SIDES_PX = (1280, 960, 720, 512, 384, 256, 192, 128)
 WINDOW_FRAMES = (24, 16, 9, 5, 3)
 
@@ -43,7 +55,7 @@ class Work:
     encoding: Encoding
     reference: VideoIndex | None
     notes: tuple[str, ...]
-    sound: Sound
+    sound: Sound | None
     claim: Path
 
     @property
@@ -76,12 +88,15 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
             start_s=config.start_s,
             duration_s=config.duration_s,
             most_bytes=most,
+            rate=picture_rate(task, config),
             deinterlace=config.deinterlace,
             each=finder,
         )
         return found, finder.cuts() if finder else []
 
     index, cuts = keep_index(folder / "index.json", look)
+    if config.encode.hdr == "tonemap" and index.transfer in HDR_TRANSFERS:
+        index = replace(index, is_toned=True)
     sound = Sound(index, config.start_s == 0 and config.duration_s is None, config.encode.audio)
     notes, original = list(index.notes), None
     if config.degrade.active:
@@ -91,9 +106,10 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
     rate = output_rate(config, index, original.rate if original else None)
     before = (original.width, original.height) if original else None
     width, height, pix_fmt, note = output_size(config, index, before)
+    index = replace(index, deep=pix_fmt in DEEP_FORMATS and index.bits > 8 and config.backend != "generative")
     check_size(config, index, width, height)
-    notes += _notes_beside(task, sound, rate)
-    reference = original or (index_video(task.reference, key="reference") if task.reference else None)
+    notes += [f"{task.name}: {line}" for line in (*_hdr_notes(index), *_notes_beside(task, sound, rate, config))]
+    reference = original or (index_video(task.reference, key="reference", rate=rate) if task.reference else None)
     if reference and reference is not original:
         notes += reference.notes
     return Work(
@@ -104,16 +120,31 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
         _encoding(config, index, width, height, rate, pix_fmt),
         reference,
         tuple([*notes, f"{task.name}: {note}"] if note else notes),
-        sound,
+        None if config.encode.codec == "png" or find_sequence(task.source) else sound,
         claim_of(folder, config),
     )
 
 
-def _notes_beside(task: Task, sound: Sound, rate: Fraction) -> list[str]:
+def _hdr_notes(index: VideoIndex) -> Iterator[str]:
+    kind = HDR_TRANSFERS.get(index.transfer)
+    if kind and index.is_toned:
+        yield f"HDR ({kind}) becomes BT.709, for screens that have none"
+    elif kind and index.deep:
+        yield f"HDR ({kind}) is kept, with 10 bits a colour or more"
+    elif kind:
+        others = "encode.codec=hevc without the network keeps 10, encode.hdr=tonemap makes BT.709 of it"
+        yield f"HDR ({kind}) is kept, with 8 bits a colour: smooth surfaces may show steps ({others})"
+
+
+def _notes_beside(task: Task, sound: Sound, rate: Fraction, config: EnhanceVideo) -> list[str]:
     """What becomes of the sound, the subtitles and the time code, where they are not simply copied."""
+    if find_sequence(task.source):
+        return []
+    if config.encode.codec == "png":
+        return ["sound is left out: pictures have none"] if sound.is_heard and sound.index.audio else []
     form = container_of(task.output)
     notes = sound_plan(sound.index.path, form)[1] if sound.is_heard and sound.index.audio else []
-    return [f"{task.name}: {note}" for note in (*notes, *beside_notes(sound, form, rate))]
+    return [*notes, *beside_notes(sound, form, rate)]
 
 
 def _encoding(
@@ -122,7 +153,10 @@ def _encoding(
     """Pixels of the shape that leaves the picture's as it is, colours that mean what the input's do."""
     aspect = (index.aspect * index.width * height / (index.height * width)).limit_denominator(255)
     encode, colours = config.encode, (index.primaries, index.transfer)
-    return Encoding(width, height, rate, encode.codec, encode.crf, encode.speed, pix_fmt, aspect, *colours)
+    if index.is_toned:
+        colours = (1, 1)
+    matrix = BT2020 if index.deep and colours[0] == BT2020 else 1
+    return Encoding(width, height, rate, encode.codec, encode.crf, encode.speed, pix_fmt, aspect, *colours, matrix)
 
 
 def _degraded(index: VideoIndex, config: EnhanceVideo, folder: Path) -> VideoIndex:

@@ -56,7 +56,7 @@ def _head(name: str, width: int) -> np.ndarray:
 
 def held_frames(index: VideoIndex, timeline: Timeline) -> Iterator[np.ndarray]:
     """The input at the output's rate: every frame stands until the next."""
-    frames = VideoReader(index).frames()
+    frames = VideoReader(replace(index, deep=False)).frames()
     number, current = 0, next(frames)
     for moment in range(timeline.num_frames):
         wanted, _ = index.position(moment / timeline.rate)
