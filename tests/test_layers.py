@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "data": {"errors", "schema", "lazy", "installation", "runs"},
     "metrics": {"errors", "runs", "data", "zoo"},
     "show": {"errors", "schema", "runs"},
+    "measure": {"errors", "data", "metrics", "runs", "show", "zoo"},
     "bench": {"errors", "schema", "runs", "show"},
     "claims": BRIDGE | {"data", "metrics", "show"},
     "configs": GROUND | {"data"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "launch": BRIDGE | {"one_job", "sweep"},
     "resume": BRIDGE | {"launch"},
     "api": BRIDGE | PAPERS | {"launch", "show", "zoo"},
-    "cli": BRIDGE | {"launch", "resume", "help", "zoo", "data", "show", "claims"},
+    "cli": BRIDGE | {"launch", "resume", "help", "zoo", "data", "show", "claims", "measure"},
     **dict.fromkeys(PAPERS, FLOOR | {"paths", "zoo", "data", "metrics", "runs", "show", "bench"}),
 }
 MOST_FILES = 18  # of a folder, without __init__.py: more than one sees at a glance
