@@ -66,6 +66,30 @@ def test_of_several_samples_the_best_counts(sets):
     assert found["psnr"] == pytest.approx(psnr, rel=1e-9) and 0.8 < found["ssim"] < 1 and "fvd" not in found
 
 
+class HalfDifference(torch.nn.Module):
+    """In the place of LPIPS: half of the mean absolute difference of images (n, 3, H, W) in [0, 1]."""
+
+    shift = torch.zeros(1)
+
+    def forward(self, x, y):
+        assert x.dtype == torch.float32 and x.max() <= 1
+        return (x - y).abs().mean((1, 2, 3)) / 2
+
+
+def test_of_lpips_the_smallest_counts(sets, monkeypatch):
+    monkeypatch.setattr("toolkit.measure.videos.load_lpips", lambda path, key: HalfDifference())
+    real, far = clips(6, 1), clips(6, 5)
+    np.savez(sets / "two.npz", np.concatenate([far, real]))
+    measure_videos(VideoPlan(sets / "two.npz", sets / "real.npz", paired=True, lpips=sets), sets / "out.json")
+    assert json.loads((sets / "out.json").read_text())["metrics"]["lpips"] == 0
+    np.savez(sets / "far.npz", far)
+    measure_videos(VideoPlan(sets / "far.npz", sets / "real.npz", paired=True, lpips=sets), sets / "out.json")
+    expected = np.abs(far.astype(float) - real).mean() / 255 / 2
+    assert json.loads((sets / "out.json").read_text())["metrics"]["lpips"] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(UserError, match="--lpips compares clip with clip: give --paired too"):
+        measure_videos(VideoPlan(sets / "far.npz", sets / "real.npz", sets / "i3d.pt", lpips=sets))
+
+
 def test_video_files_are_read_as_they_are(tmp_path):
     for folder in ("generated", "real"):
         (tmp_path / folder).mkdir()

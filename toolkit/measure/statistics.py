@@ -141,5 +141,5 @@ def write_statistics(path: Path, found: Activations) -> Path:
     if found.sfid:
         arrays |= {"mu_s": found.sfid.mean.numpy(), "sigma_s": found.sfid.covariance.numpy()}
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy types its options, not the arrays
     return write_atomic(path, buffer.getvalue())

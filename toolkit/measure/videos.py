@@ -1,4 +1,4 @@
-"""``toolkit measure videos``: FVD, and where clips are paired PSNR and SSIM, by iVideoGPT's protocol (appendix A.3)."""
+"""``toolkit measure videos``: FVD; PSNR, SSIM and LPIPS of paired clips; by iVideoGPT's protocol (appendix A.3)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from toolkit.metrics.ssim import ssim
 from toolkit.runs.files import write_json
 from toolkit.runs.progress import bar
 from toolkit.show.table import Table
+from toolkit.zoo.lpips import LPIPS, load_lpips
 
 _MIN_FRAMES = 10  # I3D halves time three times, then pools over two
 _EPSILON = 1e-8  # of the mean squared error, as piqa's PSNR
+_FRAMES = 16  # through LPIPS at a time
+_WORST = {"psnr": -float("inf"), "ssim": -float("inf"), "lpips": float("inf")}
 
 
 class VideoSet:
@@ -70,12 +73,13 @@ class VideoSet:
 @dataclass(frozen=True)
 class VideoPlan:
     """What to measure. ``paired``: clip i of the generated belongs to clip i modulo n of the n real ones; of several
-    for one the best counts, for each metric by itself."""
+    for one the best counts, for each metric by itself. ``lpips``: its weights, for clips that are paired."""
 
     generated: Path
     reference: Path
     i3d: Path | None = None
     paired: bool = False
+    lpips: Path | None = None
     num_frames: int | None = None
     device: str = "cpu"
 
@@ -114,25 +118,38 @@ def video_stats(videos: VideoSet, network: Any, device: str, name: str) -> Gauss
     return GaussianStats(found.mean, found.covariance * ((found.num - 1) / found.num), found.num)
 
 
-def paired_scores(generated: VideoSet, reference: VideoSet) -> dict[str, float]:
-    """PSNR (dB) and SSIM of RGB, a mean over the frames of a clip, the best of the samples of each clip, then a mean.
+def paired_scores(generated: VideoSet, reference: VideoSet, lpips: LPIPS | None = None) -> dict[str, float]:
+    """PSNR (dB), SSIM and LPIPS of RGB, a mean over the frames of a clip, the best of the samples of each clip, then a
+    mean over clips.
 
     Raises UserError where the number of generated clips is no multiple of the real ones', or sizes differ.
     """
     if len(generated) % len(reference):
         raise UserError(f"{generated.source}: {len(generated)} clips for {len(reference)}; expected a multiple")
     real = list(reference)
-    best = {name: [-float("inf")] * len(real) for name in ("psnr", "ssim")}
+    best: dict[str, list[float]] = {}
     for number, clip in enumerate(generated):
         place = number % len(real)
         if clip.shape != real[place].shape:
             raise UserError(f"{generated.source}: clips {tuple(clip.shape)}, real ones {tuple(real[place].shape)}")
-        x, y = clip.double() / 255, real[place].double() / 255
-        error = (x - y).square().mean((1, 2, 3))
-        found = {"psnr": float(-10 * (error + _EPSILON).log10().mean()), "ssim": float(ssim(x, y).mean())}
-        for name, value in found.items():
-            best[name][place] = max(best[name][place], value)
+        for name, value in _scores(clip, real[place], lpips).items():
+            values = best.setdefault(name, [_WORST[name]] * len(real))
+            values[place] = (min if name == "lpips" else max)(values[place], value)
     return {name: float(np.mean(values)) for name, values in best.items()}
+
+
+def _scores(clip: Tensor, real: Tensor, lpips: LPIPS | None) -> dict[str, float]:
+    """Of one clip, uint8 (frames, 3, H, W) each: means over its frames."""
+    x, y = clip.double() / 255, real.double() / 255
+    error = (x - y).square().mean((1, 2, 3))
+    found = {"psnr": float(-10 * (error + _EPSILON).log10().mean()), "ssim": float(ssim(x, y).mean())}
+    if lpips is not None:
+        device = lpips.shift.device
+        pairs = zip(x.float().split(_FRAMES), y.float().split(_FRAMES), strict=True)
+        found["lpips"] = float(
+            torch.cat([lpips(one.to(device), other.to(device)).cpu() for one, other in pairs]).mean()
+        )
+    return found
 
 
 def measure_videos(plan: VideoPlan, out: Path | None = None) -> Table:
@@ -142,6 +159,9 @@ def measure_videos(plan: VideoPlan, out: Path | None = None) -> Table:
     """
     if plan.i3d is None and not plan.paired:
         raise UserError("nothing to measure: give --i3d FILE for FVD, --paired for PSNR and SSIM, or both")
+    if plan.lpips is not None and not plan.paired:
+        raise UserError("--lpips compares clip with clip: give --paired too")
+    lpips = load_lpips(plan.lpips, "--lpips").to(plan.device) if plan.lpips else None
     generated, reference = (VideoSet(path, plan.num_frames) for path in (plan.generated, plan.reference))
     found: dict[str, Any] = {"generated": str(plan.generated), "reference": str(plan.reference)}
     found |= {"num_generated": len(generated), "num_reference": len(reference), "metrics": {}}
@@ -152,7 +172,7 @@ def measure_videos(plan: VideoPlan, out: Path | None = None) -> Table:
         found["metrics"]["fvd"] = frechet_distance(*stats)
         note += f"; I3D {found['i3d_sha256'][:8]}"
     if plan.paired:
-        found["metrics"] |= paired_scores(generated, reference)
+        found["metrics"] |= paired_scores(generated, reference, lpips)
     if out is not None:
         write_json(out, found)
     return Table(

@@ -9,7 +9,6 @@ torch-fidelity read.
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -213,7 +212,14 @@ def load_inception(path: str | Path) -> tuple[Inception, str]:
             tensors = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (
+        SafetensorError,
+        torch.serialization.pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+    ) as error:
         raise UserError(f"{path}: not a file of tensors ({str(error).splitlines()[0][:120]})") from None
     with torch.device("meta"):
         network = Inception()

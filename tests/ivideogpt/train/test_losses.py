@@ -15,7 +15,8 @@ from toolkit.ivideogpt.train.losses import (
     generator_loss,
     median,
 )
-from toolkit.ivideogpt.train.perceptual import LPIPS, GradientDistance, _expected_shapes, load_lpips, make_distance
+from toolkit.ivideogpt.train.perceptual import GradientDistance, make_distance
+from toolkit.zoo.lpips import LPIPS, _expected_shapes, load_lpips
 
 CONTEXT, FUTURE = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 2, 3, 16, 16)
 
