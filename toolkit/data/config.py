@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from toolkit.schema import choice, number
+from toolkit.schema import choice, cosmetic, number
 
 
 @dataclass
@@ -16,8 +16,12 @@ class Data:
     holds the files. size_px: edge to which images are resized; None keeps their size. channels: 1 for grey, 3 for
     colour; None keeps what they have. num_train: how many training items to take; None takes all. valid_fraction: share
     of the training items that is held out where a set has no part of its own for it. flip: whether images are mirrored
-    at random. class_labels: whether classes are read and given to the network. skip_bad: whether files that are no
-    readable images are left out, which is told; each is then decoded once to be sure.
+    at random. class_labels: whether classes are given to the network; a folder's are read all the same where it has
+    them. skip_bad: whether files that are no readable images are left out, which is told; each is then decoded once to
+    be sure. resize: how a folder's images are brought to size_px: ``bicubic`` (antialiased), ``lanczos`` as EDM's and
+    StyleGAN's tools, ``box`` as Downsampled ImageNet, ``adm`` as ADM; published references differ by it. max_pixels: of
+    one image; a file with more is refused unread. cache: whether the decoded images of a large folder are kept for
+    later passes and runs.
     """
 
     KINDS: ClassVar = ("points", "images")
@@ -31,6 +35,9 @@ class Data:
     flip: bool = False
     class_labels: bool = True
     skip_bad: bool = False
+    resize: str = choice("bicubic", "bicubic", "lanczos", "box", "adm")
+    max_pixels: int = number(178_956_970, least=1, computes=False)
+    cache: bool = cosmetic(True)
 
 
 @dataclass

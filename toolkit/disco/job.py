@@ -22,6 +22,7 @@ from toolkit.errors import UserError
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank, world_size
+from toolkit.runs.files import write_json
 from toolkit.runs.loop import Loop
 from toolkit.runs.passes import own_part, rows, update
 from toolkit.runs.reading import read_record
@@ -43,6 +44,8 @@ def main(config: TrainDisco, run: Run) -> float | None:
     dataset: Any = data_for_samples(config, run) if only_samples else load_data(config)
     if dataset is not None and (not only_samples or config.model is None):
         _keep_splits(run, config, dataset)
+    if dataset is not None and not only_samples:
+        dataset.prepare()
     accelerator = accelerator_of(run)
     stages = {
         "denoiser": lambda: _train_denoiser(run, config, dataset, accelerator, "denoiser"),
@@ -98,8 +101,11 @@ def _keep_splits(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
     run.keep_splits(contents, of_folder=config.data.path is not None)
     learned = (read_record(config.model) or {}).get("splits") if config.model else None
     if learned and learned != contents:
-        told = [f"{name} {learned[name]['items']} -> {contents[name]['items']}" for name in contents]
-        progress.say(f"model={config.model}: learned from other data than these ({', '.join(told)} items)")
+        told = [f"{name} {learned[name]['items']} -> {contents[name]['items']} items" for name in contents]
+        known = _data_of_model(config) or config.data
+        if known.resize != config.data.resize:
+            told.append(f"data.resize {known.resize} -> {config.data.resize}")
+        progress.say(f"model={config.model}: learned from other data than these ({', '.join(told)})")
 
 
 def load_data(config: TrainDisco) -> data.Dataset:
@@ -143,6 +149,7 @@ def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, acceler
         save_part(run.path("model"), name, ema.model)
         if encoder is not None:
             save_part(run.path("model"), "encoder", joint.encoder)
+        write_json(run.path("model", "data.json"), dataclasses.asdict(config.data))
     run.record.setdefault("parameters", {})[name] = {
         "denoiser": count_parameters(denoiser),
         "encoder": count_parameters(encoder),
