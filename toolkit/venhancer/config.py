@@ -12,6 +12,7 @@ from toolkit.schema import Job, choice, cosmetic, number, written
 STAGES = {
     "enhance": ["enhance", "measure"],
     "train": ["train", "evaluate"],
+    "train_keys": ["train_keys", "evaluate_keys"],
     "all": ["train", "evaluate", "enhance", "measure"],
 }
 FIDELITY_NOISE_LEVELS = {"faithful": 50, "balanced": 150, "creative": 250}
@@ -154,6 +155,25 @@ class ClipData:
 
 
 @dataclass
+class Upscaler:
+    """``stage=train_keys``: a network that enlarges key frames by 4, one by one, trained to come near to the truth.
+
+    channels: of its hidden layers. num_blocks: residual blocks of two convolutions. photographs: whether it learns from
+    photographs that packages ship, beside frames of ``data``. films: whether frames of ``data`` are taken. left_out_s:
+    times of the film, in seconds, from which on 20 s are not trained on. film_share: share of the inputs that are
+    slightly blurred and compressed, as films are. patch_px: edge of what is taken of a crop (data.crop_px) in a step.
+    """
+
+    channels: int = number(48, least=4)
+    num_blocks: int = number(8, least=1)
+    photographs: bool = True
+    films: bool = True
+    left_out_s: list[float] = number([60.0, 180.0, 300.0, 420.0], least=0)
+    film_share: float = number(0.1, least=0, most=1)
+    patch_px: int = number(96, least=16)
+
+
+@dataclass
 class Augment:
     """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip.
 
@@ -189,7 +209,7 @@ class Optim:
 
     joint: bool = False
     step_weighting: str = choice("uniform", "uniform", "proportional")
-    num_steps: int = number(2000, least=1, extends="train")
+    num_steps: int = number(2000, least=1, extends="train,train_keys")
     base_num_steps: int = number(2000, least=0)
     batch_size: int = number(8, least=1)
     micro_batch_size: int | None = number(None, least=1, computes=False)
@@ -242,7 +262,7 @@ class Windows:
 class EnhanceVideo(Job):
     """``toolkit enhance-video``.
 
-    stage: enhance a clip, train a network, or both. input: a video file, a folder of them, or a clip's name of
+    stage: enhance a clip, train a network, or both; ``train_keys`` trains the network that enlarges key frames. input: a video file, a folder of them, or a clip's name of
     ``toolkit data list``; without it, ``demo``. output: the file to write (a folder where the input is one); without it
     the run's ``samples/``. overwrite: whether an output that exists already is replaced. reference: the clip as it
     should look, for the measures. start_s, duration_s: the part of the input to take.
@@ -317,6 +337,7 @@ class EnhanceVideo(Job):
     baselines: list[str] = field(default_factory=lambda: ["bicubic", "classic"])
 
     network: VideoUNetConfig = field(default_factory=VideoUNetConfig)
+    upscaler: Upscaler = field(default_factory=Upscaler)
     data: ClipData = field(default_factory=ClipData)
     augment: Augment = field(default_factory=Augment)
     optim: Optim = field(default_factory=Optim)
@@ -351,6 +372,8 @@ class EnhanceVideo(Job):
             raise UserError(f"reference={self.reference}: belongs to input=..., which is not given")
         if self.reference is not None and self.degrade.active:
             raise UserError(f"reference={self.reference}: with degrade the input itself is the reference")
+        if "train_keys" in self.stages() and not (self.upscaler.photographs or self.upscaler.films):
+            raise UserError("upscaler.photographs=false, upscaler.films=false: nothing to learn from; one must be true")
         if "evaluate" in self.stages() and not self.data.held_out:
             raise UserError("data.held_out=[]: name at least one clip that training does not see")
         for name in self.baselines:
