@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.data.images.photographs import PHOTO_DOWNLOADS
+from toolkit.data.photo_downloads import PHOTO_DOWNLOADS
 from toolkit.data.sources import (
     Download,
     from_apt,

@@ -262,10 +262,11 @@ class Windows:
 class EnhanceVideo(Job):
     """``toolkit enhance-video``.
 
-    stage: enhance a clip, train a network, or both; ``train_keys`` trains the network that enlarges key frames. input: a video file, a folder of them, or a clip's name of
-    ``toolkit data list``; without it, ``demo``. output: the file to write (a folder where the input is one); without it
-    the run's ``samples/``. overwrite: whether an output that exists already is replaced. reference: the clip as it
-    should look, for the measures. start_s, duration_s: the part of the input to take.
+    stage: enhance a clip, train a network, or both; ``train_keys`` trains the network that enlarges key frames. input:
+    a video file, a folder of them, or a clip's name of ``toolkit data list``; without it, ``demo``. output: the file to
+    write (a folder where the input is one); without it the run's ``samples/``. overwrite: whether an output that exists
+    already is replaced. reference: the clip as it should look, for the measures. start_s, duration_s: the part of the
+    input to take.
 
     scale: any real number from 1 to 8; None: the size before ``degrade``, 2 where there is none. width, height: the
     size itself, in place of a scale; one of them keeps the aspect ratio. fps: the rate to write, ``24``, ``29.97``

@@ -49,7 +49,7 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     crops = load_crops(config)
     seed_all(config.seed, "train_keys", "init")
     network = FrameUpscaler(FACTOR, config.upscaler.channels, config.upscaler.num_blocks)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    nn.Module.to(network, device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = EMA(network, optim.ema_half_life_images, ramp_up_ratio=0.2)
     betas = (optim.betas[0], optim.betas[1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=optim.lr, betas=betas, weight_decay=optim.weight_decay)
@@ -71,7 +71,8 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
         loop.log(loss=loss, grad_norm=norm)
     run.record["parameters"] = {"upscaler": count_parameters(network)}
     if rank() == 0:
-        ema.model.save_pretrained(run.path("model"))
+        averaged: Any = ema.model
+        averaged.save_pretrained(run.path("model"))
     barrier()
 
 

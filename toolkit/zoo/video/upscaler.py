@@ -39,14 +39,13 @@ class FrameUpscaler(ModelMixin, ConfigMixin):
     def __init__(self, factor: int = 4, channels: int = 64, num_blocks: int = 8) -> None:
         super().__init__()
         self.entry = nn.Conv2d(3, channels, 3, padding=1)
-        self.blocks = nn.Sequential(*[ResidualBlock(channels) for _ in range(num_blocks)])
+        blocks = [ResidualBlock(channels) for _ in range(num_blocks)]
+        self.blocks = nn.Sequential(*blocks)
         self.exit = nn.Conv2d(channels, channels, 3, padding=1)
         self.last = nn.Conv2d(channels, 3 * factor**2, 3, padding=1)
-        for block in self.blocks:
-            nn.init.zeros_(block.second.weight)
-            nn.init.zeros_(block.second.bias)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for conv in [*(block.second for block in blocks), self.last]:
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.factor = factor
 
     @property
