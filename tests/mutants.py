@@ -1,7 +1,7 @@
 """Break one line of method code at a time, and see that a test notices.
 
     python tests/mutants.py run [--only ROOM] [--jobs 1] [--results FILE] [--timeout-s 300]
-    python tests/mutants.py table [--results FILE]
+    python tests/mutants.py table [--results FILE] [--write docs/tests.md]
 
 ``tests/files/mutants/ROOM.toml`` has them by file, with the tests that must notice: the old fragment (once in its
 file), the new one, why that is a break, and, where no test can notice, why not. Each is tried in a copy of the tree.
@@ -17,8 +17,10 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,8 +30,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "tests" / "files" / "mutants"
 PARTS = ("toolkit", "tests", "conf", "experiments", "docs", "pyproject.toml", "README.md")
 FORK = multiprocessing.get_context("forkserver")  # which has loaded what is slow to load and is not ours
-SLOW_TO_LOAD = ["torch", "pytest", "diffusers.models.modeling_utils", "transformers.modeling_utils", "scipy.stats"]
+SLOW_TO_LOAD = [
+    *("torch", "pytest", "xdist.plugin", "hydra.extra.pytest_plugin", "anyio.pytest_plugin", "matplotlib.pyplot"),
+    *("diffusers.guiders", "diffusers.schedulers", "diffusers.models.autoencoders.autoencoder_kl_temporal_decoder"),
+    *("diffusers.models.unets.unet_3d_condition", "diffusers.pipelines.pipeline_utils", "scipy.stats", "gymnasium"),
+    *("transformers.models.clip.modeling_clip", "transformers.models.llama.modeling_llama", "sklearn.cluster", "av"),
+]
 NOTICED, SURVIVED, LATE = "noticed", "survived", "timed out"
+BEGIN, END = "<!-- mutants: begin -->", "<!-- mutants: end -->"
 
 
 @dataclass(frozen=True)
@@ -144,14 +152,16 @@ def run(only: str | None, jobs: int, results: Path, timeout_s: float) -> int:
             folder = Path(scratch) / str(number)
             folder.mkdir()
             copy_tree(folder)
-            for tests in dict.fromkeys(
-                one.tests for _, one in todo[number::jobs]
-            ):  # a test that fails anyway shows nothing
-                outcome, by = run_tests(folder, tests, 4 * timeout_s)
-                if outcome != SURVIVED:
-                    raise RuntimeError(f"{' '.join(tests)}: {outcome} without any mutant ({by})")
+            sound: set[tuple[str, ...]] = set()  # a test that fails anyway shows nothing
             for key, mutant in todo[number::jobs]:
+                if mutant.tests not in sound:
+                    outcome, by = run_tests(folder, mutant.tests, 4 * timeout_s)
+                    if outcome != SURVIVED:
+                        raise RuntimeError(f"{' '.join(mutant.tests)}: {outcome} without any mutant ({by})")
+                    sound.add(mutant.tests)
+                started = time.monotonic()
                 known[key] = found = try_one(mutant, folder, timeout_s)
+                found["seconds"] = f"{time.monotonic() - started:.0f}"
                 out.write(json.dumps({"key": key, **found}) + "\n")
                 out.flush()
                 print(f"{found['outcome']:9} {mutant.file}: {mutant.old.strip()} -> {mutant.new.strip()}", flush=True)
@@ -170,19 +180,40 @@ def read_results(path: Path) -> dict[str, dict[str, str]]:
 
 
 def table(results: Path) -> str:
-    """Markdown: per room how many were tried and noticed, and each survivor with its explanation."""
-    known, rows, survivors = read_results(results), [], []
-    mutants = read_mutants()
-    for room in dict.fromkeys(one.room for one in mutants):
-        found = [(one, known[one.key]["outcome"]) for one in mutants if one.room == room and one.key in known]
-        unseen = [one for one, outcome in found if outcome == SURVIVED]
-        rows.append(f"| {room} | {len(found)} | {len(found) - len(unseen)} | {len(unseen)} |")
-        survivors += [
-            f"- `{one.file}`: `{one.old}` -> `{one.new}` ({one.why}): {one.equivalent or 'not explained'}"
-            for one in unseen
-        ]
-    head = ["| room | tried | noticed | survived |", "|---|---|---|---|"]
-    return "\n".join([*head, *rows, *(["", *survivors] if survivors else [])])
+    """Markdown: per room how many lines there are, how many were tried and noticed; each survivor's explanation.
+
+    Only what was tried on the bytes of now counts.
+    """
+    known, mutants = read_results(results), read_mutants()
+    rows, survivors = [], []
+    for room in [*dict.fromkeys(one.room for one in mutants), "all"]:
+        ours = [one for one in mutants if room in (one.room, "all")]
+        tried = [(one, known[one.key]["outcome"]) for one in ours if one.key in known]
+        counts = [sum(outcome == word for _, outcome in tried) for word in (NOTICED, LATE, SURVIVED)]
+        rows.append("| " + " | ".join(map(str, [room, len(ours), len(tried), *counts])) + " |")
+        survivors += [one for one, outcome in tried if outcome == SURVIVED and room != "all"]
+    explained = [
+        f"- `{one.file}`: `{one.old.strip()}` -> `{one.new.strip()}` ({one.why}): {one.equivalent or 'not explained'}"
+        for one in survivors
+    ]
+    head = ["| room | broken lines | tried | noticed | never ended | survived |", "|---|---|---|---|---|---|"]
+    return "\n".join([f"Tried at commit {commit()}.", "", *head, *rows, *([""] if explained else []), *explained])
+
+
+def commit() -> str:
+    """The commit of the tree, where nothing in it was changed since."""
+    asked = ["git", "-C", str(ROOT)]
+    said = subprocess.run([*asked, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True)
+    changed = subprocess.run([*asked, "status", "--porcelain", *PARTS[:4]], capture_output=True, text=True, check=True)
+    return said.stdout.strip() + (" and changes since" if changed.stdout else "")
+
+
+def write(page: Path, text: str) -> None:
+    """Put ``text`` between the marks of ``page``."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin and end, f"{page}: needs the lines {BEGIN} and {END}"
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def main() -> int:
@@ -193,9 +224,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("mutants.jsonl"))
     parser.add_argument("--timeout-s", type=float, default=300)
+    parser.add_argument("--write", type=Path, help="the page that the table is put into")
     words = parser.parse_args()
     if words.what == "table":
-        print(table(words.results))
+        print(text := table(words.results))
+        if words.write:
+            write(words.write, text)
         return 0
     return run(words.only, words.jobs, words.results, words.timeout_s)
 

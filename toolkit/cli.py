@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from toolkit.commands import COMMANDS, Command, paper_named
 from toolkit.errors import JobError, UserError
+from toolkit.measure.cli import app as measure_app
 
 FIVE, LOOK, STOCK = "The five papers", "Looking at runs", "Models and data"  # the groups of ``toolkit --help``
 
@@ -26,6 +27,7 @@ runs_app = typer.Typer(help="Read, compare and continue runs.", no_args_is_help=
 zoo_app = typer.Typer(help="The networks: list, show, import official weights.", no_args_is_help=True)
 data_app = typer.Typer(help="Data sets: list them, fetch one.", no_args_is_help=True)
 app.add_typer(runs_app, name="runs", rich_help_panel=LOOK)
+app.add_typer(measure_app, name="measure", rich_help_panel=LOOK)
 app.add_typer(zoo_app, name="zoo", rich_help_panel=STOCK)
 app.add_typer(data_app, name="data", rich_help_panel=STOCK)
 

@@ -98,7 +98,7 @@ def test_dead_codes_are_told_by_a_running_mean_of_their_use():
     model, y, _ = joint("discrete", restart_dead_codes=True)
     model.train()
     before = model.mean_usage.clone()
-    model(y, None)
+    model.note_usage(model(y, None)[1]["logits"])
     use = model.encoder(y).softmax(-1).mean(0)
     torch.testing.assert_close(model.mean_usage, 0.95 * before + 0.05 * use, rtol=1e-4, atol=1e-5)
     assert math.isclose(float(before[0, 0]), 1 / 3, rel_tol=1e-6)

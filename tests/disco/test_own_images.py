@@ -21,7 +21,7 @@ TINY += ["optim.num_steps=6", "prior.num_steps=2", "sampling.num_samples=4", "me
 def pictures(tmp_path, monkeypatch):
     """150 grey pictures of 8x8 pixels, read from their files at every step."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(folder_module, "IN_MEMORY_PIXELS", 0)
+    monkeypatch.setattr(folder_module, "FEW_PIXELS", 0)
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(150):

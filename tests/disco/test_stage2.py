@@ -8,6 +8,7 @@ from tests.disco import tiny
 from toolkit.disco.artefact import Parts
 from toolkit.disco.build import build_denoiser, build_encoder, build_prior
 from toolkit.disco.stage2 import train_prior
+from toolkit.runs.device import make_accelerator
 from toolkit.runs.record import Run
 
 
@@ -22,7 +23,7 @@ def trained(folder, **keys):
     run = Run(folder, config)
     run.open([])
     with run.stage("prior"):
-        train_prior(run, config, parts, prior, data.train, data.valid)
+        train_prior(run, config, parts, prior, data.train, data.valid, make_accelerator(config))
     run.close("done")
     return {name: one.detach() for name, one in prior.named_parameters()}, before
 

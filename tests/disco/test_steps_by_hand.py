@@ -77,7 +77,7 @@ def test_the_priors_losses_are_those_of_the_loop_written_out(tmp_path):
     again.load_state_dict(prior.state_dict())
     run = opened(tmp_path / "run", config)
     with run.stage("prior"):
-        train_prior(run, config, parts, prior, data.train, data.valid)
+        train_prior(run, config, parts, prior, data.train, data.valid, make_accelerator(config))
     run.close("done")
 
     def codes_of(rng):

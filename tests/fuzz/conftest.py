@@ -1,5 +1,6 @@
 """All of it is slow; the counts are printed at the end."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def imported():
+    """What the attempts need is imported once, before the forks."""
+    for room in ("disco", "icg", "stacking", "ivideogpt", "venhancer"):
+        importlib.import_module(f"toolkit.{room}.job")
 
 
 def pytest_terminal_summary(terminalreporter):

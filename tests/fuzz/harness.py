@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.box import MOST_MIB, MOST_S, Outcome, boxed
 from toolkit.errors import JobError, UserError
 
-MOST_S = 20.0
-MOST_MIB = 1024
+FINDINGS = ("traceback", "crash", "hang", "memory", "escape", "other refusal")
 SHOWN = 5  # findings of a kind, in full
 _table: list[tuple[str, Counter]] = []
 
@@ -47,7 +47,7 @@ class Fuzz:
         except (UserError, JobError) as error:
             self.counts["refused in one line"] += 1
             if len(str(error)) > 2000:
-                self._found("long message", what, str(error)[:200])
+                self._found("other refusal", what, str(error)[:200])
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -57,6 +57,31 @@ class Fuzz:
         if _memory_mib() - before > MOST_MIB:
             self._found("memory", what, f"{_memory_mib() - before:.0f} MiB")
 
+    def boxed(
+        self, what: Any, act: Callable[[], Any], folder: Path, names: str = "", most_s: float = MOST_S
+    ) -> Outcome:
+        """:meth:`attempt` in a process with limits, which may write below ``folder`` only.
+
+        A refusal must have ``names`` in it: the file or key at fault. A command refuses with one line and exit code 2,
+        or 1 once there is work in its run folder.
+        """
+        self.counts["tried"] += 1
+        outcome = boxed(act, folder, most_s)
+        if outcome.kind in ("traceback", "hang", "crash"):
+            self._found(outcome.kind, what, f"{outcome.said}\n{outcome.printed[-1500:]}")
+        elif outcome.kind == "accepted" or (outcome.kind == "ended" and outcome.exit_code == 0):
+            self.counts["accepted"] += 1
+        else:
+            self.counts["refused in one line"] += 1
+            problem = _wrong_in_refusal(outcome, folder, names)
+            if problem:
+                self._found("other refusal", what, f"{problem}\n{outcome.said}\n{outcome.printed[-1500:]}")
+        if outcome.new_mib > MOST_MIB:
+            self._found("memory", what, f"{outcome.new_mib:.0f} MiB")
+        if outcome.escapes:
+            self._found("escape", what, "; ".join(outcome.escapes))
+        return outcome
+
     def _found(self, kind: str, what: Any, said: str) -> None:
         self.counts[kind] += 1
         if self.counts[kind] <= SHOWN:
@@ -65,12 +90,31 @@ class Fuzz:
     def check(self, least: int) -> None:
         """Fail with the first findings, or when fewer than ``least`` attempts were made."""
         assert not self.findings, "\n\n".join(self.findings)
-        assert self.counts["tried"] >= least and self.counts["refused in one line"] > 0
+        assert self.counts["tried"] >= least and self.counts["refused in one line"] > 0, self.counts
+
+
+def _wrong_in_refusal(outcome: Outcome, folder: Path, names: str) -> str:
+    """What a user would complain about in how an attempt was refused; empty where nothing."""
+    said = outcome.said
+    if outcome.kind == "ended":  # a command: judged by what a terminal shows
+        if "Traceback" in outcome.printed:
+            return "a traceback"
+        lines = [line for line in outcome.printed.splitlines() if line.startswith("toolkit: error:")]
+        if len(lines) != 1:
+            return f"{len(lines)} lines of errors"
+        if outcome.exit_code not in (1, 2):
+            return f"exit code {outcome.exit_code}"
+        if outcome.exit_code == 1 and not any(folder.rglob("run.json")):
+            return "exit code 1, and nothing was started"
+        said = lines[0]
+    if len(said) > 2000:
+        return "a long message"
+    return f"does not name {names}" if names and names not in said else ""
 
 
 def table() -> str:
     """How the attempts of this session ended, one line per kind of input."""
-    columns = ("tried", "accepted", "refused in one line", "traceback", "hang", "memory", "long message")
+    columns = ("tried", "accepted", "refused in one line", *FINDINGS)
     lines = ["| input | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     lines += [f"| {name} | " + " | ".join(str(counts[one]) for one in columns) + " |" for name, counts in _table]
     return "\n".join(lines)

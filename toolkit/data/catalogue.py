@@ -142,6 +142,8 @@ def check(config: Data | EpisodeData) -> None:
     entry = lookup(config.name)
     if entry.kind == "text":
         raise UserError(f"data.name={config.name}: is text; this command reads images and points")
+    if isinstance(config, Data) and config.resize != "bicubic" and not entry.needs_path:
+        raise UserError(f"data.resize={config.resize}: for images in a folder; data.name={config.name} has bicubic")
     if config.path is None:
         if entry.needs_path:
             raise UserError(f"data.path: data.name={config.name} needs the folder of {entry.kind}, data.path=FOLDER")

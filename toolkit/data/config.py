@@ -1,11 +1,19 @@
-"""Configs of data sets: images, text, episodes. ``KINDS`` are the kinds of the catalogue that one of them names."""
+"""Configs of data: sets of images, text and episodes by name (``KINDS``, of the catalogue); how videos are written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from toolkit.schema import choice, number
+from toolkit.errors import UserError
+from toolkit.schema import choice, cosmetic, number, written
+
+PIX_FMTS = {
+    "h264": ("yuv420p", "yuv444p"),
+    "hevc": ("yuv420p", "yuv444p", "yuv420p10le", "yuv444p10le"),
+    "png": ("rgb48",),
+}
+PICTURES = "enhance,measure"  # the stages that another encoding of the pictures concerns
 
 
 @dataclass
@@ -16,8 +24,12 @@ class Data:
     holds the files. size_px: edge to which images are resized; None keeps their size. channels: 1 for grey, 3 for
     colour; None keeps what they have. num_train: how many training items to take; None takes all. valid_fraction: share
     of the training items that is held out where a set has no part of its own for it. flip: whether images are mirrored
-    at random. class_labels: whether classes are read and given to the network. skip_bad: whether files that are no
-    readable images are left out, which is told; each is then decoded once to be sure.
+    at random. class_labels: whether classes are given to the network; a folder's are read all the same where it has
+    them. skip_bad: whether files that are no readable images are left out, which is told; each is then decoded once to
+    be sure. resize: how a folder's images are brought to size_px: ``bicubic`` (antialiased), ``lanczos`` as EDM's and
+    StyleGAN's tools, ``box`` as Downsampled ImageNet, ``adm`` as ADM; published references differ by it. max_pixels: of
+    one image; a file with more is refused unread. cache: whether the decoded images of a large folder are kept for
+    later passes and runs.
     """
 
     KINDS: ClassVar = ("points", "images")
@@ -31,6 +43,9 @@ class Data:
     flip: bool = False
     class_labels: bool = True
     skip_bad: bool = False
+    resize: str = choice("bicubic", "bicubic", "lanczos", "box", "adm")
+    max_pixels: int = number(178_956_970, least=1, computes=False)
+    cache: bool = cosmetic(True)
 
 
 @dataclass
@@ -85,3 +100,28 @@ class EpisodeData:
     agent_shape: str = choice("disc", "disc", "square", "diamond")
     augment: bool = False
     skip_bad: bool = False
+
+
+@dataclass
+class Encode:
+    """How the result is written; a run that failed or is done may be resumed with other values, hdr excepted.
+
+    codec: h264, hevc, or png, which makes ``output`` a folder of numbered pictures. crf: constant rate factor, 0
+    (lossless up to the colour conversion) to 51; the release uses 17. speed: of the encoder; slower ones write smaller
+    files. pix_fmt: ``auto`` is yuv420p, which every player shows, at the even size next to an odd one, or 10 bits where
+    hevc keeps HDR and 16 where png gets more than 8; yuv444p keeps odd sizes; yuv420p10le and yuv444p10le are hevc's
+    with 10 bits, rgb48 png's with 16 (the network gives 8). hdr: of a PQ or HLG input: keep it, or make of it what
+    screens without HDR show. audio: whether sound is copied.
+    """
+
+    codec: str = choice("h264", *PIX_FMTS, rewrites=PICTURES)
+    crf: int = number(17, least=0, most=51, rewrites=PICTURES)
+    speed: str = choice("medium", "ultrafast", "veryfast", "fast", "medium", "slow", "veryslow", rewrites=PICTURES)
+    pix_fmt: str = choice("auto", "auto", *PIX_FMTS["hevc"], *PIX_FMTS["png"], rewrites=PICTURES)
+    hdr: str = choice("keep", "keep", "tonemap")
+    audio: bool = written(True, "enhance")
+
+    def check(self) -> None:
+        """Raises UserError for pixels that the codec does not have."""
+        if self.pix_fmt not in (fits := ("auto", *PIX_FMTS[self.codec])):
+            raise UserError(f"encode.pix_fmt={self.pix_fmt}: encode.codec={self.codec} takes {', '.join(fits)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolkit.data.photo_downloads import PHOTO_DOWNLOADS
 from toolkit.data.sources import (
     Download,
     from_apt,
@@ -160,4 +161,5 @@ DOWNLOADS: dict[str, Download] = {
         sources=[("pip", from_pip("lpips==0.1.4"))],
     ),
     **CLIP_DOWNLOADS,
+    **PHOTO_DOWNLOADS,
 }

@@ -32,6 +32,9 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
+    def prepare(self) -> None:
+        """Do now what a first read would wait for, once; UserError for what turns out bad."""
+
     def batch(self, indices: Indices) -> Batch:
         """Items ``indices``: x float32 (n, *shape), images in [-1, 1]; class labels int64 (n,) or None."""
 
@@ -48,15 +51,26 @@ class Split(Protocol):
 class MemorySplit:
     """A split held in memory: ``values`` uint8 (n, C, H, W), or float32 (n, d) handed out as they are."""
 
-    def __init__(self, values: Tensor, labels: np.ndarray | None = None, conditional: bool = True):
+    def __init__(
+        self,
+        values: Tensor,
+        labels: np.ndarray | None = None,
+        conditional: bool = True,
+        identity: str | None = None,
+    ):
+        """identity: that of the split, where it is not the content's with the labels."""
         assert labels is None or len(labels) == len(values)
         self.values = values.contiguous()
         self.labels = None if labels is None else np.asarray(labels, np.int64)
         self.shape = tuple(values.shape[1:])
         self._given = torch.from_numpy(self.labels) if self.labels is not None and conditional else None
+        self._identity = identity
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def prepare(self) -> None:
+        """It is in memory."""
 
     def batch(self, indices: Indices) -> Batch:
         index = torch.as_tensor(indices)
@@ -74,7 +88,7 @@ class MemorySplit:
         return digest.hexdigest()
 
     def identity(self) -> str:
-        return self.fingerprint()[:16]
+        return self._identity or self.fingerprint()[:16]
 
 
 @dataclass
@@ -104,6 +118,11 @@ class Dataset:
         """How many items each split has and their identity, for the record of a run."""
         parts = {"train": self.train, "valid": self.valid, "test": self.test}
         return {name: {"items": len(part), "identity": part.identity()} for name, part in parts.items()}
+
+    def prepare(self) -> None:
+        """Have what is read often ready: a large folder is decoded once."""
+        for part in (self.train, self.valid, self.test):
+            part.prepare()
 
     @cached_property
     def sigma_data(self) -> float:

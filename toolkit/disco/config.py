@@ -104,15 +104,17 @@ class Optim:
     """Adam on denoiser and encoder, EDM's EMA on the denoiser.
 
     num_steps: optimiser steps of the denoiser, and of the baseline; a larger number trains on. batch_size: samples per
-    step, over all processes. lr: learning rate. encoder_lr: that of the encoder; None is lr. betas: Adam's two.
-    weight_decay: AdamW's; 0 is Adam. warmup_steps: over which the learning rate rises from 0. schedule: of the learning
-    rate after that. grad_clip: largest norm of the gradient. ema_half_life_images: training images after which a weight
-    counts half in the average that is sampled. ema_ramp_up: cuts the half-life to this share of the images seen so far;
-    None does not.
+    step, over all processes. micro_batch_size: samples per pass and process, whose gradients are accumulated; None is
+    all at once. lr: learning rate. encoder_lr: that of the encoder; None is lr. betas: Adam's two. weight_decay:
+    AdamW's; 0 is Adam. warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after
+    that. grad_clip: largest norm of the gradient. ema_half_life_images: training images after which a weight counts
+    half in the average that is sampled. ema_ramp_up: cuts the half-life to this share of the images seen so far; None
+    does not.
     """
 
     num_steps: int = number(2000, least=1, extends="denoiser,baseline")
     batch_size: int = number(128, least=1)
+    micro_batch_size: int | None = number(None, least=1, computes=False)
     lr: float = number(1e-3, above=0)
     encoder_lr: float | None = number(None, above=0)
     betas: list[float] = number([0.9, 0.999], least=0, below=1)
@@ -135,9 +137,9 @@ class PriorConfig:
 
     kind: autoregressive, each slot's own frequencies, or all codes alike. width, depth, num_heads, dropout: of the
     Transformer. num_steps: optimiser steps, fewer where the held-out loss stops falling. batch_size: code tuples per
-    step. lr: learning rate. weight_decay: that of AdamW. grad_clip: largest norm of the gradient. eval_every_steps:
-    steps between two measurements of the held-out loss. patience: measurements without a better one after which
-    training ends.
+    step. micro_batch_size: code tuples per pass; None is all at once. lr: learning rate. weight_decay: that of AdamW.
+    grad_clip: largest norm of the gradient. eval_every_steps: steps between two measurements of the held-out loss.
+    patience: measurements without a better one after which training ends.
     """
 
     kind: str = choice("autoregressive", "autoregressive", "marginal", "uniform")
@@ -147,6 +149,7 @@ class PriorConfig:
     dropout: float = number(0.1, least=0, below=1)
     num_steps: int = number(2000, least=1)
     batch_size: int = number(256, least=1)
+    micro_batch_size: int | None = number(None, least=1, computes=False)
     lr: float = number(1e-3, above=0)
     weight_decay: float = number(0.01, least=0)
     grad_clip: float = number(1.0, above=0)

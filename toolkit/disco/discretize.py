@@ -30,29 +30,36 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def gumbel_softmax(
-    logits: Tensor, temperature: float = 1.0, hard: bool = True, generator: torch.Generator | None = None
+    logits: Tensor,
+    temperature: float = 1.0,
+    hard: bool = True,
+    generator: torch.Generator | None = None,
+    drawn: Tensor | None = None,
 ) -> Tensor:
     """A relaxed sample of the categorical over the last dimension (Jang et al. 2017, eq. 2), shape of ``logits``.
 
     hard=True: straight-through, exactly one-hot forward, an exact draw from softmax(logits) at every temperature
     (neither the noise nor the division moves the arg-max), which shapes the gradient alone. hard=False: the relaxed
-    sample itself. Raises ValueError unless temperature > 0.
+    sample itself. drawn: numbers in [0, 1), shape of ``logits``, to draw with. Raises ValueError unless
+    temperature > 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: must be greater than 0")
-    soft = F.softmax(_perturb(logits, generator) / temperature, dim=-1)
+    soft = F.softmax(_perturb(logits, generator, drawn) / temperature, dim=-1)
     return _StraightThrough.apply(soft) if hard else soft
 
 
-def sample_codes(logits: Tensor, temperature: float = 1.0, generator: Source = None) -> Tensor:
+def sample_codes(
+    logits: Tensor, temperature: float = 1.0, generator: Source = None, drawn: Tensor | None = None
+) -> Tensor:
     """Codes (..., ) int64 drawn from logits (..., k): the arg-max of a Gumbel-softmax sample at ``temperature``.
 
     The draw follows softmax(logits) for every temperature > 0, the paper's 0.01 included; 0 leaves the noise out and
-    returns the most likely codes.
+    returns the most likely codes. drawn: numbers in [0, 1), shape of ``logits``, to draw with.
     """
     if temperature < 0:
         raise ValueError(f"temperature={temperature}: must be at least 0")
-    return (_perturb(logits, generator) if temperature > 0 else logits).argmax(-1)
+    return (_perturb(logits, generator, drawn) if temperature > 0 else logits).argmax(-1)
 
 
 def split_gaussian(encoded: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,21 +68,31 @@ def split_gaussian(encoded: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_variance.clamp(-12, 6)
 
 
-def sample_gaussian(mean: Tensor, log_variance: Tensor, generator: Source = None) -> Tensor:
-    """A reparameterised draw, shape of ``mean``."""
-    noise = normal(mean.shape, generator, mean.device)
+def sample_gaussian(
+    mean: Tensor, log_variance: Tensor, generator: Source = None, drawn: Tensor | None = None
+) -> Tensor:
+    """A reparameterised draw, shape of ``mean``; of ``drawn``, where standard normal numbers are given."""
+    noise = normal(mean.shape, generator, mean.device) if drawn is None else drawn
     return mean + noise * (0.5 * log_variance).exp()
 
 
-def _perturb(logits: Tensor, generator: Source) -> Tensor:
+def _perturb(logits: Tensor, generator: Source, drawn: Tensor | None) -> Tensor:
     """logits + Gumbel(0,1) noise in float32, with the uniforms kept off 0 and 1, where the noise would be infinite."""
-    drawn = uniform(logits.shape, generator, logits.device).clamp_(torch.finfo(torch.float32).tiny, 1 - 2**-24)
-    return logits.float() - drawn.log_().neg_().log_()
+    drawn = uniform(logits.shape, generator, logits.device) if drawn is None else drawn
+    return logits.float() - drawn.clamp(torch.finfo(torch.float32).tiny, 1 - 2**-24).log_().neg_().log_()
 
 
-def usage_bonus(logits: Tensor, weight: float) -> Tensor:
-    """-weight * H(q̄) averaged over the slots, to be added to the loss against merged and dead codes (scalar)."""
-    return -weight * _entropy(logits.float().softmax(-1).mean(0)).mean()
+def usage_bonus(logits: Tensor, weight: float, whole: Tensor | None = None) -> Tensor:
+    """-weight * H(q̄) averaged over the slots, to be added to the loss against merged and dead codes (scalar).
+
+    whole: (m, k), the q̄ of a batch of which ``logits`` are a part. The entropy is then taken at it to first order, so
+    that the mean over the parts has the value and the gradient of the whole batch.
+    """
+    mean = logits.float().softmax(-1).mean(0)
+    if whole is None:
+        return -weight * _entropy(mean).mean()
+    slope = -(whole.clamp_min(torch.finfo(torch.float32).tiny).log() + 1)
+    return -weight * (_entropy(whole) + (slope * (mean - whole)).sum(-1)).mean()
 
 
 @torch.no_grad()

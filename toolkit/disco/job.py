@@ -16,13 +16,15 @@ from toolkit.disco.artefact import Parts, load_parts, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.drawing import SampleSet
-from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, collapse_warning, latent_summary
+from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, backward, collapse_warning, latent_summary
 from toolkit.disco.stage2 import train_prior
 from toolkit.errors import UserError
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank, world_size
+from toolkit.runs.files import write_json
 from toolkit.runs.loop import Loop
+from toolkit.runs.passes import own_part, rows, update
 from toolkit.runs.reading import read_record
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
@@ -42,6 +44,8 @@ def main(config: TrainDisco, run: Run) -> float | None:
     dataset: Any = data_for_samples(config, run) if only_samples else load_data(config)
     if dataset is not None and (not only_samples or config.model is None):
         _keep_splits(run, config, dataset)
+    if dataset is not None and not only_samples:
+        dataset.prepare()
     accelerator = accelerator_of(run)
     stages = {
         "denoiser": lambda: _train_denoiser(run, config, dataset, accelerator, "denoiser"),
@@ -97,8 +101,11 @@ def _keep_splits(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
     run.keep_splits(contents, of_folder=config.data.path is not None)
     learned = (read_record(config.model) or {}).get("splits") if config.model else None
     if learned and learned != contents:
-        told = [f"{name} {learned[name]['items']} -> {contents[name]['items']}" for name in contents]
-        progress.say(f"model={config.model}: learned from other data than these ({', '.join(told)} items)")
+        told = [f"{name} {learned[name]['items']} -> {contents[name]['items']} items" for name in contents]
+        known = _data_of_model(config) or config.data
+        if known.resize != config.data.resize:
+            told.append(f"data.resize {known.resize} -> {config.data.resize}")
+        progress.say(f"model={config.model}: learned from other data than these ({', '.join(told)})")
 
 
 def load_data(config: TrainDisco) -> data.Dataset:
@@ -142,6 +149,7 @@ def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, acceler
         save_part(run.path("model"), name, ema.model)
         if encoder is not None:
             save_part(run.path("model"), "encoder", joint.encoder)
+        write_json(run.path("model", "data.json"), dataclasses.asdict(config.data))
     run.record.setdefault("parameters", {})[name] = {
         "denoiser": count_parameters(denoiser),
         "encoder": count_parameters(encoder),
@@ -165,17 +173,18 @@ def train_step(
     for group in optimizer.param_groups:
         factor = learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
         group["lr"] = group["base_lr"] * factor
-    loss, logs = trained(*batch)
-    accelerator.backward(loss)
-    grad_norm = torch.nn.utils.clip_grad_norm_(joint.parameters(), optim.grad_clip)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    drawn = rows(loop.alike(lambda: joint.draw(optim.batch_size)), own_part(optim.batch_size))
+    loss, logits = backward(trained, joint, batch, drawn, optim.micro_batch_size, accelerator)
+    grad_norm = update(optimizer, joint.parameters(), optim.grad_clip, accelerator)
     ema.update(optim.batch_size)
-    loop.log(loss=logs["loss"], grad_norm=grad_norm)
-    if "logits" in logs and (step + 1) % config.log_every_steps == 0:
-        _watch_latents(step, joint, logs["logits"], loop, config)
-    if config.latents.restart_dead_codes and joint.encoder is not None and (step + 1) % RESTART_EVERY_STEPS == 0:
-        loop.log(restarted_codes=float(joint.restart_dead_codes()))
+    loop.log(loss=loss, grad_norm=grad_norm)
+    if logits is not None and (step + 1) % config.log_every_steps == 0:
+        _watch_latents(step, joint, accelerator.gather(logits), loop, config)
+    if config.latents.restart_dead_codes and logits is not None:
+        joint.note_usage(accelerator.gather(logits))
+        if (step + 1) % RESTART_EVERY_STEPS == 0:
+            seed_all(config.seed, "restart", step)  # alike on all processes
+            loop.log(restarted_codes=float(joint.restart_dead_codes()))
 
 
 def _watch_latents(step: int, joint: JointModel, logits: torch.Tensor, loop: Loop, config: TrainDisco) -> None:
@@ -247,7 +256,7 @@ def _train_prior(run: Run, config: TrainDisco, dataset: data.Dataset, accelerato
     prior = build_prior(config, dataset)
     if prior is None:
         return
-    train_prior(run, config, parts, prior.to(accelerator.device), dataset.train, dataset.valid)
+    train_prior(run, config, parts, prior.to(accelerator.device), dataset.train, dataset.valid, accelerator)
     if rank() == 0:
         save_part(run.path("model"), "prior", prior)
     barrier()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from toolkit.disco.baselines import code_logits
@@ -22,6 +24,8 @@ from toolkit.disco.discretize import (
     split_gaussian,
     usage_bonus,
 )
+from toolkit.runs.distributed import world_size
+from toolkit.runs.passes import add_terms, passes
 from toolkit.zoo.disco.encoders import LatentEncoder
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.latents import SlotLinear
@@ -45,26 +49,50 @@ class JointModel(nn.Module):
         usage = torch.full((denoiser.num_latents, denoiser.codebook_size), 1 / max(1, denoiser.codebook_size))
         self.register_buffer("mean_usage", usage)
         self.mean_usage: Tensor
+        self.whole_use: Tensor | None = None  # mean use of the codes (m, k) in the batch of which a pass is a part
+
+    def draw(self, batch_size: int) -> dict[str, Tensor]:
+        """What is random in the loss of ``batch_size`` samples, one row each, from the default generator."""
+        device, latents = self.denoiser.device, self.latents
+        drawn = {
+            "level": torch.randn(batch_size, device=device),
+            "noise": torch.randn(batch_size, *self.denoiser.shape, device=device),
+        }
+        if self.encoder is not None:
+            shape = (batch_size, self.denoiser.num_latents, self.denoiser.codebook_size)
+            make = torch.randn if latents.kind == "continuous" else torch.rand
+            drawn |= {"latents": make(shape, device=device), "drop": torch.rand(batch_size, device=device)}
+        if self.denoiser.num_classes and self.loss_config.label_drop:
+            drawn["label_drop"] = torch.rand(batch_size, 1, device=device)
+        return drawn
 
     def forward(
-        self, y: Tensor, class_labels: Tensor | None, known_labels: Tensor | None = None
+        self,
+        y: Tensor,
+        class_labels: Tensor | None,
+        known_labels: Tensor | None = None,
+        drawn: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """EDM loss (eq. 3 of the paper; Karras et al. 2022, eq. 2 and table 1).
 
         y: clean samples (B, ...). class_labels: int64 (B,) condition or None. known_labels: int64 (B,), read only
-        when true labels serve as latents.
+        when true labels serve as latents. drawn: as ``draw`` gives it.
         """
-        x, sigma = add_noise(y, self.loss_config.p_mean, self.loss_config.p_std)
-        latents, penalty, logits = self._draw_latents(y, known_labels)
-        drop = None if latents is None else torch.rand(len(y), device=y.device) < self.latents.drop
-        denoised = self.denoiser(x, sigma, self._drop_labels(class_labels), latents=latents, drop=drop)
+        drawn = self.draw(len(y)) if drawn is None else drawn
+        x, sigma = add_noise(y, self.loss_config.p_mean, self.loss_config.p_std, (drawn["level"], drawn["noise"]))
+        latents, penalty, logits = self._draw_latents(y, known_labels, drawn.get("latents"))
+        drop = None if latents is None else drawn["drop"] < self.latents.drop
+        labels = self._drop_labels(class_labels, drawn.get("label_drop"))
+        denoised = self.denoiser(x, sigma, labels, latents=latents, drop=drop)
         loss = weighted_error(denoised, y, loss_weight(sigma, self.denoiser.sigma_data, self.loss_config))
         logs = {"loss": loss.detach()}
         if logits is not None and self.latents.kind == "discrete":
             logs["logits"] = logits.detach()
         return loss + penalty, logs
 
-    def _draw_latents(self, y: Tensor, known_labels: Tensor | None) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    def _draw_latents(
+        self, y: Tensor, known_labels: Tensor | None, drawn: Tensor | None
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """z ~ E(y), what it adds to the loss, and the encoder's logits."""
         zero = y.new_zeros(())
         if self.encoder is None:
@@ -72,24 +100,27 @@ class JointModel(nn.Module):
         kind = self.latents.kind
         if kind in ("labels", "kmeans", "random"):
             with torch.no_grad():
-                return sample_codes(code_logits(self.encoder, y, known_labels)), zero, None
+                return sample_codes(code_logits(self.encoder, y, known_labels), drawn=drawn), zero, None
         logits = code_logits(self.encoder, y, known_labels)
         if kind == "continuous":
             mean, log_variance = split_gaussian(logits)
-            latents = sample_gaussian(mean, log_variance)
+            latents = sample_gaussian(mean, log_variance, drawn=drawn)
             divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1).mean()
             return latents, self.latents.kl_weight * divergence / y[0].numel(), logits
-        latents = gumbel_softmax(logits, self.latents.temperature, self.latents.hard)
-        if self.latents.restart_dead_codes and self.training:
-            self.mean_usage.lerp_(logits.detach().softmax(-1).mean(0), 0.05)
-        penalty = usage_bonus(logits, self.latents.usage_bonus) if self.latents.usage_bonus else zero
+        latents = gumbel_softmax(logits, self.latents.temperature, self.latents.hard, drawn=drawn)
+        penalty = usage_bonus(logits, self.latents.usage_bonus, self.whole_use) if self.latents.usage_bonus else zero
         return latents, penalty, logits
 
-    def _drop_labels(self, class_labels: Tensor | None) -> Tensor | None:
+    def _drop_labels(self, class_labels: Tensor | None, uniform: Tensor | None = None) -> Tensor | None:
         """One-hot labels with whole rows zeroed at ``loss.label_drop``, for classifier-free guidance on the class."""
         if class_labels is None or self.loss_config.label_drop == 0:
             return class_labels
-        return drop_labels(class_labels, self.denoiser.num_classes, self.loss_config.label_drop)
+        return drop_labels(class_labels, self.denoiser.num_classes, self.loss_config.label_drop, uniform)
+
+    @torch.no_grad()
+    def note_usage(self, logits: Tensor) -> None:
+        """Take the logits (B, m, k) of a step's whole batch into the running mean use of the codes."""
+        self.mean_usage.lerp_(logits.softmax(-1).mean(0), 0.05)
 
     @torch.no_grad()
     def restart_dead_codes(self) -> int:
@@ -108,6 +139,42 @@ class JointModel(nn.Module):
             self.mean_usage[slot, most_used] /= 2
             self.mean_usage[slot, code] = self.mean_usage[slot, most_used]
         return len(dead)
+
+
+def backward(
+    trained: Any,
+    joint: JointModel,
+    batch: tuple[Tensor, Tensor | None, Tensor | None],
+    drawn: dict[str, Tensor],
+    micro_batch_size: int | None,
+    accelerator: Accelerator,
+) -> tuple[Tensor, Tensor | None]:
+    """Leave the gradients of the loss of this process's ``batch``; its mean loss and the encoder's logits.
+
+    trained: ``joint``, wrapped for several processes. drawn: as ``joint.draw`` gives it, for the items of ``batch``.
+    """
+    is_part = world_size() > 1 or (micro_batch_size or len(batch[0])) < len(batch[0])
+    if is_part and joint.latents.usage_bonus and joint.encoder is not None and joint.latents.kind == "discrete":
+        joint.whole_use = _whole_use(joint, batch[0], micro_batch_size, accelerator)
+    means: dict[str, Tensor] = {}
+    logits = []
+    for part, share in passes(trained, (*batch, drawn), micro_batch_size):
+        loss, logs = trained(*part)
+        accelerator.backward(loss * share)
+        logits += [logs.pop("logits")] if "logits" in logs else []
+        add_terms(means, logs, share)
+    return means["loss"], torch.cat(logits) if logits else None
+
+
+@torch.no_grad()
+def _whole_use(joint: JointModel, y: Tensor, micro_batch_size: int | None, accelerator: Accelerator) -> Tensor:
+    """The mean distribution over the codes (m, k) in the batch of all processes."""
+    use = torch.zeros_like(joint.mean_usage)
+    for part, share in passes(joint, y, micro_batch_size):
+        with accelerator.autocast():
+            logits = code_logits(joint.encoder, part)  # type: ignore[arg-type]
+        use += logits.float().softmax(-1).mean(0) * share
+    return accelerator.reduce(use, "mean")  # type: ignore[no-any-return]
 
 
 def _embedding_tables(denoiser: Denoiser) -> list[Tensor]:

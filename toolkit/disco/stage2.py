@@ -7,10 +7,12 @@ distribution, not its arg-max). The weights kept are those with the lowest held-
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from toolkit.data.sets import Split
@@ -18,6 +20,7 @@ from toolkit.disco.artefact import Parts
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.sampling import encode
 from toolkit.runs.loop import Loop, Values
+from toolkit.runs.passes import accumulate, update
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator
 from toolkit.zoo.disco.prior import LatentDiffusionPrior, MarginalPrior, UniformPrior
@@ -46,7 +49,15 @@ class Latents:
         return torch.cat(drawn), torch.cat(given).to(device) if given else None
 
 
-def train_prior(run: Run, config: TrainDisco, parts: Parts, prior: torch.nn.Module, train: Split, valid: Split) -> None:
+def train_prior(
+    run: Run,
+    config: TrainDisco,
+    parts: Parts,
+    prior: torch.nn.Module,
+    train: Split,
+    valid: Split,
+    accelerator: Accelerator,
+) -> None:
     """Fit ``prior`` in place and log its held-out nats."""
     temperature, device = config.latents.extraction_temperature, parts.denoiser.device
     train_latents, valid_latents = Latents(parts, train, temperature), Latents(parts, valid, temperature)
@@ -56,11 +67,16 @@ def train_prior(run: Run, config: TrainDisco, parts: Parts, prior: torch.nn.Modu
     if isinstance(prior, MarginalPrior):
         prior.fit(*train_latents.draw(generator(config.seed, "prior", 0, device=device)))
         return
-    _maximise_likelihood(run, config, prior, train_latents, held_out)
+    _maximise_likelihood(run, config, prior, train_latents, held_out, accelerator)
 
 
 def _maximise_likelihood(
-    run: Run, config: TrainDisco, prior: torch.nn.Module, latents: Latents, held_out: tuple[Tensor, Tensor | None]
+    run: Run,
+    config: TrainDisco,
+    prior: torch.nn.Module,
+    latents: Latents,
+    held_out: tuple[Tensor, Tensor | None],
+    accelerator: Accelerator,
 ) -> None:
     settings, device = config.prior, held_out[0].device
     optimizer = torch.optim.AdamW(prior.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -74,6 +90,7 @@ def _maximise_likelihood(
     steps_per_epoch = len(latents.split) // batch_size
     epoch, codes, labels = -1, held_out[0], held_out[1]
     prior.train()
+    loss_of = functools.partial(negative_log_likelihood, prior)
     for step in loop:
         if step // steps_per_epoch != epoch:
             epoch = step // steps_per_epoch
@@ -81,13 +98,11 @@ def _maximise_likelihood(
             codes, labels = latents.draw(rng)
             order = torch.randperm(len(codes), device=device, generator=rng)
         index = order[step % steps_per_epoch * batch_size :][:batch_size]
-        loss = negative_log_likelihood(prior, codes[index], None if labels is None else labels[index])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(prior.parameters(), settings.grad_clip)
-        optimizer.step()
+        batch = (codes[index], None if labels is None else labels[index], _noise(prior, codes[index]))
+        terms = accumulate(loss_of, batch, settings.micro_batch_size, accelerator)
+        update(optimizer, prior.parameters(), settings.grad_clip, accelerator)
         schedule.step()
-        loop.log(loss=loss)
+        loop.log(**terms)
         if (step + 1) % settings.eval_every_steps == 0 or step + 1 == settings.num_steps:
             nats = evaluate(prior, *held_out)
             run.log("prior", step + 1, held_out_nats=nats)
@@ -101,11 +116,21 @@ def _maximise_likelihood(
     prior.eval()
 
 
-def negative_log_likelihood(prior: torch.nn.Module, latents: Tensor, class_labels: Tensor | None) -> Tensor:
-    """Mean nats per item (eq. 4 with its sign), or the denoising loss where the prior is a diffusion model."""
+def negative_log_likelihood(
+    prior: torch.nn.Module, latents: Tensor, class_labels: Tensor | None, noise: Tensor | None = None
+) -> Tensor:
+    """Mean nats per item (eq. 4 with its sign), or the denoising loss where the prior is a diffusion model.
+
+    noise: as that loss takes it.
+    """
     if isinstance(prior, LatentDiffusionPrior):
-        return prior.loss(latents, class_labels)
+        return prior.loss(latents, class_labels, noise=noise)
     return prior.nll(latents, class_labels).mean()  # type: ignore[operator]
+
+
+def _noise(prior: torch.nn.Module, latents: Tensor) -> Tensor | None:
+    """What a diffusion prior's loss of ``latents`` draws."""
+    return prior.draw(len(latents)) if isinstance(prior, LatentDiffusionPrior) else None
 
 
 @torch.no_grad()

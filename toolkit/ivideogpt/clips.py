@@ -94,14 +94,17 @@ def arrange(clip: Clip, config: TrainIVideoGPT) -> Clip:
     return Clip(frames, first(clip.actions, actions), first(clip.rewards, rewards))
 
 
-def tokenizer_frames(clip: Clip, config: TrainIVideoGPT, seed: int, step: int) -> tuple[Tensor, Tensor]:
+def tokenizer_frames(
+    clip: Clip, config: TrainIVideoGPT, seed: int, step: int, num: int | None = None, part: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
     """Context (B, T0, 3, H, W) and some future frames (B, k, 3, H, W) of clips, drawn for (seed, step).
 
-    A random sorted subset of the frames after the context; for goal conditioning any frames in any order.
+    A random sorted subset of the frames after the context; for goal conditioning any frames in any order. The subsets
+    are drawn for ``num`` clips, of which ``clip`` holds those of ``part``.
     """
     num_context, num_future = config.context_length, config.optim.tokenizer.num_future
     rng = generator(seed, "tokenizer", "frames", step)
-    scores = torch.rand(clip.frames.shape[:2], generator=rng)
+    scores = torch.rand(num or len(clip), clip.frames.shape[1], generator=rng)[part]
     if config.goal_conditioned:
         order = scores.argsort(1)[:, : num_context + num_future]
         chosen = _take(clip.frames, order)

@@ -104,13 +104,16 @@ class TokenizerLoss:
 class TokenizerOptim:
     """AdamW (betas 0.9 and 0.999), counted in updates of the weights.
 
-    num_steps: updates; 0 keeps the tokenizer of init. batch_size: clips per update. num_future: future frames of a clip
-    that are encoded in one update. lr: learning rate. schedule: of the learning rate after the warm-up. warmup_steps:
-    over which it rises from 0. weight_decay: that of AdamW. grad_clip: largest norm of the gradient.
+    num_steps: updates; 0 keeps the tokenizer of init. batch_size: clips per update, over all processes.
+    micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once. num_future:
+    future frames of a clip that are encoded in one update. lr: learning rate. schedule: of the learning rate after the
+    warm-up. warmup_steps: over which it rises from 0. weight_decay: that of AdamW. grad_clip: largest norm of the
+    gradient.
     """
 
     num_steps: int = number(100_000, least=0, extends="tokenizer")
     batch_size: int = number(64, least=1)
+    micro_batch_size: int | None = number(None, least=1, computes=False)
     num_future: int = number(7, least=1)
     lr: float = number(1e-4, above=0)
     schedule: str = choice("constant", "constant", "cosine")
@@ -156,15 +159,17 @@ class TransformerConfig:
 class TransformerOptim:
     """AdamW; weight decay on matrices only, not on embeddings (as the release).
 
-    num_steps: updates; 0 keeps the transformer of init. batch_size: clips per update. lr: learning rate. betas: AdamW's
-    two. schedule: of the learning rate after the warm-up. warmup_steps: over which it rises from 0. weight_decay: that
-    of AdamW. grad_clip: largest norm of the gradient. first_frame_weight: of the loss of the first future frame (ours).
-    reward_weight: of the loss of the rewards. cached_clips: how many clips are tokenised once and learned from; None
-    takes new clips at every step.
+    num_steps: updates; 0 keeps the transformer of init. batch_size: clips per update, over all processes.
+    micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once. lr: learning
+    rate. betas: AdamW's two. schedule: of the learning rate after the warm-up. warmup_steps: over which it rises from
+    0. weight_decay: that of AdamW. grad_clip: largest norm of the gradient. first_frame_weight: of the loss of the
+    first future frame (ours). reward_weight: of the loss of the rewards. cached_clips: how many clips are tokenised
+    once and learned from; None takes new clips at every step.
     """
 
     num_steps: int = number(100_000, least=0, extends="transformer")
     batch_size: int = number(64, least=1)
+    micro_batch_size: int | None = number(None, least=1, computes=False)
     lr: float = number(1e-4, above=0)
     betas: list[float] = number([0.9, 0.999], least=0, below=1)
     schedule: str = choice("cosine", "constant", "cosine")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -19,6 +19,8 @@ from toolkit.runs import checkpoint, progress, signals
 from toolkit.runs.distributed import barrier, gather, rank, world_size
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import seed_all
+
+T = TypeVar("T")
 
 
 class Stateful(Protocol):
@@ -72,16 +74,30 @@ class Loop:
         self._watch_optimizers()
 
     def log(self, **scalars: Any) -> None:
-        """Remember this step's scalars; a mean over the window is written to metrics.jsonl."""
+        """Remember this step's scalars; a mean over the window is written to metrics.jsonl. None is no value."""
         for name, value in scalars.items():
+            if value is None:
+                continue
             self._pending.setdefault(name, []).append(value.detach() if torch.is_tensor(value) else value)
+
+    def alike(self, draw: Callable[[], T]) -> T:
+        """``draw()`` at the beginning of a step, on random numbers that are the same on every process."""
+        if rank() == 0 or self.replicated:
+            return draw()
+        self._seed(0)
+        drawn = draw()
+        self._seed(rank())
+        return drawn
+
+    def _seed(self, number: int) -> None:
+        seed_all(self.run.config.seed, self.stage, number, self.step)
 
     def __iter__(self) -> Iterator[int]:
         config = self.run.config
         self._resume()
         with signals.deferred() as caught, progress.bar(self.stage, self.step, self.num_steps) as show:
             while self.step < self.num_steps and not self.stop_early:
-                seed_all(config.seed, self.stage, 0 if self.replicated else rank(), self.step)
+                self._seed(0 if self.replicated else rank())
                 self._is_touched = False
                 try:
                     yield self.step

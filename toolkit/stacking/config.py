@@ -153,7 +153,7 @@ class Optim:
 
     lr: learning rate of the target, grown and from scratch. base_lr: of the base; None is lr. scratch_lrs: the sweep of
     the scratch run, each to the end of the budget; empty is lr alone. batch_size: sequences per optimiser step.
-    micro_batch_size: sequences per forward pass and process (gradients are accumulated); None is all at once.
+    micro_batch_size: sequences per pass and process, whose gradients are accumulated; None is all at once.
     warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after that; cosine falls to
     min_lr_ratio of it. schedule_tokens: where the fall ends; None is the run's own budget (the paper's horizon is
     longer than its runs). min_lr_ratio: the share of the learning rate that is left at the end. betas: AdamW's two.
@@ -167,7 +167,7 @@ class Optim:
     base_lr: float | None = number(None, above=0)
     scratch_lrs: list[float] = number([], above=0)
     batch_size: int = number(16, least=1)
-    micro_batch_size: int | None = number(None, least=1)
+    micro_batch_size: int | None = number(None, least=1, computes=False)
     warmup_steps: int = number(100, least=0)
     schedule: str = choice("constant", "constant", "cosine")
     schedule_tokens: float | None = number(None, above=0)
@@ -181,13 +181,9 @@ class Optim:
     sharding: str = choice("none", "none", "fsdp", computes=False)
 
     def check(self) -> None:
-        """Two betas; a micro-batch divides the batch."""
+        """Two betas; no learning rate twice."""
         if len(self.betas) != 2:
             raise UserError(f"optim.betas={self.betas}: must be two numbers, as in [0.9,0.95]")
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise UserError(
-                f"optim.micro_batch_size={self.micro_batch_size}: must divide optim.batch_size={self.batch_size}"
-            )
         if len(set(self.scratch_lrs)) < len(self.scratch_lrs):
             raise UserError(f"optim.scratch_lrs={self.scratch_lrs}: holds a rate twice")
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import ClassVar
 
+from toolkit.data.config import Encode
 from toolkit.errors import UserError
 from toolkit.schema import Job, choice, cosmetic, number, written
 
 STAGES = {
     "enhance": ["enhance", "measure"],
     "train": ["train", "evaluate"],
+    "train_keys": ["train_keys", "evaluate_keys"],
     "all": ["train", "evaluate", "enhance", "measure"],
 }
 FIDELITY_NOISE_LEVELS = {"faithful": 50, "balanced": 150, "creative": 250}
@@ -21,12 +23,6 @@ MOST_SCALE = 8.0
 LEAST_SCALE = 0.125  # without the network, which enlarges
 MOST_NOISE_LEVEL = 300  # of 1000 steps (section 3.3)
 LEAST_SIDE_PX = 16
-PIX_FMTS = {
-    "h264": ("yuv420p", "yuv444p"),
-    "hevc": ("yuv420p", "yuv444p", "yuv420p10le", "yuv444p10le"),
-    "png": ("rgb48",),
-}
-PICTURES = "enhance,measure"  # the stages that another encoding of the pictures concerns
 
 
 @dataclass
@@ -63,31 +59,6 @@ class Demo:
     start_s: float = number(0.0, least=0)
     duration_s: float = number(1.5, above=0)
     degrade: Degrade = field(default_factory=lambda: Degrade(scale=4.0, frame_step=2))
-
-
-@dataclass
-class Encode:
-    """How the result is written; a run that failed or is done may be resumed with other values, hdr excepted.
-
-    codec: h264, hevc, or png, which makes ``output`` a folder of numbered pictures. crf: constant rate factor, 0
-    (lossless up to the colour conversion) to 51; the release uses 17. speed: of the encoder; slower ones write smaller
-    files. pix_fmt: ``auto`` is yuv420p, which every player shows, at the even size next to an odd one, or 10 bits where
-    hevc keeps HDR and 16 where png gets more than 8; yuv444p keeps odd sizes; yuv420p10le and yuv444p10le are hevc's
-    with 10 bits, rgb48 png's with 16 (the network gives 8). hdr: of a PQ or HLG input: keep it, or make of it what
-    screens without HDR show. audio: whether sound is copied.
-    """
-
-    codec: str = choice("h264", *PIX_FMTS, rewrites=PICTURES)
-    crf: int = number(17, least=0, most=51, rewrites=PICTURES)
-    speed: str = choice("medium", "ultrafast", "veryfast", "fast", "medium", "slow", "veryslow", rewrites=PICTURES)
-    pix_fmt: str = choice("auto", "auto", *PIX_FMTS["hevc"], *PIX_FMTS["png"], rewrites=PICTURES)
-    hdr: str = choice("keep", "keep", "tonemap")
-    audio: bool = written(True, "enhance")
-
-    def check(self) -> None:
-        """Raises UserError for pixels that the codec does not have."""
-        if self.pix_fmt not in (fits := ("auto", *PIX_FMTS[self.codec])):
-            raise UserError(f"encode.pix_fmt={self.pix_fmt}: encode.codec={self.codec} takes {', '.join(fits)}")
 
 
 @dataclass
@@ -167,6 +138,25 @@ class ClipData:
 
 
 @dataclass
+class Upscaler:
+    """``stage=train_keys``: a network that enlarges key frames by 4, one by one, trained to come near to the truth.
+
+    channels: of its hidden layers. num_blocks: residual blocks of two convolutions. photographs: whether it learns from
+    photographs that packages ship, beside frames of ``data``. films: whether frames of ``data`` are taken. left_out_s:
+    times of the film, in seconds, from which on 20 s are not trained on. film_share: share of the inputs that are
+    slightly blurred and compressed, as films are. patch_px: edge of what is taken of a crop (data.crop_px) in a step.
+    """
+
+    channels: int = number(48, least=4)
+    num_blocks: int = number(8, least=1)
+    photographs: bool = True
+    films: bool = True
+    left_out_s: list[float] = number([60.0, 180.0, 300.0, 420.0], least=0)
+    film_share: float = number(0.1, least=0, most=1)
+    patch_px: int = number(96, least=16)
+
+
+@dataclass
 class Augment:
     """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip.
 
@@ -193,7 +183,8 @@ class Optim:
 
     joint: whether base and control branch are trained together. step_weighting: how often a diffusion step is drawn,
     all alike (the paper's) or in proportion to its number. num_steps: optimiser steps; a larger number trains on.
-    base_num_steps: of the base that is trained first where ``init`` names none. batch_size: clips per step. lr:
+    base_num_steps: of the base that is trained first where ``init`` names none. batch_size: clips per step, over all
+    processes. micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once. lr:
     learning rate. betas: AdamW's two. weight_decay: that of AdamW. warmup_steps: over which the learning rate rises
     from 0. schedule: of the learning rate after that. grad_clip: largest norm of the gradient. ema_half_life_images:
     training clips after which a weight counts half in the average that is sampled.
@@ -201,9 +192,10 @@ class Optim:
 
     joint: bool = False
     step_weighting: str = choice("uniform", "uniform", "proportional")
-    num_steps: int = number(2000, least=1, extends="train")
+    num_steps: int = number(2000, least=1, extends="train,train_keys")
     base_num_steps: int = number(2000, least=0)
     batch_size: int = number(8, least=1)
+    micro_batch_size: int | None = number(None, least=1, computes=False)
     lr: float = number(1e-4, above=0)
     betas: list[float] = number([0.9, 0.999], least=0, below=1)
     weight_decay: float = number(0.01, least=0)
@@ -253,14 +245,14 @@ class Windows:
 class EnhanceVideo(Job):
     """``toolkit enhance-video``.
 
-    stage: enhance a clip, train a network, or both. input: a video file, a folder of them, numbered pictures
-    (``frames/%05d.png``, or a folder of them), or a clip's name of ``toolkit data list``; without it, ``demo``.
-    input_fps: the rate of numbered pictures; None takes ``fps`` for it too. output: the file to write (a folder where
-    the input is one); without it the run's ``samples/``. overwrite: whether an output that exists already is replaced.
-    skip_bad: whether clips of a folder that cannot be read or made are left out, said, and the others made; the run
-    then ends as failed. reference: the clip as it should look, for the measures. start_s, duration_s: the part of the
-    input to take.
-    deinterlace: ``auto`` makes one full picture of the two fields of frames that are marked interlaced, ``on`` of all.
+    stage: enhance a clip, train a network, or both; ``train_keys`` trains the network that enlarges key frames. input:
+    a video file, a folder of them, numbered pictures (``frames/%05d.png``, or a folder of them), or a clip's name of
+    ``toolkit data list``; without it, ``demo``. input_fps: the rate of numbered pictures; None takes ``fps`` for it
+    too. output: the file to write (a folder where the input is one); without it the run's ``samples/``. overwrite:
+    whether an output that exists already is replaced. skip_bad: whether clips of a folder that cannot be read or made
+    are left out, said, and the others made; the run then ends as failed. reference: the clip as it should look, for the
+    measures. start_s, duration_s: the part of the input to take. deinterlace: ``auto`` makes one full picture of the
+    two fields of frames that are marked interlaced, ``on`` of all.
 
     scale: any real number from 1 to 8, without the network from 1/8 on; None: the size before ``degrade``, 2 where
     there is none. width, height: the size itself, in place of a scale; one of them keeps the aspect ratio. fps: the
@@ -335,6 +327,7 @@ class EnhanceVideo(Job):
     baselines: list[str] = field(default_factory=lambda: ["bicubic", "classic"])
 
     network: VideoUNetConfig = field(default_factory=VideoUNetConfig)
+    upscaler: Upscaler = field(default_factory=Upscaler)
     data: ClipData = field(default_factory=ClipData)
     augment: Augment = field(default_factory=Augment)
     optim: Optim = field(default_factory=Optim)
@@ -373,6 +366,8 @@ class EnhanceVideo(Job):
             raise UserError(f"reference={self.reference}: belongs to input=..., which is not given")
         if self.reference is not None and self.degrade.active:
             raise UserError(f"reference={self.reference}: with degrade the input itself is the reference")
+        if "train_keys" in self.stages() and not (self.upscaler.photographs or self.upscaler.films):
+            raise UserError("upscaler.photographs=false, upscaler.films=false: nothing to learn from; one must be true")
         if "evaluate" in self.stages() and not self.data.held_out:
             raise UserError("data.held_out=[]: name at least one clip that training does not see")
         for name in self.baselines:

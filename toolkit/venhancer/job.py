@@ -41,7 +41,7 @@ def main(config: EnhanceVideo, run: Run) -> float | None:
         if run.stage_done(name):
             continue
         with run.stage(name):
-            if name in ("train", "evaluate"):
+            if name not in ("enhance", "measure"):
                 _training(name, config, run, accelerator)
             elif rank() == 0:
                 {"enhance": _enhance, "measure": _measure}[name](config, run, tasks, accelerator.device)
@@ -53,9 +53,15 @@ def main(config: EnhanceVideo, run: Run) -> float | None:
 
 
 def _training(name: str, config: EnhanceVideo, run: Run, accelerator: Any) -> None:
-    from toolkit.venhancer.train import stage as training
+    from toolkit.venhancer.train import keys, stage
 
-    {"train": training.train, "evaluate": training.evaluate}[name](config, run, accelerator)
+    stages = {
+        "train": stage.train,
+        "evaluate": stage.evaluate,
+        "train_keys": keys.train,
+        "evaluate_keys": keys.evaluate,
+    }
+    stages[name](config, run, accelerator)
 
 
 def _open_tasks(config: EnhanceVideo, run: Run) -> list[Task]:

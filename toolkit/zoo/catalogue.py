@@ -35,6 +35,7 @@ CLASSES = {
     "VideoUNet": "toolkit.zoo.video.unet",
     "VideoControlNetModel": "toolkit.zoo.video.controlnet",
     "ControlledVideoUNet": "toolkit.zoo.video.controlled_unet",
+    "FrameUpscaler": "toolkit.zoo.video.upscaler",
 }
 
 

@@ -13,8 +13,8 @@ from toolkit import data
 from toolkit.data.config import Data
 from toolkit.data.images import folder as folder_module
 from toolkit.data.images import images as images_module
+from toolkit.data.images.decoding import Reading, decode, to_array
 from toolkit.data.images.folder import FolderSplit
-from toolkit.data.images.images import decode, to_array
 from toolkit.data.sets import MemorySplit
 from toolkit.errors import UserError
 
@@ -47,7 +47,7 @@ def test_class_folders_give_labels_and_fixed_splits(tmp_path):
 
 
 def test_what_is_held_out_stays_so_when_images_come_and_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "IN_MEMORY_PIXELS", 0)
+    monkeypatch.setattr(folder_module, "FEW_PIXELS", 0)
     fill(tmp_path, number=40)
 
     def sides():
@@ -66,7 +66,7 @@ def test_what_is_held_out_stays_so_when_images_come_and_go(tmp_path, monkeypatch
 
 
 def test_a_folder_is_the_same_wherever_it_lies_and_another_when_a_file_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "IN_MEMORY_PIXELS", 0)
+    monkeypatch.setattr(folder_module, "FEW_PIXELS", 0)
     fill(tmp_path / "here")
     shutil.copytree(tmp_path / "here", tmp_path / "there")
     here, there = (load(tmp_path / name).contents() for name in ("here", "there"))
@@ -78,7 +78,7 @@ def test_a_folder_is_the_same_wherever_it_lies_and_another_when_a_file_changes(t
 def test_lazy_and_in_memory_reads_agree(tmp_path, monkeypatch):
     fill(tmp_path, size=(20, 12))
     small = load(tmp_path, size_px=8)
-    monkeypatch.setattr(folder_module, "IN_MEMORY_PIXELS", 0)
+    monkeypatch.setattr(folder_module, "FEW_PIXELS", 0)
     large = load(tmp_path, size_px=8)
     assert isinstance(small.train, MemorySplit) and isinstance(large.train, FolderSplit)
     assert torch.equal(small.train.all()[0], large.train.all()[0])
@@ -93,7 +93,8 @@ def test_images_without_classes_have_no_labels(tmp_path):
     (tmp_path / "notes.txt").write_text("ignored")
     loaded = load(tmp_path)
     assert loaded.num_classes == 0 and loaded.train.labels is None and loaded.train.batch([0])[1] is None
-    assert load(fill(tmp_path / "deep"), class_labels=False).train.labels is None
+    deep = load(fill(tmp_path / "deep"), class_labels=False)
+    assert deep.num_classes == 0 and deep.train.batch([0])[1] is None
 
 
 def test_train_and_val_folders_are_kept_apart(tmp_path):
@@ -105,7 +106,7 @@ def test_train_and_val_folders_are_kept_apart(tmp_path):
     loaded = load(tmp_path)
     assert [len(loaded.train), len(loaded.valid), len(loaded.test)] == [12, 6, 2]
     fill(tmp_path / "test", classes=("bird",), number=1)
-    with pytest.raises(UserError, match="the classes of test are not those of train"):
+    with pytest.raises(UserError, match=r"test: the classes are not those of train: it has bird besides \(train has"):
         load(tmp_path)
 
 
@@ -132,7 +133,7 @@ def test_resize_crops_the_centre(tmp_path):
     wide = Image.new("RGB", (30, 10), "black")
     wide.paste("white", (10, 0, 20, 10))
     wide.save(tmp_path / "wide.png")
-    assert (decode(tmp_path / "wide.png", (3, 5, 5), resized=True) == 255).all()
+    assert (decode(tmp_path / "wide.png", Reading((3, 5, 5), "bicubic", 10**6)) == 255).all()
 
 
 def test_mixed_sizes_need_a_size(tmp_path):
@@ -149,7 +150,7 @@ def test_a_truncated_file_is_named(tmp_path, monkeypatch, lazily, suffix):
     picture(7, size=(64, 64)).save(bad)
     bad.write_bytes(bad.read_bytes()[:-700])
     if lazily:
-        monkeypatch.setattr(folder_module, "IN_MEMORY_PIXELS", 0)
+        monkeypatch.setattr(folder_module, "FEW_PIXELS", 0)
     with pytest.raises(UserError, match=rf"bad.{suffix}: not a readable image \(.*truncated"):
         load(tmp_path)
 

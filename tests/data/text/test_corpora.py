@@ -11,6 +11,7 @@ from toolkit import data
 from toolkit.data.config import Data, TextData
 from toolkit.data.downloads import DOWNLOADS
 from toolkit.data.sources import SourceFailed
+from toolkit.data.text import corpora
 from toolkit.data.text import packages as text_packages
 from toolkit.errors import UserError
 
@@ -106,6 +107,29 @@ def test_bad_input_is_one_line(tmp_path):
     (tmp_path / "b.txt").unlink()
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"long enough " * 100)[:40])
     refused("c.txt.gz: cannot be read", name="text_folder", path=str(tmp_path))
+
+
+def test_what_breaks_a_decoder_is_one_line(tmp_path):
+    """Deep nesting, damage inside a compressed stream, metadata of another type."""
+    path = tmp_path / "deep.jsonl"
+    path.write_text('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+    refused(r"deep\.jsonl: line 1 is not a JSON object", name="text_folder", path=str(path))
+    path = tmp_path / "a.txt.gz"
+    content = bytearray(gzip.compress(" ".join(map(str, range(999))).encode()))
+    content[30] ^= 255
+    path.write_bytes(content)
+    refused(r"a\.txt\.gz: cannot be read .*Error -3", name="text_folder", path=str(path))
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "meta": 3}\n')
+    assert list(data.load_text(TextData(name="text_slimpajama", path=str(path))).documents()) == ["one"]
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.txt"])
+def test_a_document_beyond_memory_is_refused_before_it_is_read(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(corpora, "MOST_CHARACTERS", 99)
+    content = (b'{"text": "%s"}' if "json" in name else b"%s") % (b"a" * 200)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    refused(f"{name}: holds a document of more than 99 characters; cut it", name="text_folder", path=str(tmp_path))
 
 
 def test_images_and_text_do_not_mix():

@@ -149,6 +149,68 @@ def test_a_row_that_ends_is_begun_anew_at_the_next_step_and_the_others_go_on():
     assert many.t.tolist() == [1, 3, 3] and len(many.render()) == 3
 
 
+def calls_of(monkeypatch):
+    """The names of all steps and looks of world models from now on, a list that grows."""
+    calls = []
+    for name in ("step", "begin"):
+        own = getattr(WorldModel, name)
+        monkeypatch.setattr(
+            WorldModel, name, lambda *a, _own=own, _name=name, **k: calls.append(_name) or _own(*a, **k)
+        )
+    return calls
+
+
+def test_rows_of_any_ages_are_one_call_a_step(monkeypatch):
+    luck = np.random.default_rng(3)
+    many = WorldModelVectorEnv(tiny.world(), tiny.starts(), 3, horizon=6, termination=lambda *_: luck.random() < 0.4)
+    many.reset(seed=7)
+    calls = calls_of(monkeypatch)
+    ages, anew = set(), 0
+    for step in range(12):
+        ended = many.ended.copy()
+        calls.clear()
+        many.step(ACTIONS[step % 6])
+        assert calls == ["step"] * (not ended.all()) + ["begin"] * bool(ended.any())
+        ages.add(len({*many.t.tolist()}))
+        anew += ended.any()
+    assert max(ages) == 3 and anew >= 3
+
+
+def test_rows_begin_anew_at_once_or_when_they_are_asked_to():
+    same = WorldModelVectorEnv(tiny.world(), tiny.starts(), 2, horizon=2, autoreset="same_step", render_mode=None)
+    plain = WorldModelVectorEnv(tiny.world(), tiny.starts(), 2, horizon=2)
+    for env in (same, plain):
+        env.reset(seed=1)
+        env.step(ACTIONS[0, :2])
+    last, _, _, ended, _ = plain.step(ACTIONS[1, :2])
+    frames, _, _, truncated, info = same.step(ACTIONS[1, :2])
+    assert ended.all() and truncated.all() and info["_final_obs"].all() and (info["final_obs"] == last).all()
+    anew = plain.step(ACTIONS[2, :2])[0]
+    assert (frames == anew).all() and same.t.tolist() == [0, 0]
+    asked = WorldModelVectorEnv(tiny.world(), tiny.starts(), 2, horizon=3, autoreset="disabled")
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        asked.reset(options={"reset_mask": np.array([True, False])})
+    asked.reset(seed=1)
+    before = asked.step(ACTIONS[0, :2])[0]
+    frames, info = asked.reset(seed=9, options={"reset_mask": np.array([False, True]), "context": 2})
+    assert (frames[0] == before[0]).all() and (frames[1] == tiny.starts()[2, -1]).all()
+    assert info["start"].tolist() == [-1, 2] and asked.t.tolist() == [1, 0]
+    asked.step(ACTIONS[1, :2])
+    assert asked.step(ACTIONS[2, :2])[3].tolist() == [True, False]
+    with pytest.raises(gymnasium.error.ResetNeeded, match=r"rows \[0\] have ended"):
+        asked.step(ACTIONS[3, :2])
+    for wrong in ([True], np.zeros(2, bool), [1, 0]):
+        with pytest.raises(UserError, match="expected 2 booleans, at least one"):
+            asked.reset(options={"reset_mask": wrong})
+
+
+def test_render_modes_that_nobody_draws_are_refused():
+    with pytest.raises(UserError, match="render_mode=human: choose rgb_array or None"):
+        make(render_mode="human")
+    with pytest.raises(UserError, match="autoreset=sometimes: choose one of disabled, next_step, same_step"):
+        WorldModelVectorEnv(tiny.world(), tiny.starts(), 2, autoreset="sometimes")
+
+
 def test_a_standard_wrapper_runs_on_the_vector():
     many = gymnasium.wrappers.vector.RecordEpisodeStatistics(
         WorldModelVectorEnv(tiny.world(), tiny.starts(), 2, horizon=2)

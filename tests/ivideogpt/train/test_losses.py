@@ -10,12 +10,14 @@ from toolkit.ivideogpt.config import TokenizerLoss
 from toolkit.ivideogpt.train.losses import (
     MOST_GAN_WEIGHT,
     TokenizerObjective,
-    discriminator_loss,
     emphasis,
+    fakes,
     generator_loss,
+    hinge,
     median,
 )
-from toolkit.ivideogpt.train.perceptual import LPIPS, GradientDistance, _expected_shapes, load_lpips, make_distance
+from toolkit.ivideogpt.train.perceptual import GradientDistance, make_distance
+from toolkit.zoo.lpips import LPIPS, _expected_shapes, load_lpips
 
 CONTEXT, FUTURE = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 2, 3, 16, 16)
 
@@ -98,8 +100,9 @@ def test_the_discriminator_is_trained_on_a_hinge_and_leaves_the_tokenizer_alone(
     made = objective()
     _, found = made(CONTEXT, FUTURE, True)
     certain = lambda images: torch.full((len(images),), 2.0) if images.shape[0] == 6 else None  # noqa: E731
-    assert discriminator_loss(certain, found, CONTEXT, FUTURE) == 3  # fakes called real cost 1 + 2, reals nothing
-    discriminator_loss(discriminate(1.0), found, CONTEXT, FUTURE).backward()
+    real = torch.cat([CONTEXT.flatten(0, 1), FUTURE.flatten(0, 1)])
+    assert hinge(certain, fakes(found), -1) == 3 and hinge(certain, real, 1) == 0  # fakes called real cost 1 + 2
+    hinge(discriminate(1.0), fakes(found), -1).backward()
     assert all(parameter.grad is None for parameter in made.tokenizer.parameters())
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from tests.ivideogpt import tiny
 from toolkit.ivideogpt.clips import arrange
 from toolkit.ivideogpt.config import TokenizerLoss
-from toolkit.ivideogpt.train.losses import TokenizerObjective, discriminator_loss, generator_loss
+from toolkit.ivideogpt.train.losses import TokenizerObjective, fakes, generator_loss, hinge
 from toolkit.ivideogpt.train.perceptual import GradientDistance
 from toolkit.ivideogpt.train.transformer import TransformerObjective, tokenise
 from toolkit.zoo.world.codebook import CodebookEMA, VectorQuantizer
@@ -91,8 +91,9 @@ def test_the_generator_is_rewarded_for_what_passes_as_real_and_the_discriminator
     wanted = (sizes[0] / sizes[1] * fooled).item()
     assert generator_loss(layer, found, terms, objective.tokenizer).item() == pytest.approx(wanted, rel=1e-4)
     assert abs(wanted) > 1e-4
-    hinge = F.relu(1 + layer(made)).mean() + F.relu(1 - layer(true)).mean()
-    assert discriminator_loss(layer, found, CONTEXT, FUTURE).item() == pytest.approx(hinge.item(), rel=1e-5)
+    fake, real = F.relu(1 + layer(made)).mean().item(), F.relu(1 - layer(true)).mean().item()
+    assert hinge(layer, fakes(found), -1).item() == pytest.approx(fake, rel=1e-5)
+    assert hinge(layer, true, 1).item() == pytest.approx(real, rel=1e-5)
 
 
 def test_the_transformers_loss_is_next_token_cross_entropy_after_the_first_slot_and_the_rewards_error():

@@ -169,7 +169,6 @@ def test_a_larger_budget_trains_on():
         (["optim.betas=[0.9]"], "must be two numbers"),
         (["optim.after_growth=tile", "operator=direct", "direction=width"], "in depth only"),
         (["optim.sharding=fsdp"], "needs several processes"),
-        (["optim.micro_batch_size=3"], "must divide optim.batch_size=8"),
         (["tokenize.tokenizer=nowhere/at-all"], "tokenize.tokenizer=nowhere/at-all: cannot be loaded"),
         (["model=nowhere"], "model=nowhere"),
         (["stage=compare", "compare.runs=[nowhere]"], "compare.runs: nowhere: no run there"),

@@ -40,7 +40,7 @@ def test_the_loss_is_the_weighted_error_of_v_told_the_level_that_noised_the_key_
     torch.manual_seed(1)
     x0, keys = latents(pipeline, batch.clean), latents(pipeline, batch.keys)
     steps = [int(u**power * 1000) for u in torch.rand(4).tolist()]
-    noise, key_noise = torch.randn_like(x0), torch.randn_like(keys)
+    noise, key_noise = torch.randn(x0.shape), torch.randn(keys.shape)
     told, hints, x, v = [], [], [], []
     for item, level in enumerate([0, 1, 40, 300]):
         alpha, sigma = alpha_sigma(pipeline, steps[item])
@@ -64,7 +64,7 @@ def test_only_clips_with_a_level_get_noise_and_as_much_as_it_says():
     batch = batch_of(pipeline, [0, 1, 200, 301])
     keys = torch.ones(4, 12, 3, 64, 64)
     torch.manual_seed(0)
-    found = conditions(pipeline, batch, keys)
+    found = conditions(pipeline, batch, keys, torch.randn_like(keys))
     assert torch.equal(found["hint"][0], keys[0]) and found["t_hint"].tolist() == [0, 0, 199, 300]
     for item in (1, 2, 3):
         alpha, sigma = alpha_sigma(pipeline, found["t_hint"][item])

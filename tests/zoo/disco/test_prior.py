@@ -129,7 +129,7 @@ def test_diffusion_prior_learns_a_gaussian_and_keeps_its_shape():
     for _ in range(400):
         z = torch.randn(256, 2, 1, generator=generator)
         z[:, 1] = 0.9 * z[:, 0] + (1 - 0.9**2) ** 0.5 * z[:, 1]
-        loss = prior.loss(z, generator=generator)
+        loss = prior.loss(z, noise=prior.draw(len(z), generator))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -227,6 +227,37 @@ def test_horizon_past_the_positions(world, context):
     assert torch.equal(pred.tokens, preds.tokens[:, most])
 
 
+@pytest.mark.parametrize("has_reward", [True, False])
+def test_worlds_of_any_ages_go_on_together_as_they_would_alone(context, actions, has_reward):
+    world = nano_world(has_reward=has_reward, spatial_embedding=True)
+    states = [world.begin(context[:1], seeds=3), world.begin(context[1:], seeds=[5, 8]), world.begin(context[:2], 11)]
+    for age, number in ((3, 0), (1, 1)):
+        for t in range(age):
+            states[number], _ = world.step(states[number], actions[: len(states[number]), t])
+    order = [[2], [0, 4], [3, 1]]
+    both, alone = world.join(states, order), states
+    assert len(both) == 5 and both.seeds.tolist() == [5, 12, 3, 11, 6 + 2]
+    most = world.spec.max_future
+    for t in range(most + 1):  # beyond the positions of every one of them, each at its own time
+        moves = torch.sin(torch.arange(5 * ACTION_DIM).view(5, ACTION_DIM) + 0.7 * t).double()
+        both, pred = world.step(both, moves, on_overflow="recontext")
+        together = [
+            world.step(one, moves[rows], on_overflow="recontext") for one, rows in zip(alone, order, strict=True)
+        ]
+        alone = [state for state, _ in together]
+        for (_, own), rows in zip(together, order, strict=True):
+            assert torch.equal(pred.tokens[rows], own.tokens) and torch.equal(pred.frame[rows], own.frame)
+            torch.testing.assert_close(pred.logprob[rows], own.logprob)
+            assert (own.reward is None) == (not has_reward)
+            if has_reward:
+                torch.testing.assert_close(pred.reward[rows], own.reward)
+        assert pred.recontextualised == any(own.recontextualised for _, own in together)
+        if t == 2:  # rows that were taken out and joined again
+            both = world.join([both.select([3, 1]), both.select([0, 2, 4])], [[3, 1], [0, 2, 4]])
+    with pytest.raises(UserError, match=r"expected 0\.\.2, one for each world"):
+        world.join(states[:2], [[0], [0, 1]])
+
+
 def test_a_goal_stays_in_a_new_context(context):
     tokenizer = nano_tokenizer()
     world = WorldModel(tokenizer, nano_transformer(tokenizer), goal_conditioned=True)

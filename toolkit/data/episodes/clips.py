@@ -76,14 +76,17 @@ class ClipSource:
         """Numbers of one action row of a clip; 0 where episodes have none."""
         return self.episodes.action_dim * self.frame_step
 
-    def sample(self, num: int, seed: int, *names: str | int) -> Clip:
-        """``num`` clips, every window (of a data set) equally likely, drawn for (seed, *names)."""
+    def sample(self, num: int, seed: int, *names: str | int, part: slice = slice(None)) -> Clip:
+        """``num`` clips, every window (of a data set) equally likely, drawn for (seed, *names).
+
+        Those of ``part`` alone are read and returned.
+        """
         rng = np.random.default_rng(derive(seed, "clips", *names))
         chosen = [self.spans[index] for index in rng.choice(len(self.spans), num, p=self.weights)]
-        clip = self._stack([self._window(int(rng.integers(*span))) for span in chosen])
+        clip = self._stack([self._window(int(rng.integers(*span))) for span in chosen][part])
         if not self.augmented:
             return clip
-        frames = augment(clip.frames, generator(seed, "augment", *names))
+        frames = augment(clip.frames, generator(seed, "augment", *names), num, part.indices(num)[0])
         return Clip(frames, clip.actions, clip.rewards)
 
     def fixed(self, num: int) -> Clip:

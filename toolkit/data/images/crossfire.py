@@ -10,7 +10,7 @@ from PIL import Image
 
 from toolkit.data import fetching
 from toolkit.data.config import Data
-from toolkit.data.images.images import to_array
+from toolkit.data.images.decoding import to_array
 from toolkit.data.images.pixels import image_set
 from toolkit.data.sets import Dataset, hold_out
 from toolkit.errors import UserError

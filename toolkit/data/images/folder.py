@@ -3,78 +3,107 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from toolkit.data.config import Data
-from toolkit.data.images.images import Headers, check_depth, check_images, decode, each_or_refuse
+from toolkit.data.images.decoding import Reading, decode
+from toolkit.data.images.images import Headers, check_depth, check_images
 from toolkit.data.images.layout import Found, find_splits
+from toolkit.data.images.store import PixelStore
 from toolkit.data.sets import Batch, Dataset, Indices, MemorySplit, Split, fixed_subset, limit_train
 from toolkit.data.splits import hold_out_named
 from toolkit.errors import UserError
 
-IN_MEMORY_PIXELS = 2**27  # source pixels: a few seconds of decoding, which also checks every file to its end
+FEW_PIXELS = 2**27  # of the files: a few seconds of decoding, which also checks every file to its end
+IN_MEMORY_BYTES = 2**29  # of the decoded images
+_log = logging.getLogger(__name__)
 
 
 class FolderSplit:
-    """Image files under ``root``, decoded when a batch asks for them.
+    """Image files of a folder: the rows ``rows`` (n,) of ``store``, or decoded whenever a batch asks (no ``store``).
 
-    ``shape`` is (C, H, W); ``resized`` as in ``decode``; ``conditional``: labels are handed out.
+    ``files``: all of the folder's, ``root``; ``conditional``: labels are handed out, and part of the identity.
     """
 
     def __init__(
         self,
         files: list[Path],
+        rows: np.ndarray,
         labels: np.ndarray | None,
-        shape: tuple[int, ...],
-        resized: bool,
+        reading: Reading,
         conditional: bool,
         root: Path,
+        store: PixelStore | None,
     ):
-        self.files, self.labels, self.shape, self.resized = files, labels, shape, resized
-        self.root = root
+        self.files, self.rows, self.labels = [files[row] for row in rows], rows, labels
+        self.reading, self.root, self.store = reading, root, store
+        self.shape = reading.shape
         self._given = torch.from_numpy(labels) if labels is not None and conditional else None
 
     def __len__(self) -> int:
         return len(self.files)
 
+    def prepare(self) -> None:
+        if self.store is not None:
+            self.store.pixels()
+
     def batch(self, indices: Indices) -> Batch:
-        index = torch.as_tensor(indices)
-        pictures = [decode(self.files[i], self.shape, self.resized) for i in index.tolist()]
-        x = torch.from_numpy(np.stack(pictures)).to(torch.float32).div_(127.5).sub_(1)
-        return x, None if self._given is None else self._given[index]
+        self.prepare()
+        return self._read(torch.as_tensor(indices))
 
     def all(self, limit: int | None = None) -> Batch:
-        return self.batch(fixed_subset(len(self), limit))
+        """A few of many are decoded by themselves where the store is not made yet."""
+        chosen = fixed_subset(len(self), limit)
+        return self.batch(chosen) if limit is None else self._read(chosen)
+
+    def _read(self, index: torch.Tensor) -> Batch:
+        if self.store is not None and self.store.is_made():
+            pixels = self.store.pixels()[self.rows[index.numpy()]]
+        else:
+            pixels = np.stack([decode(self.files[i], self.reading) for i in index.tolist()])
+        x = torch.from_numpy(pixels).to(torch.float32).div_(127.5).sub_(1)
+        return x, None if self._given is None else self._given[index]
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"{self.shape} {self.resized}".encode())
+        digest = self._digest()
         for file in self.files:
             digest.update(f"{file.absolute()}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\n".encode())
         digest.update(b"" if self.labels is None else self.labels.tobytes())
         return digest.hexdigest()
 
     def identity(self) -> str:
-        """Of the files' names inside the folder, their sizes and classes."""
-        digest = hashlib.sha256(f"{self.shape} {self.resized}".encode())
+        """Of the files' names inside the folder, their sizes and, where they are given to networks, their classes."""
+        digest = self._digest()
         for file in self.files:
             digest.update(f"{_name_in(self.root, file)}\0{file.stat().st_size}\n".encode("utf-8", "surrogateescape"))
-        digest.update(b"" if self.labels is None else self.labels.tobytes())
+        digest.update(b"" if self._given is None else self._given.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _digest(self) -> Any:
+        how = {None: False, "bicubic": True}.get(self.reading.resize, self.reading.resize)
+        return hashlib.sha256(f"{self.shape} {how}".encode())
 
     def to_memory(self) -> MemorySplit:
         """Every file decoded now: UserError names the bad ones."""
-        pictures = each_or_refuse(lambda file: decode(file, self.shape, self.resized), self.files)
-        return MemorySplit(torch.from_numpy(np.stack(pictures)), self.labels, self._given is not None)
+        assert self.store is not None
+        given = None if self._given is None else self._given.numpy()
+        values = torch.from_numpy(self.store.pixels()[self.rows])
+        identity = MemorySplit(values, given).identity()
+        return MemorySplit(values, self.labels, self._given is not None, identity)
 
 
 def load_folder(config: Data, seed: int) -> Dataset:
     """``data.path``: images, or one subfolder per class, or train/ and val/ or test/ of either, or a labels file.
 
     A part that the folder lacks is held out of training (``data.valid_fraction`` each). Every header is read first;
-    images of several sizes need ``data.size_px``. A small folder is decoded into memory, a large one as it is read.
+    images of several sizes need ``data.size_px``. A small folder is decoded into memory, a large one once into the
+    cache; without ``data.cache`` one that does not fit into memory is decoded whenever it is read.
     Raises UserError naming the file or folder at fault.
     """
     return image_folder(config, config.size_px)
@@ -84,19 +113,21 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
     """``load_folder`` with its own ``size_px`` (imagenet64 and imagenet128 have a default)."""
     assert config.path is not None
     root = Path(config.path).expanduser()
-    parts = find_splits(root, config.class_labels)
+    parts = _find(root, config.class_labels)
     class_names = parts["train"].class_names
-    headers, good = check_images([file for part in parts.values() for file in part.files], config.skip_bad)
+    listed = [file for part in parts.values() for file in part.files]
+    headers, good = check_images(listed, config.max_pixels, config.skip_bad)
     parts = _readable(root, parts, good)
     files = [file for part in parts.values() for file in part.files]
-    check_depth(files)
-    shape = _shape(config, size_px, files, headers)
-    splits = _hold_out_missing(root, parts, config)
-    in_memory = int(headers.sizes.prod(axis=1).sum()) <= IN_MEMORY_PIXELS
+    check_depth(files, config.max_pixels)
+    reading = Reading(_shape(config, size_px, files, headers), config.resize if size_px else None, config.max_pixels)
+    num_bytes, is_quick = len(files) * math.prod(reading.shape), int(headers.sizes.prod(axis=1).sum()) <= FEW_PIXELS
+    fits, is_kept = num_bytes <= IN_MEMORY_BYTES, config.cache and not is_quick
+    store = PixelStore(root, files, reading, is_kept or not fits) if fits or config.cache else None
     made: dict[str, Split] = {}
-    for name, (files, labels) in splits.items():
-        split = FolderSplit(files, labels, shape, size_px is not None, config.class_labels, root)
-        made[name] = split.to_memory() if in_memory else split
+    for name, (rows, labels) in _splits(root, parts, config).items():
+        split = FolderSplit(files, rows, labels, reading, config.class_labels, root, store)
+        made[name] = split.to_memory() if fits and is_quick else split
     return Dataset(
         name=config.name,
         train=made["train"],
@@ -107,6 +138,20 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
         licence="the owner's of the folder",
         source=str(root),
     )
+
+
+def _find(root: Path, are_given: bool) -> dict[str, Found]:
+    """The images by split. Classes that networks are not given are known all the same, where there are any."""
+    if are_given:
+        return find_splits(root, by_class=True)
+    found = find_splits(root, by_class=False)
+    try:
+        classed = find_splits(root, by_class=True, is_said=False)
+    except UserError as error:
+        _log.info("classes are not known either, as measures might use: %s", error)
+        return found
+    same = all(classed[name].files == part.files for name, part in found.items())
+    return classed if same else found
 
 
 def _readable(root: Path, parts: dict[str, Found], good: np.ndarray) -> dict[str, Found]:
@@ -126,26 +171,30 @@ def _name_in(root: Path, file: Path) -> str:
     return file.relative_to(root).as_posix()
 
 
-def _hold_out_missing(
-    root: Path, parts: dict[str, Found], config: Data
-) -> dict[str, tuple[list[Path], np.ndarray | None]]:
-    """Files and labels of train, valid and test, the missing ones held out of train, which is then limited."""
-    train = parts["train"]
+def _splits(root: Path, parts: dict[str, Found], config: Data) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """Rows among all files, and labels, of train, valid and test; a missing one is held out of train, then limited.
+
+    Raises UserError for too few images.
+    """
+    ends = np.cumsum([len(part.files) for part in parts.values()])
+    given = {name: np.arange(end - len(parts[name].files), end) for name, end in zip(parts, ends, strict=True)}
+    train, missing = parts["train"], [name for name in ("test", "valid") if name not in parts]
+    if len(train.files) <= len(missing):
+        raise UserError(
+            f"{root}: {len(train.files)} images are too few to train on and to hold out for {' and '.join(missing)}; "
+            "add images, or give folders train/, val/ and test/"
+        )
+    labels = train.labels if config.class_labels else None
     rest = np.arange(len(train.files))
-    chosen = {}
-    for name in ("test", "valid"):
-        if name not in parts:
-            labels = None if train.labels is None else train.labels[rest]
-            names = [_name_in(root, train.files[i]) for i in rest]
-            kept, held_out = hold_out_named(names, labels, config.valid_fraction, name)
-            rest, chosen[name] = rest[kept], rest[held_out]
-    chosen["train"] = limit_train(rest, config.num_train)
-
-    def pick(indices: np.ndarray) -> tuple[list[Path], np.ndarray | None]:
-        return [train.files[i] for i in indices], None if train.labels is None else train.labels[indices]
-
-    given = {name: (part.files, part.labels) for name, part in parts.items()}
-    return given | {name: pick(indices) for name, indices in chosen.items()}
+    for name in missing:
+        names = [_name_in(root, train.files[i]) for i in rest]
+        kept, held_out = hold_out_named(names, None if labels is None else labels[rest], config.valid_fraction, name)
+        rest, given[name] = rest[kept], given["train"][rest[held_out]]
+    given["train"] = given["train"][limit_train(rest, config.num_train)]
+    if train.labels is None:
+        return {name: (rows, None) for name, rows in given.items()}
+    known = np.concatenate([part.labels for part in parts.values() if part.labels is not None])
+    return {name: (rows, known[rows]) for name, rows in given.items()}
 
 
 def _shape(config: Data, size_px: int | None, files: list[Path], headers: Headers) -> tuple[int, ...]:

@@ -54,6 +54,9 @@ class RowSplit:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def prepare(self) -> None:
+        """It is read as it lies there."""
+
     def batch(self, indices: Indices) -> Batch:
         index = torch.as_tensor(indices)
         rows = self._rows[index.numpy()]
@@ -75,7 +78,7 @@ class RowSplit:
 
 def _load_batches(config: Data, root: Path, side: int) -> Dataset:
     """Validation is held out of the training batches; val_data.npz is the test split."""
-    for key, allowed in (("size_px", side), ("channels", 3)):
+    for key, allowed in (("size_px", side), ("channels", 3), ("resize", "bicubic")):
         if getattr(config, key) not in (None, allowed):
             raise UserError(f"data.{key}={getattr(config, key)}: the batches in {root} hold 3x{side}x{side}")
     arrays, labels = _read_part(sorted(root.glob("train_data_batch_*.npz"), key=_batch_number), side)

@@ -1,4 +1,4 @@
-"""Image files: checking them before any long work, decoding one."""
+"""Image files: checking them before any long work."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import functools
 import hashlib
 import logging
 import os
-import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from toolkit.data.fetching import cache_root
+from toolkit.data.images.decoding import opened, to_array
 from toolkit.data.sets import fixed_subset
 from toolkit.errors import UserError, few, refuse_files
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 REMEMBER_ABOVE = 10_000  # files; checking more than this takes long enough to keep the result
 LOOKED_AT = 64  # 16-bit files that are decoded to see how many of the bits are used
 _ORIENTATION = 0x0112
@@ -34,14 +32,15 @@ class Headers(NamedTuple):
     grey: np.ndarray
 
 
-def check_images(files: list[Path], skip_bad: bool = False) -> tuple[Headers, np.ndarray]:
+def check_images(files: list[Path], max_pixels: int, skip_bad: bool = False) -> tuple[Headers, np.ndarray]:
     """What the headers of the readable files say, and which those are: bool (n,).
 
     Every header is read, and the end of every file looked at. With ``skip_bad`` every file is decoded and bad ones are
     left out, which is logged; else UserError names all of them. The result for a large folder is kept in the cache
     until a file's name, size or time changes.
     """
-    rows = _kept_rows(files, skip_bad) if len(files) > REMEMBER_ABOVE else _check_all(files, skip_bad)
+    check = _kept_rows if len(files) > REMEMBER_ABOVE else _check_all
+    rows = check(files, max_pixels, skip_bad)
     good = rows[:, 0] > 0
     if not good.all():
         bad = [str(files[i]) for i in np.flatnonzero(~good)]
@@ -51,22 +50,22 @@ def check_images(files: list[Path], skip_bad: bool = False) -> tuple[Headers, np
     return Headers(rows[good, :2], rows[good, 2].astype(bool)), good
 
 
-def _kept_rows(files: list[Path], skip_bad: bool) -> np.ndarray:
-    digest = hashlib.sha256(b"whole" if skip_bad else b"")
+def _kept_rows(files: list[Path], max_pixels: int, skip_bad: bool) -> np.ndarray:
+    digest = hashlib.sha256(f"{max_pixels} {skip_bad}\n".encode())
     for file in files:
         about = file.stat()
         digest.update(f"{file.absolute()}\0{about.st_size}\0{about.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     kept = cache_root() / "checked" / f"{digest.hexdigest()[:32]}.npy"
     if not kept.is_file():
         _log.info("checking %d images (kept for the next time)", len(files))
-        _keep(kept, _check_all(files, skip_bad))
+        _keep(kept, _check_all(files, max_pixels, skip_bad))
     return np.load(kept, allow_pickle=False)
 
 
-def _check_all(files: list[Path], skip_bad: bool) -> np.ndarray:
+def _check_all(files: list[Path], max_pixels: int, skip_bad: bool) -> np.ndarray:
     """Rows of width, height and grey; all zeros for a bad file, if ``skip_bad``. UserError otherwise."""
     read = _each_or_why if skip_bad else each_or_refuse
-    found = read(functools.partial(_check_file, whole=skip_bad), files)
+    found = read(functools.partial(_check_file, max_pixels=max_pixels, whole=skip_bad), files)
     return np.array([(0, 0, False) if isinstance(one, UserError) else one for one in found], np.int64)
 
 
@@ -97,13 +96,14 @@ def _keep(path: Path, rows: np.ndarray) -> None:
     os.replace(temporary, path)
 
 
-def check_depth(files: list[Path]) -> None:
+def check_depth(files: list[Path], max_pixels: int) -> None:
     """Refuse a set whose 16-bit pictures use only the lower bits (a camera's 12, say), which would be nearly black.
 
     Looked at are those among at most ``LOOKED_AT`` files. A PNG's sBIT changes nothing: by the standard its samples are
     scaled to 16 bits already. Raises UserError.
     """
-    brightest = [value for value in map(_brightest_of_16_bit, _some(files)) if value is not None]
+    looked_at = [_brightest_of_16_bit(file, max_pixels) for file in _some(files)]
+    brightest = [value for value in looked_at if value is not None]
     if brightest and 0 < max(brightest) < 64:
         raise UserError(
             f"{_some(files)[0].parent}: the 16-bit pictures use at most 14 of their bits (the first {len(brightest)} "
@@ -115,28 +115,22 @@ def _some(files: list[Path]) -> list[Path]:
     return [files[i] for i in fixed_subset(len(files), LOOKED_AT).tolist()]
 
 
-def _brightest_of_16_bit(path: Path) -> int | None:
+def _brightest_of_16_bit(path: Path, max_pixels: int) -> int | None:
     """The largest value in 0..255 of a picture that has 16 bits; None for any other."""
-    try:
-        with Image.open(path) as image:
-            is_deep = image.mode.startswith("I") or ";16" in str(image.tile)  # Pillow cuts 16-bit colour to 8
-            return int(to_array(image, channels=3).max()) if is_deep else None
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    with opened(path, max_pixels) as image:
+        is_deep = image.mode.startswith("I") or ";16" in str(image.tile)  # Pillow cuts 16-bit colour to 8
+        return int(to_array(image, channels=3).max()) if is_deep else None
 
 
-def _check_file(path: Path, whole: bool) -> tuple[int, int, bool]:
+def _check_file(path: Path, max_pixels: int, whole: bool) -> tuple[int, int, bool]:
     """(width, height, grey). A file whose end looks wrong, or has no mark to look for, is decoded to be sure."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5:
-                width, height = height, width
-            if whole or not _ends_well(path, image.format):
-                image.load()
-            return width, height, image.mode in _GREY_MODES
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    with opened(path, max_pixels) as image:
+        width, height = image.size
+        if "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5:
+            width, height = height, width
+        if whole or not _ends_well(path, image.format):
+            image.load()
+        return width, height, image.mode in _GREY_MODES
 
 
 def _ends_well(path: Path, kind: str | None) -> bool:
@@ -147,52 +141,3 @@ def _ends_well(path: Path, kind: str | None) -> bool:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - 16))
         return mark in file.read()
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = "its content is of no known image format" if isinstance(error, Image.UnidentifiedImageError) else error
-    return UserError(f"{path}: not a readable image ({reason})")
-
-
-def decode(path: Path, shape: tuple[int, ...], resized: bool) -> np.ndarray:
-    """The picture as uint8 ``shape`` (C, H, W), turned as its EXIF says; ``resized`` crops and resizes it to H x W.
-
-    Raises UserError naming a file that is unreadable or of another size.
-    """
-    channels, height, width = shape
-    try:
-        with Image.open(path) as image:
-            if resized:
-                image.draft(None, (2 * width, 2 * height))  # JPEG only: a smaller, faster decode that is still larger
-            array = to_array(ImageOps.exif_transpose(image), channels, width if resized else None)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    if array.shape != tuple(shape):
-        raise UserError(f"{path}: is {array.shape[2]}x{array.shape[1]} pixels, not {width}x{height}; set data.size_px")
-    return array
-
-
-def to_array(image: Image.Image, channels: int, size_px: int | None = None) -> np.ndarray:
-    """uint8 (channels, H, W): palettes resolved, transparency laid on white, 16 bits brought to 8.
-
-    ``size_px`` crops the centre square and resizes it, antialiased bicubic.
-    """
-    flat = _flatten(image).convert("L" if channels == 1 else "RGB")
-    if size_px is not None:
-        side = min(flat.size)
-        left, top = (flat.width - side) // 2, (flat.height - side) // 2
-        square = flat.crop((left, top, left + side, top + side))
-        flat = square.resize((size_px, size_px), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    array = np.asarray(flat)
-    return array[None] if channels == 1 else np.moveaxis(array, -1, 0)
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range")
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return image

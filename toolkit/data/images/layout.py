@@ -43,28 +43,30 @@ def readable_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix in SUFFIXES if kinds.get(suffix) in Image.OPEN)
 
 
-def find_splits(root: Path, by_class: bool) -> dict[str, Found]:
+def find_splits(root: Path, by_class: bool, is_said: bool = True) -> dict[str, Found]:
     """The images of ``root`` by split, with at least "train": all of them, or those of its folders named as splits.
 
     With ``by_class`` the classes come from a labels file in ``root`` or in a split, else from the subfolders. What is
-    found and what is passed over is logged. Raises UserError naming the file or folder at fault.
+    found and what is passed over is logged if ``is_said``. Raises UserError naming the file or folder at fault.
     """
-    places = _places(root)
+    places = _places(root, is_said)
     shared = labels_file(root) if by_class and places["train"] != root else None
-    found = {name: find_images(place, by_class and shared is None) for name, place in places.items()}
+    found = {}
+    for name, place in places.items():
+        found[name] = find_images(place, by_class and shared is None, is_whole=name == "train")
     if shared is not None:
         for place in places.values():
             if (second := labels_file(place)) is not None:
                 raise UserError(f"{root}: two labels files ({shared}, {second}); keep one of them")
         found = _labelled_from(shared, found)
     for name, part in found.items():
-        if part.class_names != found["train"].class_names:
-            raise UserError(f"{root}: the classes of {name} are not those of train; they must have the same names")
-        _say(places[name], name, part, "no classes" if by_class else "data.class_labels=false")
+        _check_same_classes(places[name], part.class_names, found["train"].class_names)
+        if is_said:
+            _say(places[name], name, part, "no classes" if by_class else "data.class_labels=false")
     return found
 
 
-def _places(root: Path) -> dict[str, Path]:
+def _places(root: Path, is_said: bool) -> dict[str, Path]:
     """The folders of the splits: ``root`` itself, or its train/ with val/ (used as test where there is no test/)."""
     folders = _subfolders(root)
     places = split_folders(folders)
@@ -74,14 +76,16 @@ def _places(root: Path) -> dict[str, Path]:
     if "train" not in places:
         names = ", ".join(folder.name for folder in named)
         raise UserError(f"{root}: has a split ({names}) but no train folder beside it; add one, or give a split alone")
-    _leave_out(root, named, [folder for folder in folders if folder not in named])
+    left = _left_out(root, named, [folder for folder in folders if folder not in named])
+    if left and is_said:
+        _log.warning("%s: split by its folders %s; left out: %s", root, ", ".join(p.name for p in named), few(left))
     if "valid" in places and "test" not in places:
         places["test"] = places.pop("valid")
     return places
 
 
-def _leave_out(root: Path, named: list[Path], others: list[Path]) -> None:
-    """Say which folders and images beside the splits are not used; refuse what looks like classes with such a name."""
+def _left_out(root: Path, named: list[Path], others: list[Path]) -> list[str]:
+    """Folders and images beside the splits, which are not used. UserError for what looks like classes so named."""
     with_images = [folder.name for folder in others if _walk(folder)[0]]
     if len(named) == 1 and len(with_images) > 1:
         raise UserError(
@@ -89,13 +93,33 @@ def _leave_out(root: Path, named: list[Path], others: list[Path]) -> None:
             f"({', '.join(with_images[:5])}); if it is a class, give it another name, else move the others away"
         )
     loose = sum(_is_image(entry.name) for entry in _entries(root))
-    left = [*(folder.name for folder in others), *([f"{loose} images"] if loose else [])]
-    if left:
-        _log.warning("%s: split by its folders %s; left out: %s", root, ", ".join(p.name for p in named), few(left))
+    return [*(folder.name for folder in others), *([f"{loose} images"] if loose else [])]
 
 
-def find_images(root: Path, by_class: bool) -> Found:
+def _check_same_classes(place: Path, names: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    """UserError where the folder of a split has other classes than those ``expected`` of train."""
+    if names == expected:
+        return
+    known = f"train has {few(list(expected), 5)}" if expected else "train has none"
+    otherwise = "or set data.class_labels=false"
+    if not names:
+        raise UserError(
+            f"{place}: its images are not in a folder for each class as train's are ({known}); move each into the "
+            f"folder of its class (for ImageNet's val/ valprep.sh does that), {otherwise}"
+        )
+    lacking, extra = [[one for one in a if one not in b] for a, b in ((expected, names), (names, expected))]
+    said = [f"lacks the class {few(lacking, 5)}"] if lacking else []
+    said += [f"has {few(extra, 5)} besides"] if extra else []
+    raise UserError(
+        f"{place}: the classes are not those of train: it {' and '.join(said)} ({known}); "
+        f"give it a folder with at least one image for each class of train and no other, {otherwise}"
+    )
+
+
+def find_images(root: Path, by_class: bool, is_whole: bool = True) -> Found:
     """Images under ``root``, of any depth; with ``by_class`` classed by a labels file or by subfolders.
+
+    is_whole: it is the set itself, so that its subfolders are all the classes there are.
 
     Raises UserError for no images, an empty class, one class only, images beside class folders, a class with the name
     of a split, or a labels file that cannot be used.
@@ -103,7 +127,7 @@ def find_images(root: Path, by_class: bool) -> Found:
     given = labels_file(root) if by_class else None
     folders = _subfolders(root) if by_class and given is None else []
     if folders:
-        _check_classes(root, folders)
+        _check_classes(root, folders, is_whole)
     per_place = [_images_under(place) for place in folders or [root]]
     files = [file for files, _ in per_place for file in files]
     skipped = sum((others for _, others in per_place), Counter(_others_in(root) if folders else {}))
@@ -115,14 +139,14 @@ def find_images(root: Path, by_class: bool) -> Found:
     return Found(files, labels, tuple(folder.name for folder in folders), skipped)
 
 
-def _check_classes(root: Path, folders: list[Path]) -> None:
+def _check_classes(root: Path, folders: list[Path], is_whole: bool) -> None:
     loose = [entry.name for entry in _entries(root) if _is_image(entry.name)]
     if loose:
         raise UserError(f"{root}: images ({loose[0]}) beside class folders ({folders[0].name}); move them into classes")
     for folder in folders:
         if split_of(folder):
             raise UserError(f"{folder}: {folder.name} is the name of a split, not of a class; give it another name")
-    if len(folders) == 1:
+    if len(folders) == 1 and is_whole:
         raise UserError(
             f"{root}: one class folder only ({folders[0].name}); give two or more, or set data.class_labels=false"
         )

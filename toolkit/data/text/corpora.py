@@ -12,7 +12,9 @@ import hashlib
 import importlib
 import io
 import json
+import sys
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +30,7 @@ SUFFIXES = (*PLAIN, ".jsonl", ".parquet")
 COMPRESSED = (".gz", ".zst")
 SLIMPAJAMA = "cerebras/SlimPajama-627B"
 LEAST_DOCSTRING = 200  # characters
+MOST_CHARACTERS = 2**27  # of one document: it is held whole, several times over where it is tokenised
 _STAMP_BYTES = 2**20
 
 Record = dict[str, Any]
@@ -151,7 +154,8 @@ def load_slimpajama(config: TextData) -> Corpus:
 
 
 def _not_github(record: Record) -> bool:
-    return (record.get("meta") or {}).get("redpajama_set_name") != "RedPajamaGithub"
+    meta = record.get("meta")
+    return not isinstance(meta, dict) or meta.get("redpajama_set_name") != "RedPajamaGithub"
 
 
 def _hub_documents(name: str) -> Iterator[str]:
@@ -216,24 +220,41 @@ def _read_file(path: Path, text_key: str, keep: Callable[[Record], bool] = lambd
             records = _jsonl_records(path)
         else:
             with _open(path) as file:
-                records = iter([{text_key: file.read()}])
+                records = iter([{text_key: _checked_length(path, file.read(MOST_CHARACTERS + 1))}])
         for number, record in enumerate(records):
             text = record.get(text_key)
             if not isinstance(text, str):
                 raise UserError(f"{path}: record {number + 1} has no text in '{text_key}'; set data.text_key=KEY")
             if text.strip() and keep(record):
                 yield text
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except _damages() as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+
+
+def _damages() -> tuple[type[Exception], ...]:
+    """What reading a damaged file raises."""
+    zstandard = sys.modules.get("zstandard")
+    more = () if zstandard is None else (zstandard.ZstdError,)
+    return (OSError, EOFError, UnicodeDecodeError, zlib.error, *more)
+
+
+def _checked_length(path: Path, text: str) -> str:
+    """``text``, of which at most one character more than allowed was read. Raises UserError."""
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(
+            f"{path}: holds a document of more than {MOST_CHARACTERS} characters; cut it into several files, or into "
+            "JSON lines of one document each"
+        )
+    return text
 
 
 def _jsonl_records(path: Path) -> Iterator[Record]:
     with _open(path) as file:
-        for number, line in enumerate(file):
-            if line.strip():
+        for number, line in enumerate(iter(lambda: file.readline(MOST_CHARACTERS + 1), "")):
+            if _checked_length(path, line).strip():
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     record = None
                 if not isinstance(record, dict):
                     raise UserError(f"{path}: line {number + 1} is not a JSON object")

@@ -140,6 +140,7 @@ class WorldModelEnv(gymnasium.Env):
         render_mode: str | None = "rgb_array",
         render_scale: int = 1,
     ):
+        _check_render_mode(render_mode)
         self.worlds = _Worlds(world, starts, horizon, sampling, on_overflow)
         self.observation_space, self.action_space = spaces_of(world)
         self.termination, self.render_mode, self.render_scale = termination, render_mode, render_scale
@@ -193,10 +194,13 @@ class WorldModelEnv(gymnasium.Env):
 class WorldModelVectorEnv(VectorEnv):
     """``num_envs`` imagined worlds, one batched model call per step; row i equals a single environment of its seed.
 
-    All rows end together unless ``termination`` ends one: it is then reset at the next step (autoreset "next step").
+    Rows may be of any ages. A row that ended is begun anew at the next step ("next_step"), at once, with its last frame
+    in ``info["final_obs"]`` ("same_step"), or by ``reset(options={"reset_mask": rows})`` alone ("disabled").
+
+    Args: as of ``WorldModelEnv``; autoreset: one of the three, or gymnasium's ``AutoresetMode``.
     """
 
-    metadata = {  # noqa: RUF012 - gymnasium's own form
+    metadata: dict[str, Any] = {  # noqa: RUF012 - gymnasium's own form
         "render_modes": ["rgb_array"],
         "render_fps": 8,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
@@ -211,103 +215,144 @@ class WorldModelVectorEnv(VectorEnv):
         sampling: Sampling | str | None = None,
         termination: Termination | None = None,
         on_overflow: str = "raise",
+        render_mode: str | None = "rgb_array",
+        autoreset: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ):
         if num_envs < 1:
             raise UserError(f"num_envs={num_envs}: must be at least 1")
+        _check_render_mode(render_mode)
         self.worlds, self.num_envs, self.termination = (
             _Worlds(world, starts, horizon, sampling, on_overflow),
             num_envs,
             termination,
         )
+        self.autoreset = _autoreset(autoreset)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset}
         self.single_observation_space, self.single_action_space = spaces_of(world)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.render_mode = "rgb_array"
+        self.render_mode = render_mode
         self.rngs = [np.random.default_rng() for _ in range(num_envs)]
-        self.states: list[State] = []
+        self.state: State | None = None
         self.ended = np.zeros(num_envs, bool)
         self.t = np.zeros(num_envs, np.int64)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | NDArray[Any] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Every row anew; an int seed s stands for s, s + 1, ... as in gymnasium."""
+        """Every row anew, or those of ``options["reset_mask"]``; an int seed s stands for s, s + 1, ...
+
+        ``info["start"]`` (num_envs,) numbers the starts, -1 for rows that were left alone or begun from given frames.
+        """
         first = int(seed) if isinstance(seed, (int, np.integer)) else None
         seeds = [None if first is None else first + i for i in range(self.num_envs)]
         if first is None and seed is not None:
             seeds = [None if one is None else int(one) for one in seed]  # type: ignore[union-attr]
         if len(seeds) != self.num_envs:
             raise UserError(f"seed: {len(seeds)} seeds for {self.num_envs} environments")
-        for row, one in enumerate(seeds):
-            if one is not None:
-                self.rngs[row] = gymnasium.utils.seeding.np_random(one)[0]
-        self.states = []
-        frames, starts = self._restart(list(range(self.num_envs)), options)
-        self.ended[:] = False
-        return frames, {"start": starts}
+        rows = self._masked(options)
+        for row in rows:
+            if seeds[row] is not None:
+                self.rngs[row] = gymnasium.utils.seeding.np_random(seeds[row])[0]
+        starts = np.full(self.num_envs, -1, np.int64)
+        fresh, starts[rows] = self._begun(rows, options)
+        self._put(rows, fresh)
+        assert self.state is not None
+        return self.state.observation.cpu().numpy().copy(), {"start": starts}
 
-    def _restart(self, rows: list[int], options: dict[str, Any] | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """New worlds in ``rows``, each drawn by its own generator as ``WorldModelEnv.reset`` would."""
+    def _masked(self, options: dict[str, Any] | None) -> list[int]:
+        mask = (options or {}).get("reset_mask")
+        if mask is None:
+            return list(range(self.num_envs))
+        found = np.asarray(mask)
+        if found.shape != (self.num_envs,) or found.dtype != np.bool_ or not found.any():
+            raise UserError(f"options['reset_mask']: expected {self.num_envs} booleans, at least one of them true")
+        if self.state is None and not found.all():
+            raise gymnasium.error.ResetNeeded("reset() of all rows comes before that of some")
+        return np.flatnonzero(found).tolist()
+
+    def _begun(self, rows: list[int], options: dict[str, Any] | None) -> tuple[State, NDArray[np.int64]]:
+        """New worlds for ``rows``, each drawn by its own generator as ``WorldModelEnv.reset`` would."""
         chosen, luck = [], []
         for row in rows:
             chosen.append(self.worlds.choose(self.rngs[row], options))
             luck.append(int(self.rngs[row].integers(MOST_SEED)))
-        contexts = np.stack([context for context, _ in chosen])
-        fresh = self.worlds.begin(contexts, luck)
-        if len(rows) == self.num_envs:
-            self.states = [fresh]
-            self.groups = [np.arange(self.num_envs)]
-        else:
-            self._drop(rows)
-            self.states.append(fresh)
-            self.groups.append(np.array(rows))
-        self.t[rows] = 0
-        return contexts[:, -1].copy(), np.array([number for _, number in chosen])
+        self.t[rows], self.ended[rows] = 0, False
+        fresh = self.worlds.begin(np.stack([context for context, _ in chosen]), luck)
+        return fresh, np.array([number for _, number in chosen])
 
-    def _drop(self, rows: list[int]) -> None:
-        """Take ``rows`` out of the groups of worlds that are equally old, which are stepped together."""
-        kept = []
-        for state, group in zip(self.states, self.groups, strict=True):
-            stay = ~np.isin(group, rows)
-            if stay.all():
-                kept.append((state, group))
-            elif stay.any():
-                kept.append((state.select(np.flatnonzero(stay).tolist()), group[stay]))
-        self.states, self.groups = [state for state, _ in kept], [group for _, group in kept]
+    def _put(self, rows: list[int], fresh: State, others: State | None = None) -> None:
+        """``fresh`` becomes ``rows``; ``others`` the remaining ones, None: they stay as they are."""
+        rest = np.setdiff1d(np.arange(self.num_envs), rows)
+        if len(rest):
+            assert self.state is not None
+            kept = self.state.select(rest) if others is None else others
+            self.state = self.worlds.world.join([kept, fresh], [rest, rows])
+        else:
+            self.state = fresh
 
     def step(
         self, actions: Any
     ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """One frame for every row; a row that ended at the step before is reset instead (its action is not used)."""
-        if not self.states:
+        """One frame for every row; of "next_step", a row that ended before is begun anew (its action is not used)."""
+        if self.state is None:
             raise gymnasium.error.ResetNeeded("reset() comes before step()")
-        actions = np.asarray(actions)
-        restarted = np.flatnonzero(self.ended).tolist()
-        size = self.worlds.starts.shape[2:]
-        frames, rewards = np.zeros((self.num_envs, *size), np.uint8), np.zeros(self.num_envs)
+        again = np.flatnonzero(self.ended).tolist()
+        if again and self.autoreset == AutoresetMode.DISABLED:
+            raise gymnasium.error.ResetNeeded(f"rows {again} have ended: reset(options={{'reset_mask': ...}}) first")
+        rest = np.setdiff1d(np.arange(self.num_envs), again)
+        frames, rewards = np.zeros((self.num_envs, *self.worlds.starts.shape[2:]), np.uint8), np.zeros(self.num_envs)
         info: dict[str, Any] = {"logprob": np.zeros(self.num_envs), "entropy": np.zeros(self.num_envs)}
-        if restarted:
-            frames[restarted], _ = self._restart(restarted, None)
-        for place, (state, group) in enumerate(zip(self.states, self.groups, strict=True)):
-            if np.isin(group, restarted).all():
-                continue
-            self.states[place], pred = self.worlds.step(state, actions[group])
-            frames[group] = pred.frame.cpu().numpy()
-            rewards[group] = 0.0 if pred.reward is None else pred.reward.cpu().numpy()
-            info["logprob"][group], info["entropy"][group] = pred.logprob.cpu().numpy(), pred.entropy.cpu().numpy()
-            self.t[group] += 1
-        terminated = np.array([self._over(row, frames, rewards, restarted) for row in range(self.num_envs)])
+        moved = self.state
+        if len(rest):
+            moved, pred = self.worlds.step(self.state.select(rest) if again else self.state, np.asarray(actions)[rest])
+            frames[rest] = pred.frame.cpu().numpy()
+            rewards[rest] = 0.0 if pred.reward is None else pred.reward.cpu().numpy()
+            info["logprob"][rest], info["entropy"][rest] = pred.logprob.cpu().numpy(), pred.entropy.cpu().numpy()
+            self.t[rest] += 1
+        terminated = np.array([row in rest and self._over(frames[row], rewards[row]) for row in range(self.num_envs)])
+        if again:
+            fresh, _ = self._begun(again, None)
+            frames[again] = fresh.observation.cpu().numpy()
+            self._put(again, fresh, moved)
+        else:
+            self.state = moved
         truncated = self.t >= self.worlds.horizon
         self.ended = terminated | truncated
+        if self.autoreset == AutoresetMode.SAME_STEP and self.ended.any():
+            info = self._next_episodes(frames, info)
         return frames, rewards, terminated, truncated, info
 
-    def _over(self, row: int, frames: NDArray[np.uint8], rewards: NDArray[np.float64], restarted: list[int]) -> bool:
-        return bool(self.termination and row not in restarted and self.termination(frames[row], float(rewards[row])))
+    def _over(self, frame: Frame, reward: float) -> bool:
+        return bool(self.termination and self.termination(frame, float(reward)))
+
+    def _next_episodes(self, frames: NDArray[np.uint8], info: dict[str, Any]) -> dict[str, Any]:
+        """Begin anew what has just ended: ``frames`` changes in place, what was seen last goes into the infos."""
+        ended, last = self.ended.copy(), frames.copy()
+        rows = np.flatnonzero(ended).tolist()
+        fresh, _ = self._begun(rows, None)
+        frames[rows] = fresh.observation.cpu().numpy()
+        self._put(rows, fresh)
+        return info | {"final_obs": last, "_final_obs": ended, "final_info": info, "_final_info": ended}
 
     def render(self) -> tuple[Frame, ...]:  # type: ignore[override]
         """The newest frames, one per row."""
-        shown: list[Any] = [None] * self.num_envs
-        for state, group in zip(self.states, self.groups, strict=True):
-            for row, frame in zip(group, state.observation.cpu().numpy(), strict=True):
-                shown[row] = frame
-        return tuple(shown)
+        if self.state is None:
+            raise gymnasium.error.ResetNeeded("reset() comes before render()")
+        return tuple(self.state.observation.cpu().numpy())
+
+
+def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:
+    """A mode or its name. Raises UserError on another word."""
+    names = {one.name.lower(): one for one in AutoresetMode}
+    if isinstance(mode, AutoresetMode):
+        return mode
+    if mode not in names:
+        raise UserError(f"autoreset={mode}: choose one of {', '.join(sorted(names))}")
+    return names[mode]
+
+
+def _check_render_mode(mode: str | None) -> None:
+    """Raises UserError on what is not drawn here."""
+    if mode not in (None, "rgb_array"):
+        raise UserError(f"render_mode={mode}: choose rgb_array or None; a window is what toolkit play has")

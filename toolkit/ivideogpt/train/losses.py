@@ -70,22 +70,33 @@ def median(frames: Tensor) -> Tensor:
     return frames.flatten(-2).median(-1).values[..., None, None]
 
 
-def generator_loss(discriminator: Any, found: Reconstruction, terms: dict[str, Tensor], tokenizer: Any) -> Tensor:
-    """lambda x (-mean D), lambda = |grad of the perceptual (else reconstruction) term| / |grad of this one|.
-
-    Both at the last convolution of the conditional decoder; lambda is at most 1e4 (taming-transformers' balance).
-    """
+def generator_loss(
+    discriminator: Any, found: Reconstruction, terms: dict[str, Tensor], tokenizer: Any, weight: Tensor | None = None
+) -> Tensor:
+    """lambda x (-mean D), lambda = ``weight``, or the ``balance`` of the two gradients where none is given."""
     adversarial = -discriminator(fakes(found)).mean()
+    if weight is None:
+        weight = balance(*last_gradients(adversarial, terms, tokenizer))
+    return weight.detach() * adversarial
+
+
+def last_gradients(adversarial: Tensor, terms: dict[str, Tensor], tokenizer: Any) -> tuple[Tensor, Tensor]:
+    """Gradients of the perceptual (else reconstruction) term and of the adversarial one, at the conditional decoder's
+    last convolution."""
     last = tokenizer.cond_decoder.conv_out.weight
     reference = terms.get("perceptual", terms["reconstruction"])
-    norms = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (reference, adversarial)]
-    return (norms[0] / norms[1].clamp_min(1e-8)).clamp(max=MOST_GAN_WEIGHT).detach() * adversarial
+    first, second = (torch.autograd.grad(term, last, retain_graph=True)[0] for term in (reference, adversarial))
+    return first, second
 
 
-def discriminator_loss(discriminator: Any, found: Reconstruction, context: Tensor, future: Tensor) -> Tensor:
-    """Hinge: mean relu(1 + D(fake)) + mean relu(1 - D(real)) over context and future frames together."""
-    real = torch.cat([context.flatten(0, 1), future.flatten(0, 1)])
-    return torch.relu(1 + discriminator(fakes(found).detach())).mean() + torch.relu(1 - discriminator(real)).mean()
+def balance(reference: Tensor, adversarial: Tensor) -> Tensor:
+    """lambda = |gradient of the reference| / |adversarial gradient|, at most 1e4 (taming-transformers' balance)."""
+    return (reference.norm() / adversarial.norm().clamp_min(1e-8)).clamp(max=MOST_GAN_WEIGHT)
+
+
+def hinge(discriminator: Any, images: Tensor, sign: int) -> Tensor:
+    """The discriminator's loss on images: mean relu(1 - D) of real ones (sign 1), mean relu(1 + D) of fakes (-1)."""
+    return torch.relu(1 - sign * discriminator(images.detach())).mean()
 
 
 def fakes(found: Reconstruction) -> Tensor:

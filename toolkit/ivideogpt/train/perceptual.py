@@ -1,26 +1,18 @@
 """Perceptual distances of the tokenizer's loss: LPIPS from its own weights, or a named substitute that needs none.
 
-LPIPS (Zhang et al. 2018) is VGG16's features at five depths, unit-normalised over channels, squared differences weighed
-by learnt heads. Its weights do not come with the toolkit; a run records which distance it used, and what stands in for
-LPIPS is never called so.
+A run records which distance it used, and what stands in for LPIPS is never called so.
 """
 
 from __future__ import annotations
 
-import struct
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.errors import UserError
+from toolkit.zoo.lpips import load_lpips
 
-VGG_LAYERS = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512]
-TAPS = (3, 8, 15, 22, 29)  # indices of torchvision's vgg16.features after relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
-TAP_WIDTHS = (64, 128, 256, 512, 512)
-SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of inputs in [-1, 1], as LPIPS has them
 GRADIENT_SCALES = 3
 
 
@@ -40,64 +32,6 @@ class GradientDistance(nn.Module):
         return total
 
 
-class LPIPS(nn.Module):
-    """LPIPS with VGG16. ``weights``: ``features.<i>.weight``/``bias`` of VGG16 and heads ``lin<k>`` (1, C, 1, 1)."""
-
-    name = "LPIPS (VGG16)"
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, weights: dict[str, Tensor]):
-        super().__init__()
-        layers: list[nn.Module] = []
-        width = 3
-        for layer in VGG_LAYERS:
-            if isinstance(layer, int):
-                layers += [nn.Conv2d(width, layer, 3, padding=1), nn.ReLU()]
-                width = layer
-            else:
-                layers.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*layers)
-        self.heads = nn.ParameterList([nn.Parameter(weights[f"lin{k}"]) for k in range(len(TAPS))])
-        self.features.load_state_dict(
-            {name.removeprefix("features."): value for name, value in weights.items() if name.startswith("features.")}
-        )
-        self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1))
-        self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1))
-        self.requires_grad_(False)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance per image, [N], of images (N, 3, H, W) in [0, 1]."""
-        maps = [(2 * image - 1 - self.shift) / self.scale for image in (x, y)]
-        total = x.new_zeros(len(x))
-        for index, layer in enumerate(self.features):
-            maps = [layer(one) for one in maps]
-            if index in TAPS:
-                unit = [one / (one.square().sum(1, keepdim=True).sqrt() + 1e-10) for one in maps]
-                weighed = ((unit[0] - unit[1]).square() * self.heads[TAPS.index(index)]).sum(1)
-                total = total + weighed.mean((1, 2))
-        return total
-
-
-def load_lpips(source: str | Path) -> LPIPS:
-    """LPIPS from a folder or a hub id with VGG16's features (torchvision's file) and the heads (the lpips package's).
-
-    Files are .safetensors, .pth or .pt, read without unpickling. Raises UserError naming what is missing or misshapen.
-    """
-    folder = _folder(source)
-    tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".pth", ".pt"):
-            tensors |= {_plain_name(name): value for name, value in _read(path).items()}
-    wanted = _expected_shapes()
-    for name, shape in wanted.items():
-        if name not in tensors:
-            raise UserError(f"{folder}: no tensor '{name}' for LPIPS (VGG16's features and the heads lin0..lin4)")
-        if tuple(tensors[name].shape) != shape:
-            raise UserError(f"{folder}: '{name}' has shape {list(tensors[name].shape)}, expected {list(shape)}")
-    return LPIPS({name: tensors[name].float() for name in wanted})
-
-
 def make_distance(kind: str, path: str | None) -> Any:
     """The distance that ``tokenizer_loss.perceptual`` names; None for none. Raises UserError as ``load_lpips``."""
     if kind == "lpips" and path is None:
@@ -109,49 +43,3 @@ def make_distance(kind: str, path: str | None) -> Any:
         assert path is not None
         return load_lpips(path)
     return GradientDistance() if kind == "gradients" else None
-
-
-def _expected_shapes() -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    index, width = 0, 3
-    for layer in VGG_LAYERS:
-        if isinstance(layer, int):
-            shapes[f"features.{index}.weight"], shapes[f"features.{index}.bias"] = (layer, width, 3, 3), (layer,)
-            index, width = index + 2, layer
-        else:
-            index += 1
-    return shapes | {f"lin{k}": (1, TAP_WIDTHS[k], 1, 1) for k in range(len(TAPS))}
-
-
-def _plain_name(name: str) -> str:
-    """``lin0.model.1.weight`` (the lpips package) -> ``lin0``; VGG's own names stay."""
-    return name.partition(".")[0] if name.startswith("lin") else name
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    damaged = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, struct.error)  # of old files
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, torch.serialization.pickle.UnpicklingError, *damaged) as error:
-        raise UserError(f"{path}: cannot be read as weights ({' '.join(str(error).split())[:120]})") from None
-
-
-def _folder(source: str | Path) -> Path:
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.pth", "*.pt"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"tokenizer_loss.perceptual_path={source}: no such folder, nor to be had from the hub ({reason})"
-        ) from None

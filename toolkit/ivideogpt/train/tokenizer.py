@@ -12,16 +12,17 @@ from torch import Tensor
 from toolkit.data.episodes.clips import Clip
 from toolkit.ivideogpt.clips import Clips, tokenizer_frames
 from toolkit.ivideogpt.config import TrainIVideoGPT
-from toolkit.ivideogpt.train.losses import TokenizerObjective, discriminator_loss, generator_loss
+from toolkit.ivideogpt.train.adversarial import Adversary, whole_balance
+from toolkit.ivideogpt.train.losses import TokenizerObjective, generator_loss
 from toolkit.ivideogpt.train.perceptual import make_distance
 from toolkit.runs import progress
-from toolkit.runs.distributed import rank, world_size
+from toolkit.runs.distributed import world_size
 from toolkit.runs.loop import Loop
+from toolkit.runs.passes import add_terms, own_part, passes, update
 from toolkit.runs.record import Run
-from toolkit.runs.schedule import learning_rate_factor, share_of_batch
+from toolkit.runs.schedule import learning_rate_factor
 from toolkit.runs.seeds import generator
 from toolkit.zoo.world.codebook import CodebookEMA, perplexity, usage
-from toolkit.zoo.world.discriminator import PatchDiscriminator
 from toolkit.zoo.world.tokenizer import CompressiveVQModel, Reconstruction
 
 LEAST_USAGE = 0.1  # of a codebook, over held-out clips; below it a run warns
@@ -36,8 +37,7 @@ class Training:
     trained: Any  # the objective, wrapped for several processes
     optimizer: torch.optim.Optimizer
     codebooks: dict[str, CodebookEMA]
-    discriminator: Any = None
-    discriminator_optimizer: Any = None
+    adversary: Adversary | None = None
 
     @property
     def tokenizer(self) -> CompressiveVQModel:
@@ -48,8 +48,9 @@ class Training:
         """Everything a checkpoint holds."""
         parts = {"model": self.tokenizer, "optimizer": self.optimizer}
         parts |= {f"codebook_{name}": ema for name, ema in self.codebooks.items()}
-        if self.discriminator is not None:
-            parts |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
+        if self.adversary is not None:
+            parts["discriminator"] = self.adversary.discriminator
+            parts["discriminator_optimizer"] = self.adversary.optimizer
         return parts
 
 
@@ -60,11 +61,11 @@ def train_tokenizer(
     optim = config.optim.tokenizer
     training = prepare(tokenizer, config, accelerator)
     run.record["perceptual_distance"] = getattr(training.objective.perceptual, "name", "none")
-    batch_size = share_of_batch(optim.batch_size, "optim.tokenizer.batch_size")
+    part = own_part(optim.batch_size, "optim.tokenizer.batch_size")
     loop = Loop(run, "tokenizer", optim.num_steps, state=training.state())
     for step in loop:
-        clip = clips.train.sample(batch_size, config.seed, "tokenizer", step, rank())
-        context, future = tokenizer_frames(clip, config, config.seed, step)
+        clip = clips.train.sample(optim.batch_size, config.seed, "tokenizer", step, 0, part=part)
+        context, future = tokenizer_frames(clip, config, config.seed, step, optim.batch_size, part)
         batch = (context.to(accelerator.device), future.to(accelerator.device))
         train_step(step, training, batch, loop, config, accelerator)
         if (step + 1) % config.log_every_steps == 0 and step + 1 > config.codebook.warmup_steps:
@@ -93,10 +94,7 @@ def prepare(tokenizer: CompressiveVQModel, config: TrainIVideoGPT, accelerator: 
     optimizer = torch.optim.AdamW(learnt, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
     training = Training(objective, accelerator.prepare_model(objective), optimizer, codebooks)
     if loss.gan:
-        training.discriminator = PatchDiscriminator(hidden_channels=loss.gan_hidden, depth=loss.gan_depth).to(device)
-        training.discriminator_optimizer = torch.optim.AdamW(
-            training.discriminator.parameters(), lr=optim.lr, fused=fused
-        )
+        training.adversary = Adversary(loss, optim.lr, device)
     return training
 
 
@@ -115,21 +113,43 @@ def train_step(
         start_codebooks(training, batch, config, accelerator)
     for group in training.optimizer.param_groups:
         group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
-    terms, found = training.trained(*batch, quantize)
-    loss = terms["loss"]
-    adversarial = training.discriminator is not None and step >= config.tokenizer_loss.gan_start_step
-    if adversarial:
-        terms["adversarial"] = generator_loss(training.discriminator, found, terms, training.tokenizer)
-        loss = loss + config.tokenizer_loss.gan_weight * terms["adversarial"]
-    accelerator.backward(loss)
-    grad_norm = torch.nn.utils.clip_grad_norm_(training.tokenizer.parameters(), optim.grad_clip)
-    training.optimizer.step()
-    training.optimizer.zero_grad(set_to_none=True)
-    if adversarial:
-        terms["discriminator"] = _train_discriminator(training, found, batch, optim.grad_clip, accelerator)
+    adversary = training.adversary if step >= config.tokenizer_loss.gan_start_step else None
+    terms, found = backward(training, adversary, batch, quantize, config, accelerator)
+    grad_norm = update(training.optimizer, training.tokenizer.parameters(), optim.grad_clip, accelerator)
+    if adversary is not None:
+        micro = optim.micro_batch_size
+        terms["discriminator"] = adversary.train(found, batch, micro, optim.grad_clip, accelerator)
     if quantize:
         _move_codebooks(step, training, found, config, accelerator)
     loop.log(**terms, grad_norm=grad_norm)
+
+
+def backward(
+    training: Training,
+    adversary: Adversary | None,
+    batch: tuple[Tensor, Tensor],
+    quantize: bool,
+    config: TrainIVideoGPT,
+    accelerator: Accelerator,
+) -> tuple[dict[str, Tensor], list[Reconstruction]]:
+    """Leave the gradients of this process's (context, future); the mean terms, and what each pass reconstructed."""
+    micro, weight = config.optim.tokenizer.micro_batch_size, None
+    if adversary is not None:
+        adversary.iterate_norms()
+        if world_size() > 1 or (micro or len(batch[0])) < len(batch[0]):
+            weight = whole_balance(adversary, training.objective, batch, quantize, micro, accelerator)
+    means: dict[str, Tensor] = {}
+    seen = []
+    for part, share in passes(training.trained, batch, micro):
+        terms, found = training.trained(*part, quantize)
+        loss = terms["loss"]
+        if adversary is not None:
+            terms["adversarial"] = generator_loss(adversary.discriminator, found, terms, training.tokenizer, weight)
+            loss = loss + config.tokenizer_loss.gan_weight * terms["adversarial"]
+        accelerator.backward(loss * share)
+        add_terms(means, terms, share)
+        seen.append(Reconstruction(*(one.detach() for one in found)))
+    return means, seen
 
 
 def start_codebooks(
@@ -138,7 +158,8 @@ def start_codebooks(
     """After a warm-up without quantising: every code starts at something that the encoders say (ours)."""
     tokenizer = training.tokenizer
     with torch.no_grad():
-        found = tokenizer(*batch, False)
+        cut = passes(tokenizer, batch, config.optim.tokenizer.micro_batch_size)
+        found = [tokenizer(*part, False) for part, _ in cut]
     quantizers = {"context": tokenizer.quantize, "dynamics": tokenizer.dynamics_quantize}
     for name, (latents, _) in _encoded(found, accelerator).items():
         quantizers[name].initialise(latents, generator(config.seed, "codebook", name), apart=config.codebook.apart)
@@ -149,7 +170,7 @@ def start_codebooks(
 
 
 def _move_codebooks(
-    step: int, training: Training, found: Reconstruction, config: TrainIVideoGPT, accelerator: Accelerator
+    step: int, training: Training, found: list[Reconstruction], config: TrainIVideoGPT, accelerator: Accelerator
 ) -> None:
     """EMA of the codes; codes that nothing uses start anew in the first part of the training."""
     if not training.codebooks:
@@ -161,30 +182,16 @@ def _move_codebooks(
         ema.update(*encoded[name], generator(config.seed, "restart", name, step))
 
 
-def _encoded(found: Reconstruction, accelerator: Accelerator) -> dict[str, tuple[Tensor, Tensor]]:
-    """Latents (M, D) and codes [M] of both kinds of frames, of all processes."""
+def _encoded(found: list[Reconstruction], accelerator: Accelerator) -> dict[str, tuple[Tensor, Tensor]]:
+    """Latents (M, D) and codes [M] of both kinds of frames, of all passes and processes."""
     pairs = {
-        "context": (found.context_latents.detach().flatten(0, -2), found.context_codes.flatten()),
-        "dynamics": (found.dynamics_latents.detach().flatten(0, -2), found.dynamics_codes.flatten()),
+        "context": ([one.context_latents for one in found], [one.context_codes for one in found]),
+        "dynamics": ([one.dynamics_latents for one in found], [one.dynamics_codes for one in found]),
     }
+    whole = {name: (torch.cat(one).flatten(0, -2), torch.cat(codes).flatten()) for name, (one, codes) in pairs.items()}
     if world_size() == 1:
-        return pairs
-    return {name: tuple(accelerator.gather(one) for one in pair) for name, pair in pairs.items()}  # type: ignore[misc]
-
-
-def _train_discriminator(
-    training: Training, found: Reconstruction, batch: tuple[Tensor, Tensor], clip: float, accelerator: Accelerator
-) -> Tensor:
-    optimizer = training.discriminator_optimizer
-    optimizer.zero_grad(set_to_none=True)
-    loss = discriminator_loss(training.discriminator, found, *batch)
-    loss.backward()
-    if world_size() > 1:  # it is called twice in a step, which a wrapper for several processes would not allow
-        for parameter in training.discriminator.parameters():
-            parameter.grad = accelerator.reduce(parameter.grad, "mean")
-    torch.nn.utils.clip_grad_norm_(training.discriminator.parameters(), clip)
-    optimizer.step()
-    return loss
+        return whole
+    return {name: tuple(accelerator.gather(one) for one in pair) for name, pair in whole.items()}  # type: ignore[misc]
 
 
 def _watch(step: int, tokenizer: CompressiveVQModel, clip: Clip, loop: Loop, config: TrainIVideoGPT) -> None:

@@ -17,11 +17,11 @@ from toolkit.data.episodes.clips import Clip
 from toolkit.ivideogpt.clips import Clips, arrange
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.runs import progress
-from toolkit.runs.distributed import rank
 from toolkit.runs.files import write_atomic
 from toolkit.runs.loop import Loop
+from toolkit.runs.passes import accumulate, own_part, update
 from toolkit.runs.record import Run
-from toolkit.runs.schedule import learning_rate_factor, share_of_batch
+from toolkit.runs.schedule import learning_rate_factor
 from toolkit.runs.seeds import derive
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
 from toolkit.zoo.world.transformer import VideoTransformer, reward_targets
@@ -114,11 +114,8 @@ def train_transformer(
     for step in loop:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
-        terms = trained(batches(step).to(device))
-        accelerator.backward(terms["loss"])
-        grad_norm = torch.nn.utils.clip_grad_norm_(transformer.parameters(), optim.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        terms = accumulate(trained, (batches(step).to(device),), optim.micro_batch_size, accelerator)
+        grad_norm = update(optimizer, transformer.parameters(), optim.grad_clip, accelerator)
         loop.log(**terms, grad_norm=grad_norm)
         if (step + 1) % (VALID_EVERY_LOGS * config.log_every_steps) == 0:
             loop.log(**held_out(objective, valid))
@@ -169,18 +166,20 @@ def _batches(
 ) -> Any:
     """``batches(step)``: this process's clips as tokens, a pure function of (seed, step)."""
     optim = config.optim.transformer
-    batch_size = share_of_batch(optim.batch_size, "optim.transformer.batch_size")
+    part = own_part(optim.batch_size, "optim.transformer.batch_size")
     if optim.cached_clips is None:
-        return lambda step: tokenise(
-            tokenizer,
-            arrange(clips.train.sample(batch_size, config.seed, "transformer", step, rank()), config),
-            device,
-        )
+
+        def fresh(step: int) -> TokenClips:
+            clip = clips.train.sample(optim.batch_size, config.seed, "transformer", step, 0, part=part)
+            return tokenise(tokenizer, arrange(clip, config), device)
+
+        return fresh
     cache = cached_tokens(tokenizer, run, config, clips, device)
 
     def batches(step: int) -> TokenClips:
-        rng = torch.Generator().manual_seed(derive(config.seed, "cached", step, rank()))
-        return cache.rows(torch.randint(len(cache.tokens), (batch_size,), generator=rng))
+        rng = torch.Generator().manual_seed(derive(config.seed, "cached", step, 0))
+        chosen = torch.randint(len(cache.tokens), (optim.batch_size,), generator=rng)
+        return cache.rows(chosen[part])
 
     return batches
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from toolkit.errors import UserError
 from toolkit.runs.distributed import gather, rank, world_size
 from toolkit.runs.loop import Loop
+from toolkit.runs.passes import accumulate, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.stacking.config import GrowLLM, Optim
@@ -117,35 +117,13 @@ def train_step(
     lr: float,
     config: GrowLLM,
     accelerator: Accelerator,
-) -> tuple[Tensor, Tensor]:
-    """One optimiser step on this rank's inputs and targets (B, T); the mean loss and the gradient's norm."""
+) -> tuple[Tensor, Tensor | None]:
+    """One optimiser step on this rank's inputs and targets (B, T); the mean loss and, as ``update``, the norm."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-    ids, targets = (part.to(accelerator.device, non_blocking=True) for part in batch)
-    micro = config.optim.micro_batch_size or len(ids)
-    parts = list(zip(ids.split(micro), targets.split(micro), strict=True))
-    total = torch.zeros((), device=ids.device)
-    for number, part in enumerate(parts):
-        with _unsynchronised(trained, number + 1 < len(parts)), accelerator.autocast():
-            loss = trained(*part) * (len(part[0]) / len(ids))
-        loss.backward()
-        total = total + loss.detach()
-    grad_norm: Any = torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.grad_clip)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total, grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
-
-
-@contextlib.contextmanager
-def _unsynchronised(trained: Any, more_to_come: bool) -> Iterator[None]:
-    """Gradients are averaged over the processes once, with the last micro-batch."""
-    if hasattr(trained, "set_requires_gradient_sync"):
-        trained.set_requires_gradient_sync(not more_to_come)
-    elif more_to_come and hasattr(trained, "no_sync"):
-        with trained.no_sync():
-            yield
-        return
-    yield
+    batch = tuple(part.to(accelerator.device, non_blocking=True) for part in batch)  # type: ignore[assignment]
+    terms = accumulate(trained, batch, config.optim.micro_batch_size, accelerator)
+    return terms["loss"], update(optimizer, network.parameters(), config.optim.grad_clip, accelerator)
 
 
 def make_optimizer(network: Any, optim: Optim) -> torch.optim.Optimizer:
@@ -196,13 +174,9 @@ def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Acce
 
 
 def check_batches(optim: Optim) -> None:
-    """Raises UserError where a batch cannot be shared among the processes or cut into micro-batches, nor weights."""
+    """Raises UserError where a batch cannot be shared among the processes, nor weights."""
     if optim.sharding == "fsdp" and world_size() == 1:
         raise UserError(
             "optim.sharding=fsdp: needs several processes, as in torchrun --nproc_per_node 8 -m toolkit.cli"
         )
-    share = share_of_batch(optim.batch_size)
-    if optim.micro_batch_size and share % optim.micro_batch_size:
-        raise UserError(
-            f"optim.micro_batch_size={optim.micro_batch_size}: must divide the {share} sequences of each process"
-        )
+    share_of_batch(optim.batch_size)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from toolkit.data.video.crops import ClipCrops
-from toolkit.runs.distributed import rank
-from toolkit.runs.schedule import share_of_batch
+from toolkit.runs.passes import own_part
 from toolkit.runs.seeds import derive
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
@@ -36,7 +35,7 @@ class Batches:
         level = torch.from_numpy(rng.integers(0, config.max_noise_level + 1, size))
         level[torch.from_numpy(rng.random(size) < config.clean_fraction)] = 0
         flips, dropped = rng.random((size, 2)) < 0.5, rng.random(size) < config.text_drop
-        mine = slice(rank() * len(wanted), (rank() + 1) * len(wanted))
+        mine = own_part(size)
         num_frames = augment.frames_for(frame_factor, self.crops.shape[1], config.max_key_frames)
         clips = self._flipped(self.crops.read(wanted, num_frames), flips[mine])
         batch = augment.degrade(clips.to(self.device), frame_factor, scale[mine], level[mine], self.pipeline.fill)
@@ -46,9 +45,8 @@ class Batches:
     def _indices(self, step: int) -> list[int]:
         """Crops of this process: every crop once before any comes again, in an order that changes."""
         size = self.config.optim.batch_size
-        share = share_of_batch(size)
-        first = step * size + rank() * share
-        return [self._crop(place) for place in range(first, first + share)]
+        mine = own_part(size)
+        return [self._crop(step * size + place) for place in range(mine.start, mine.stop)]
 
     def _crop(self, place: int) -> int:
         epoch, index = divmod(place, len(self.crops))

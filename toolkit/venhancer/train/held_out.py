@@ -56,7 +56,7 @@ def held_out_losses(pipeline: VideoEnhancePipeline, config: EnhanceVideo, device
         seed_all(clean_seed, "held_out")
         x0, hint = latents_of(pipeline, batch)
         noise, text = torch.randn_like(x0), pipeline.encode_prompt("", "", guided=False).expand(len(x0), -1, -1)
-        given = conditions(pipeline, batch, hint)
+        given = conditions(pipeline, batch, hint, torch.randn_like(hint))
         shuffle = torch.arange(len(x0)).roll(1)
         cases = {
             "loss": given,

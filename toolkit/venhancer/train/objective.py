@@ -29,15 +29,27 @@ class Denoising(nn.Module):
         self.pipeline, self.controlled = [pipeline], controlled  # in a list: no parameters of this module
         self.power = 1 / (WEIGHTINGS[step_weighting] + 1)
 
-    def forward(self, batch: Degraded, text: Tensor) -> Tensor:
-        """Mean squared error of v at one step for each clip."""
+    def draw(self, batch: Degraded, num: int) -> dict[str, Tensor]:
+        """What is random in the loss of ``num`` clips like those of ``batch``, one row each: of the diffusion step, the
+        noise of the clip, and that of its key frames."""
+        codec, device = self.pipeline[0].codec, batch.clean.device
+        size = [side // codec.factor for side in batch.clean.shape[-2:]]
+        drawn = {"step": torch.rand(num, device=device)}
+        for name, frames in {"noise": batch.clean, "key_noise": batch.keys}.items():
+            if name == "noise" or self.controlled:
+                drawn[name] = torch.randn(num, codec.channels, frames.shape[1], *size, device=device)
+        return drawn
+
+    def forward(self, batch: Degraded, text: Tensor, drawn: dict[str, Tensor] | None = None) -> Tensor:
+        """Mean squared error of v at one step for each clip. drawn: as ``draw`` gives it."""
         pipeline = self.pipeline[0]
+        drawn = self.draw(batch, len(text)) if drawn is None else drawn
         x0, hint = latents_of(pipeline, batch)
         count = len(pipeline.scheduler)
-        step = (torch.rand(len(x0), device=x0.device) ** self.power * count).long().clamp(max=count - 1)
-        noise = torch.randn_like(x0)
+        step = (drawn["step"] ** self.power * count).long().clamp(max=count - 1)
+        noise = drawn["noise"].to(x0)
         x, target = pipeline.scheduler.add_noise(x0, noise, step), pipeline.scheduler.velocity(x0, noise, step)
-        given = conditions(pipeline, batch, hint) if self.controlled else {}
+        given = conditions(pipeline, batch, hint, drawn["key_noise"].to(hint)) if self.controlled else {}
         error = (pipeline.velocity(x, step, text, **given) - target).square()
         return (pipeline.loss_weight(step, x) * error).mean()
 
@@ -55,11 +67,11 @@ def latents_of(pipeline: VideoEnhancePipeline, batch: Degraded) -> tuple[Tensor,
     return (clean - fill) / torch.stack(units, dim=2), torch.stack([residuals.standardised(key) for key in wide], dim=2)
 
 
-def conditions(pipeline: VideoEnhancePipeline, batch: Degraded, hint: Tensor) -> dict[str, Any]:
-    """The control network's arguments: the hint noised to each clip's level, the level and the scale."""
+def conditions(pipeline: VideoEnhancePipeline, batch: Degraded, hint: Tensor, noise: Tensor) -> dict[str, Any]:
+    """The control network's arguments: the hint noised with ``noise`` to each clip's level, the level and the scale."""
     level = batch.noise_level.to(hint.device)
     step = (level - 1).clamp(min=0)
-    noised = pipeline.scheduler.add_noise(hint, torch.randn_like(hint), step)
+    noised = pipeline.scheduler.add_noise(hint, noise, step)
     hint = torch.where((level > 0)[:, None, None, None, None], noised, hint)
     frames = batch.clean.shape[1]
     index = key_frame_index(0, frames, batch.frame_factor).expand(len(hint), -1).to(hint.device)

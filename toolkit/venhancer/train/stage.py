@@ -7,6 +7,7 @@ pretrained base is made.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from toolkit.data.video.crops import ClipCrops, clip_crops
 from toolkit.errors import UserError
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.loop import Loop
+from toolkit.runs.passes import accumulate, own_part, rows, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import seed_all
@@ -134,11 +136,11 @@ def _optimise(
     for step in loop:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * learning_rate_factor(step, num_steps, optim.schedule, optim.warmup_steps)
-        loss = wrapped(*batches(step))
-        accelerator.backward(loss)
-        norm = nn.utils.clip_grad_norm_(trained.parameters(), optim.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        batch, text = batches(step)
+        drawn = loop.alike(functools.partial(denoising.draw, batch, optim.batch_size))
+        parts = (batch, text, rows(drawn, own_part(optim.batch_size)))
+        terms = accumulate(wrapped, parts, optim.micro_batch_size, accelerator)
+        norm = update(optimizer, trained.parameters(), optim.grad_clip, accelerator)
         ema.update(optim.batch_size)
-        loop.log(loss=loss, grad_norm=norm)
+        loop.log(**terms, grad_norm=norm)
     return ema.model

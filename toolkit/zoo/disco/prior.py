@@ -207,13 +207,19 @@ class LatentDiffusionPrior(ModelMixin, ConfigMixin):
         shape = (num_latents * codebook_size,)
         self.denoiser = MLPDenoiser(shape, width, depth, sigma_data=sigma_data, num_classes=num_classes)
 
-    def loss(
-        self, latents: Tensor, class_labels: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """EDM-weighted denoising loss (scalar; Karras et al. 2022, eq. 8) with ln sigma ~ N(-0.4, 1.2^2)."""
+    def draw(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Standard normal numbers (num, 1 + m d) for the loss of ``num`` latents: the noise level's, then the noise."""
+        width = self.config.num_latents * self.config.codebook_size
+        return torch.randn(num, width + 1, device=self.device, generator=generator)
+
+    def loss(self, latents: Tensor, class_labels: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """EDM-weighted denoising loss (scalar; Karras et al. 2022, eq. 8) with ln sigma ~ N(-0.4, 1.2^2).
+
+        noise: as ``draw`` gives it.
+        """
         _check_labels(class_labels, self.config.num_classes, len(latents))
         y = latents.flatten(1)
-        noise = torch.randn(len(y), y.shape[1] + 1, device=y.device, generator=generator)
+        noise = self.draw(len(y)) if noise is None else noise
         sigma = (1.2 * noise[:, 0] - 0.4).exp() * (self.config.sigma_data / 0.5)
         denoised = self.denoiser(y + sigma[:, None] * noise[:, 1:], sigma, class_labels)
         weight = 1 / sigma.square() + 1 / self.config.sigma_data**2

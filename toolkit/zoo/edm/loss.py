@@ -1,6 +1,6 @@
 """The denoising loss of EDM (Karras et al. 2022, eq. 2 and table 1), in the pieces that trainings put together.
 
-Everything random comes from the default generator, in the order of the calls. Shapes: B batch.
+Everything random comes from the default generator, in the order of the calls, unless it is given. Shapes: B batch.
 """
 
 from __future__ import annotations
@@ -10,10 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def add_noise(y: Tensor, p_mean: float, p_std: float) -> tuple[Tensor, Tensor]:
-    """Clean samples y (B, ...) with noise of deviation sigma, and sigma (B,): ln sigma ~ N(p_mean, p_std^2)."""
-    sigma = (torch.randn(len(y), device=y.device) * p_std + p_mean).exp()
-    return y + torch.randn_like(y) * sigma.view(-1, *[1] * (y.dim() - 1)), sigma
+def add_noise(
+    y: Tensor, p_mean: float, p_std: float, drawn: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Clean samples y (B, ...) with noise of deviation sigma, and sigma (B,): ln sigma ~ N(p_mean, p_std^2).
+
+    drawn: standard normal numbers, (B,) for sigma and (B, ...) for the noise.
+    """
+    level, noise = drawn or (torch.randn(len(y), device=y.device), torch.randn_like(y))
+    sigma = (level * p_std + p_mean).exp()
+    return y + noise * sigma.view(-1, *[1] * (y.dim() - 1)), sigma
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
@@ -26,7 +32,12 @@ def weighted_error(denoised: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     return (weight * (denoised - y).square().flatten(1).mean(1)).mean()
 
 
-def drop_labels(class_labels: Tensor, num_classes: int, share: float) -> Tensor:
-    """int64 (B,) -> one-hot float32 (B, num_classes), a ``share`` of the rows all zeros: no label."""
+def drop_labels(class_labels: Tensor, num_classes: int, share: float, uniform: Tensor | None = None) -> Tensor:
+    """int64 (B,) -> one-hot float32 (B, num_classes), a ``share`` of the rows all zeros: no label.
+
+    uniform: (B, 1), uniform numbers that decide it.
+    """
     one_hot = F.one_hot(class_labels, num_classes).float()
-    return one_hot * (torch.rand(len(one_hot), 1, device=one_hot.device) >= share)
+    if uniform is None:
+        uniform = torch.rand(len(one_hot), 1, device=one_hot.device)
+    return one_hot * (uniform >= share)

@@ -7,6 +7,7 @@ W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ class _How(NamedTuple):
 
     sampling: Sampling
     seeds: Tensor
-    number: int
+    number: int | Tensor
     start: int
 
 
@@ -68,20 +69,44 @@ class Dynamics:
         llama_pass(self.transformer.llm, embeds, cache, first=tokens.shape[1] - 1)
         return Past(cache, None)
 
-    def frame(
-        self, past: Past, action: Tensor | None, sampling: Sampling, seeds: Tensor, number: int
-    ) -> tuple[Past, Draw, Tensor | None]:
-        """Draw future frame ``number`` under ``action`` (B, A); its draw (B, n), the reward (B,) of the move into it.
+    def join(self, pasts: Sequence[Past], rows: Sequence[Tensor]) -> Past:
+        """Rows of several pasts, of any ages, as one; those of past i become its ``rows[i]``."""
+        if len({one.pending is None for one in pasts}) > 1:
+            pasts = [self._settled(one) for one in pasts]
+        cache = KeyValueCache.joined([one.cache for one in pasts], rows, self._spare)
+        if pasts[0].pending is None:
+            return Past(cache, None)
+        return Past(cache, torch.cat([one.pending for one in pasts])[torch.cat(list(rows)).argsort()])  # type: ignore[misc]
 
+    def _settled(self, past: Past) -> Past:
+        """The same with no token left over."""
+        if past.pending is None:
+            return past
+        cache = past.cache.extended(1, spare=self._spare)
+        llama_pass(
+            self.transformer.llm, self._embed_inner(past.pending[:, None], self.layout.tokens_per_frame - 1), cache
+        )
+        return Past(cache, None)
+
+    @property
+    def _spare(self) -> int:
+        """Positions of eight frames."""
+        return 8 * (self.layout.tokens_per_frame + 1)
+
+    def frame(
+        self, past: Past, action: Tensor | None, sampling: Sampling, seeds: Tensor, number: int | Tensor
+    ) -> tuple[Past, Draw, Tensor | None]:
+        """Draw future frame ``number`` (one, or (B,)) under ``action`` (B, A).
+
+        Returns the past after it, its draw (B, n), the reward (B,) of the move into it or None.
         A reward is read where the frame's last token goes through, so that token is then not left over.
         """
         opening = self._opening(past.pending, action, len(seeds))
         num = opening.shape[1] + self.layout.tokens_per_frame - (not self.transformer.has_reward)
-        cache = past.cache.extended(num, spare=8 * (self.layout.tokens_per_frame + 1))
+        cache = past.cache.extended(num, spare=self._spare)
         how = _How(sampling, seeds, number, past.cache.length + opening.shape[1])
-        decode = (
-            self._guess_and_check if self.drafts and draft_pays(self.transformer.llm, len(seeds)) else self._in_turn
-        )
+        alone = self.drafts and cache.starts is None and draft_pays(self.transformer.llm, len(seeds))
+        decode = self._guess_and_check if alone else self._in_turn
         drawn, last = decode(opening, cache, how)
         if not self.transformer.has_reward:
             return Past(cache, drawn.tokens[:, -1]), drawn, None

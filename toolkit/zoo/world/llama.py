@@ -7,6 +7,7 @@ width, H heads, G key-value heads, d numbers a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,10 +22,13 @@ class KeyValueCache:
 
     Appending writes into the shared memory only where nobody has written yet; a handle that is no longer the newest
     copies what it holds first. So a handle never sees another's positions, and stepping forward copies nothing.
+
+    ``starts`` int64 (B,): the place of each row's first position where rows are not equally long; all end at
+    ``length``. None: all start at 0.
     """
 
-    def __init__(self, buffer: _Buffer, length: int = 0):
-        self._buffer, self.length = buffer, length
+    def __init__(self, buffer: _Buffer, length: int = 0, starts: Tensor | None = None):
+        self._buffer, self.length, self.starts = buffer, length, starts
 
     @classmethod
     def empty(cls, llm: Any, num_rows: int, capacity: int) -> KeyValueCache:
@@ -33,17 +37,29 @@ class KeyValueCache:
         shape = (config.num_hidden_layers, 2, num_rows, config.num_key_value_heads, capacity, head_size(config))
         return cls(_Buffer(torch.empty(shape, dtype=weight.dtype, device=weight.device), 0))
 
+    @classmethod
+    def joined(cls, caches: Sequence[KeyValueCache], rows: Sequence[Tensor], spare: int) -> KeyValueCache:
+        """Sequences of several caches in one with room for ``spare`` more; those of cache i become its ``rows[i]``."""
+        length, first = max(one.length for one in caches), caches[0]._buffer.memory
+        shape = (*first.shape[:2], sum(len(index) for index in rows), first.shape[3], length + spare, first.shape[5])
+        memory, starts = first.new_zeros(shape), torch.zeros(shape[2], dtype=torch.int64, device=first.device)
+        for one, index in zip(caches, rows, strict=True):
+            before = length - one.length
+            memory[:, :, index, :, before:length] = one._buffer.memory[..., : one.length, :]
+            starts[index] = before if one.starts is None else before + one.starts
+        return cls(_Buffer(memory, length), length, starts)
+
     def extended(self, num: int, spare: int = 0) -> KeyValueCache:
         """A handle with ``num`` more positions, to be filled layer by layer with ``write``."""
         buffer, length = self._buffer, self.length + num
         if buffer.filled != self.length or buffer.capacity < length:
             buffer = buffer.copy(self.length, max(length + spare, buffer.capacity))
         buffer.filled = length
-        return KeyValueCache(buffer, length)
+        return KeyValueCache(buffer, length, self.starts)
 
     def until(self, length: int) -> KeyValueCache:
         """The first ``length`` positions of this handle, which is filled piece by piece."""
-        return KeyValueCache(self._buffer, length)
+        return KeyValueCache(self._buffer, length, self.starts)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put the last L positions (B, G, L, d) in place; returns all keys and values (B, G, P+L, d)."""
@@ -54,8 +70,11 @@ class KeyValueCache:
 
     def select(self, index: Tensor) -> KeyValueCache:
         """The rows ``index``, in that order, in memory of their own."""
-        memory = self._buffer.memory[:, :, index, :, : self.length]
-        return KeyValueCache(_Buffer(memory, self.length), self.length)
+        starts = None if self.starts is None else self.starts[index]
+        unused = 0 if starts is None or not len(starts) else int(starts.min())
+        memory, length = self._buffer.memory[:, :, index, :, unused : self.length], self.length - unused
+        alike = starts is None or bool((starts == unused).all())
+        return KeyValueCache(_Buffer(memory, length), length, None if alike or starts is None else starts - unused)
 
     @property
     def nbytes(self) -> int:
@@ -107,21 +126,25 @@ def llama_pass(llm: Any, embeds: Tensor, cache: KeyValueCache | None = None, fir
     Returns:
         (B,L-first,W).
     """
-    hidden, place = embeds, _place(llm, embeds, cache.length if cache else embeds.shape[1])
+    hidden, place = embeds, _place(llm, embeds, cache)
     last = len(llm.model.layers) - 1
     for number, layer in enumerate(llm.model.layers):
         hidden = _layer(layer, hidden, place, cache, number, first if number == last else 0)
     return _norm(llm.model.norm, hidden)
 
 
-def _place(llm: Any, embeds: Tensor, end: int) -> _Place:
-    num = embeds.shape[1]
-    positions = torch.arange(end - num, end, device=embeds.device)
-    cos, sin = llm.model.rotary_emb(embeds, positions[None])
-    causal, mask = num > 1 and num == end, None
-    if num > 1 and not causal:
-        mask = torch.arange(end, device=embeds.device) <= positions[:, None]
-    return _Place(cos[:, None], sin[:, None], mask, causal, llm.config.attention_dropout if llm.training else 0.0)
+def _place(llm: Any, embeds: Tensor, cache: KeyValueCache | None) -> _Place:
+    num, dropout = embeds.shape[1], llm.config.attention_dropout if llm.training else 0.0
+    end, starts = (num, None) if cache is None else (cache.length, cache.starts)
+    places = torch.arange(end - num, end, device=embeds.device)
+    positions = places[None] if starts is None else places - starts[:, None]
+    cos, sin = llm.model.rotary_emb(embeds, positions)
+    causal, mask = num > 1 and num == end and starts is None, None
+    if (num > 1 and not causal) or starts is not None:
+        mask = torch.arange(end, device=embeds.device) <= places[:, None]
+    if starts is not None:  # (B, 1, L, P + L)
+        mask = (mask & (torch.arange(end, device=embeds.device) >= starts[:, None, None]))[:, None]
+    return _Place(cos[:, None], sin[:, None], mask, causal, dropout)
 
 
 def _layer(layer: Any, hidden: Tensor, place: _Place, cache: KeyValueCache | None, number: int, first: int) -> Tensor:
@@ -148,7 +171,7 @@ def _attend(
         length = keys.shape[2]
         mask, is_causal = torch.ones(length, length, dtype=torch.bool, device=keys.device).tril()[first:], False
     elif first and mask is not None:
-        mask = mask[first:]
+        mask = mask[..., first:, :]
     attended = F.scaled_dot_product_attention(
         queries,
         keys,

@@ -21,7 +21,8 @@ from toolkit.zoo.importing import read_config
 from toolkit.zoo.world.dynamics import Dynamics
 from toolkit.zoo.world.sampling import Sampling, as_sampling
 from toolkit.zoo.world.state import Pred, Preds, Scores, State, WorldSpec, as_bytes, as_images
-from toolkit.zoo.world.tokenizer import CompressiveVQModel, read_tokenizer
+from toolkit.zoo.world.tokenizer import CompressiveVQModel, DecodedContext, read_tokenizer
+from toolkit.zoo.world.tokenizer_blocks import KeyValue
 from toolkit.zoo.world.transformer import VideoTransformer, read_transformer
 
 Policy = Callable[[Tensor, int], Any]
@@ -177,6 +178,37 @@ class WorldModel(nn.Module, PushToHubMixin):
         return Preds.stack(preds, actions, state)
 
     @torch.no_grad()
+    def join(self, states: Sequence[State], rows: Sequence[Sequence[int] | Tensor] | None = None) -> State:
+        """Worlds of several states, of any ages, as one batch: each goes on as it would have alone.
+
+        rows: where in the batch the worlds of each state stand, 0 .. B-1 in all; None: one state after the other.
+        Raises UserError where they do not fill the batch.
+        """
+        total, device = sum(len(one) for one in states), self._device
+        split = torch.arange(total).split([len(one) for one in states]) if rows is None else rows
+        places = [torch.as_tensor(index, dtype=torch.int64, device=device) for index in split]
+        order = torch.cat(places)
+        if [len(one) for one in places] != [len(one) for one in states] or sorted(order.tolist()) != [*range(total)]:
+            raise UserError(f"rows {[one.tolist() for one in places]}: expected 0..{total - 1}, one for each world")
+        back = order.argsort()
+        clocks = {
+            name: torch.cat([torch.as_tensor(getattr(one, name)).cpu().expand(len(one)) for one in states])[back.cpu()]
+            for name in ("frame", "used")
+        }
+        memory = zip(*(one.context.memory for one in states), strict=True)
+        return State(
+            self.dynamics.join([one.past for one in states], places),
+            DecodedContext(
+                torch.cat([one.context.frames for one in states])[back],
+                [KeyValue.joined(parts, back) for parts in memory],
+            ),
+            torch.cat([one.recent for one in states])[back],
+            torch.cat([one.seeds for one in states])[back],
+            clocks["frame"].to(device),
+            clocks["used"],
+        )
+
+    @torch.no_grad()
     def score(self, context: Any, frames: Any, actions: Any = None) -> Scores:
         """How likely are true frames (B, F, ...), and which rewards are read from them (teacher forcing)?
 
@@ -215,7 +247,7 @@ class WorldModel(nn.Module, PushToHubMixin):
 
     # -- one frame ---------------------------------------------------------------------------------------------------
 
-    def _look(self, images: Tensor, seeds: Tensor, number: int, room: int) -> State:
+    def _look(self, images: Tensor, seeds: Tensor, number: int | Tensor, room: int) -> State:
         """Encode a context (B, T0, 3, H, W) and let the transformer read it."""
         images = images.to(self._dtype)
         codes = self.tokenizer.encode_context(images).codes
@@ -224,10 +256,7 @@ class WorldModel(nn.Module, PushToHubMixin):
 
     def _step(self, state: State, action: Tensor | None, sampling: Sampling, on_overflow: str) -> tuple[State, Pred]:
         self._check_horizon(state, 1, on_overflow)
-        again = state.used >= self.dynamics.max_future
-        if again:
-            images = as_images(state.recent, None, self.tokenizer.config.resolution, "context")
-            state = self._look(images, state.seeds, state.frame, 8)
+        state, again = self._renewed(state)
         past, drawn, reward = self.dynamics.frame(state.past, action, sampling, state.seeds, state.frame)
         codes = drawn.tokens - self.tokenizer.layout.num_context_codes
         frame = as_bytes(self.tokenizer.decode_frames(codes[:, None], state.context))
@@ -236,6 +265,17 @@ class WorldModel(nn.Module, PushToHubMixin):
         state = replace(state, past=past, recent=recent, frame=state.frame + 1, used=state.used + 1)
         logprob, entropy = drawn.logprobs.sum(dim=1), drawn.entropies.mean(dim=1)
         return state, Pred(frame[:, 0], reward, drawn.tokens, logprob, entropy, again)
+
+    def _renewed(self, state: State) -> tuple[State, bool]:
+        """Rows whose positions are used up look at their last frames anew; whether there were any."""
+        full = torch.as_tensor(state.used) >= self.dynamics.max_future
+        if not full.any():
+            return state, False
+        if full.all():
+            images = as_images(state.recent, None, self.tokenizer.config.resolution, "context")
+            return self._look(images, state.seeds, state.frame, 8), True
+        rows = [one.nonzero().flatten() for one in (full, ~full)]
+        return self.join([self._renewed(state.select(rows[0]))[0], state.select(rows[1])], rows), True
 
     # -- the border ----------------------------------------------------------------------------------------------------
 
@@ -263,7 +303,7 @@ class WorldModel(nn.Module, PushToHubMixin):
         if on_overflow not in ("raise", "recontext"):
             raise UserError(f"on_overflow={on_overflow}: choose one of raise, recontext")
         if on_overflow == "raise":
-            self._check_length(state.used + num_frames)
+            self._check_length(int(torch.as_tensor(state.used).max()) + num_frames)
 
     def _check_length(self, num_frames: int) -> None:
         if num_frames > self.dynamics.max_future:

@@ -57,7 +57,7 @@ class Draw(NamedTuple):
     entropies: Tensor
 
 
-def draw(logits: Tensor, first_id: int, sampling: Sampling, seeds: Tensor, frame: int, place: int) -> Draw:
+def draw(logits: Tensor, first_id: int, sampling: Sampling, seeds: Tensor, frame: int | Tensor, place: int) -> Draw:
     """One token for each of J successive places.
 
     Args:
@@ -65,7 +65,7 @@ def draw(logits: Tensor, first_id: int, sampling: Sampling, seeds: Tensor, frame
         first_id: see ``logits``.
         sampling: how.
         seeds: int64 (B,).
-        frame: number of the future frame, from 0.
+        frame: number of the future frame, from 0; one, or int64 (B,).
         place: of the first token within its frame, from 0.
     """
     log_probs = F.log_softmax(logits.float() if logits.dtype != torch.float64 else logits, dim=-1)
@@ -78,7 +78,9 @@ def draw(logits: Tensor, first_id: int, sampling: Sampling, seeds: Tensor, frame
     return Draw(entries + first_id, chosen.float(), entropies.float())
 
 
-def _gumbel_max(logits: Tensor, first_id: int, top_k: int | None, seeds: Tensor, frame: int, place: int) -> Tensor:
+def _gumbel_max(
+    logits: Tensor, first_id: int, top_k: int | None, seeds: Tensor, frame: int | Tensor, place: int
+) -> Tensor:
     size = logits.shape[-1]
     best = logits.topk(min(top_k or size, size), dim=-1)
     places = torch.arange(place, place + logits.shape[1], device=logits.device)

@@ -20,15 +20,16 @@ class State:
 
     past: what the transformer has read. context: what decoding looks at. recent u8 (B, T0, H, W, 3): the frames that a
     new context would hold. seeds int64 (B,). frame: number of the next future frame since ``begin``. used: future
-    frames since the context was last encoded.
+    frames since the context was last encoded. Both are int64 (B,) where rows of different ages were joined, ``used`` on
+    the CPU.
     """
 
     past: Past
     context: DecodedContext
     recent: Tensor
     seeds: Tensor
-    frame: int = 0
-    used: int = 0
+    frame: int | Tensor = 0
+    used: int | Tensor = 0
 
     def __len__(self) -> int:
         """B."""
@@ -49,6 +50,8 @@ class State:
             context=DecodedContext(self.context.frames[rows], [one.select(rows) for one in self.context.memory]),
             recent=self.recent[rows],
             seeds=self.seeds[rows],
+            frame=self.frame[rows] if isinstance(self.frame, Tensor) else self.frame,
+            used=self.used[rows.cpu()] if isinstance(self.used, Tensor) else self.used,
         )
 
     def fork(self, num: int, seeds: Tensor | Sequence[int] | None = None) -> State:

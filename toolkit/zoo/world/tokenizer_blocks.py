@@ -28,6 +28,11 @@ class KeyValue(NamedTuple):
         """The clips ``index``, in that order."""
         return KeyValue(self.keys[index], self.values[index])
 
+    @classmethod
+    def joined(cls, parts: Sequence[KeyValue], order: Tensor) -> KeyValue:
+        """The clips ``order`` of all parts', counted one part after the other."""
+        return cls(*(torch.cat(tensors)[order] for tensors in zip(*parts, strict=True)))
+
 
 class CrossAttention(nn.Module):
     """Future feature maps attend to the context's maps of the same level (eq. 5), then SiLU.

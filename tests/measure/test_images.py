@@ -1,0 +1,99 @@
+import io
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from toolkit.errors import UserError
+from toolkit.measure.images import ImageSet
+
+
+def pictures(num=5, height=6, width=4):
+    return np.random.RandomState(1).randint(0, 256, (num, height, width, 3)).astype(np.uint8)
+
+
+def write_folder(folder, images):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:03}.png")
+    return folder
+
+
+def all_of(source, size=2):
+    return torch.cat(list(ImageSet(source).batches(size)))
+
+
+def test_folder_zip_and_array_hold_the_same_images(tmp_path):
+    images = pictures()
+    folder = write_folder(tmp_path / "folder", images)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in sorted(folder.iterdir(), reverse=True):
+            archive.write(path, f"00000/{path.name}")
+        archive.writestr("dataset.json", "{}")
+    np.savez(tmp_path / "stored.npz", images)
+    np.savez_compressed(tmp_path / "packed.npz", arr_0=images, arr_1=np.arange(5))
+    expected = torch.from_numpy(images).permute(0, 3, 1, 2)
+    for name in ("folder", "set.zip", "stored.npz", "packed.npz"):
+        assert torch.equal(all_of(tmp_path / name), expected), name
+        assert len(ImageSet(tmp_path / name)) == 5
+
+
+def test_grey_is_repeated(tmp_path):
+    Image.fromarray(np.full((4, 4), 7, np.uint8)).save(tmp_path / "grey.png")
+    assert torch.equal(all_of(tmp_path), torch.full((1, 3, 4, 4), 7, dtype=torch.uint8))
+
+
+def refuse(source, match):
+    with pytest.raises(UserError, match=match):
+        all_of(source)
+
+
+def test_what_cannot_be_measured_is_named(tmp_path):
+    refuse(tmp_path / "none", "none: expected a folder or .zip of images, or an .npz")
+    (tmp_path / "empty").mkdir()
+    refuse(tmp_path / "empty", "empty: holds no image")
+    folder = write_folder(tmp_path / "sizes", pictures())
+    Image.fromarray(pictures(height=9)[0]).save(folder / "004.png")
+    refuse(folder, r"004\.png: is 4x9 where .*000\.png is 4x6; expected one size")
+    folder = write_folder(tmp_path / "damaged", pictures())
+    (folder / "002.png").write_bytes((folder / "002.png").read_bytes()[:60])
+    refuse(folder, r"002\.png: cannot be read as an image")
+    folder = write_folder(tmp_path / "alpha", pictures())
+    Image.fromarray(np.zeros((6, 4, 4), np.uint8)).save(folder / "001.png")
+    refuse(folder, r"001\.png: mode RGBA; expected 8-bit")
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 5_000, 5_000, 8, 2, 0, 0, 0)
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
+    (tmp_path / "bomb.png").write_bytes(png)
+    refuse(tmp_path, r"bomb\.png: 5000x5000; expected at most 4096")
+
+
+def test_arrays_of_other_kinds_and_damaged_ones_are_named(tmp_path):
+    np.savez(tmp_path / "float.npz", np.zeros((2, 4, 4, 3)))
+    refuse(tmp_path / "float.npz", r"holds float64 \(2, 4, 4, 3\); expected uint8 of shape \(n, height, width, 3\)")
+    np.savez(tmp_path / "object.npz", np.array([{}, {}], dtype=object))
+    refuse(tmp_path / "object.npz", r"holds object \(2,\)")
+    np.savez(tmp_path / "named.npz", a=pictures(), b=pictures())
+    refuse(tmp_path / "named.npz", r"holds a\.npy, b\.npy; expected samples under arr_0")
+    (tmp_path / "text.npz").write_text("text")
+    refuse(tmp_path / "text.npz", r"text\.npz: not an \.npz of arrays")
+    data = io.BytesIO()
+    np.lib.format.write_array_header_1_0(data, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 64, 64, 3)})
+    with zipfile.ZipFile(tmp_path / "lying.npz", "w") as archive:
+        archive.writestr("arr_0.npy", data.getvalue() + bytes(64 * 64 * 3))
+    refuse(tmp_path / "lying.npz", r"lying\.npz: cut short after 1 of 1000000000")

@@ -1,0 +1,140 @@
+"""stage=train_keys: what the network is given and asked for, exact resuming, and what may not be trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.data.videos import moving, write
+from toolkit import zoo
+from toolkit.data.images.photographs import HELD_OUT, SETS
+from toolkit.data.images.stills import open_rgb, still_crops
+from toolkit.data.photo_downloads import PHOTO_DOWNLOADS
+from toolkit.errors import UserError
+from toolkit.runs.device import make_accelerator
+from toolkit.runs.record import Run
+from toolkit.venhancer.config import ClipData, EnhanceVideo, Optim, Upscaler
+from toolkit.venhancer.train import keys
+from toolkit.zoo.video.upscaler import FrameUpscaler
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "clips").mkdir()
+    write(tmp_path / "clips" / "a.mp4", moving(30, 96, 64), rate=2)
+    return tmp_path / "clips"
+
+
+def config_for(folder, **upscaler):
+    words = {"channels": 4, "num_blocks": 1, "photographs": False, "left_out_s": [], "patch_px": 16, "film_share": 0.5}
+    return EnhanceVideo(
+        stage="train_keys",
+        upscaler=Upscaler(**words | upscaler),
+        data=ClipData(name="clips_folder", path=str(folder), crop_px=32, num_crops=20),
+        optim=Optim(num_steps=6, batch_size=2, lr=1e-2, ema_half_life_images=4.0),
+        device="cpu",
+        checkpoint_every_steps=2,
+    )
+
+
+def trained(config, path):
+    run = Run(path, config)
+    run.open([])
+    try:
+        with run.stage("train_keys"):
+            keys.train(config, run, make_accelerator(config))
+    finally:
+        run.close("done")
+    return load_file(run.dir / "model" / "diffusion_pytorch_model.safetensors")
+
+
+def test_before_training_it_enlarges_as_bicubic_does():
+    x = torch.rand(1, 3, 9, 11)
+    expected = torch.nn.functional.interpolate(x, scale_factor=4, mode="bicubic", align_corners=False)
+    assert torch.equal(FrameUpscaler(4, 8, 2)(x), expected)
+
+
+def test_what_lies_beyond_its_context_changes_nothing():
+    network = FrameUpscaler(4, 4, 1)
+    torch.nn.init.normal_(network.last.weight)
+    torch.nn.init.normal_(network.blocks[0].second.weight)
+    x = torch.rand(1, 3, 8, 24)
+    other = x.clone()
+    other[..., 0] += 1
+    differs = (network(x) != network(other)).any(dim=1)[0].any(dim=0)
+    reach = int(differs.nonzero().max()) // 4  # columns of the input, from the one that changed
+    assert reach == network.context_px == 5
+
+
+def test_inputs_are_what_pillow_makes_of_the_truth(folder):
+    truth = torch.from_numpy(moving(2, 32, 24)).permute(0, 3, 1, 2)
+    for made, whole in zip(keys.reduce(truth), truth, strict=True):
+        image = Image.fromarray(whole.permute(1, 2, 0).numpy()).resize((8, 6), Image.Resampling.BICUBIC)
+        assert np.abs(made.permute(1, 2, 0).numpy().astype(int) - np.asarray(image)).max() <= 1
+
+
+def test_batches_are_a_function_of_the_step(folder):
+    config = config_for(folder)
+    one, other = (keys.Batches(config, keys.load_crops(config), torch.device("cpu")) for _ in range(2))
+    small, truth = one(3)
+    assert small.shape == (2, 3, 4, 4) and truth.shape == (2, 3, 16, 16) and 0 <= small.min() <= truth.max() <= 1
+    assert all(torch.equal(a, b) for a, b in zip(one(3), other(3), strict=True))
+    assert not torch.equal(truth, one(4)[1])
+
+
+def test_a_killed_training_ends_as_an_uninterrupted_one(folder, tmp_path, monkeypatch):
+    config = config_for(folder)
+    whole = trained(config, tmp_path / "whole")
+    batches = keys.Batches.__call__
+
+    def dies(self, step):
+        if step == 4:
+            raise KeyboardInterrupt
+        return batches(self, step)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(keys.Batches, "__call__", dies)
+        trained(config, tmp_path / "killed")
+    killed = trained(config, tmp_path / "killed")
+    assert whole and all(torch.equal(killed[name], whole[name]) for name in whole)
+    network = zoo.load(tmp_path / "killed")
+    assert isinstance(network, FrameUpscaler) and network.last.weight.abs().max() > 0
+
+
+def test_what_is_left_out_of_a_film_is_in_no_crop(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    frames = np.stack([np.full((32, 32, 3), 5 * second, np.uint8) for second in range(50)])
+    film = write(tmp_path / "a.mp4", frames, rate=1, options={"crf": "0"})
+    crops = still_crops([], [film], [20.0], 60, 16)
+    seen = {round(float(crops.read([index]).float().mean()) / 5) for index in range(len(crops))}
+    assert seen and not seen & set(range(21, 39)) and {45, 5} & seen
+
+
+def test_transparent_parts_lie_on_white(tmp_path):
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    assert open_rgb(tmp_path / "a.png").getpixel((0, 0)) == (255, 255, 255)
+    (tmp_path / "b.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"b\.png: is no readable picture"):
+        open_rgb(tmp_path / "b.png")
+
+
+def test_held_out_photographs_are_there_and_none_is_of_the_test_clips():
+    files = [file for download in PHOTO_DOWNLOADS.values() for file in download.files]
+    assert set(SETS) == set(PHOTO_DOWNLOADS)
+    assert set(HELD_OUT) < set(files) and len(files) == len(set(files))
+    assert not {"china.jpg", "flower.jpg", "motorcycle_right.png"} & set(files)
+
+
+@pytest.mark.parametrize("patch", [18, 64])
+def test_a_patch_that_does_not_fit_is_refused(patch, folder):
+    with pytest.raises(UserError, match=f"upscaler.patch_px={patch}: must be a multiple of 4"):
+        keys.load_crops(config_for(folder, patch_px=patch))
+
+
+def test_something_must_be_trained_on():
+    with pytest.raises(UserError, match="nothing to learn from"):
+        EnhanceVideo(stage="train_keys", upscaler=Upscaler(photographs=False, films=False)).check()

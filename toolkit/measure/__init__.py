@@ -1,0 +1,1 @@
+"""``toolkit measure``: published metrics, by published networks, of samples on disk."""
