@@ -31,10 +31,11 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int, deep: bool = False) ->
     has_shade = has_alpha(frame.format)
     name = ("rgba64le" if has_shade else "rgb48le") if deep else ("rgba" if has_shade else "rgb24")
     converted = frame.reformat(*size, name, src_colorspace=colorspace, interpolation=_FULL_CHROMA)
-    pixels = converted.to_ndarray()
+    pixels: np.ndarray = converted.to_ndarray()
     if has_shade:
-        alpha, most = pixels[..., 3:].astype(np.uint32), np.iinfo(pixels.dtype).max
-        pixels = ((pixels[..., :3] * alpha + most // 2) // most).astype(pixels.dtype)
+        alpha, most = pixels[..., 3:].astype(np.uint32), 65535 if deep else 255
+        on_black = (pixels[..., :3] * alpha + most // 2) // most
+        pixels = on_black.astype(np.uint16 if deep else np.uint8)
     return np.ascontiguousarray(turn.upright(pixels))
 
 

@@ -58,7 +58,7 @@ def find_sequence(path: Path, key: str = "input") -> Sequence | None:
     Raises UserError naming ``key`` where a number is missing, and for a folder of several sequences.
     """
     if path.is_dir():
-        names = {}
+        names: dict[tuple[str, str], list[str]] = {}
         for one in path.iterdir():
             numbered = _NUMBERED.match(one.stem) if one.suffix.lower() in PICTURE_SUFFIXES else None
             if numbered and not one.name.startswith("."):
@@ -66,7 +66,9 @@ def find_sequence(path: Path, key: str = "input") -> Sequence | None:
         if len(names) > 1:
             kinds = ", ".join(f"{prefix}%d{suffix}" for prefix, suffix in sorted(names))
             raise UserError(f"{key}={path}: holds several rows of pictures ({kinds}); name one, as {path}/NAME%05d.png")
-        return _checked(path, *next(iter(names)), next(iter(names.values())), path, key) if names else None
+        for (prefix, suffix), digits in names.items():
+            return _checked(path, prefix, suffix, digits, path, key)
+        return None
     if path.exists() or not _PATTERN.search(path.name):
         return None
     prefix, suffix = _PATTERN.split(path.name)[0], _PATTERN.split(path.name)[-1]

@@ -59,7 +59,8 @@ def pq_code(light: np.ndarray) -> np.ndarray:
 
 def rolled_off(light: np.ndarray) -> np.ndarray:
     """cd/m2 that a screen of ``WHITE_CD_M2`` shows for cd/m2 up to ``PEAK_CD_M2``; below the knee they are the same."""
-    peak, most = pq_code(np.float64(PEAK_CD_M2)), pq_code(np.float64(WHITE_CD_M2)) / pq_code(np.float64(PEAK_CD_M2))
+    peak, white = pq_code(np.array([PEAK_CD_M2, WHITE_CD_M2]))
+    most = white / peak
     code = np.minimum(pq_code(light) / peak, 1)
     knee = 1.5 * most - 0.5
     t = np.maximum(code - knee, 0) / (1 - knee)
