@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from toolkit.data.config import Data
 from toolkit.errors import UserError, did_you_mean
-from toolkit.schema import MISSING, Job, choice, number
+from toolkit.schema import MISSING, Job, choice, cosmetic, number
 from toolkit.zoo.config import NETWORK_SCHEMAS, NetworkConfig
 
 STAGES = ["denoiser", "baseline", "prior", "sample", "measure"]
@@ -105,16 +105,18 @@ class Optim:
 
     num_steps: optimiser steps of the denoiser, and of the baseline; a larger number trains on. batch_size: samples per
     step, over all processes. micro_batch_size: samples per pass and process, whose gradients are accumulated; None is
-    all at once. lr: learning rate. encoder_lr: that of the encoder; None is lr. betas: Adam's two. weight_decay:
-    AdamW's; 0 is Adam. warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after
-    that. grad_clip: largest norm of the gradient; None sets no limit. ema_half_life_images: training images after which
-    a weight counts half in the average that is sampled. ema_ramp_up: cuts the half-life to this share of the images
-    seen so far; None does not.
+    all at once. gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward
+    pass. lr: learning rate. encoder_lr: that of the encoder; None is lr. betas: Adam's two. weight_decay: AdamW's; 0 is
+    Adam. warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after that. grad_clip:
+    largest norm of the gradient; None sets no limit. ema_half_life_images: training images after which a weight counts
+    half in the average that is sampled. ema_ramp_up: cuts the half-life to this share of the images seen so far; None
+    does not.
     """
 
     num_steps: int = number(2000, least=1, extends="denoiser,baseline")
     batch_size: int = number(128, least=1)
     micro_batch_size: int | None = number(None, least=1, computes=False)
+    gradient_checkpointing: bool = cosmetic(False)
     lr: float = number(1e-3, above=0)
     encoder_lr: float | None = number(None, above=0)
     betas: list[float] = number([0.9, 0.999], least=0, below=1)

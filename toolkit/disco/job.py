@@ -31,6 +31,7 @@ from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import seed_all
 from toolkit.show.terminal import dry_run_table, show, show_end
+from toolkit.zoo.checkpointing import checkpoint_activations
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.registry import count_flops, count_parameters
@@ -141,6 +142,8 @@ def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, acceler
     joint = JointModel(denoiser, encoder, config).to(accelerator.device)
     ema = EMA(denoiser, config.optim.ema_half_life_images, config.optim.ema_ramp_up)
     optimizer = make_optimizer(joint, config)
+    if config.optim.gradient_checkpointing:
+        checkpoint_activations(denoiser)
     if config.compile:
         denoiser.compile()
     trained: Any = accelerator.prepare_model(joint) if _trainable(joint) else joint
