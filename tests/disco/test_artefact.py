@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.disco import tiny
-from toolkit.disco.artefact import load_parts, save_part
+from toolkit.disco.artefact import load_parts, null_network, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_prior
 from toolkit.errors import UserError
 
@@ -63,3 +63,19 @@ def test_missing_damaged_and_absent_artefacts_are_named(tmp_path):
         load_parts(tmp_path)
     with pytest.raises(UserError, match="no trained DisCo-Diff model there"):
         load_parts(tmp_path / "nothing")
+
+
+def test_the_network_of_the_null_branch_is_checked(tmp_path):
+    config, images = tiny.config(tiny.mlp()), tiny.images()
+    plain = build_denoiser(config, images, with_latents=False)
+    plain.save_pretrained(tmp_path / "plain")
+    build_denoiser(config, images).save_pretrained(tmp_path / "latent")
+    shape = (1, 8, 8)
+    assert null_network("baseline", plain, shape, 0) is plain
+    loaded = null_network(str(tmp_path / "plain"), None, shape, 0)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), plain.parameters(), strict=True))
+    for source, expected in (("latent", shape), ("plain", (3, 8, 8))):
+        with pytest.raises(UserError, match=r"sampling\.null_model=.*must be a denoiser without latents"):
+            null_network(str(tmp_path / source), None, expected, 0)
+    with pytest.raises(UserError, match=r"sampling\.null_model=baseline: this model has no baseline"):
+        null_network("baseline", None, shape, 0)

@@ -56,6 +56,23 @@ def test_the_saved_denoiser_is_the_average_of_its_weights(tmp_path, monkeypatch)
     assert any((saved[name] - weights[-1][name]).abs().max() > 1e-3 for name in average)
 
 
+def test_without_a_limit_the_gradient_stays_as_it_is(tmp_path):
+    """AdamW forgets the gradient's size but for its epsilon, so that of a tiny limit shows."""
+
+    def trained(grad_clip):
+        config, data = tiny.config(tiny.mlp(), num_workers=0), tiny.images()
+        config.optim.num_steps, config.optim.batch_size, config.optim.grad_clip = 2, 8, grad_clip
+        run = opened(tmp_path / str(grad_clip), config)
+        with run.stage("denoiser"):
+            job._train_denoiser(run, config, data, make_accelerator(config), "denoiser")
+        run.close("done")
+        return load_file(next((run.dir / "model" / "denoiser").glob("*.safetensors")))
+
+    free, wide, narrow = (trained(limit) for limit in (None, 1e9, 1e-9))
+    assert all(torch.equal(free[name], wide[name]) for name in free)
+    assert any((free[name] - narrow[name]).abs().max() > 1e-5 for name in free)
+
+
 def test_the_encoder_has_its_own_learning_rate():
     config, data = tiny.config(), tiny.images()
     config.optim.lr, config.optim.encoder_lr, config.optim.weight_decay = 2e-3, 5e-4, 0.03

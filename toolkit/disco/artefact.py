@@ -29,12 +29,16 @@ PARTS = ("denoiser", "encoder", "prior", "baseline")
 
 @dataclass
 class Parts:
-    """A trained DisCo-Diff: D averaged over training, E as it was at the last step, A, and the no-latent baseline."""
+    """A trained DisCo-Diff: D averaged over training, E as it was at the last step, A, and the no-latent baseline.
+
+    null: a network without latents, of this or another training, that takes the place of D's null branch.
+    """
 
     denoiser: Denoiser
     encoder: LatentEncoder | None = None
     prior: Any = None
     baseline: Denoiser | None = None
+    null: Denoiser | None = None
 
     def spread_labels(self, samples: int | range) -> torch.Tensor | None:
         """Every class in turn, int64 (n,), for so many ``samples`` or for their numbers; None without classes."""
@@ -46,7 +50,7 @@ class Parts:
 
     def to(self, device: object) -> Parts:
         """Move every part."""
-        for name in PARTS:
+        for name in (*PARTS, "null"):
             part = getattr(self, name)
             if part is not None:
                 part.to(device)
@@ -81,6 +85,23 @@ def load_parts(run_folder: str | Path, names: tuple[str, ...] = PARTS) -> Parts:
     parts = Parts(**{name: _load(folder / name) for name in names if name in noted})
     _check_sizes(folder, parts)
     return parts
+
+
+def null_network(source: str, baseline: Denoiser | None, shape: tuple[int, ...], num_classes: int) -> Denoiser:
+    """The network of ``sampling.null_model``: the ``baseline``, or what ``zoo.load`` takes.
+
+    Raises UserError where it is not there, has latents, or is not for samples of ``shape`` and ``num_classes``.
+    """
+    if source == "baseline" and baseline is None:
+        raise UserError("sampling.null_model=baseline: this model has no baseline; give another network's folder")
+    null: Any = baseline if source == "baseline" else zoo.load(source)
+    is_one = isinstance(null, Denoiser) and not null.num_latents
+    if not is_one or (tuple(null.shape), null.num_classes) != (tuple(shape), num_classes):
+        raise UserError(
+            f"sampling.null_model={source}: must be a denoiser without latents for samples {tuple(shape)} and "
+            f"{num_classes} classes, as the baseline of a run is (RUN/model/baseline)"
+        )
+    return null
 
 
 def _load(folder: Path) -> Any:

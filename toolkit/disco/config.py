@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from toolkit.data.config import Data
 from toolkit.errors import UserError, did_you_mean
-from toolkit.schema import MISSING, Job, choice, number
+from toolkit.schema import MISSING, Job, choice, cosmetic, number
 from toolkit.zoo.config import NETWORK_SCHEMAS, NetworkConfig
 
 STAGES = ["denoiser", "baseline", "prior", "sample", "measure"]
@@ -105,9 +105,10 @@ class Optim:
 
     num_steps: optimiser steps of the denoiser, and of the baseline; a larger number trains on. batch_size: samples per
     step, over all processes. micro_batch_size: samples per pass and process, whose gradients are accumulated; None is
-    all at once. lr: learning rate. encoder_lr: that of the encoder; None is lr. betas: Adam's two. weight_decay:
-    AdamW's; 0 is Adam. warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after
-    that. grad_clip: largest norm of the gradient. ema_half_life_images: training images after which a weight counts
+    all at once. gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward
+    pass. lr: learning rate. encoder_lr: that of the encoder; None is lr. betas: Adam's two. weight_decay: AdamW's; 0 is
+    Adam. warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after that. grad_clip:
+    largest norm of the gradient; None sets no limit. ema_half_life_images: training images after which a weight counts
     half in the average that is sampled. ema_ramp_up: cuts the half-life to this share of the images seen so far; None
     does not.
     """
@@ -115,13 +116,14 @@ class Optim:
     num_steps: int = number(2000, least=1, extends="denoiser,baseline")
     batch_size: int = number(128, least=1)
     micro_batch_size: int | None = number(None, least=1, computes=False)
+    gradient_checkpointing: bool = cosmetic(False)
     lr: float = number(1e-3, above=0)
     encoder_lr: float | None = number(None, above=0)
     betas: list[float] = number([0.9, 0.999], least=0, below=1)
     weight_decay: float = number(0.0, least=0)
     warmup_steps: float = number(0.0, least=0)
     schedule: str = choice("constant", "constant", "cosine")
-    grad_clip: float = number(1.0, above=0)
+    grad_clip: float | None = number(1.0, above=0)
     ema_half_life_images: int = number(50_000_000, least=1)
     ema_ramp_up: float | None = number(0.05, above=0)
 
@@ -172,7 +174,9 @@ class Sampling:
     latents: where z comes from: the prior, the encoder on real images, or ``fixed``. fixed: the codes of
     ``latents=fixed``, one per slot. prefix: codes that the first slots keep, the prior draws the rest. temperature: of
     the prior's draws. cfg_scale: guidance on z, 0 is none, 1 the paper's. cfg_interval: noise levels, low and high,
-    within which it guides; None is everywhere. latents_off_below: noise level below which z is left out.
+    within which it guides; None is everywhere. latents_off_below: noise level below which z is left out. null_model:
+    a network without latents that takes the place of the null branch, in guidance and below latents_off_below:
+    ``baseline``, or a folder or hub id.
     """
 
     num_samples: int = number(64, least=1)
@@ -190,6 +194,7 @@ class Sampling:
     cfg_scale: float = 0.0
     cfg_interval: list[float] | None = number(None, least=0)
     latents_off_below: float = number(0.0, least=0)
+    null_model: str | None = None
 
     def check(self) -> None:
         """sigma_min below sigma_max; an interval is two ordered numbers; fixed latents are given."""
@@ -200,6 +205,11 @@ class Sampling:
         low_high = self.cfg_interval
         if low_high is not None and (len(low_high) != 2 or low_high[0] >= low_high[1]):
             raise UserError(f"sampling.cfg_interval={low_high}: must be two sigmas, low then high, as in [0.2,5]")
+        if self.null_model and not (self.cfg_scale or self.latents_off_below):
+            raise UserError(
+                f"sampling.null_model={self.null_model}: stands for the null branch, which nothing asks for; "
+                "set sampling.latents_off_below or sampling.cfg_scale"
+            )
         if self.latents == "fixed" and self.fixed is None:
             raise UserError("sampling.fixed: must be given with sampling.latents=fixed, as in [3,0,7,1]")
 
@@ -273,6 +283,8 @@ class TrainDisco(Job):
             raise UserError(f"model={self.model}: its parts are trained; use stage=sample or stage=measure")
         if self.init and self.baseline.startswith("matched"):
             raise UserError(f"baseline={self.baseline}: with init it is the same network, same_width")
+        if self.sampling.null_model == "baseline" and self.baseline == "none" and not self.model:
+            raise UserError("sampling.null_model=baseline: baseline=none has none")
         if self.baseline == "none" and self.stage == "baseline":
             raise UserError("stage=baseline: baseline=none has none to train")
         if self.latents.kind == "none" and self.stage == "prior":

@@ -77,8 +77,9 @@ class SampleSet:
         calls: dict[str, int] = {}
         for name, denoiser in self.networks.items():
             z = latents if name == "ours" else None
+            null = {"null_denoiser": self.parts.null} if name == "ours" and self.parts.null is not None else {}
             noise = self._noise(block, "noise")
-            samples, calls[name] = draw_samples(denoiser, z, len(block), self.sampling, noise, labels)
+            samples, calls[name] = draw_samples(denoiser, z, len(block), self.sampling, noise, labels, **null)
             samples = samples.cpu()
             if not torch.isfinite(samples).all():
                 raise JobError(f"samples {block.start} to {block[-1]} of {name} hold values that are not finite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 
 from toolkit import data
 from toolkit.disco import measure as measures
-from toolkit.disco.artefact import Parts, load_parts, save_part
+from toolkit.disco.artefact import Parts, load_parts, null_network, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.drawing import SampleSet
@@ -30,6 +31,7 @@ from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import seed_all
 from toolkit.show.terminal import dry_run_table, show, show_end
+from toolkit.zoo.checkpointing import checkpoint_activations
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.registry import count_flops, count_parameters
@@ -45,6 +47,8 @@ def main(config: TrainDisco, run: Run) -> float | None:
     if dataset is not None and (not only_samples or config.model is None):
         _keep_splits(run, config, dataset)
     if dataset is not None and not only_samples:
+        if config.sampling.null_model not in (None, "baseline"):  # said before training
+            null_network(config.sampling.null_model, None, dataset.shape, dataset.num_classes)
         dataset.prepare()
     accelerator = accelerator_of(run)
     stages = {
@@ -138,6 +142,8 @@ def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, acceler
     joint = JointModel(denoiser, encoder, config).to(accelerator.device)
     ema = EMA(denoiser, config.optim.ema_half_life_images, config.optim.ema_ramp_up)
     optimizer = make_optimizer(joint, config)
+    if config.optim.gradient_checkpointing:
+        checkpoint_activations(denoiser)
     if config.compile:
         denoiser.compile()
     trained: Any = accelerator.prepare_model(joint) if _trainable(joint) else joint
@@ -175,7 +181,7 @@ def train_step(
         group["lr"] = group["base_lr"] * factor
     drawn = rows(loop.alike(lambda: joint.draw(optim.batch_size)), own_part(optim.batch_size))
     loss, logits = backward(trained, joint, batch, drawn, optim.micro_batch_size, accelerator)
-    grad_norm = update(optimizer, joint.parameters(), optim.grad_clip, accelerator)
+    grad_norm = update(optimizer, joint.parameters(), optim.grad_clip or math.inf, accelerator)
     ema.update(optim.batch_size)
     loop.log(loss=loss, grad_norm=grad_norm)
     if logits is not None and (step + 1) % config.log_every_steps == 0:
@@ -280,6 +286,9 @@ def _sample(run: Run, config: TrainDisco, dataset: data.Dataset | None, accelera
 def _trained(run: Run, config: TrainDisco, dataset: data.Dataset | None) -> Parts:
     """The artefact of this run, or of ``config.model``. Raises UserError where that was trained on other data."""
     parts = load_parts(config.model or run.dir)
+    if config.sampling.null_model:
+        denoiser = parts.denoiser
+        parts.null = null_network(config.sampling.null_model, parts.baseline, denoiser.shape, denoiser.num_classes)
     if dataset is None:
         return parts
     if tuple(parts.denoiser.shape) != tuple(dataset.shape) or parts.denoiser.num_classes != dataset.num_classes:

@@ -67,10 +67,14 @@ def encode(
 ) -> Tensor:
     """z ~ E(y): codes int64 (B, m) (random draws at every temperature), or (B, m, d) drawn from the Gaussian."""
     assert parts.encoder is not None
-    logits = code_logits(parts.encoder, y, known_labels)
+    return draw_encoded(parts, code_logits(parts.encoder, y, known_labels), temperature, generator)
+
+
+def draw_encoded(parts: Parts, encoded: Tensor, temperature: float, generator: Source = None) -> Tensor:
+    """``encode`` from the encoder's output: logits (B, m, k), or (B, m, 2d) of continuous latents."""
     if parts.denoiser.latent_kind == "continuous":
-        return sample_gaussian(*split_gaussian(logits), generator=generator)
-    return sample_codes(logits, temperature, generator)
+        return sample_gaussian(*split_gaussian(encoded), generator=generator)
+    return sample_codes(encoded, temperature, generator)
 
 
 @torch.no_grad()

@@ -1,14 +1,14 @@
 """Stage 2 (Xu et al. 2024, algorithm 2): the prior over latents by maximum likelihood, encoder frozen.
 
-Labels are redrawn from the encoder every epoch (at temperature 0.01 they are still random draws: the encoder's
-distribution, not its arg-max). The weights kept are those with the lowest held-out nats.
+The encoder runs once; z is redrawn from what it said at every epoch (at temperature 0.01 they are still random draws:
+the encoder's distribution, not its arg-max). The weights kept are those with the lowest held-out nats.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from toolkit.data.sets import Split
 from toolkit.disco.artefact import Parts
+from toolkit.disco.baselines import code_logits
 from toolkit.disco.config import TrainDisco
-from toolkit.disco.sampling import encode
+from toolkit.disco.sampling import draw_encoded
 from toolkit.runs.loop import Loop, Values
 from toolkit.runs.passes import accumulate, update
 from toolkit.runs.record import Run
@@ -26,27 +27,59 @@ from toolkit.runs.seeds import generator
 from toolkit.zoo.disco.prior import LatentDiffusionPrior, MarginalPrior, UniformPrior
 
 ENCODE_BATCH = 1024
+MOST_EXACT_BYTES = 2**30
 
 
-@dataclass
 class Latents:
-    """Encoder outputs of a split, from which latents are redrawn at will."""
+    """Latents of a split, redrawn at will from the encoder's outputs, which are computed once and kept in memory.
 
-    parts: Parts
-    split: Split
-    temperature: float
+    flip: each item is seen mirrored with probability 1/2 at every draw, as the encoder was trained.
+    """
+
+    def __init__(self, parts: Parts, split: Split, temperature: float, flip: bool = False) -> None:
+        self.parts, self.split, self.temperature, self.flip = parts, split, temperature, flip
 
     def draw(self, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """One draw of z for every item: (N, m) codes or (N, m, d) numbers, and the class labels a network may see."""
         device = self.parts.denoiser.device
-        drawn, given = [], []
-        for start in range(0, len(self.split), ENCODE_BATCH):
-            index = torch.arange(start, min(start + ENCODE_BATCH, len(self.split)))
+        encoded, labels = self._encoded
+        drawn = []
+        for part in _batches(len(self.split)):
+            outputs = encoded[0][part].to(device).float()
+            if self.flip:
+                coins = torch.rand(len(outputs), 1, 1, device=device, generator=rng) < 0.5
+                outputs = torch.where(coins, encoded[1][part].to(device).float(), outputs)
+            drawn.append(draw_encoded(self.parts, outputs, self.temperature, rng))
+        return torch.cat(drawn), None if labels is None else labels.to(device)
+
+    @functools.cached_property
+    def _encoded(self) -> tuple[list[Tensor], Tensor | None]:
+        """The encoder's outputs (N, m, ...) of the items, and of the mirrored ones with ``flip``; the given labels.
+
+        Logits of more than ``MOST_EXACT_BYTES`` are kept as log-probabilities in float16, off by 2e-4 at most as
+        probabilities.
+        """
+        assert self.parts.encoder is not None
+        device, discrete = self.parts.denoiser.device, self.parts.denoiser.latent_kind == "discrete"
+        outputs: list[list[Tensor]] = [[], []] if self.flip else [[]]
+        given: list[Tensor] = []
+        for part in _batches(len(self.split)):
+            index = torch.arange(len(self.split))[part]
             y, labels = self.split.batch(index)
-            known = None if self.split.labels is None else torch.from_numpy(self.split.labels[index.numpy()]).to(device)
-            drawn.append(encode(self.parts, y.to(device), known, self.temperature, rng))
+            known = None if self.split.labels is None else torch.from_numpy(self.split.labels[part]).to(device)
+            for mirrored, kept in enumerate(outputs):
+                with torch.no_grad():
+                    output = code_logits(self.parts.encoder, (y.flip(-1) if mirrored else y).to(device), known)
+                is_large = output[0].numel() * output.element_size() * len(self.split) > MOST_EXACT_BYTES
+                if discrete and is_large:
+                    output = output.float().log_softmax(-1).half()
+                kept.append(output.cpu())
             given += [labels] if labels is not None and self.parts.denoiser.num_classes else []
-        return torch.cat(drawn), torch.cat(given).to(device) if given else None
+        return [torch.cat(kept) for kept in outputs], torch.cat(given) if given else None
+
+
+def _batches(num: int) -> Iterator[slice]:
+    return (slice(start, min(start + ENCODE_BATCH, num)) for start in range(0, num, ENCODE_BATCH))
 
 
 def train_prior(
@@ -60,8 +93,8 @@ def train_prior(
 ) -> None:
     """Fit ``prior`` in place and log its held-out nats."""
     temperature, device = config.latents.extraction_temperature, parts.denoiser.device
-    train_latents, valid_latents = Latents(parts, train, temperature), Latents(parts, valid, temperature)
-    held_out = valid_latents.draw(generator(config.seed, "prior", "valid", device=device))
+    train_latents = Latents(parts, train, temperature, config.data.flip)
+    held_out = Latents(parts, valid, temperature).draw(generator(config.seed, "prior", "valid", device=device))
     if isinstance(prior, UniformPrior):
         return
     if isinstance(prior, MarginalPrior):

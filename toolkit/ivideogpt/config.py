@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from toolkit.data.config import EpisodeData
 from toolkit.errors import UserError, did_you_mean
-from toolkit.schema import Job, choice, number
+from toolkit.schema import Job, choice, cosmetic, number
 
 STAGES = ["tokenizer", "transformer", "rollout", "plan", "measure"]
 MEASURES = ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward", "goal"]
@@ -160,16 +160,18 @@ class TransformerOptim:
     """AdamW; weight decay on matrices only, not on embeddings (as the release).
 
     num_steps: updates; 0 keeps the transformer of init. batch_size: clips per update, over all processes.
-    micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once. lr: learning
-    rate. betas: AdamW's two. schedule: of the learning rate after the warm-up. warmup_steps: over which it rises from
-    0. weight_decay: that of AdamW. grad_clip: largest norm of the gradient. first_frame_weight: of the loss of the
-    first future frame (ours). reward_weight: of the loss of the rewards. cached_clips: how many clips are tokenised
-    once and learned from; None takes new clips at every step.
+    micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once.
+    gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward pass. lr:
+    learning rate. betas: AdamW's two. schedule: of the learning rate after the warm-up. warmup_steps: over which it
+    rises from 0. weight_decay: that of AdamW. grad_clip: largest norm of the gradient. first_frame_weight: of the loss
+    of the first future frame (ours). reward_weight: of the loss of the rewards. cached_clips: how many clips are
+    tokenised once and learned from; None takes new clips at every step.
     """
 
     num_steps: int = number(100_000, least=0, extends="transformer")
     batch_size: int = number(64, least=1)
     micro_batch_size: int | None = number(None, least=1, computes=False)
+    gradient_checkpointing: bool = cosmetic(False)
     lr: float = number(1e-4, above=0)
     betas: list[float] = number([0.9, 0.999], least=0, below=1)
     schedule: str = choice("cosine", "constant", "cosine")

@@ -23,6 +23,7 @@ from toolkit.runs.seeds import generator
 MOST_NEIGHBOURS = 2500  # items a side for precision and recall, which cost the square of it
 MOST_ENERGY_POINTS = 4000
 FLOOR_POOL, LEAST_FLOOR_POOL = 3, 10_000  # the floor is the mean over draws from so many times the samples, at least
+READ_AT_ONCE = 1024
 SEED = 0
 SPACES = {
     "classifier": "distances in the features of a classifier of the set's labels",
@@ -68,12 +69,12 @@ class FeatureJudge:
         """with_valid: report ``frechet_valid`` too, the distance to the validation split where it has 2 items."""
         self.dataset, self.features, self.neighbours = dataset, features, neighbours
         self.space = SPACES[features.kind]
-        test = features(dataset.test.all()[0])
+        test = self._of(dataset.test)
         order = torch.randperm(len(test), generator=generator(SEED, "neighbours"))[:most_neighbours]
         self.test = test[order]  # data sets are seldom in random order
         self.stats = {"frechet": gaussian_stats(test)}
         if with_valid and len(dataset.valid) >= 2:
-            self.stats["frechet_valid"] = gaussian_stats(features(dataset.valid.all()[0]))
+            self.stats["frechet_valid"] = gaussian_stats(self._of(dataset.valid))
 
     def score(self, samples: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """Of images (n, C, H, W) clamped to [-1, 1], or points (n, d). labels: int64 (n,), those they should be of."""
@@ -82,9 +83,8 @@ class FeatureJudge:
         return found | self._precision_recall(features) | self.accuracy(samples, labels) | self.off_mode(samples)
 
     def floor(self, num: int) -> dict[str, float]:
-        features = self.features(
-            _random_items(self.dataset.train, max(FLOOR_POOL * num, LEAST_FLOOR_POOL), "floor", "order")
-        )
+        pool = max(FLOOR_POOL * num, LEAST_FLOOR_POOL)
+        features = self._of(self.dataset.train, _random_order(self.dataset.train, "floor", "order")[:pool])
         found: dict[str, float] = {}
         for name, stats in self.stats.items():
             floor = frechet_floor(features, stats, num, generator(SEED, "floor"))
@@ -108,6 +108,11 @@ class FeatureJudge:
         """``off_mode``: the share of points (n, d) far from every mode of a known mixture; {} without one."""
         mixture = self.dataset.mixture
         return {} if mixture is None else {"off_mode": off_mode_fraction(samples.cpu(), mixture.centres, mixture.std)}
+
+    def _of(self, split: Split, index: Tensor | None = None) -> Tensor:
+        """Features of the items ``index``, or of all in order; read in batches."""
+        index = torch.arange(len(split)) if index is None else index
+        return torch.cat([self.features(split.batch(part)[0]) for part in index.split(READ_AT_ONCE)])
 
     def _precision_recall(self, features: Tensor) -> dict[str, float]:
         num = min(len(features), len(self.test))
@@ -153,4 +158,8 @@ def make_judge(dataset: Dataset) -> Judge:
 
 def _random_items(split: Split, num: int, *names: str) -> Tensor:
     """``num`` random items, all where there are fewer; the same for the same ``names``."""
-    return split.batch(torch.randperm(len(split), generator=generator(SEED, *names))[:num])[0]
+    return split.batch(_random_order(split, *names)[:num])[0]
+
+
+def _random_order(split: Split, *names: str) -> Tensor:
+    return torch.randperm(len(split), generator=generator(SEED, *names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -37,14 +38,22 @@ def _share_inside(points: Tensor, centres: Tensor, k: int) -> float:
     return float(torch.cat(inside).double().mean())
 
 
-def nearest_distances(points: Tensor, among: Tensor) -> Tensor:
-    """Euclidean distance of each point (n, ...) to the nearest of ``among`` (m, ...): float64 (n,)."""
-    points, among = points.detach().flatten(1).float(), among.detach().flatten(1).float()
-    return torch.cat([torch.cdist(chunk, among).amin(1) for chunk in points.split(_CHUNK)]).double()
+def nearest_distances(points: Tensor, among: Tensor | Iterable[Tensor]) -> Tensor:
+    """Euclidean distance of each point (n, ...) to the nearest of ``among``, (m, ...) or batches: float64 (n,)."""
+    points = points.detach().flatten(1).float()
+    nearest = torch.full((len(points),), torch.inf, device=points.device)
+    for batch in [among] if isinstance(among, Tensor) else among:
+        others = batch.detach().flatten(1).float().to(points.device)
+        found = torch.cat([torch.cdist(chunk, others).amin(1) for chunk in points.split(_CHUNK)])
+        nearest = torch.minimum(nearest, found)
+    return nearest.double()
 
 
-def memorisation_ratio(samples: Tensor, held_out: Tensor, train: Tensor) -> float:
-    """Median nearest-training distance of samples over that of held-out images: near 1 is fresh, far below 1 copies."""
+def memorisation_ratio(samples: Tensor, held_out: Tensor, train: Tensor | Iterable[Tensor]) -> float:
+    """Median nearest-training distance of samples over that of held-out images: near 1 is fresh, far below 1 copies.
+
+    train: all of it, or batches that can be gone through twice.
+    """
     ours, real = nearest_distances(samples, train).median(), nearest_distances(held_out, train).median()
     if real == 0:
         raise ValueError("half of the held-out images are training images")

@@ -7,7 +7,7 @@ from typing import Any
 
 from toolkit.data.config import TextData
 from toolkit.errors import UserError, did_you_mean
-from toolkit.schema import Job, choice, number
+from toolkit.schema import Job, choice, cosmetic, number
 
 ANY_DIRECTION = ("direct", "zero", "random", "learn")
 DEPTH_ONLY = ("stack", "interleave", "gradual", "solar", "llama_pro", "pattern", "list", "slices")
@@ -154,6 +154,7 @@ class Optim:
     lr: learning rate of the target, grown and from scratch. base_lr: of the base; None is lr. scratch_lrs: the sweep of
     the scratch run, each to the end of the budget; empty is lr alone. batch_size: sequences per optimiser step.
     micro_batch_size: sequences per pass and process, whose gradients are accumulated; None is all at once.
+    gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward pass.
     warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after that; cosine falls to
     min_lr_ratio of it. schedule_tokens: where the fall ends; None is the run's own budget (the paper's horizon is
     longer than its runs). min_lr_ratio: the share of the learning rate that is left at the end. betas: AdamW's two.
@@ -168,6 +169,7 @@ class Optim:
     scratch_lrs: list[float] = number([], above=0)
     batch_size: int = number(16, least=1)
     micro_batch_size: int | None = number(None, least=1, computes=False)
+    gradient_checkpointing: bool = cosmetic(False)
     warmup_steps: int = number(100, least=0)
     schedule: str = choice("constant", "constant", "cosine")
     schedule_tokens: float | None = number(None, above=0)

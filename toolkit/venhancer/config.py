@@ -184,7 +184,8 @@ class Optim:
     joint: whether base and control branch are trained together. step_weighting: how often a diffusion step is drawn,
     all alike (the paper's) or in proportion to its number. num_steps: optimiser steps; a larger number trains on.
     base_num_steps: of the base that is trained first where ``init`` names none. batch_size: clips per step, over all
-    processes. micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once. lr:
+    processes. micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once.
+    gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward pass. lr:
     learning rate. betas: AdamW's two. weight_decay: that of AdamW. warmup_steps: over which the learning rate rises
     from 0. schedule: of the learning rate after that. grad_clip: largest norm of the gradient. ema_half_life_images:
     training clips after which a weight counts half in the average that is sampled.
@@ -196,6 +197,7 @@ class Optim:
     base_num_steps: int = number(2000, least=0)
     batch_size: int = number(8, least=1)
     micro_batch_size: int | None = number(None, least=1, computes=False)
+    gradient_checkpointing: bool = cosmetic(False)
     lr: float = number(1e-4, above=0)
     betas: list[float] = number([0.9, 0.999], least=0, below=1)
     weight_decay: float = number(0.01, least=0)

@@ -8,12 +8,14 @@ samples.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from toolkit.disco.baselines import code_logits
 from toolkit.disco.discretize import gumbel_softmax, joint_codes, latent_use, normalized_mutual_information
-from toolkit.disco.measure.setting import Setting, ratio, sigma_key
+from toolkit.disco.measure.setting import Setting, in_batches, ratio, sigma_key
 from toolkit.disco.stage2 import ENCODE_BATCH
 from toolkit.metrics.mixture import bayes_loss
 from toolkit.show import figures
@@ -65,16 +67,15 @@ def _variants(setting: Setting) -> dict[str, tuple[Denoiser, Tensor | None]]:
 
 @torch.no_grad()
 def _relaxed(setting: Setting, x: Tensor, known: Tensor | None) -> Tensor:
-    logits = _logits(setting, x, known)
+    logits = _logits(setting, in_batches(x, known))
     return gumbel_softmax(logits, setting.config.latents.temperature, hard=False, generator=setting.rng("relaxed"))
 
 
 @torch.no_grad()
-def _logits(setting: Setting, x: Tensor, known: Tensor | None) -> Tensor:
+def _logits(setting: Setting, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Tensor:
     encoder = setting.parts.encoder
     assert encoder is not None
-    pieces = [slice(start, start + ENCODE_BATCH) for start in range(0, len(x), ENCODE_BATCH)]
-    return torch.cat([code_logits(encoder, x[i], None if known is None else known[i]) for i in pieces])
+    return torch.cat([code_logits(encoder, *pair) for pair in batches])
 
 
 @torch.no_grad()
@@ -132,9 +133,11 @@ def use(setting: Setting) -> dict[str, float]:
 
     A high perplexity is no evidence of use; the mutual information I is.
     """
-    x, known = setting.items(setting.dataset.test, max(setting.config.measure.num_samples, ENCODE_BATCH))
-    per_slot = {name: values.double() for name, values in latent_use(_logits(setting, x, known)).items()}
-    codes = setting.encoded(x, known, "use")
+    test = setting.dataset.test
+    index = setting.chosen(test, max(setting.config.measure.num_samples, ENCODE_BATCH))
+    logits = _logits(setting, setting.batches(test, index))
+    per_slot = {name: values.double() for name, values in latent_use(logits).items()}
+    codes, known = setting.encoded_items(test, index, "use"), setting.known(test, index)
     assert codes is not None
     ids, num_tuples = joint_codes(codes)
     found = {
@@ -142,14 +145,14 @@ def use(setting: Setting) -> dict[str, float]:
         "conditional_entropy": float(per_slot["conditional_entropy"].sum()),
         "perplexity": float(per_slot["perplexity"].mean()),
         "dead_codes": float(per_slot["dead_codes"].sum()),
-        "tuples_per_item": num_tuples / len(x),
+        "tuples_per_item": num_tuples / len(index),
     }
     if known is not None:
         found["nmi"] = normalized_mutual_information(ids, known)
     rows = [[slot, *(float(values[slot]) for values in per_slot.values())] for slot in range(codes.shape[1])]
-    note = f"{len(x)} test items, {num_tuples} distinct tuples of codes; entropies in nats"
+    note = f"{len(index)} test items, {num_tuples} distinct tuples of codes; entropies in nats"
     Table("Use of the latents", ["slot", *per_slot], rows, note).save(setting.run.path("tables", "latents.json"))
-    if x.dim() == 2:
+    if len(setting.dataset.shape) == 1:
         caption = "Test points by the code that the encoder draws for them."
-        figures.scatter(setting.run.path("figures", "codes.png"), x.cpu(), ids.cpu(), caption=caption)
+        figures.scatter(setting.run.path("figures", "codes.png"), test.batch(index)[0], ids.cpu(), caption=caption)
     return found

@@ -156,7 +156,7 @@ def _mean_distance(setting: Setting, judge: Judge, budget: int, **how: Any) -> f
 def memorisation(setting: Setting) -> dict[str, float]:
     """Median distance to the nearest training item, over that of held-out items (near 1 is fresh, 0 a copy)."""
     budget, found = max(setting.config.measure.evaluations), {}
-    train = setting.items(setting.dataset.train, len(setting.dataset.train))[0]
+    train = setting.pictures(setting.dataset.train)
     held_out = setting.items(setting.dataset.test, MOST_MEMORISED)[0]
     sources = {"oracle": ("ours", "oracle"), "prior": ("ours", "prior"), "baseline": ("baseline", "prior")}
     for name, (variant, source) in sources.items():

@@ -9,17 +9,18 @@ Shapes: n items, m slots, k codes per slot.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from toolkit.data.sets import Dataset, Split
 from toolkit.disco.artefact import Parts
-from toolkit.disco.config import TrainDisco
+from toolkit.disco.config import Sampling, TrainDisco
 from toolkit.disco.sampling import draw_latents, draw_samples, encode
 from toolkit.disco.stage2 import ENCODE_BATCH
 from toolkit.errors import UserError
@@ -28,9 +29,27 @@ from toolkit.runs.seeds import generator
 from toolkit.show.table import number_in_key
 from toolkit.zoo.disco.prior import MarginalPrior
 from toolkit.zoo.edm.denoiser import Denoiser
+from toolkit.zoo.edm.noise import SampleNoise
 
+T = TypeVar("T")
 MOST_LOSS_ITEMS = 4096
 MOST_KEPT_VALUES = 2**23  # 32 MiB per sample set
+
+
+class Batches(Generic[T]):
+    """Goes through items in batches, as often as asked: ``read`` of ``ENCODE_BATCH`` numbers of ``index`` at a time."""
+
+    def __init__(self, read: Callable[[Tensor], T], index: Tensor) -> None:
+        self._read, self._index = read, index
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._read, self._index.split(ENCODE_BATCH))
+
+
+def in_batches(x: Tensor, known: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Items that are there already, ``ENCODE_BATCH`` at a time."""
+    labels = itertools.repeat(None) if known is None else known.split(ENCODE_BATCH)
+    return zip(x.split(ENCODE_BATCH), labels, strict=False)
 
 
 class Setting:
@@ -66,11 +85,26 @@ class Setting:
 
     def items(self, split: Split, num: int) -> tuple[Tensor, Tensor | None]:
         """``num`` random items of ``split`` (all of it where it has fewer), x and the known labels, on the device."""
-        num = min(num, len(split))
-        index = torch.randperm(len(split), generator=self.cpu_rng("items", len(split)))[:num]
-        x, _ = split.batch(index)
-        known = None if split.labels is None else torch.from_numpy(split.labels[index.numpy()]).to(self.device)
-        return x.to(self.device), known
+        return self._read(split, self.chosen(split, num))
+
+    def chosen(self, split: Split, num: int) -> Tensor:
+        """The numbers of the items that ``items`` reads, int64 on the CPU."""
+        return torch.randperm(len(split), generator=self.cpu_rng("items", len(split)))[:num]
+
+    def _read(self, split: Split, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        return split.batch(index)[0].to(self.device), self.known(split, index)
+
+    def known(self, split: Split, index: Tensor) -> Tensor | None:
+        """The known labels of items, on the device."""
+        return None if split.labels is None else torch.from_numpy(split.labels[index.numpy()]).to(self.device)
+
+    def batches(self, split: Split, index: Tensor) -> Batches[tuple[Tensor, Tensor | None]]:
+        """``items`` for the numbers ``index``, a few at a time: a set need not fit on the device."""
+        return Batches(lambda part: self._read(split, part), index)
+
+    def pictures(self, split: Split) -> Batches[Tensor]:
+        """All x of ``split`` in order, a few at a time."""
+        return Batches(lambda part: self._read(split, part)[0], torch.arange(len(split)))
 
     @cached_property
     def held_out(self) -> tuple[Tensor, Tensor | None]:
@@ -98,20 +132,22 @@ class Setting:
         if not self.parts.denoiser.num_latents:
             return None
         rng, temperature = self.rng("encode", *names), self.config.latents.extraction_temperature
-        chunks = range(0, len(x), ENCODE_BATCH)
-        parts = [
-            encode(self.parts, x[i : i + ENCODE_BATCH], _slice(known, i, ENCODE_BATCH), temperature, rng)
-            for i in chunks
-        ]
-        return torch.cat(parts)
+        return torch.cat([encode(self.parts, *pair, temperature, rng) for pair in in_batches(x, known)])
+
+    def encoded_items(self, split: Split, index: Tensor, *names: str | int) -> Tensor | None:
+        """``encoded`` of the items ``index`` of ``split``, read in batches."""
+        if not self.parts.denoiser.num_latents:
+            return None
+        rng, temperature = self.rng("encode", *names), self.config.latents.extraction_temperature
+        return torch.cat([encode(self.parts, *pair, temperature, rng) for pair in self.batches(split, index)])
 
     @cached_property
     def train_codes(self) -> tuple[Tensor, Tensor | None]:
         """One draw of codes int64 (N, m) for the training set (at most 50,000 items) and its class labels."""
-        x, known = self.items(self.dataset.train, 50_000)
-        codes = self.encoded(x, known, "train")
+        index = self.chosen(self.dataset.train, 50_000)
+        codes = self.encoded_items(self.dataset.train, index, "train")
         assert codes is not None
-        return codes, self.condition(known)
+        return codes, self.condition(self.known(self.dataset.train, index))
 
     @cached_property
     def marginal_prior(self) -> MarginalPrior:
@@ -124,17 +160,15 @@ class Setting:
         """Latents for ``num`` samples from "prior", "marginal", "uniform" or "oracle" (encoded training items)."""
         rng, sampling = self.rng("latents", *names), self.config.sampling
         if source == "oracle":
-            x, known = self.oracle_items(num)
-            return self.encoded(x, known, *names)
+            return self.encoded_items(self.dataset.train, self.oracle_items(num), *names)
         if source == "marginal":
             return draw_latents(self.parts, num, sampling, rng, "prior", labels, prior=self.marginal_prior)
         return draw_latents(self.parts, num, sampling, rng, source, labels)
 
-    def oracle_items(self, num: int) -> tuple[Tensor, Tensor | None]:
-        """The training items whose latents "oracle" draws, repeated where the training set is smaller than ``num``."""
-        x, known = self.items(self.dataset.train, num)
-        index = torch.arange(num, device=self.device) % len(x)
-        return x[index], None if known is None else known[index]
+    def oracle_items(self, num: int) -> Tensor:
+        """Numbers of the training items whose latents "oracle" draws, repeated where there are fewer than ``num``."""
+        chosen = self.chosen(self.dataset.train, num)
+        return chosen[torch.arange(num) % len(chosen)]
 
     # -- samples -----------------------------------------------------------------------------------------------------
 
@@ -162,13 +196,43 @@ class Setting:
         self, variant: str, num_evaluations: int, repeat: int, source: str, guidance: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         denoiser, num, sampling = self.variants[variant], self.num_samples, self.config.sampling
-        labels = self.condition(self.oracle_items(num)[1]) if source == "oracle" else self.random_labels(num)
-        latents = self.drawn(source, labels, num, repeat) if denoiser.num_latents else None
+        labels = self.random_labels(num)
+        if source == "oracle":
+            labels = self.condition(self.known(self.dataset.train, self.oracle_items(num)))
         if "cfg_scale" in guidance:
             sampling = dataclasses.replace(sampling, cfg_scale=guidance["cfg_scale"])
             guidance = {name: value for name, value in guidance.items() if name != "cfg_scale"}
+        if variant == "ours" and self.parts.null is not None:
+            guidance = {"null_denoiser": self.parts.null} | guidance
+        if num * math.prod(denoiser.shape) > MOST_KEPT_VALUES:
+            return self._draw_in_blocks(denoiser, sampling, labels, (num_evaluations, repeat, source), guidance), labels
+        latents = self.drawn(source, labels, num, repeat) if denoiser.num_latents else None
         noise = self.rng("noise", repeat)
         return draw_samples(denoiser, latents, num, sampling, noise, labels, num_evaluations, **guidance)[0], labels
+
+    def _draw_in_blocks(
+        self,
+        denoiser: Denoiser,
+        sampling: Sampling,
+        labels: Tensor | None,
+        what: tuple[int, int, str],
+        guidance: dict[str, Any],
+    ) -> Tensor:
+        """A set that is too large for the device, on the CPU. Every sample has random numbers of its own."""
+        (num_evaluations, repeat, source), blocks = what, []
+        noise = SampleNoise.of_generator(self.rng("noise", repeat), self.num_samples)
+        for start in range(0, self.num_samples, sampling.batch_size):
+            part = slice(start, min(start + sampling.batch_size, self.num_samples))
+            given = None if labels is None else labels[part]
+            latents, num = None, part.stop - start
+            if denoiser.num_latents and source == "oracle":
+                index = self.oracle_items(self.num_samples)[part]
+                latents = self.encoded_items(self.dataset.train, index, repeat, start)
+            elif denoiser.num_latents:
+                latents = self.drawn(source, given, num, repeat, start)
+            x, _ = draw_samples(denoiser, latents, num, sampling, noise[part], given, num_evaluations, **guidance)
+            blocks.append(x.cpu())
+        return torch.cat(blocks)
 
     def denoise(
         self, variant: str, latents: Tensor | None, labels: Tensor | None
@@ -197,7 +261,3 @@ def scale_key(scale: float) -> str:
 def ratio(ours: float, theirs: float) -> float:
     """ours / theirs; infinite or undefined where theirs is 0."""
     return ours / theirs if theirs else (math.inf if ours > 0 else math.nan)
-
-
-def _slice(values: Tensor | None, start: int, length: int) -> Tensor | None:
-    return None if values is None else values[start : start + length]

@@ -23,6 +23,7 @@ from toolkit.runs.passes import accumulate, own_part, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor
 from toolkit.runs.seeds import derive
+from toolkit.zoo.checkpointing import checkpoint_activations
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
 from toolkit.zoo.world.transformer import VideoTransformer, reward_targets
 
@@ -106,6 +107,8 @@ def train_transformer(
     tokenizer.to(device).eval()
     transformer.to(device).train()
     objective = TransformerObjective(transformer, tokenizer, config, clips.statistics if normalised else {}).to(device)
+    if optim.gradient_checkpointing:
+        checkpoint_activations(transformer)
     trained: Any = accelerator.prepare_model(objective)
     optimizer = make_optimizer(transformer, config)
     batches = _batches(tokenizer, run, config, clips, device)

@@ -8,12 +8,15 @@ wherever something looks inside a layer (hooks, compilation, FSDP, autocast) and
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from toolkit.zoo.checkpointing import recomputed
 
 LONGEST = 512  # tokens; attention matrices are kept for the backward pass
 
@@ -58,9 +61,11 @@ def hidden_states(network: Any, ids: Tensor) -> Tensor:
     cos, sin = model.rotary_emb(x, torch.arange(tokens)[None])
     mask = torch.full((tokens, tokens), -torch.inf).triu_(1).repeat(group, 1)
     shape = Shape(batch, tokens, kv_heads, group, config.head_dim, cos[0], sin[0], mask, config.rms_norm_eps)
+    again = model.gradient_checkpointing and torch.is_grad_enabled()
+    run = functools.partial(recomputed, _Layer.apply) if again else _Layer.apply
     for layer in model.layers:
         attention, mlp = layer.self_attn, layer.mlp
-        x = _Layer.apply(
+        x = run(
             x,
             layer.input_layernorm.weight,
             attention.q_proj.weight,

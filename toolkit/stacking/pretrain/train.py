@@ -25,6 +25,7 @@ from toolkit.stacking.operators.masks import GrowthMasks
 from toolkit.stacking.pretrain.language_loss import LanguageModelLoss
 from toolkit.stacking.pretrain.states import NetworkState, OptimizerState, shard
 from toolkit.stacking.pretrain.tokens import Sequences, TokenStore, held_out
+from toolkit.zoo.checkpointing import checkpoint_activations
 
 POINTS = 40  # of a curve, where compare.eval_every_steps does not say
 
@@ -67,6 +68,8 @@ def train(task: Task, run: Run, config: GrowLLM, store: TokenStore, accelerator:
     check_batches(config.optim)
     network, context = task.network.to(accelerator.device), config.network.context
     module = LanguageModelLoss(network)
+    if config.optim.gradient_checkpointing:
+        checkpoint_activations(network)
     if config.compile:
         module.compile()
     trained = shard(module, config.precision) if config.optim.sharding == "fsdp" else accelerator.prepare_model(module)

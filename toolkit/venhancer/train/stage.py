@@ -30,6 +30,7 @@ from toolkit.venhancer.pipeline import VideoEnhancePipeline
 from toolkit.venhancer.train.batches import Batches
 from toolkit.venhancer.train.held_out import evaluate
 from toolkit.venhancer.train.objective import Denoising
+from toolkit.zoo.checkpointing import checkpoint_activations
 from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.registry import count_parameters
 from toolkit.zoo.video.unet import VideoUNet
@@ -130,6 +131,8 @@ def _optimise(
         fused=device.type in ("cpu", "cuda"),
     )
     batches = Batches(config, crops, pipeline, device)
+    if optim.gradient_checkpointing:
+        checkpoint_activations(pipeline.denoiser)
     wrapped: Any = accelerator.prepare_model(denoising)
     trained.train()
     loop = Loop(run, stage, num_steps, state={"model": trained, "optimizer": optimizer, "ema": ema})

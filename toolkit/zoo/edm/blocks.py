@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.errors import UserError
+from toolkit.zoo.checkpointing import CheckpointedBlock
 
 BOX = (1, 1)
 
@@ -172,7 +173,7 @@ class CrossAttention(nn.Module):
         return x + self.out(a_BhNd.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(CheckpointedBlock):
     """Norm, SiLU, 3x3 convolution, twice; noise embedding in between; optional resampling and attention after.
 
     forward: x (B, C_in, H, W), embedding (B or 1, E), tokens (B, m, w) or None -> (B, C_out, H', W').

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.zoo.checkpointing import CheckpointedBlock
+
 
 class KeyValueCache:
     """Keys and values of the positions one attention layer has already seen (``length`` of at most ``max_length``)."""
@@ -52,7 +54,7 @@ class SelfAttention(nn.Module):
         return self.out(attended.transpose(1, 2).flatten(2))
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(CheckpointedBlock):
     """x + attention(norm(x)), then x + MLP(norm(x)) with a GELU MLP four times as wide.
 
     Dropout acts on what each branch adds, not on the attention weights: that would rule out the fused kernels.

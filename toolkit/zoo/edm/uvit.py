@@ -26,12 +26,13 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from toolkit.errors import UserError
+from toolkit.zoo.checkpointing import CheckpointedBlock
 from toolkit.zoo.edm.blocks import BOX, BlockOptions, CrossAttention, NoiseEmbedding, ResidualBlock
 from toolkit.zoo.edm.transformer import SelfAttention
 from toolkit.zoo.edm.unet_base import UNet, check_sizes
 
 
-class ViTBlock(nn.Module):
+class ViTBlock(CheckpointedBlock):
     """x + attention(norm(x)), then x + MLP(FiLM(norm(x))), then cross-attention where there is one."""
 
     def __init__(self, width: int, num_heads: int, embedding_width: int, dropout: float) -> None:

@@ -7,6 +7,7 @@ width, H heads, G key-value heads, d numbers a head.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from toolkit.zoo.checkpointing import recomputed
 from toolkit.zoo.world.linear import linear
 
 
@@ -128,8 +130,10 @@ def llama_pass(llm: Any, embeds: Tensor, cache: KeyValueCache | None = None, fir
     """
     hidden, place = embeds, _place(llm, embeds, cache)
     last = len(llm.model.layers) - 1
+    again = llm.model.gradient_checkpointing and torch.is_grad_enabled()
+    run = functools.partial(recomputed, _layer) if again else _layer
     for number, layer in enumerate(llm.model.layers):
-        hidden = _layer(layer, hidden, place, cache, number, first if number == last else 0)
+        hidden = run(layer, hidden, place, cache, number, first if number == last else 0)
     return _norm(llm.model.norm, hidden)
 
 

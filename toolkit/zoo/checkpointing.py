@@ -1,0 +1,40 @@
+"""Activation checkpointing: blocks keep their inputs alone and compute the rest again in the backward pass.
+
+Chen et al. 2016 (Training deep nets with sublinear memory cost). Gradients are the same to the bit: a block draws the
+same dropout again.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from toolkit.errors import UserError
+
+recomputed = functools.partial(checkpoint, use_reentrant=False)
+
+
+class CheckpointedBlock(nn.Module):
+    """A block of a network that is computed again in the backward pass while ``gradient_checkpointing`` is set."""
+
+    gradient_checkpointing = False
+
+    def __call__(self, *args: Any, **keys: Any) -> Any:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return recomputed(super().__call__, *args, **keys)
+        return super().__call__(*args, **keys)
+
+
+def checkpoint_activations(network: nn.Module, key: str = "optim.gradient_checkpointing") -> None:
+    """Set it in every block of ours, of diffusers and of transformers. Raises UserError naming ``key`` where a network
+    has none."""
+    found: list[Any] = [module for module in network.modules() if hasattr(module, "gradient_checkpointing")]
+    if not found:
+        raise UserError(f"{key}=true: {type(network).__name__} has no blocks that could be computed again; use false")
+    for module in found:
+        module.gradient_checkpointing = True
+        module._gradient_checkpointing_func = recomputed  # what transformers' layers call
