@@ -47,6 +47,7 @@ def main(config: EnhanceVideo, run: Run) -> float | None:
                 {"enhance": _enhance, "measure": _measure}[name](config, run, tasks, accelerator.device)
             barrier()
     if rank() == 0:
+        shutil.rmtree(run.dir / "work", ignore_errors=True)
         show_end(run, {}, first=_enhanced(run))
     quality = run.record["metrics"].get(f"{OURS}.psnr")
     return None if quality is None else -quality
@@ -68,8 +69,9 @@ def _open_tasks(config: EnhanceVideo, run: Run) -> list[Task]:
     """The clips; those that are not finished must have a free name to go to. Raises UserError."""
     tasks = find_tasks(config, run.dir / "samples")
     for task in tasks:
-        mine = is_claimed(task.output, claim_of(_folder(run, task), config)) or former_of(run, task) == task.output
-        if not is_done(run, task, config) and not mine:
+        if is_done(run, task, config) or is_claimed(task.output, claim_of(_folder(run, task), config)):
+            continue
+        if former_of(run, task) != task.output:
             check_free(task, config)
     return tasks
 
@@ -241,7 +243,6 @@ def _measure(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
                 bar.advance(number + 1)
         found[task.name] = scores
         scores_table(task.name, scores).save(run.path("tables", f"{task.name}.json"))
-    shutil.rmtree(run.dir / "work", ignore_errors=True)
     if found:
         _record(run, found)
 
