@@ -80,6 +80,15 @@ def test_pictures_are_written_in_parts_and_joined_exactly(tmp_path, pix_fmt, fra
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_pictures_say_what_their_colours_mean(tmp_path):
+    for primaries, transfer in ((9, 16), (1, 1)):
+        encoding = Encoding(64, 48, Fraction(12), codec="png", pix_fmt="rgb24", primaries=primaries, transfer=transfer)
+        write_part(tmp_path / "part", CLIP[:2], encoding)
+        index = index_video(tmp_path / "part")
+        assert (index.primaries, index.transfer) == (primaries, transfer)
+        assert np.array_equal(frames_of(index), CLIP[:2])
+
+
 def test_ten_bits_of_hevc_keep_what_eight_lose(tmp_path):
     frames = deep_frames()
     off = {}

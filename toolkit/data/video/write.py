@@ -74,7 +74,7 @@ def write_part(path: Path, frames: Iterable[np.ndarray], encoding: Encoding) -> 
     Of ``codec`` png it is a folder. Raises OSError when the disk is full; there is then no ``path``.
     """
     if encoding.codec == "png":
-        return write_pictures(path, (from_rgb(pixels, encoding.pix_fmt) for pixels in frames))
+        return write_pictures(path, (_picture(pixels, encoding) for pixels in frames))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     count = 0
@@ -89,6 +89,15 @@ def write_part(path: Path, frames: Iterable[np.ndarray], encoding: Encoding) -> 
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def _picture(pixels: np.ndarray, encoding: Encoding) -> av.VideoFrame:
+    """With the tags of its colours (cICP) where they are not those of every picture."""
+    frame = from_rgb(pixels, encoding.pix_fmt)
+    if (encoding.primaries, encoding.transfer) != (1, 1):
+        frame.color_primaries, frame.color_trc = encoding.primaries, encoding.transfer
+        frame.color_range = av.video.reformatter.ColorRange.JPEG
+    return frame
 
 
 def _encoded(frames: Iterable[np.ndarray], stream: Any, encoding: Encoding) -> Iterator[av.Packet]:
