@@ -95,7 +95,7 @@ def test_training_ends_after_as_many_looks_without_a_better_one(tmp_path):
     config, data, parts = priors(num_steps=9, eval_every_steps=1, patience=2, lr=1e-30, dropout=0.0)
     run = opened(tmp_path, config)
     with run.stage("prior"):
-        train_prior(run, config, parts, build_prior(config, data), data.train, data.valid)
+        train_prior(run, config, parts, build_prior(config, data), data.train, data.valid, make_accelerator(config))
     run.close("done")
     assert len(logged(tmp_path, "prior", "held_out_nats")) == 3
 
@@ -104,6 +104,6 @@ def test_the_marginal_counts_the_codes_of_the_training_items(tmp_path):
     config, data, parts = priors()
     fitted = MarginalPrior(2, 3)
     few = tiny.images(num=6).valid
-    train_prior(opened(tmp_path, config), config, parts, fitted, data.train, few)
+    train_prior(opened(tmp_path, config), config, parts, fitted, data.train, few, make_accelerator(config))
     shares = fitted.log_probs.exp()[0] * (32 + 1)  # one pseudo count is spread over the codes
     torch.testing.assert_close((shares - 1 / 3).round(), shares - 1 / 3, atol=1e-3, rtol=0)

@@ -94,10 +94,9 @@ def test_a_batch_differs_from_step_to_step_and_its_shares_are_as_asked(tmp_path,
 def test_processes_share_a_batch_out_and_no_crop_is_seen_twice(tmp_path, monkeypatch):
     batches = Batches(config_of({"batch_size": 2}), crops_in(tmp_path), tiny_pipeline(), CPU)
     whole = [batches._indices(step) for step in range(3)]
-    monkeypatch.setattr(batching, "share_of_batch", lambda size: size // 2)
     parts = []
-    for place in (0, 1):
-        monkeypatch.setattr(batching, "rank", lambda place=place: place)
+    for mine in (slice(0, 1), slice(1, 2)):
+        monkeypatch.setattr(batching, "own_part", lambda size, mine=mine: mine)
         parts.append([batches._indices(step) for step in range(3)])
     assert [[*a, *b] for a, b in zip(*parts, strict=True)] == whole
     assert len({index for step in whole for index in step}) == 6
@@ -122,7 +121,8 @@ def test_held_out_cases_differ_in_what_is_told_alone(monkeypatch):
     seed_all(7, "held_out")
     x0, hint = latents(pipeline, batch.clean), latents(pipeline, batch.keys)
     noise, text = torch.randn_like(x0), pipeline.encode_prompt("", "", guided=False).expand(3, -1, -1)
-    given, sigma = conditions(pipeline, batch, hint), pipeline.scheduler.sigmas[499].item()
+    given = conditions(pipeline, batch, hint, torch.randn_like(hint))
+    sigma = pipeline.scheduler.sigmas[499].item()
     alpha = math.sqrt(1 - sigma**2)
     x, target = alpha * x0 + sigma * noise, alpha * noise - sigma * x0
     last_first = [2, 0, 1]
