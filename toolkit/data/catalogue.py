@@ -50,6 +50,7 @@ class Row:
     available: str
 
 
+ARCHIVES = (".zip", ".npz", ".npy")  # of images, read as folders are
 _MNIST = "CC BY-SA 3.0"
 _OWN = "its owner's"
 _FREE = "free to redistribute"
@@ -74,7 +75,7 @@ CATALOGUE: dict[str, Entry] = {
     "crossfire": Entry(
         "images", "4,369 x 3x32x32, 14 classes", "GPL-2.0", "toolkit.data.images.crossfire:load_crossfire", "crossfire"
     ),
-    "folder": Entry("images", "any folder of images", _OWN, "toolkit.data.images.folder:load_folder", needs_path=True),
+    "folder": Entry("images", "your images, or a zip", _OWN, "toolkit.data.images.folder:load_folder", needs_path=True),
     "imagenet64": Entry(
         "images",
         "1.28 M x 3x64x64, 1,000 classes",
@@ -152,8 +153,11 @@ def check(config: Data | EpisodeData) -> None:
         raise UserError(
             f"data.path={config.path}: data.name={config.name} reads no files; for your own, use data=folder"
         )
-    if not Path(config.path).expanduser().is_dir():
-        what = "is a file, not a folder" if Path(config.path).expanduser().is_file() else "no such folder"
+    path = Path(config.path).expanduser()
+    archives = ARCHIVES if entry.kind == "images" and entry.needs_path else ()
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in archives):
+        allowed = f" (nor one of {', '.join(archives)})" if archives else ""
+        what = f"is a file, not a folder{allowed}" if path.is_file() else "no such folder"
         raise UserError(f"data.path={config.path}: {what}")
 
 

@@ -18,16 +18,22 @@ from tests.ivideogpt import tiny
 from toolkit.data.episodes.environments import PushSpriteEnv
 from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import UserError
-from toolkit.ivideogpt.control.play import Game, _Handler, make_game, make_server
+from toolkit.ivideogpt.control import play
+from toolkit.ivideogpt.control.games import MOST_WORLDS, Game, Games, make_game
+from toolkit.ivideogpt.control.play import _Handler, make_server
 from toolkit.ivideogpt.measure.tracking import TRACKED, locate
 from toolkit.ivideogpt.rollout import imagine
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.sampling import Sampling
 
 
+def push_sprite():
+    return PushSpriteEnv(tiny.SIZE)
+
+
 @pytest.fixture
 def url():
-    game = Game(tiny.world(), "push_sprite", PushSpriteEnv(tiny.SIZE), None)
+    game = Game(tiny.world(), "push_sprite", push_sprite, None)
     server = make_server(game, 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -54,28 +60,135 @@ def test_the_world_is_driven_by_requests(url):
     assert info["low"] == [-1, -1] and info["truth"] and info["right"] == 0
     begun = ask(url + "/reset", {"start": 3, "seed": 1})
     assert begun["t"] == 0 and begun["frame"].startswith("data:image/png;base64,") and begun["frame"] == begun["truth"]
-    seen = [ask(url + "/step", {"action": [1, 0]}) for _ in range(2)]
+    own = {"world": begun["world"]}
+    seen = [ask(url + "/step", own | {"action": [1, 0]}) for _ in range(2)]
     assert [one["t"] for one in seen] == [1, 2] and isinstance(seen[0]["reward"], float)
-    ask(url + "/reset", {"start": 3, "seed": 1})
-    assert ask(url + "/step", {"action": [1, 0]}) == seen[0]
-    ask(url + "/reset", {"start": 3, "seed": 1})
-    assert ask(url + "/step", {"action": [-1, 0]})["frame"] != seen[0]["frame"]
+    assert ask(url + "/reset", own | {"start": 3, "seed": 1})["world"] == begun["world"]
+    assert ask(url + "/step", own | {"action": [1, 0]}) == seen[0]
+    assert ask(url + "/step", own | {"action": [1, 0]}) == seen[1]
+    back = ask(url + "/undo", own)
+    assert (back["t"], back["frame"], back["truth"]) == (1, seen[0]["frame"], seen[0]["truth"])
+    assert ask(url + "/undo", own)["frame"] == begun["frame"]
+    assert refused(url + "/undo", own) == (400, "nothing to undo")
+    assert ask(url + "/step", own | {"action": [-1, 0]})["frame"] != seen[0]["frame"]
 
 
 def test_past_the_positions_the_context_is_renewed_and_said(url):
-    ask(url + "/reset", {"start": 3, "seed": 1})
+    own = {"world": ask(url + "/reset", {"start": 3, "seed": 1})["world"]}
     most = tiny.world().spec.max_future
-    said = [ask(url + "/step", {"action": [0, 0]})["recontextualised"] for _ in range(most + 1)]
+    said = [ask(url + "/step", own | {"action": [0, 0]})["recontextualised"] for _ in range(most + 1)]
     assert said == [False] * most + [True]
+    assert refused(url + "/undo", own) == (400, "nothing to undo: the context was renewed here")
 
 
 def test_bad_requests_get_one_line(url):
-    ask(url + "/reset", {"start": 3, "seed": 1})
-    assert refused(url + "/step", {"action": [1, 0, 0]})[0] == 400
-    assert "not finite" in refused(url + "/step", {"action": [float("nan"), 0]})[1]
-    assert refused(url + "/step", {"go": 1})[0] == 400
-    assert refused(url + "/step", [1, 2])[0] == 400
-    assert refused(url + "/else")[0] == 404 and refused(url + "/else", {})[0] == 404
+    own = {"world": ask(url + "/reset", {"start": 3, "seed": 1})["world"]}
+    assert refused(url + "/step", own | {"action": [1, 0, 0]})[0] == 400
+    assert "not finite" in refused(url + "/step", own | {"action": [float("nan"), 0]})[1]
+    for wrong in (None, 1, "1", {"a": 1}, [[1, 0]], ["1", "0"], [True, False], [None, 0]):
+        assert refused(url + "/step", own | {"action": wrong}) == (400, "action: expected a list of numbers")
+    assert refused(url + "/step", [1, 2]) == (400, "expected a JSON object, found list")
+    for wrong in (None, 0.5, "3", [3], True, {}):
+        assert refused(url + "/reset", own | {"start": wrong, "seed": 0}) == (400, "start: expected a whole number")
+    for wrong in (7, None, ["x"]):
+        assert refused(url + "/step", {"world": wrong, "action": [0, 0]})[0] == 400
+    for path in ("/else", "/../../../../etc/passwd", "/play.py", "/%2e%2e/play.py", "/" + "x" * 5000):
+        code, said = refused(url + path)
+        assert code == 404 and said.endswith(": no such page") and len(said) < 250
+        assert refused(url + path, {})[0] == 404
+
+
+def test_whatever_is_sent_is_answered_in_one_line_of_json(url, capfd):
+    rng = np.random.default_rng(0)
+    heads = {
+        "huge": "POST /reset HTTP/1.1\r\nContent-Length: 99999999",
+        "word": "POST /reset HTTP/1.1\r\nContent-Length: 1e3",
+        "none": "POST /step HTTP/1.1",
+        "put": "PUT / HTTP/1.1",
+        "head": "HEAD / HTTP/1.1",
+        "version": "GET /info HTTP/9.9",
+        "words": "GET /info of yours HTTP/1.1",
+        "endless": "GET /" + "a" * 70_000 + " HTTP/1.1",
+        "headers": "GET /info HTTP/1.1\r\n" + "\r\n".join(f"X-{n}: 1" for n in range(200)),
+        "lines": "GET /info HTTP/1.1\r\nX: " + "a" * 70_000,
+    }
+    for name, head in heads.items():
+        answer = answers(url, *head.split("\r\n"))
+        top, _, body = answer.partition("\r\n\r\n")
+        assert top.split()[1].startswith("4"), (name, answer[:200])
+        assert body.count("\n") == 0 and (name == "head" or json.loads(body)["error"]), (name, answer[:200])
+    assert answers(url, *heads["huge"].split("\r\n")).startswith("HTTP/1.0 413")
+    for _ in range(60):
+        body = bytes(rng.integers(0, 256, rng.integers(0, 80), dtype=np.uint8))
+        request = urllib.request.Request(url + rng.choice(["/reset", "/step", "/undo"]), body)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=10)
+        assert caught.value.code == 400 and json.loads(caught.value.read())["error"].startswith(
+            ("not JSON", "expected")
+        )
+    assert ask(url + "/info")["truth"] and capfd.readouterr().err == ""
+
+
+def test_a_request_that_drips_in_for_ever_is_hung_up_on(url, monkeypatch):
+    monkeypatch.setattr(play, "REQUEST_S", 0.3)
+    host, port = url.removeprefix("http://").split(":")
+    started = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=10) as link:
+        link.sendall(f"POST /reset HTTP/1.0\r\nHost: {host}:{port}\r\nContent-Length: 100\r\n\r\n".encode())
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - started < 8:  # less than the wait for the next byte
+                link.sendall(b" ")
+                time.sleep(0.03)
+
+
+def test_every_page_has_a_world_of_its_own_and_the_longest_idle_one_ends(url):
+    one, two = ({"world": ask(url + "/reset", {"start": start, "seed": 1})["world"]} for start in (3, 4))
+    seen = ask(url + "/step", one | {"action": [1, 0]})
+    ask(url + "/step", two | {"action": [0, 1]})
+    assert ask(url + "/step", one | {"action": [1, 0]})["t"] == 2
+    for start in range(MOST_WORLDS - 1):  # the second is idle longest now
+        ask(url + "/reset", {"start": start, "seed": 0})
+    code, said = refused(url + "/step", two | {"action": [0, 1]})
+    assert code == 410 and said.startswith("this world is not open any more: 8 are at a time") and "begin anew" in said
+    assert ask(url + "/undo", one)["frame"] == seen["frame"]
+    assert refused(url + "/step", {"world": "x" * 9000, "action": [0, 0]})[0] == 410
+
+
+def test_worlds_are_bounded_and_their_simulators_closed():
+    closed = []
+
+    class Env(PushSpriteEnv):
+        def close(self):
+            closed.append(self)
+
+    games = Games(Game(tiny.world(), "push_sprite", lambda: Env(tiny.SIZE), None), most=2)
+    words = [games.open() for _ in range(4)]
+    assert len(closed) == 2 and len(games._open) == 2 and len({*words}) == 4
+    games.game(words[2])
+    games.open()
+    assert games.game(words[2]) and words[3] not in games._open
+
+
+def test_a_simulator_that_breaks_is_a_line_and_the_server_goes_on(url, monkeypatch, capfd):
+    own = {"world": ask(url + "/reset", {"start": 3, "seed": 1})["world"]}
+    with monkeypatch.context() as patch:
+        patch.setattr(PushSpriteEnv, "step", lambda *_: 1 / 0)
+        assert refused(url + "/step", own | {"action": [0, 0]}) == (500, "ZeroDivisionError: division by zero")
+    assert capfd.readouterr().err == "play: ZeroDivisionError: division by zero\n"
+    assert ask(url + "/step", own | {"action": [0, 0]})["t"] == 1
+
+
+def test_a_true_episode_that_is_over_is_said_and_not_stepped_on():
+    class Ends(PushSpriteEnv):
+        def step(self, action):
+            frame, reward, _, _, info = super().step(action)
+            return frame, reward, True, False, info
+
+    game = Game(tiny.world(), None, lambda: Ends(tiny.SIZE), None)
+    game.reset(0, 0)
+    first, second = game.step([1, 0]), game.step([1, 0])
+    assert first["ended"] and first["truth"] and second["ended"] and second["truth"] is None and second["frame"]
+    assert game.undo()["truth"] == first["truth"] and not game.undo()["ended"]
 
 
 def test_only_this_machines_own_page_may_ask(url):
@@ -86,7 +199,7 @@ def test_only_this_machines_own_page_may_ask(url):
 def test_a_taken_port_and_models_that_cannot_be_driven_are_refused(url, tmp_path):
     port = int(url.rsplit(":", 1)[1])
     with pytest.raises(UserError, match=f"--port={port}: cannot be used"):
-        make_server(Game(tiny.world(), "push_sprite", PushSpriteEnv(16), None), port)
+        make_server(Game(tiny.world(), "push_sprite", push_sprite, None), port)
     tiny.world(action_dim=0).save_pretrained(tmp_path / "free")
     with pytest.raises(UserError, match="action-free model"):
         make_game(tmp_path / "free")
@@ -150,8 +263,6 @@ def test_keys_change_the_imagined_frames_in_a_browser(url, tmp_path, monkeypatch
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    from toolkit.ivideogpt.control import play
-
     page = play.Path(play.__file__).with_name("play.html").read_text()
     original = play.Path.read_bytes
     monkeypatch.setattr(
@@ -188,14 +299,16 @@ def answers(url, *lines):
 
 
 def test_no_world_before_reset_and_starts_that_are_none(url):
-    assert refused(url + "/step", {"action": [1, 0]}) == (400, "no world yet: /reset comes before /step")
+    assert refused(url + "/step", {"action": [1, 0]}) == (400, "world: expected the word that /reset gave")
+    with pytest.raises(UserError, match="no world yet: /reset comes before /step"):
+        Game(tiny.world(), None, push_sprite, None).step([1, 0])
     for start in (-1, 2**31, float("inf")):
         code, message = refused(url + "/reset", {"start": start, "seed": 0})
         assert code == 400 and message
     assert "seed=-1: there are" in refused(url + "/reset", {"start": 0, "seed": -1})[1]
-    ask(url + "/reset", {"start": 0, "seed": 0})
-    assert refused(url + "/step", {"action": [10**400, 0]})[0] == 400
-    assert "not finite" in refused(url + "/step", {"action": [1e40, 0]})[1]
+    own = {"world": ask(url + "/reset", {"start": 0, "seed": 0})["world"]}
+    assert "not finite" in refused(url + "/step", own | {"action": [10**400, 0]})[1]
+    assert "not finite" in refused(url + "/step", own | {"action": [1e40, 0]})[1]
 
 
 def test_a_request_says_how_long_it_is_and_does_not_stall(url, monkeypatch):
@@ -239,7 +352,7 @@ def test_deep_nesting_is_refused(url):
 
 def test_of_a_choice_the_largest_entry_is_acted_in_both_worlds():
     plain = tiny.world()
-    game = Game(WorldModel(plain.tokenizer, plain.transformer, discrete=2), None, PushSpriteEnv(tiny.SIZE), None)
+    game = Game(WorldModel(plain.tokenizer, plain.transformer, discrete=2), None, push_sprite, None)
     assert game.info()["discrete"] == 2
     seen = []
     for action in ([0.2, 0.1], [1.0, 0.0], [0.0, 1.0]):
@@ -252,10 +365,10 @@ def test_play_draws_as_the_model_says():
     plain, own = tiny.world(), Sampling(temperature=0.01, top_k=1)
     told = plain.begin(PushSpriteEnv(tiny.SIZE).reset(seed=3)[0][None, None], [1])
     expected = plain.step(told, np.float32([[1, 0]]), own)[1]
-    game = Game(WorldModel(plain.tokenizer, plain.transformer, sampling=own), None, PushSpriteEnv(tiny.SIZE), None)
+    game = Game(WorldModel(plain.tokenizer, plain.transformer, sampling=own), None, push_sprite, None)
     game.reset(3, 1)
     assert game.step([1, 0])["entropy"] == float(expected.entropy[0])
-    assert (game.state.observation == expected.frame).all()
+    assert (game.states[-1].observation == expected.frame).all()
     assert make_game(None).world.sampling == Sampling(temperature=0.5)
 
 

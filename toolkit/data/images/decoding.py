@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from toolkit.data.images.archives import ArchivePath
 from toolkit.errors import UserError
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
@@ -33,7 +34,7 @@ def opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
     """The picture, its header read. Raises UserError, also for what goes wrong within the block, naming the file."""
     try:
         Image.MAX_IMAGE_PIXELS = max_pixels  # from here Pillow warns, and refuses twice as many
-        with Image.open(path) as image:
+        with path.image() if isinstance(path, ArchivePath) else Image.open(path) as image:
             if image.width * image.height > max_pixels:
                 raise UserError(f"{path}: {_too_large(f'{image.width}x{image.height} pixels', max_pixels)}")
             yield image

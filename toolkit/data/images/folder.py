@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy as np
 import torch
 
 from toolkit.data.config import Data
+from toolkit.data.images.archives import ArchivePath, StackArchive, as_folder, stack_of
 from toolkit.data.images.decoding import Reading, decode
 from toolkit.data.images.images import Headers, check_depth, check_images
-from toolkit.data.images.layout import Found, find_splits
-from toolkit.data.images.store import PixelStore
+from toolkit.data.images.layout import Found, enter, find_splits
+from toolkit.data.images.store import PixelStore, StackStore
 from toolkit.data.sets import Batch, Dataset, Indices, MemorySplit, Split, fixed_subset, limit_train
 from toolkit.data.splits import hold_out_named
-from toolkit.errors import UserError
+from toolkit.errors import UserError, few
 
 FEW_PIXELS = 2**27  # of the files: a few seconds of decoding, which also checks every file to its end
 IN_MEMORY_BYTES = 2**29  # of the decoded images
@@ -39,7 +41,7 @@ class FolderSplit:
         reading: Reading,
         conditional: bool,
         root: Path,
-        store: PixelStore | None,
+        store: PixelStore | StackStore | None,
     ):
         self.files, self.rows, self.labels = [files[row] for row in rows], rows, labels
         self.reading, self.root, self.store = reading, root, store
@@ -112,18 +114,28 @@ def load_folder(config: Data, seed: int) -> Dataset:
 def image_folder(config: Data, size_px: int | None) -> Dataset:
     """``load_folder`` with its own ``size_px`` (imagenet64 and imagenet128 have a default)."""
     assert config.path is not None
-    root = Path(config.path).expanduser()
-    parts = _find(root, config.class_labels)
+    root = as_folder(Path(config.path).expanduser())
+    stack = stack_of(root)
+    if stack is not None:
+        parts, headers = {"train": _rows_of(root, stack, config.class_labels)}, _headers_of(stack)
+        files = parts["train"].files
+    else:
+        root = enter(root) if isinstance(root, ArchivePath) else root
+        parts = _find(root, config.class_labels)
+        listed = [file for part in parts.values() for file in part.files]
+        headers, good = check_images(listed, config.max_pixels, config.skip_bad)
+        parts = _readable(root, parts, good)
+        files = [file for part in parts.values() for file in part.files]
+        check_depth(files, config.max_pixels)
     class_names = parts["train"].class_names
-    listed = [file for part in parts.values() for file in part.files]
-    headers, good = check_images(listed, config.max_pixels, config.skip_bad)
-    parts = _readable(root, parts, good)
-    files = [file for part in parts.values() for file in part.files]
-    check_depth(files, config.max_pixels)
     reading = Reading(_shape(config, size_px, files, headers), config.resize if size_px else None, config.max_pixels)
     num_bytes, is_quick = len(files) * math.prod(reading.shape), int(headers.sizes.prod(axis=1).sum()) <= FEW_PIXELS
     fits, is_kept = num_bytes <= IN_MEMORY_BYTES, config.cache and not is_quick
-    store = PixelStore(root, files, reading, is_kept or not fits) if fits or config.cache else None
+    store: PixelStore | StackStore | None = None
+    if stack is not None and reading.shape == (stack.pixels.shape[-1], *stack.pixels.shape[1:3]):
+        store = StackStore(stack)
+    elif fits or config.cache:
+        store = PixelStore(root, files, reading, is_kept or not fits)
     made: dict[str, Split] = {}
     for name, (rows, labels) in _splits(root, parts, config).items():
         split = FolderSplit(files, rows, labels, reading, config.class_labels, root, store)
@@ -152,6 +164,24 @@ def _find(root: Path, are_given: bool) -> dict[str, Found]:
         return found
     same = all(classed[name].files == part.files for name, part in found.items())
     return classed if same else found
+
+
+def _rows_of(root: Path, stack: StackArchive, are_given: bool) -> Found:
+    """The rows of a stack as files. UserError where there is one class only and networks are to see classes."""
+    files = [root / name for name in stack.entries("")]
+    if stack.labels is None:
+        return Found(files, None, (), Counter())
+    values, labels = np.unique(stack.labels, return_inverse=True)
+    if len(values) < 2 and are_given:
+        raise UserError(f"{root}: one class only ({values[0]}); give two or more, or set data.class_labels=false")
+    counts = few([f"{value} {count}" for value, count in zip(values, np.bincount(labels), strict=True)])
+    _log.info("%s: %d images of %d classes: %s", root, len(files), len(values), counts)
+    return Found(files, labels.astype(np.int64), tuple(map(str, values)), Counter())
+
+
+def _headers_of(stack: StackArchive) -> Headers:
+    num, height, width, channels = stack.pixels.shape
+    return Headers(np.tile(np.array([width, height]), (num, 1)), np.full(num, channels == 1))
 
 
 def _readable(root: Path, parts: dict[str, Found], good: np.ndarray) -> dict[str, Found]:

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import struct
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from toolkit.data.config import Data
+from toolkit.data.images.arrays import stored_array
 from toolkit.data.images.folder import image_folder
 from toolkit.data.sets import Batch, Dataset, Indices, fixed_subset, hold_out, limit_train
 from toolkit.errors import UserError
-
-_DAMAGES = (  # what zipfile and numpy's reader of headers raise on arbitrary bytes
-    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, OSError, EOFError, SyntaxError),
-    *(ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError, RuntimeError),
-)
 
 
 def load_imagenet64(config: Data, seed: int) -> Dataset:
@@ -29,7 +20,7 @@ def load_imagenet64(config: Data, seed: int) -> Dataset:
     (Chrabaszcz et al. 2017) as they are."""
     assert config.path is not None
     root = Path(config.path).expanduser()
-    if list(root.glob("train_data_batch_*.npz")):
+    if root.is_dir() and list(root.glob("train_data_batch_*.npz")):
         return _load_batches(config, root, 64)
     return image_folder(config, config.size_px or 64)
 
@@ -121,37 +112,3 @@ def _read_part(files: list[Path], side: int) -> tuple[list[np.ndarray], np.ndarr
             raise UserError(f"{file}: 'labels' are not {len(arrays[-1])} whole numbers, the first class being 1")
         labels.append(np.asarray(own, np.int64) - 1)
     return arrays, np.concatenate(labels)
-
-
-def stored_array(path: Path, name: str) -> np.ndarray:
-    """Array ``name`` of an uncompressed .npz, memory-mapped; its values are not held against the archive's checksum.
-
-    Raises UserError for a file that is damaged, lacks the array, is compressed or holds objects.
-    """
-    try:
-        return _mapped(path, f"{name}.npy")
-    except UserError:
-        raise
-    except _DAMAGES as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(f"{path}: not an .npz file with an array called {name} ({reason})") from error
-
-
-def _mapped(path: Path, member: str) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo(member)
-        archive.open(info).close()  # holds the local header against the directory
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise UserError(f"{path}: is compressed, so it cannot be read by rows; rewrite it with numpy.savez")
-    with open(path, "rb") as file:
-        file.seek(info.header_offset + 26)  # the local header's two variable lengths; 30 bytes precede the rest
-        begin = sum(struct.unpack("<HH", file.read(4))) + info.header_offset + 30
-        file.seek(begin)
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(file)
-        if dtype.hasobject:
-            raise UserError(f"{path}: {member} holds pickled objects, which are not read")
-        if file.tell() - begin + math.prod(shape) * dtype.itemsize != info.file_size or not math.prod(shape):
-            raise ValueError(f"its shape {shape} does not fit its {info.file_size} bytes")
-        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from toolkit.data.fetching import cache_root
+from toolkit.data.images.archives import ArchivePath
 from toolkit.data.images.decoding import opened, to_array
 from toolkit.data.sets import fixed_subset
 from toolkit.errors import UserError, few, refuse_files
@@ -118,7 +119,9 @@ def _some(files: list[Path]) -> list[Path]:
 def _brightest_of_16_bit(path: Path, max_pixels: int) -> int | None:
     """The largest value in 0..255 of a picture that has 16 bits; None for any other."""
     with opened(path, max_pixels) as image:
-        is_deep = image.mode.startswith("I") or ";16" in str(image.tile)  # Pillow cuts 16-bit colour to 8
+        is_deep = image.mode.startswith("I") or ";16" in str(
+            getattr(image, "tile", "")
+        )  # Pillow cuts 16-bit colour to 8
         return int(to_array(image, channels=3).max()) if is_deep else None
 
 
@@ -134,6 +137,8 @@ def _check_file(path: Path, max_pixels: int, whole: bool) -> tuple[int, int, boo
 
 
 def _ends_well(path: Path, kind: str | None) -> bool:
+    if isinstance(path, ArchivePath):  # it was read whole, and held against the archive's checksum
+        return True
     mark = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}.get(kind or "")
     if mark is None:
         return False

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from toolkit.data.images.archives import ArchivePath
 from toolkit.data.images.labels import NAMES, labels_file, labels_of, read_labels
 from toolkit.data.splits import split_folders, split_of
 from toolkit.errors import UserError, few
@@ -33,6 +34,14 @@ class Found(NamedTuple):
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     skipped: Counter[str]
+
+
+def enter(root: Path) -> Path:
+    """The folder inside of an archive that holds everything, where it is neither a split nor with anything beside."""
+    inside = [entry for entry in _entries(root) if not entry.name.startswith("__")]
+    if len(inside) == 1 and inside[0].is_folder and not split_of(root / inside[0].name):
+        return enter(root / inside[0].name)
+    return root
 
 
 @functools.cache
@@ -184,16 +193,26 @@ def _counts(skipped: Counter[str]) -> str:
 # -- walking ---------------------------------------------------------------------------------------------------------
 
 
-def _entries(folder: Path) -> list[os.DirEntry]:
+class Entry(NamedTuple):
+    """One thing in a folder. A link to a folder is one; a link that leads to itself is not."""
+
+    name: str
+    is_folder: bool
+
+
+def _entries(folder: Path) -> list[Entry]:
     """What is in ``folder`` and not hidden, sorted by name."""
-    try:
-        return sorted((entry for entry in os.scandir(folder) if entry.name[0] != "."), key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
+    if isinstance(folder, ArchivePath):
+        found = [Entry(name, is_folder) for name, is_folder in folder.entries()]
+    else:
+        try:
+            found = [Entry(entry.name, _is_folder(entry)) for entry in os.scandir(folder)]
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
+    return sorted(entry for entry in found if entry.name[0] != ".")
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    """Whether it is a folder or a link to one; a link that leads to itself is neither."""
     try:
         return entry.is_dir()
     except OSError:
@@ -201,7 +220,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _entries(folder) if _is_folder(entry) and not entry.name.startswith("__")]
+    return [folder / entry.name for entry in _entries(folder) if entry.is_folder and not entry.name.startswith("__")]
 
 
 def _is_image(name: str) -> bool:
@@ -214,7 +233,7 @@ def _suffix(name: str) -> str:
 
 def _others_in(folder: Path) -> Counter[str]:
     """Files directly in ``folder`` that are neither images nor labels, by suffix."""
-    names = [entry.name for entry in _entries(folder) if not _is_folder(entry)]
+    names = [entry.name for entry in _entries(folder) if not entry.is_folder]
     return Counter(_suffix(name) for name in names if not _is_image(name) and name not in NAMES)
 
 
@@ -229,7 +248,7 @@ def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
         real = os.path.realpath(place)
         if real not in seen:
             seen.add(real)
-            files += [Path(e.path) for e in _entries(place) if _is_image(e.name) and not _is_folder(e)]
+            files += [place / entry.name for entry in _entries(place) if _is_image(entry.name) and not entry.is_folder]
             skipped += _others_in(place)
             waiting += reversed(_subfolders(place))
     return files, skipped

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from toolkit.data.fetching import cache_root
+from toolkit.data.images.archives import StackArchive
 from toolkit.data.images.decoding import Reading, decode
 from toolkit.errors import UserError, refuse_files
 from toolkit.runs import progress
@@ -122,3 +123,17 @@ class PixelStore:
         if older and older != self.path.name:
             (self.path.parent / Path(older).name).unlink(missing_ok=True)
         note.write_text(self.path.name, encoding="utf-8")
+
+
+class StackStore:
+    """The pixels of a stack that has the size and the channels asked for: they need neither decoding nor a copy."""
+
+    def __init__(self, stack: StackArchive) -> None:
+        self._pixels = np.moveaxis(stack.pixels, -1, 1)
+
+    def is_made(self) -> bool:
+        return True
+
+    def pixels(self) -> np.ndarray:
+        """uint8 (n, C, H, W), memory-mapped."""
+        return self._pixels

@@ -281,10 +281,14 @@ class WorldModelVectorEnv(VectorEnv):
         fresh = self.worlds.begin(np.stack([context for context, _ in chosen]), luck)
         return fresh, np.array([number for _, number in chosen])
 
+    def _without(self, rows: list[int]) -> list[int]:
+        """The other rows."""
+        return [row for row in range(self.num_envs) if row not in rows]
+
     def _put(self, rows: list[int], fresh: State, others: State | None = None) -> None:
         """``fresh`` becomes ``rows``; ``others`` the remaining ones, None: they stay as they are."""
-        rest = np.setdiff1d(np.arange(self.num_envs), rows)
-        if len(rest):
+        rest = self._without(rows)
+        if rest:
             assert self.state is not None
             kept = self.state.select(rest) if others is None else others
             self.state = self.worlds.world.join([kept, fresh], [rest, rows])
@@ -300,11 +304,11 @@ class WorldModelVectorEnv(VectorEnv):
         again = np.flatnonzero(self.ended).tolist()
         if again and self.autoreset == AutoresetMode.DISABLED:
             raise gymnasium.error.ResetNeeded(f"rows {again} have ended: reset(options={{'reset_mask': ...}}) first")
-        rest = np.setdiff1d(np.arange(self.num_envs), again)
+        rest = self._without(again)
         frames, rewards = np.zeros((self.num_envs, *self.worlds.starts.shape[2:]), np.uint8), np.zeros(self.num_envs)
         info: dict[str, Any] = {"logprob": np.zeros(self.num_envs), "entropy": np.zeros(self.num_envs)}
         moved = self.state
-        if len(rest):
+        if rest:
             moved, pred = self.worlds.step(self.state.select(rest) if again else self.state, np.asarray(actions)[rest])
             frames[rest] = pred.frame.cpu().numpy()
             rewards[rest] = 0.0 if pred.reward is None else pred.reward.cpu().numpy()

@@ -1,182 +1,167 @@
 """``toolkit play RUN``: a page on this machine's loopback where keys and sliders drive the imagined world.
 
 The standard library's server, bound to 127.0.0.1 alone; requests that name another host are refused, so no other page
-in the browser can reach it. Where the simulator that the data came from is here, the truth is shown beside.
+in the browser can reach it. Every page has a world of its own. Whatever is sent, the answer is one line of JSON.
 """
 
 from __future__ import annotations
 
-import base64
-import io
+import contextlib
 import json
+import socket
 import sys
 import threading
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-
-from toolkit.data.config import EpisodeData
-from toolkit.data.episodes.environments import ImageEnv, find, is_known, one_hot
-from toolkit.data.episodes.episode import EpisodeSpec, read_episode
-from toolkit.data.episodes.sets import PUSH_OPTIONS
 from toolkit.errors import UserError
-from toolkit.ivideogpt.build import load_world
-from toolkit.ivideogpt.control.env import action_range
-from toolkit.ivideogpt.control.packed import unpack
-from toolkit.runs.reading import read_record
-from toolkit.schema import check
-from toolkit.zoo.world.model import WorldModel
-from toolkit.zoo.world.state import State
+from toolkit.ivideogpt.control.games import Game, Games, Gone, make_game
 
 HOST = "127.0.0.1"
-SHIPPED = Path(__file__).parents[1] / "weights" / "push.safetensors"
 MOST_BODY = 10_000  # bytes of a request
-MOST_STARTS = 2**31  # worlds of a simulator
+MOST_CONNECTIONS = 64  # at a time
 WAIT_S = 10  # for the next bytes of a request
-KEYS = {  # by environment: which action the right and down arrows raise
-    "push_sprite": (0, 1),
-    "pusht": (0, 1),
-    "kuka": (1, 0),
-}
+REQUEST_S = 20  # for all bytes of a request
+SHOWN = 200  # characters of what was sent that an answer repeats
 
 
-class Game:
-    """One imagined world that a page drives, and the true one beside it where there is a simulator."""
+class _Refused(UserError):
+    """A request that is answered with ``status``."""
 
-    def __init__(self, world: WorldModel, env_name: str | None, env: ImageEnv | None, starts: NDArray[np.uint8] | None):
-        self.world, self.env_name, self.env, self.starts = world, env_name, env, starts
-        self.state: State | None = None
-        self.t = 0
-        self.lock = threading.Lock()
-
-    def info(self) -> dict[str, Any]:
-        """What the page needs to draw its controls."""
-        spec = self.world.spec
-        low, high = action_range(self.world)
-        right, down = KEYS.get(self.env_name or "", (0, min(1, spec.action_dim - 1)))
-        return {
-            "resolution": spec.resolution,
-            "low": low.tolist(),
-            "high": high.tolist(),
-            "discrete": self.world.config["discrete"],
-            "right": right,
-            "down": down,
-            "truth": self.env is not None,
-            "max_future": spec.max_future,
-            "num_starts": self.num_starts,
-        }
-
-    @property
-    def num_starts(self) -> int:
-        """Starts are 0 .. ``num_starts`` - 1."""
-        return MOST_STARTS if self.starts is None else len(self.starts)
-
-    def reset(self, start: int, seed: int) -> dict[str, Any]:
-        """Begin at a start (a seed of the simulator, or a number among the contexts) with luck ``seed``."""
-        for name, value, most in (("start", start, self.num_starts), ("seed", seed, 2**63)):
-            if not 0 <= value < most:
-                raise UserError(f"{name}={value}: there are 0..{most - 1}")
-        if self.env is None:
-            assert self.starts is not None
-            context = self.starts[start]
-        else:
-            frame, _ = self.env.reset(seed=start)
-            still = np.zeros(self.world.spec.action_dim, np.float32)
-            context = np.stack([frame] + [self.env.step(still)[0] for _ in range(self.world.spec.T0 - 1)])
-        self.state, self.t = self.world.begin(context[None], [seed]), 0
-        return {"t": 0, "frame": _png(context[-1]), "truth": _png(context[-1]) if self.env else None}
-
-    def step(self, action: list[float]) -> dict[str, Any]:
-        """One frame further."""
-        if self.state is None:
-            raise UserError("no world yet: /reset comes before /step")
-        wanted = np.asarray(action, np.float64)
-        if not np.isfinite(wanted).all():
-            raise UserError("action: holds values that are not finite")
-        rows = one_hot(wanted[None], self.world.config["discrete"])
-        self.state, pred = self.world.step(self.state, rows, on_overflow="recontext")
-        self.t += 1
-        return {
-            "t": self.t,
-            "frame": _png(pred.frame[0].cpu().numpy()),
-            "truth": _png(self.env.step(rows[0].astype(np.float32))[0]) if self.env else None,
-            "reward": None if pred.reward is None else float(pred.reward[0]),
-            "entropy": float(pred.entropy[0]),
-            "recontextualised": pred.recontextualised,
-        }
-
-
-def _png(frame: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    def __init__(self, status: HTTPStatus, message: str):
+        super().__init__(message)
+        self.status = status
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """GET / and /info, POST /reset and /step; everything else is refused."""
+    """GET / and /info; POST /reset, /step and /undo; everything else is refused in a line."""
 
-    game: Game
+    games: Games
     timeout = WAIT_S
 
+    def setup(self) -> None:
+        """Start the clock of the whole request: bytes that drip in for ever do not hold a thread for ever."""
+        super().setup()
+        self.clock = threading.Timer(REQUEST_S, self._hang_up)
+        self.clock.daemon = True
+        self.clock.start()
+
+    def finish(self) -> None:
+        """The clock ends with the request."""
+        self.clock.cancel()
+        super().finish()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RD)  # whoever waits for bytes reads an end
+
     def do_GET(self) -> None:
-        if not self._trusted():
-            return
-        if self.path == "/":
-            page = Path(__file__).with_name("play.html").read_bytes()
-            self._send(HTTPStatus.OK, page, "text/html; charset=utf-8")
-        elif self.path == "/info":
-            self._json(HTTPStatus.OK, self.game.info())
-        else:
-            self._json(HTTPStatus.NOT_FOUND, {"error": f"{self.path}: no such page"})
+        """The page, or what it needs to know."""
+        self._answer(self._get)
 
     def do_POST(self) -> None:
-        if not self._trusted():
-            return
-        try:
-            length = int(self.headers.get("Content-Length") or 0)
-            if not 0 <= length <= MOST_BODY:
-                raise ValueError(f"Content-Length: {length}: expected 0..{MOST_BODY} bytes")
-            body = json.loads(self.rfile.read(length))
-            with self.game.lock:
-                if self.path == "/reset":
-                    answer = self.game.reset(int(body["start"]), int(body["seed"]))
-                elif self.path == "/step":
-                    answer = self.game.step([float(value) for value in body["action"]])
-                else:
-                    self._json(HTTPStatus.NOT_FOUND, {"error": f"{self.path}: no such page"})
-                    return
-        except TimeoutError:
-            self._json(HTTPStatus.REQUEST_TIMEOUT, {"error": f"nothing came for {self.timeout} seconds"})
-            return
-        except RecursionError:
-            self._json(HTTPStatus.BAD_REQUEST, {"error": "nested too deeply"})
-            return
-        except (UserError, ValueError, KeyError, TypeError, OverflowError) as error:
-            self._json(HTTPStatus.BAD_REQUEST, {"error": " ".join(str(error).split())})
-            return
-        self._json(HTTPStatus.OK, answer)
+        """A move of one world."""
+        self._answer(self._post)
 
-    def _trusted(self) -> bool:
+    def _answer(self, work: Callable[[], tuple[bytes, str]]) -> None:
+        """Send what ``work`` gives, or one line of what was wrong."""
+        try:
+            self._trust()
+            content, kind = work()
+        except _Refused as error:
+            self._error(error.status, str(error))
+        except TimeoutError:
+            self._error(HTTPStatus.REQUEST_TIMEOUT, f"nothing came for {self.timeout} seconds")
+        except RecursionError:
+            self._error(HTTPStatus.BAD_REQUEST, "nested too deeply")
+        except Gone as error:
+            self._error(HTTPStatus.GONE, str(error))
+        except UserError as error:
+            self._error(HTTPStatus.BAD_REQUEST, str(error))
+        except ConnectionError:
+            raise
+        except Exception as error:  # of a simulator or of ours: said here and there, and the server goes on
+            line = f"{type(error).__name__}: {error}"
+            print(f"play: {' '.join(line.split())[:SHOWN]}", file=sys.stderr, flush=True)
+            self._error(HTTPStatus.INTERNAL_SERVER_ERROR, line)
+        else:
+            self._send(HTTPStatus.OK, content, kind)
+
+    def _get(self) -> tuple[bytes, str]:
+        path = self.path.partition("?")[0]
+        if path == "/":
+            return Path(__file__).with_name("play.html").read_bytes(), "text/html; charset=utf-8"
+        if path == "/info":
+            return _json(self.games.first.info())
+        raise _Refused(HTTPStatus.NOT_FOUND, f"{path[:SHOWN]}: no such page")
+
+    def _post(self) -> tuple[bytes, str]:
+        path = self.path.partition("?")[0]
+        body = self._body()
+        self.clock.cancel()
+        if path not in ("/reset", "/step", "/undo"):
+            raise _Refused(HTTPStatus.NOT_FOUND, f"{path[:SHOWN]}: no such page")
+        word = body.get("world")
+        if not isinstance(word, str) and not (word is None and path == "/reset"):
+            raise UserError("world: expected the word that /reset gave")
+        if path == "/reset":
+            start, seed = _whole(body, "start"), _whole(body, "seed")
+        action = _numbers(body, "action") if path == "/step" else []
+        with self.games.lock:
+            if path == "/reset":
+                self.games.first.check(start, seed)
+            word = self.games.open() if word is None else word
+            game = self.games.game(word)
+            if path == "/reset":
+                return _json(game.reset(start, seed) | {"world": word})
+            return _json(game.step(action) if path == "/step" else game.undo())
+
+    def _body(self) -> dict[str, Any]:
+        """The object that was sent. Raises UserError on anything else."""
+        told = self.headers.get("Content-Length", "0")
+        if not told.strip().isascii() or not told.strip().lstrip("-").isdigit():
+            raise UserError(f"Content-Length: {told[:SHOWN]}: expected a number of bytes")
+        length = int(told[:20])
+        if not 0 <= length <= MOST_BODY:
+            status = HTTPStatus.BAD_REQUEST if length < 0 else HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            raise _Refused(status, f"Content-Length: {length}: expected 0..{MOST_BODY} bytes")
+        try:
+            body = json.loads(self.rfile.read(length))
+        except ValueError as error:
+            raise UserError(f"not JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise UserError(f"expected a JSON object, found {type(body).__name__}")
+        return body
+
+    def _trust(self) -> None:
         """Refuse other hosts' names (DNS rebinding) and other pages' requests."""
         port = self.server.server_port  # type: ignore[attr-defined]
         own = {f"{name}:{port}" for name in (HOST, "localhost")}
-        origin = self.headers.get("Origin")
-        hosts = self.headers.get_all("Host", [])
-        if len(hosts) == 1 and hosts[0] in own and (origin is None or origin.removeprefix("http://") in own):
-            return True
-        self._json(HTTPStatus.FORBIDDEN, {"error": "only this machine's own page may ask"})
-        return False
+        origin, hosts = self.headers.get("Origin"), self.headers.get_all("Host", [])
+        if len(hosts) != 1 or hosts[0] not in own or (origin is not None and origin.removeprefix("http://") not in own):
+            raise _Refused(
+                HTTPStatus.FORBIDDEN,
+                "only this machine's own page may ask; from another machine, tunnel to the same port: "
+                f"ssh -L {port}:{HOST}:{port}",
+            )
 
-    def _json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
-        self._send(status, json.dumps(value).encode(), "application/json")
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the standard library refuses (no request line, other methods, endless headers), as JSON too."""
+        known = {HTTPStatus.NOT_IMPLEMENTED: HTTPStatus.METHOD_NOT_ALLOWED}
+        status = known.get(HTTPStatus(code), HTTPStatus(code))
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # another version of HTTP
+            status = HTTPStatus.BAD_REQUEST
+        self._error(status, message or status.phrase)
+
+    def _error(self, status: HTTPStatus, message: str) -> None:
+        self._send(status, *_json({"error": " ".join(message.split())[: 2 * SHOWN]}))
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.close_connection = True
+        self.request_version = self.protocol_version  # a status line even for HTTP/0.9, which has none
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
@@ -188,79 +173,65 @@ class _Handler(BaseHTTPRequestHandler):
         """The terminal stays quiet."""
 
 
+def _json(value: dict[str, Any]) -> tuple[bytes, str]:
+    return json.dumps(value).encode(), "application/json"
+
+
+def _whole(body: dict[str, Any], key: str) -> int:
+    value = body.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{key}: expected a whole number")
+    return value
+
+
+def _numbers(body: dict[str, Any], key: str) -> list[float]:
+    values = body.get(key)
+    if not isinstance(values, list) or any(
+        isinstance(one, bool) or not isinstance(one, (int, float)) for one in values
+    ):
+        raise UserError(f"{key}: expected a list of numbers")
+    try:
+        return [float(one) for one in values]
+    except OverflowError:
+        raise UserError(f"{key}: holds values that are not finite") from None
+
+
 class _Server(ThreadingHTTPServer):
+    """Of bounded threads: a connection more than MOST_CONNECTIONS waits until one ends."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]):
+        super().__init__(address, handler)
+        self.room = threading.BoundedSemaphore(MOST_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread of its own, once there is room."""
+        self.room.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self.room.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """As the standard library does, and the room is free again."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.room.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A page that was closed while it waited for its answer is nothing to report."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        """A page that was closed while it waited for its answer, or was too slow to take it, is nothing to report."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
-
-
-def make_game(source: str | Path | None, episodes: str | Path | None = None, device: str = "cpu") -> Game:
-    """The game of a run, a folder of weights or a hub id; None: the small model that comes with the toolkit.
-
-    ``episodes``: a folder of npz episodes to start from; without it the simulator of the run's data is used.
-    Raises UserError where the model takes no actions or there is nothing to start from.
-    """
-    folder = SHIPPED if source is None else source
-    _check_device(device)
-    world = (unpack(SHIPPED) if source is None else load_world(folder, "play")).to(device)
-    if not world.spec.action_dim:
-        raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
-    env_name, options = _simulator(Path(folder))
-    if episodes is not None:
-        return Game(world, env_name, None, _starts(Path(episodes), world))
-    if env_name is None or not is_known(env_name):
-        raise UserError(
-            f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
-        )
-    return Game(world, env_name, find(env_name).make(world.spec.resolution, **options), None)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a name that is none; a build without it
-        why = str(error).splitlines()[0]
-        raise UserError(
-            f"--device={device}: cannot be used here ({why}); use cpu, or cuda where there is one"
-        ) from None
-
-
-def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:
-    """Name and options of the environment that a run's data came from."""
-    if folder == SHIPPED:
-        return "push_sprite", {}
-    data = (read_record(folder) or {}).get("data", {})
-    options = data.get("env_options") or {}
-    _check_options(f"{folder / 'run.json'}: data.env_options", data.get("env"), options)
-    return data.get("env"), options
-
-
-def _check_options(where: str, env: Any, options: Any) -> None:
-    """Only push_sprite takes options: keys of EpisodeData, of their types and in their ranges. Raises UserError."""
-    known = {name: getattr(EpisodeData(), name) for name in PUSH_OPTIONS} if env == "push_sprite" else {}
-    if not isinstance(options, dict) or not options.keys() <= known.keys():
-        raise UserError(f"{where}={options}: expected {', '.join(known) or 'none'}")
-    for name, value in options.items():
-        if not isinstance(value, (int, float) if isinstance(known[name], float) else type(known[name])):
-            raise UserError(f"{where}: {name}={value}: expected a value such as {known[name]}")
-    try:
-        check(EpisodeData(**options))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _starts(folder: Path, world: WorldModel) -> NDArray[np.uint8]:
-    files = sorted(folder.expanduser().rglob("*.npz"))
-    if not files:
-        raise UserError(f"{folder}: no npz episodes in it")
-    spec = EpisodeSpec(size_px=world.spec.resolution, least_frames=world.spec.T0)
-    return np.stack([read_episode(path, spec).image[: world.spec.T0] for path in files])
 
 
 def make_server(game: Game, port: int) -> ThreadingHTTPServer:
     """A server on 127.0.0.1; port 0 takes a free one. Raises UserError where the port is taken."""
-    handler = type("Handler", (_Handler,), {"game": game})
+    handler = type("Handler", (_Handler,), {"games": Games(game)})
     try:
         return _Server((HOST, port), handler)
     except OSError as error:

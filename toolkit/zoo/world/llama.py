@@ -144,10 +144,11 @@ def _place(llm: Any, embeds: Tensor, cache: KeyValueCache | None) -> _Place:
     positions = places[None] if starts is None else places - starts[:, None]
     cos, sin = llm.model.rotary_emb(embeds, positions)
     causal, mask = num > 1 and num == end and starts is None, None
-    if (num > 1 and not causal) or starts is not None:
-        mask = torch.arange(end, device=embeds.device) <= places[:, None]
+    seen = torch.arange(end, device=embeds.device)
     if starts is not None:  # (B, 1, L, P + L)
-        mask = (mask & (torch.arange(end, device=embeds.device) >= starts[:, None, None]))[:, None]
+        mask = ((seen <= places[:, None]) & (seen >= starts[:, None, None]))[:, None]
+    elif num > 1 and not causal:
+        mask = seen <= places[:, None]
     return _Place(cos[:, None], sin[:, None], mask, causal, dropout)
 
 

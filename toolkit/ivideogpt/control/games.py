@@ -1,0 +1,262 @@
+"""Worlds that pages drive: each has an imagined one of its own and, where a simulator is here, the true one beside it.
+
+States of the imagined world share their memory, so that a step back costs nothing; the simulator is run again from its
+start.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from toolkit.data.config import EpisodeData
+from toolkit.data.episodes.environments import ImageEnv, find, is_known, one_hot
+from toolkit.data.episodes.episode import EpisodeSpec, read_episode
+from toolkit.data.episodes.sets import PUSH_OPTIONS
+from toolkit.errors import UserError
+from toolkit.ivideogpt.build import load_world
+from toolkit.ivideogpt.control.env import action_range
+from toolkit.ivideogpt.control.packed import unpack
+from toolkit.runs.reading import read_record
+from toolkit.schema import check
+from toolkit.zoo.world.model import WorldModel
+from toolkit.zoo.world.state import State
+
+SHIPPED = Path(__file__).parents[1] / "weights" / "push.safetensors"
+MOST_STARTS = 2**31  # worlds of a simulator
+MOST_FILES = 1000  # of episodes to start from
+MOST_WORLDS = 8  # at a time: each keeps the transformer's memory, 75 MB at the paper's size
+KEYS = {  # by environment: which action the right and down arrows raise
+    "push_sprite": (0, 1),
+    "pusht": (0, 1),
+    "kuka": (1, 0),
+}
+
+
+class Gone(UserError):
+    """The world that a page means is not open."""
+
+
+class Game:
+    """One imagined world that a page drives, and the true one beside it where ``make_env`` builds a simulator."""
+
+    def __init__(
+        self,
+        world: WorldModel,
+        env_name: str | None,
+        make_env: Callable[[], ImageEnv] | None,
+        starts: NDArray[np.uint8] | None,
+    ):
+        self.world, self.env_name, self.make_env, self.starts = world, env_name, make_env, starts
+        self.env = None if make_env is None else make_env()
+        self.states: list[State] = []  # since the context was last encoded; the newest is where the world is
+        self.start, self.t, self.ended = 0, 0, False
+        self.taken: list[NDArray[np.float32]] = []
+
+    def another(self) -> Game:
+        """A game of the same model and starts."""
+        return Game(self.world, self.env_name, self.make_env, self.starts)
+
+    def close(self) -> None:
+        """The simulator's own end."""
+        if self.env is not None:
+            self.env.close()
+
+    def info(self) -> dict[str, Any]:
+        """What the page needs to draw its controls."""
+        spec = self.world.spec
+        low, high = action_range(self.world)
+        right, down = KEYS.get(self.env_name or "", (0, min(1, spec.action_dim - 1)))
+        return {
+            "resolution": spec.resolution,
+            "low": low.tolist(),
+            "high": high.tolist(),
+            "discrete": self.world.config["discrete"],
+            "right": right,
+            "down": down,
+            "truth": self.env is not None,
+            "max_future": spec.max_future,
+            "num_starts": self.num_starts,
+        }
+
+    @property
+    def num_starts(self) -> int:
+        """Starts are 0 .. ``num_starts`` - 1."""
+        return MOST_STARTS if self.starts is None else len(self.starts)
+
+    def reset(self, start: int, seed: int) -> dict[str, Any]:
+        """Begin at a start (a seed of the simulator, or a number among the contexts) with luck ``seed``."""
+        self.check(start, seed)
+        self.start, self.taken = start, []
+        context = self._true_context() if self.starts is None else self.starts[start]
+        self.states, self.t = [self.world.begin(context[None], [seed])], 0
+        return {"t": 0, "frame": _png(context[-1]), "truth": _png(context[-1]) if self.env else None}
+
+    def check(self, start: int, seed: int) -> None:
+        """Raises UserError where there is no such start or luck."""
+        for name, value, most in (("start", start, self.num_starts), ("seed", seed, 2**63)):
+            if not 0 <= value < most:
+                raise UserError(f"{name}={value}: there are 0..{most - 1}")
+
+    def _true_context(self) -> NDArray[np.uint8]:
+        """The simulator at its start, at rest for as many frames as the model looks at."""
+        assert self.env is not None
+        frame, _ = self.env.reset(seed=self.start)
+        still, self.ended = np.zeros(self.world.spec.action_dim, np.float32), False
+        return np.stack([frame] + [self.env.step(still)[0] for _ in range(self.world.spec.T0 - 1)])
+
+    def step(self, action: Sequence[float]) -> dict[str, Any]:
+        """One frame further."""
+        if not self.states:
+            raise UserError("no world yet: /reset comes before /step")
+        wanted = np.asarray(action, np.float64)
+        if not np.isfinite(wanted).all():
+            raise UserError("action: holds values that are not finite")
+        rows = one_hot(wanted[None], self.world.config["discrete"])
+        state, pred = self.world.step(self.states[-1], rows, on_overflow="recontext")
+        truth = self._true_step(rows[0].astype(np.float32))
+        self.states = [state] if pred.recontextualised else [*self.states, state]
+        self.taken.append(rows[0].astype(np.float32))
+        self.t += 1
+        return {
+            "t": self.t,
+            "frame": _png(pred.frame[0].cpu().numpy()),
+            "truth": truth,
+            "ended": self.ended,
+            "reward": None if pred.reward is None else float(pred.reward[0]),
+            "entropy": float(pred.entropy[0]),
+            "recontextualised": pred.recontextualised,
+        }
+
+    def _true_step(self, row: NDArray[np.float32]) -> str | None:
+        """The simulator's next frame; None where there is none or its episode is over."""
+        if self.env is None or self.ended:
+            return None
+        frame, _, terminated, truncated, _ = self.env.step(row)
+        self.ended = bool(terminated or truncated)
+        return _png(frame)
+
+    def undo(self) -> dict[str, Any]:
+        """One frame back, with the same luck ahead. Raises UserError at the start and where the context was renewed."""
+        if len(self.states) < 2:
+            raise UserError("nothing to undo" + (": the context was renewed here" if self.t else ""))
+        self.states, self.taken, self.t = self.states[:-1], self.taken[:-1], self.t - 1
+        truth = None
+        if self.env is not None:
+            truth = _png(self._true_context()[-1])
+            for row in self.taken:
+                truth = self._true_step(row) or truth
+        frame = _png(self.states[-1].observation[0].cpu().numpy())
+        return {"t": self.t, "frame": frame, "truth": truth, "ended": self.ended}
+
+
+def _png(frame: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+class Games:
+    """At most ``most`` open worlds like ``first``, by a word that only their page knows; the longest idle gives way.
+
+    ``lock`` is held by whoever uses a game: the model and the simulators work for one page at a time.
+    """
+
+    def __init__(self, first: Game, most: int = MOST_WORLDS):
+        self.first, self.most, self.lock = first, most, threading.Lock()
+        self._open: dict[str, tuple[Game, float]] = {}
+
+    def game(self, word: str) -> Game:
+        """The open world called ``word``. Raises Gone."""
+        if word not in self._open:
+            raise Gone(
+                f"this world is not open any more: {self.most} are at a time, and it was idle the longest, or the "
+                "server was started anew; begin anew"
+            )
+        game, _ = self._open[word]
+        self._open[word] = game, time.monotonic()
+        return game
+
+    def open(self) -> str:
+        """A world more, by its word; the one that was idle longest ends where there would be too many."""
+        while len(self._open) >= self.most:
+            idle = min(self._open, key=lambda word: self._open[word][1])
+            self._open.pop(idle)[0].close()
+        word = secrets.token_urlsafe(12)
+        self._open[word] = self.first.another(), time.monotonic()
+        return word
+
+
+def make_game(source: str | Path | None, episodes: str | Path | None = None, device: str = "cpu") -> Game:
+    """The game of a run, a folder of weights or a hub id; None: the small model that comes with the toolkit.
+
+    ``episodes``: a folder of npz episodes to start from; without it the simulator of the run's data is used.
+    Raises UserError where the model takes no actions or there is nothing to start from.
+    """
+    folder = SHIPPED if source is None else source
+    _check_device(device)
+    world = (unpack(SHIPPED) if source is None else load_world(folder, "play")).to(device)
+    if not world.spec.action_dim:
+        raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
+    env_name, options = _simulator(Path(folder))
+    if episodes is not None:
+        return Game(world, env_name, None, _starts(Path(episodes), world))
+    if env_name is None or not is_known(env_name):
+        raise UserError(
+            f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
+        )
+    recorded, size_px = find(env_name), world.spec.resolution
+    return Game(world, env_name, lambda: recorded.make(size_px, **options), None)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a name that is none; a build without it
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"--device={device}: cannot be used here ({why}); use cpu, or cuda where there is one"
+        ) from None
+
+
+def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """Name and options of the environment that a run's data came from."""
+    if folder == SHIPPED:
+        return "push_sprite", {}
+    data = (read_record(folder) or {}).get("data", {})
+    options = data.get("env_options") or {}
+    _check_options(f"{folder / 'run.json'}: data.env_options", data.get("env"), options)
+    return data.get("env"), options
+
+
+def _check_options(where: str, env: Any, options: Any) -> None:
+    """Only push_sprite takes options: keys of EpisodeData, of their types and in their ranges. Raises UserError."""
+    known = {name: getattr(EpisodeData(), name) for name in PUSH_OPTIONS} if env == "push_sprite" else {}
+    if not isinstance(options, dict) or not options.keys() <= known.keys():
+        raise UserError(f"{where}={options}: expected {', '.join(known) or 'none'}")
+    for name, value in options.items():
+        if not isinstance(value, (int, float) if isinstance(known[name], float) else type(known[name])):
+            raise UserError(f"{where}: {name}={value}: expected a value such as {known[name]}")
+    try:
+        check(EpisodeData(**options))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _starts(folder: Path, world: WorldModel) -> NDArray[np.uint8]:
+    files = sorted(folder.expanduser().rglob("*.npz"))
+    if not files:
+        raise UserError(f"{folder}: no npz episodes in it")
+    spec = EpisodeSpec(size_px=world.spec.resolution, least_frames=world.spec.T0)
+    return np.stack([read_episode(path, spec).image[: world.spec.T0].copy() for path in files[:MOST_FILES]])
