@@ -50,7 +50,7 @@ class Row:
     available: str
 
 
-ARCHIVES = (".zip", ".npz", ".npy")  # of images, read as folders are
+ARCHIVES = (".zip", ".npz", ".npy", ".tar", ".parquet")  # of images, read as folders are
 _MNIST = "CC BY-SA 3.0"
 _OWN = "its owner's"
 _FREE = "free to redistribute"
