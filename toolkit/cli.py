@@ -231,6 +231,7 @@ def zoo_list() -> None:
     published = [{key: row[key] for key in ("name", "parameters", "note")} for row in zoo.list_published()]
     _print_rows("published world models", published)
     _print_rows("layouts of official weights (toolkit zoo import)", zoo.list_layouts())
+    _print_rows("what enlarges key frames (toolkit enhance-video keys=...)", zoo.list_upscalers())
 
 
 @zoo_app.command("show")
