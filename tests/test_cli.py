@@ -41,7 +41,7 @@ def page(*words, columns=120):
     return done.output
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train-disco", "--help"], ["sample-icg", "--keys"]])
+@pytest.mark.parametrize("words", [["--help"], ["train-disco", "--help"], ["sample-icg", "--keys"], ["plan", "--help"]])
 def test_help_imports_nothing_heavy(words):
     code = (
         f"import sys\nfrom toolkit.cli import main\nsys.argv = ['toolkit', *{words}]\n"

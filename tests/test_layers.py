@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "show": {"errors", "schema", "runs"},
     "measure": {"errors", "data", "metrics", "runs", "show", "zoo"},
     "bench": {"errors", "schema", "runs", "show"},
+    "plan": BRIDGE | {"show"},
     "claims": BRIDGE | {"data", "metrics", "show"},
     "configs": GROUND | {"data"},
     "help": GROUND | {"configs"},
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     "launch": BRIDGE | {"one_job", "sweep"},
     "resume": BRIDGE | {"launch"},
     "api": BRIDGE | PAPERS | {"launch", "show", "zoo"},
-    "cli": BRIDGE | {"launch", "resume", "help", "zoo", "data", "show", "claims", "measure"},
+    "cli": BRIDGE | {"launch", "resume", "help", "zoo", "data", "show", "claims", "measure", "plan"},
     **dict.fromkeys(PAPERS, FLOOR | {"paths", "zoo", "data", "metrics", "runs", "show", "bench"}),
 }
 MOST_FILES = 18  # of a folder, without __init__.py: more than one sees at a glance
