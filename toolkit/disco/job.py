@@ -25,7 +25,7 @@ from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.files import write_json
 from toolkit.runs.loop import Loop
-from toolkit.runs.passes import own_part, rows, update
+from toolkit.runs.passes import own_part, rows, scaler_of, update
 from toolkit.runs.reading import read_record
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
@@ -147,7 +147,8 @@ def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, acceler
         denoiser.compile()
     trained: Any = accelerator.prepare_model(joint) if _trainable(joint) else joint
     batches = device_batches(dataset, config, accelerator)
-    loop = Loop(run, name, config.optim.num_steps, state={"model": joint, "optimizer": optimizer, "ema": ema})
+    state: dict[str, Any] = {"model": joint, "optimizer": optimizer, "ema": ema} | scaler_of(accelerator)
+    loop = Loop(run, name, config.optim.num_steps, state)
     for step in loop:
         train_step(step, trained, joint, optimizer, ema, batches(step), loop, config, accelerator)
     if rank() == 0:
