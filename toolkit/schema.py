@@ -74,7 +74,8 @@ class Job:
     num_threads: of a CPU job; None is as many as cores are free when it starts, and the same again when it goes on.
     num_workers: threads that read data ahead; they change nothing but the speed. log_every_steps: steps between two
     values of a curve. checkpoint_every_steps: steps between two checkpoints, from which an interrupted run goes on.
-    keep_checkpoints: how many of the newest are kept. tracker: who else is told the curves, beside ``metrics.jsonl``.
+    keep_checkpoints: how many of the newest are kept. keep_every_steps: checkpoints of multiples of this step are kept
+    besides; None keeps none. tracker: who else is told the curves, beside ``metrics.jsonl``.
     """
 
     command: str = ""
@@ -87,6 +88,7 @@ class Job:
     log_every_steps: int = number(50, least=1, computes=False)
     checkpoint_every_steps: int = number(500, least=1, computes=False)
     keep_checkpoints: int = number(2, least=1, computes=False)
+    keep_every_steps: int | None = number(None, least=1, computes=False)
     tracker: str = choice("none", "none", "tensorboard", "wandb", computes=False)
 
     def stages(self) -> list[str]:
@@ -116,6 +118,11 @@ def check(config: Any) -> None:
         for one in value if isinstance(value, (list, tuple)) else [value]:
             if one is not None:
                 _check_value(key, one, item.metadata)
+    if isinstance(config, Job) and config.keep_every_steps and config.keep_every_steps % config.checkpoint_every_steps:
+        raise errors.UserError(
+            f"keep_every_steps={config.keep_every_steps}: must be a multiple of "
+            f"checkpoint_every_steps={config.checkpoint_every_steps}"
+        )
     _check_objects(config)
 
 
