@@ -22,7 +22,7 @@ from pathlib import Path
 
 HOSTS = {"here": "10.77.0.1", "there": "10.77.0.2"}
 PORT = 29577
-PATIENCE_S = 240  # for both sides to notice that the link is cut
+PATIENCE_S = 300  # for both sides to notice that the link is cut
 
 
 def run(*command: str) -> str:
@@ -68,9 +68,10 @@ class Job:
         for host, address in HOSTS.items():
             launch = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d"]
             launch += [f"--rdzv_endpoint={HOSTS['here']}:{PORT}", "--rdzv_id=two", f"--local_addr={address}"]
+            launch += [f"--rdzv_conf=is_host={int(host == 'here')}"]  # not to be found by the machine's one name
             command = ["ip", "netns", "exec", space(host), sys.executable, *launch, "-m", "toolkit.cli", *self.words]
-            environment = {**os.environ, "GLOO_SOCKET_IFNAME": f"cable-{host}"}
-            log = open(self.folder / f"{host}.log", "ab")
+            environment = {**os.environ, "TOOLKIT_TIMEOUT_S": "30", "GLOO_SOCKET_IFNAME": f"cable-{host}"}
+            log = open(self.folder / f"{host}.log", "ab")  # noqa: SIM115  # as long as the process lives
             processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True))
         return processes
 
