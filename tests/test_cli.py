@@ -41,7 +41,7 @@ def page(*words, columns=120):
     return done.output
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train-disco", "--help"], ["sample-icg", "--keys"]])
+@pytest.mark.parametrize("words", [["--help"], ["train-disco", "--help"], ["sample-icg", "--keys"], ["plan", "--help"]])
 def test_help_imports_nothing_heavy(words):
     code = (
         f"import sys\nfrom toolkit.cli import main\nsys.argv = ['toolkit', *{words}]\n"
@@ -198,13 +198,13 @@ def test_users_mistakes_are_one_line_and_exit_code_2(tmp_path, words, message):
         ([], "optim.l", ["optim.lr="]),
         ([], "network=adm_t", ["network=adm_tiny"]),
         ([], "network=mlp_s", []),  # schemas are not options
-        ([], "precision=", ["precision=fp32", "precision=bf16"]),
+        ([], "precision=", ["precision=fp32", "precision=bf16", "precision=fp16"]),
         ([], "data=mnist1", ["data=mnist16"]),
         ([], "experiment=disco_sm", ["experiment=disco_smoke"]),
         ([], "experiment=icg_sm", []),  # another command's
         ([], "hydra/launcher=b", ["hydra/launcher=basic"]),
         (["seed", "=", "1", "network", "="], "adm_t", ["adm_tiny"]),  # as bash splits words
-        (["precision"], "", ["fp32", "bf16"]),
+        (["precision"], "", ["fp32", "bf16", "fp16"]),
         (["seed", "=", "1"], "optim.l", ["optim.lr="]),
         ([], "nothing.here=", []),
     ],

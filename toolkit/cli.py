@@ -205,6 +205,21 @@ def bench(
     raise typer.Exit(run_bench(paper, options or []))
 
 
+@app.command(rich_help_panel=LOOK)
+def plan(
+    command: Annotated[str, typer.Argument(help="A command that trains, such as train-disco.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Its settings.", metavar="KEY=VALUE")] = None,
+    devices: Annotated[str, typer.Option(help="How many of which, as in 8xH100, or this machine.")] = "here",
+    device_file: Annotated[Path | None, typer.Option(help="YAML with devices of your own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Time some steps here first.")] = False,
+) -> None:
+    """What a training will need: memory, micro-batch, time, device-hours, disk. Nothing is run or read."""
+    from toolkit.plan.command import main as print_plan
+
+    print_plan(command, overrides or [], on=devices, file=device_file, as_json=as_json, measured=measure)
+
+
 @app.command(rich_help_panel=STOCK)
 def play(
     source: Annotated[
@@ -231,6 +246,7 @@ def zoo_list() -> None:
     published = [{key: row[key] for key in ("name", "parameters", "note")} for row in zoo.list_published()]
     _print_rows("published world models", published)
     _print_rows("layouts of official weights (toolkit zoo import)", zoo.list_layouts())
+    _print_rows("what enlarges key frames (toolkit enhance-video keys=...)", zoo.list_upscalers())
 
 
 @zoo_app.command("show")

@@ -16,6 +16,10 @@ class JobError(RuntimeError):
     """The job itself failed (NaN loss, full disk): shown as one line, exit code 1."""
 
 
+class LostProcess(JobError):
+    """Another process of the job is gone or silent: said by every process that finds it, each on its own host."""
+
+
 class Interrupted(BaseException):
     """A signal asked the job to stop; ``exit_code`` is 128 and its number: 130 for SIGINT, 143 for SIGTERM."""
 

@@ -88,18 +88,19 @@ def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple
 
 
 def _in_folder(cfg: Any, folder: Path, overrides: list[str], number: int) -> float | None:
-    from toolkit.runs.distributed import barrier, from_rank_zero, rank
+    from toolkit.runs.distributed import barrier, from_rank_zero, losses_named, rank
     from toolkit.runs.output import tell
     from toolkit.runs.record import Run
     from toolkit.runs.tracking import make_tracker
 
     config = typed_config(cfg)
     run = Run(folder, config, is_main=rank() == 0)
-    there = from_rank_zero(run.find_done)
+    with losses_named():
+        there = from_rank_zero(run.find_done)
     if there:
         tell(f"{folder} is done already; nothing to do")
         return there.get("objective")
-    with _closed(run):
+    with _closed(run), losses_named():
         run.record = from_rank_zero(lambda: run.open(overrides, {"job_number": number}))
         if run.done():
             tell(f"{folder} is done already; nothing to do")

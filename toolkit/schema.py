@@ -69,24 +69,26 @@ class Job:
 
     command: its name; a preset says it too, so that another command can refuse the preset. seed: decides every random
     number; on a CPU the same seed reproduces a run to the bit. device: where networks run; ``auto`` takes a GPU where
-    there is one. precision: of the arithmetic; ``bf16`` computes with 16 bits and keeps weights at 32. compile: whether
-    networks go through torch.compile. num_threads: of a CPU job; None is as many as cores are
-    free when it starts, and the same again when it goes on. num_workers: threads that
-    read data ahead; they change nothing but the speed. log_every_steps: steps between two values of a curve.
-    checkpoint_every_steps: steps between two checkpoints, from which an interrupted run goes on. keep_checkpoints: how
-    many of the newest are kept. tracker: who else is told the curves, beside ``metrics.jsonl``.
+    there is one. precision: of the arithmetic; ``bf16`` and ``fp16`` compute with 16 bits, and training keeps weights
+    and averages at 32; ``fp16``, on a GPU alone, scales the loss. compile: whether networks go through torch.compile.
+    num_threads: of a CPU job; None is as many as cores are free when it starts, and the same again when it goes on.
+    num_workers: threads that read data ahead; they change nothing but the speed. log_every_steps: steps between two
+    values of a curve. checkpoint_every_steps: steps between two checkpoints, from which an interrupted run goes on.
+    keep_checkpoints: how many of the newest are kept. keep_every_steps: checkpoints of multiples of this step are kept
+    besides; None keeps none. tracker: who else is told the curves, beside ``metrics.jsonl``.
     """
 
     command: str = ""
     seed: int = number(0, least=0)
     device: str = choice("auto", "auto", "cpu", "cuda", "mps", computes=False)
-    precision: str = choice("fp32", "fp32", "bf16")
+    precision: str = choice("fp32", "fp32", "bf16", "fp16")
     compile: bool = False
     num_threads: int | None = number(None, least=1, computes=False)
     num_workers: int = number(0, least=0, computes=False)
     log_every_steps: int = number(50, least=1, computes=False)
     checkpoint_every_steps: int = number(500, least=1, computes=False)
     keep_checkpoints: int = number(2, least=1, computes=False)
+    keep_every_steps: int | None = number(None, least=1, computes=False)
     tracker: str = choice("none", "none", "tensorboard", "wandb", computes=False)
 
     def stages(self) -> list[str]:
@@ -116,6 +118,11 @@ def check(config: Any) -> None:
         for one in value if isinstance(value, (list, tuple)) else [value]:
             if one is not None:
                 _check_value(key, one, item.metadata)
+    if isinstance(config, Job) and config.keep_every_steps and config.keep_every_steps % config.checkpoint_every_steps:
+        raise errors.UserError(
+            f"keep_every_steps={config.keep_every_steps}: must be a multiple of "
+            f"checkpoint_every_steps={config.checkpoint_every_steps}"
+        )
     _check_objects(config)
 
 

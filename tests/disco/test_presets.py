@@ -63,6 +63,7 @@ def test_imagenet64_has_the_papers_sizes():
     assert (encoder.depth, encoder.width, encoder.num_heads, encoder.patch_size) == (12, 768, 12, 8)
     assert (prior.depth, prior.width, prior.num_heads) == (12, 512, 8)
     assert config.data.class_labels
+    assert (config.optim.batch_size, config.optim.micro_batch_size) == (4096, 64)
     assert 2 * (2 * config.sampling.num_steps - 1) == 78
 
 

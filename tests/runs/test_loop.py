@@ -27,6 +27,15 @@ def test_the_newest_checkpoints_are_kept(toy):
     assert kept == ["step-000000020", "step-000000030"]
 
 
+def test_checkpoints_of_every_so_many_steps_are_kept_besides(toy, capfd):
+    words = ["optim.num_steps=11", "checkpoint_every_steps=2", "keep_checkpoints=2", "hydra.run.dir=one"]
+    assert run_here(*words, "keep_every_steps=4") == 0
+    kept = sorted(int(path.name[5:14]) for path in (toy / "one/checkpoints/train").iterdir())
+    assert kept == [4, 8, 10, 11]
+    assert run_here(*words, "keep_every_steps=5") == 2
+    assert "keep_every_steps=5: must be a multiple of checkpoint_every_steps=2" in capfd.readouterr().err
+
+
 def test_nan_stops_and_names_the_step_and_the_last_good_checkpoint(toy, capfd):
     assert run_here("optim.lr=1e30", "checkpoint_every_steps=1", "hydra.run.dir=one") == 1
     error = capfd.readouterr().err.strip().splitlines()[-1]

@@ -44,7 +44,9 @@ def start(
     *words: str, command: str = "train-toy", env: dict[str, str] | None = None, file_limit: int | None = None
 ) -> BaseProcess:
     """``toolkit COMMAND WORDS`` in a process of its own; its output goes to ``output.txt``."""
-    settings = {name: os.environ[name] for name in ("TOOLKIT_CONF",) if name in os.environ} | (env or {})
+    settings = {name: os.environ[name] for name in ("TOOLKIT_CONF", "TOOLKIT_TIMEOUT_S") if name in os.environ} | (
+        env or {}
+    )
     process = _processes.Process(target=_child, args=(command, list(words), os.getcwd(), settings, file_limit))
     process.start()
     return process

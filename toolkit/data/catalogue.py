@@ -34,9 +34,16 @@ class Entry:
     download: str | None = None
     needs_path: bool = False
     on_hub: bool = False  # streamed from the hub where no path is given
-    num_classes: int = 0  # of sets that need a path, for a dry run without one
-    size_px: int | None = None
+    num_classes: int = 0  # and the shape of an item: what a network can be built for before the data is there
+    shape: tuple[int, ...] = ()  # of episodes: of a frame, as they are recorded
+    num_actions: int = 0  # numbers of an action, of episodes
     config: Mapping[str, Any] = field(default_factory=dict)  # what ``data=NAME`` sets beside the name
+
+
+def _grey(size: str, licence: str, load: str, download: str | None, size_px: int) -> Entry:
+    """Small grey pictures of ten classes."""
+    loader = f"toolkit.data.images.digits:{load}"
+    return Entry("images", size, licence, loader, download, num_classes=10, shape=(1, size_px, size_px))
 
 
 @dataclass(frozen=True)
@@ -50,30 +57,33 @@ class Row:
     available: str
 
 
-ARCHIVES = (".zip", ".npz", ".npy")  # of images, read as folders are
+ARCHIVES = (".zip", ".npz", ".npy", ".tar", ".parquet")  # of images, read as folders are
 _MNIST = "CC BY-SA 3.0"
+_TOYS = "toolkit.data.images.toys"
 _OWN = "its owner's"
 _FREE = "free to redistribute"
 _PACKAGED_TEXT = "toolkit.data.text.corpora:load_package"
 _EPISODES = "toolkit.data.episodes.sets"
 CATALOGUE: dict[str, Entry] = {
-    "ring": Entry("points", "8,000 x 2, 8 modes", "generated", "toolkit.data.images.toys:load_ring"),
-    "grid25": Entry("points", "25,000 x 2, 25 modes", "generated", "toolkit.data.images.toys:load_grid25"),
-    "checkerboard": Entry("points", "8,000 x 2, 8 squares", "generated", "toolkit.data.images.toys:load_checkerboard"),
-    "digits": Entry("images", "1,797 x 1x8x8, 10 classes", "CC BY 4.0", "toolkit.data.images.digits:load_digits"),
-    "mnist": Entry("images", "70,000 x 1x28x28, 10 classes", _MNIST, "toolkit.data.images.digits:load_mnist", "mnist"),
-    "mnist16": Entry(
-        "images", "70,000 x 1x16x16, 10 classes", _MNIST, "toolkit.data.images.digits:load_mnist16", "mnist"
+    "ring": Entry("points", "8,000 x 2, 8 modes", "generated", f"{_TOYS}:load_ring", num_classes=8, shape=(2,)),
+    "grid25": Entry("points", "25,000 x 2, 25 modes", "generated", f"{_TOYS}:load_grid25", num_classes=25, shape=(2,)),
+    "checkerboard": Entry(
+        "points", "8,000 x 2, 8 squares", "generated", f"{_TOYS}:load_checkerboard", num_classes=8, shape=(2,)
     ),
-    "mnist8": Entry("images", "70,000 x 1x8x8, 10 classes", _MNIST, "toolkit.data.images.digits:load_mnist8", "mnist"),
-    "mnist5k": Entry(
-        "images", "5,000 x 1x28x28, 10 classes", _MNIST, "toolkit.data.images.digits:load_mnist5k", "mnist5k"
-    ),
-    "fashion": Entry(
-        "images", "70,000 x 1x28x28, 10 classes", "MIT", "toolkit.data.images.digits:load_fashion", "fashion"
-    ),
+    "digits": _grey("1,797 x 1x8x8, 10 classes", "CC BY 4.0", "load_digits", None, 8),
+    "mnist": _grey("70,000 x 1x28x28, 10 classes", _MNIST, "load_mnist", "mnist", 28),
+    "mnist16": _grey("70,000 x 1x16x16, 10 classes", _MNIST, "load_mnist16", "mnist", 16),
+    "mnist8": _grey("70,000 x 1x8x8, 10 classes", _MNIST, "load_mnist8", "mnist", 8),
+    "mnist5k": _grey("5,000 x 1x28x28, 10 classes", _MNIST, "load_mnist5k", "mnist5k", 28),
+    "fashion": _grey("70,000 x 1x28x28, 10 classes", "MIT", "load_fashion", "fashion", 28),
     "crossfire": Entry(
-        "images", "4,369 x 3x32x32, 14 classes", "GPL-2.0", "toolkit.data.images.crossfire:load_crossfire", "crossfire"
+        "images",
+        "4,369 x 3x32x32, 14 classes",
+        "GPL-2.0",
+        "toolkit.data.images.crossfire:load_crossfire",
+        "crossfire",
+        num_classes=14,
+        shape=(3, 32, 32),
     ),
     "folder": Entry("images", "your images, or a zip", _OWN, "toolkit.data.images.folder:load_folder", needs_path=True),
     "imagenet64": Entry(
@@ -83,7 +93,7 @@ CATALOGUE: dict[str, Entry] = {
         "toolkit.data.images.imagenet:load_imagenet64",
         needs_path=True,
         num_classes=1000,
-        size_px=64,
+        shape=(3, 64, 64),
         config={"flip": True},
     ),
     "imagenet128": Entry(
@@ -93,7 +103,7 @@ CATALOGUE: dict[str, Entry] = {
         "toolkit.data.images.imagenet:load_imagenet128",
         needs_path=True,
         num_classes=1000,
-        size_px=128,
+        shape=(3, 128, 128),
         config={"flip": True},
     ),
     "text_python": Entry(
@@ -114,9 +124,30 @@ CATALOGUE: dict[str, Entry] = {
         "toolkit.data.text.corpora:load_slimpajama",
         on_hub=True,
     ),
-    "push_sprite": Entry("episodes", "any number x 32x32, 2 actions", "generated", f"{_EPISODES}:load_push_sprite"),
-    "pusht": Entry("episodes", "gym-pusht, recorded, 2 actions", "Apache-2.0", f"{_EPISODES}:load_recorded"),
-    "kuka": Entry("episodes", "pybullet Kuka, recorded, 4 actions", "zlib", f"{_EPISODES}:load_recorded"),
+    "push_sprite": Entry(
+        "episodes",
+        "any number x 32x32, 2 actions",
+        "generated",
+        f"{_EPISODES}:load_push_sprite",
+        shape=(3, 32, 32),
+        num_actions=2,
+    ),
+    "pusht": Entry(
+        "episodes",
+        "gym-pusht, recorded, 2 actions",
+        "Apache-2.0",
+        f"{_EPISODES}:load_recorded",
+        shape=(3, 64, 64),
+        num_actions=2,
+    ),
+    "kuka": Entry(
+        "episodes",
+        "pybullet Kuka, recorded, 4 actions",
+        "zlib",
+        f"{_EPISODES}:load_recorded",
+        shape=(3, 64, 64),
+        num_actions=4,
+    ),
     "episodes_folder": Entry(
         "episodes", "any folder of npz episodes", _OWN, f"{_EPISODES}:load_episode_folder", needs_path=True
     ),
@@ -162,7 +193,7 @@ def check(config: Data | EpisodeData) -> None:
 
 
 def stand_in(config: Data) -> Dataset:
-    """Two empty images of the right shape, for building networks of a set whose folder is not at hand.
+    """Two items of the right shape that hold nothing, for building networks of a set that is not at hand.
 
     Raises UserError when the size is not known either.
     """
@@ -171,13 +202,23 @@ def stand_in(config: Data) -> Dataset:
     from toolkit.data.sets import Dataset, MemorySplit
 
     entry = lookup(config.name)
-    size_px = config.size_px or entry.size_px
+    shape = _item_shape(config, entry)
+    ends = torch.tensor([0, 255], dtype=torch.uint8) if len(shape) == 3 else torch.tensor([-1.0, 1.0])
+    split = MemorySplit(ends.view(2, *[1] * len(shape)).expand(2, *shape))
+    num_classes = entry.num_classes if config.class_labels else 0
+    names = tuple(str(number) for number in range(entry.num_classes))
+    return Dataset(config.name, split, split, split, num_classes, names, entry.licence, "stand-in")
+
+
+def _item_shape(config: Data, entry: Entry) -> tuple[int, ...]:
+    """Of one item, without reading any. Raises UserError naming the key that settles it."""
+    if entry.shape and not entry.needs_path:
+        return entry.shape
+    channels, *sides = entry.shape or (3,)
+    size_px = config.size_px or (sides[0] if sides else None)
     if size_px is None:
         raise UserError(f"data.size_px: data.name={config.name} without data.path needs it, as in data.size_px=64")
-    shape = (2, config.channels or 3, size_px, size_px)
-    split = MemorySplit(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(shape))
-    num_classes = entry.num_classes if config.class_labels else 0
-    return Dataset(config.name, split, split, split, num_classes, (), entry.licence, "stand-in")
+    return config.channels or channels, size_px, size_px
 
 
 def load(config: Data, seed: int = 0) -> Dataset:

@@ -95,7 +95,7 @@ class EpisodeData:
     num_frames: int = number(24, least=2)
     valid_fraction: float = number(0.1, above=0, below=1)
     texture: float = number(0.0, least=0, most=1)
-    num_distractors: int = number(1, least=0)
+    num_distractors: int = number(1, least=0, most=64)
     random_goal: bool = False
     agent_shape: str = choice("disc", "disc", "square", "diamond")
     augment: bool = False

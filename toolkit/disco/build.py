@@ -31,6 +31,18 @@ def latent_shape(config: TrainDisco, num_labels: int) -> tuple[int, int]:
     return config.latents.num_latents, config.latents.codebook_size
 
 
+def build_stage(config: TrainDisco, dataset: Dataset, stage: str) -> tuple[Denoiser, LatentEncoder | None]:
+    """The networks of stage ``denoiser`` or ``baseline``: the denoiser, and its encoder where it has one."""
+    if stage == "denoiser":
+        return build_denoiser(config, dataset, config.latents.kind != "none"), build_encoder(config, dataset)
+    if config.baseline == "same_width":
+        return build_denoiser(config, dataset, with_latents=False), None
+    with torch.device("meta"):
+        parts = [build_denoiser(config, dataset), build_prior(config, dataset)]
+        parts += [build_encoder(config, dataset)] if config.baseline == "matched_total" else []
+    return build_matched(config, dataset, count_parameters(*parts)), None
+
+
 def build_denoiser(config: TrainDisco, dataset: Dataset, with_latents: bool = True) -> Denoiser:
     """D with the latents that the config names, or the same network without them. ``config.init`` gives the weights."""
     latents = _latent_options(config, dataset) if with_latents else {}

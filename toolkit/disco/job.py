@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from toolkit import data
 from toolkit.disco import measure as measures
 from toolkit.disco.artefact import Parts, load_parts, null_network, save_part
-from toolkit.disco.build import build_denoiser, build_encoder, build_matched, build_prior, memory_bytes
+from toolkit.disco.build import build_prior, build_stage, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.drawing import SampleSet
 from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, backward, collapse_warning, latent_summary
@@ -25,14 +25,13 @@ from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.files import write_json
 from toolkit.runs.loop import Loop
-from toolkit.runs.passes import own_part, rows, update
+from toolkit.runs.passes import own_part, rows, scaler_of, update
 from toolkit.runs.reading import read_record
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import seed_all
 from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.zoo.checkpointing import checkpoint_activations
-from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.registry import count_flops, count_parameters
 
@@ -138,7 +137,7 @@ def _measurable(config: TrainDisco, dataset: data.Dataset) -> data.Dataset:
 def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: Accelerator, name: str) -> None:
     """Denoiser and encoder together ("denoiser"), or the network without latents ("baseline")."""
     seed_all(config.seed, name, "init")
-    denoiser, encoder = _build(config, dataset, name)
+    denoiser, encoder = build_stage(config, dataset, name)
     joint = JointModel(denoiser, encoder, config).to(accelerator.device)
     ema = EMA(denoiser, config.optim.ema_half_life_images, config.optim.ema_ramp_up)
     optimizer = make_optimizer(joint, config)
@@ -148,7 +147,8 @@ def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, acceler
         denoiser.compile()
     trained: Any = accelerator.prepare_model(joint) if _trainable(joint) else joint
     batches = device_batches(dataset, config, accelerator)
-    loop = Loop(run, name, config.optim.num_steps, state={"model": joint, "optimizer": optimizer, "ema": ema})
+    state: dict[str, Any] = {"model": joint, "optimizer": optimizer, "ema": ema} | scaler_of(accelerator)
+    loop = Loop(run, name, config.optim.num_steps, state)
     for step in loop:
         train_step(step, trained, joint, optimizer, ema, batches(step), loop, config, accelerator)
     if rank() == 0:
@@ -212,17 +212,6 @@ def make_optimizer(joint: JointModel, config: TrainDisco) -> torch.optim.Optimiz
     fused = joint.denoiser.device.type in ("cpu", "cuda")
     betas = (optim.betas[0], optim.betas[1])
     return torch.optim.AdamW(groups, lr=optim.lr, betas=betas, weight_decay=optim.weight_decay, fused=fused)
-
-
-def _build(config: TrainDisco, dataset: data.Dataset, name: str) -> tuple[Denoiser, Any]:
-    if name == "denoiser":
-        return build_denoiser(config, dataset, config.latents.kind != "none"), build_encoder(config, dataset)
-    if config.baseline == "same_width":
-        return build_denoiser(config, dataset, with_latents=False), None
-    with torch.device("meta"):
-        parts = [build_denoiser(config, dataset), build_prior(config, dataset)]
-        parts += [build_encoder(config, dataset)] if config.baseline == "matched_total" else []
-    return build_matched(config, dataset, count_parameters(*parts)), None
 
 
 def device_batches(dataset: data.Dataset, config: TrainDisco, accelerator: Accelerator) -> Any:
@@ -317,7 +306,7 @@ def dry_run(config: TrainDisco) -> None:
     dataset = data.stand_in(config.data) if absent else load_data(config)
     started = time.perf_counter()
     with torch.device("meta"):
-        denoiser, encoder = _build(config, dataset, "denoiser")
+        denoiser, encoder = build_stage(config, dataset, "denoiser")
         networks = {"denoiser": denoiser, "encoder": encoder, "prior": build_prior(config, dataset)}
     rows = [[name, count_parameters(network), type(network).__name__] for name, network in networks.items() if network]
     with torch.device("meta"):

@@ -21,7 +21,7 @@ from toolkit.disco.baselines import code_logits
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.sampling import draw_encoded
 from toolkit.runs.loop import Loop, Values
-from toolkit.runs.passes import accumulate, update
+from toolkit.runs.passes import accumulate, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator
 from toolkit.zoo.disco.prior import LatentDiffusionPrior, MarginalPrior, UniformPrior
@@ -117,7 +117,7 @@ def _maximise_likelihood(
     best = copy.deepcopy(prior)
     progress = Values(best=float("inf"), waited=0)
     state: dict[str, Any] = {"prior": prior, "optimizer": optimizer, "schedule": schedule, "best": best}
-    state["progress"] = progress
+    state |= {"progress": progress, **scaler_of(accelerator)}
     loop = Loop(run, "prior", settings.num_steps, state=state, replicated=True)
     batch_size = min(settings.batch_size, len(latents.split))
     steps_per_epoch = len(latents.split) // batch_size

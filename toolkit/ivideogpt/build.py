@@ -84,9 +84,14 @@ def start_tokenizer(config: TrainIVideoGPT, clips: Clips) -> CompressiveVQModel:
     """The tokenizer that training starts from: fresh, or that of ``init``. Raises UserError where it does not fit."""
     seed_all(config.seed, "tokenizer", "init")
     tokenizer = build_tokenizer(config, clips.resolution) if config.init is None else _init_tokenizer(config, clips)
+    return with_dropout(tokenizer, config.tokenizer.dropout)
+
+
+def with_dropout(tokenizer: CompressiveVQModel, dropout: float) -> CompressiveVQModel:
+    """The tokenizer itself, whose cross-attention drops that share in training."""
     for part in (tokenizer.cond_encoder, tokenizer.cond_decoder):
         for block in part.cross_att_blocks:
-            block.att.dropout = block.resid_dropout.p = config.tokenizer.dropout
+            block.att.dropout = block.resid_dropout.p = dropout
     return tokenizer
 
 

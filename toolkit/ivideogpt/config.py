@@ -202,9 +202,9 @@ class Rollout:
 
     num_clips: how many. num_frames: imagined ones; None: as many as a training clip has. on_overflow: beyond the
     positions, refuse, or renew the context. sampling: draw tokens, or take the most likely. temperature: of the draws.
-    top_k: draw among so many tokens; None among all. The trained model keeps these three; where they stand at their
-    defaults, a model that is read is sampled as it says itself. scale: by which the frames are enlarged in the video.
-    rate_fps: of the video.
+    top_k: draw among so many tokens; None among all. The trained model keeps these three. as_trained: whether, where
+    they stand at their defaults, a model that is read is sampled as it says itself; false: as they say. scale: by which
+    the frames are enlarged in the video. rate_fps: of the video.
     """
 
     num_clips: int = number(8, least=1)
@@ -213,6 +213,7 @@ class Rollout:
     sampling: str = choice("sample", "sample", "greedy")
     temperature: float = number(1.0, above=0)
     top_k: int | None = number(100, least=1)
+    as_trained: bool = True
     scale: int = number(4, least=1)
     rate_fps: float = number(6, above=0)
 
@@ -227,6 +228,8 @@ class Plan:
     are imagined at a time. num_elites: the best of them, from which the next are drawn. num_iterations: how often.
     replan_every: actions that are executed before the next plan. num_steps: of an episode. action_std: standard
     deviation of the first candidates. num_rounds: of mbpo, and of sac without imagination: real episodes to learn from.
+    tokenizer_updates, transformer_updates: of mbpo, updates of the world model after each of them (the release: one and
+    four per twenty steps); 0 keeps it as it was trained.
     """
 
     num_episodes: int = number(0, least=0)
@@ -240,6 +243,8 @@ class Plan:
     num_steps: int = number(9, least=1)
     action_std: float = number(0.7, above=0)
     num_rounds: int = number(20, least=1)
+    tokenizer_updates: int = number(0, least=0)
+    transformer_updates: int = number(0, least=0)
 
     def check(self) -> None:
         """Known planners; fewer elites than candidates; an action is executed before the plan ends."""
@@ -342,6 +347,8 @@ class TrainIVideoGPT(Job):
             raise UserError("plan.num_episodes: planning needs action_conditioned=true")
         if self.plan.num_episodes and self.plan.objective == "reward" and not self.reward_head:
             raise UserError("plan.objective=reward: needs reward_head=true; or plan.objective=goal_image")
+        if self.plan.num_episodes and self.plan.objective == "reward" and self.goal_conditioned:
+            raise UserError("plan.objective=reward: goal_conditioned=true plans to a goal: plan.objective=goal_image")
         learners = [name for name in self.plan.planners if name in ("mbpo", "sac")]
         if self.plan.num_episodes and learners and self.plan.objective != "reward":
             raise UserError(f"plan.planners={learners[0]}: learns from rewards; use plan.objective=reward")

@@ -104,7 +104,7 @@ def sampling_of(config: TrainIVideoGPT) -> Sampling | str | None:
     if rollout.sampling == "greedy":
         return "greedy"
     chosen = Sampling(rollout.temperature, rollout.top_k)
-    return None if chosen == SAMPLED else chosen
+    return None if chosen == SAMPLED and rollout.as_trained else chosen
 
 
 def imagine(

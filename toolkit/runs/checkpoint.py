@@ -39,8 +39,10 @@ class _HashingFile:
         self.file.flush()
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+def save(folder: Path, step: int, state: dict[str, Any], keep: int, keep_every: int | None = None) -> Path:
     """Write ``state`` (tensors and plain values) as the checkpoint of ``step``; keep the newest ``keep`` files.
+
+    Those of multiples of ``keep_every`` steps are kept besides.
 
     Raises JobError when it cannot be written (disk full); earlier checkpoints are then untouched.
     """
@@ -66,7 +68,8 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
             temporary.unlink()
     earlier = [old for old in _files(folder) if _parse(old)[0] < step]
     damaged = [old for old in _files(folder) if _parse(old)[0] >= step and old != path]  # we resumed from before them
-    for old in [*damaged, *earlier[: max(0, len(earlier) + 1 - keep)]]:
+    past = [old for old in earlier[: max(0, len(earlier) + 1 - keep)] if not keep_every or _parse(old)[0] % keep_every]
+    for old in [*damaged, *past]:
         old.unlink()
     return path
 

@@ -15,6 +15,7 @@ from toolkit.runs.machine import cores
 from toolkit.schema import Job
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
     from toolkit.runs.record import Run
@@ -65,7 +66,7 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
     """An Accelerator for ``config.device`` and ``config.precision``.
 
     In a parallel sweep, job ``job_number`` takes the GPU of that number modulo their count. Raises UserError when the
-    device asked for is absent.
+    device asked for is absent, and for fp16 on a CPU.
     """
     import torch
     from accelerate import Accelerator
@@ -82,10 +83,22 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.empty_cache()
     no_accelerator = not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    if config.device in ("auto", "cuda") and torch.cuda.is_available() and config.precision == "fp32":
+        torch.set_float32_matmul_precision("high")
+        log.info("device=cuda, precision=fp32: matrix products are taken in TF32")
     cpu = config.device == "cpu" or (config.device == "auto" and no_accelerator)  # unsaid, ranks on CPUs would be alone
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if config.precision == "bf16" else "no")
+    if cpu and config.precision == "fp16":
+        raise UserError("precision=fp16: needs a GPU; on a CPU use precision=bf16 or fp32")
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no" if config.precision == "fp32" else config.precision)
     assert accelerator.num_processes == world_size()
     return accelerator
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """What ``precision`` computes in."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def keep_freed_memory() -> None:

@@ -1,15 +1,30 @@
-"""What the ranks of one job agree on. With a single process every call is free and torch.distributed is not touched."""
+"""What the ranks of one job agree on. With a single process every call is free and torch.distributed is not touched.
+
+Two waits are told apart. Within a step the ranks are minutes apart at most, and one that does not answer is lost. While
+rank 0 samples and measures, the others may wait for days: every rank counts up in a store while it lives, and whoever
+waits sees that.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from toolkit.errors import JobError, UserError
+from toolkit.errors import JobError, LostProcess, UserError
 
 T = TypeVar("T")
+TIMEOUT = "TOOLKIT_TIMEOUT_S"  # how long a rank waits for another one within a step; default _TIMEOUT_S
+_TIMEOUT_S = 1800
+_LONGEST_PAUSE_S = 0.5  # between two looks at the store
+_BEAT_S = 1.0
+_met = 0  # how often the ranks have met
+_ended = threading.Event()
+_heart: threading.Thread | None = None
 
 
 def world_size() -> int:
@@ -31,7 +46,83 @@ def start() -> None:
 
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(days=1))  # the others wait while rank 0 samples and measures
+        dist.init_process_group(backend, timeout=timedelta(seconds=_timeout_s()))
+        global _heart
+        _ended.clear()
+        _heart = threading.Thread(target=_beat, daemon=True)
+        _heart.start()
+
+
+def _timeout_s() -> float:
+    text = os.environ.get(TIMEOUT, str(_TIMEOUT_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 10**6:
+        raise UserError(f"{TIMEOUT}={text}: expected seconds, from 1 to a million")
+    return seconds
+
+
+def _store() -> Any:
+    import torch.distributed as dist
+
+    return dist.distributed_c10d._get_default_store()
+
+
+def _beat() -> None:
+    """Count up in the store while this process lives; end with it, or where the store cannot be reached any more."""
+    store, key = _store(), f"toolkit/alive/{rank()}"
+    with contextlib.suppress(RuntimeError):
+        while not _ended.wait(_BEAT_S):
+            store.add(key, 1)
+
+
+def _meet() -> None:
+    """Wait until every rank has come this far, however long it takes, as long as they live.
+
+    Raises LostProcess where one that has not come has not been heard of for the timeout.
+    """
+    global _met
+    _met += 1
+    store, key, pause_s = _store(), f"toolkit/met/{_met}", 0.001
+    heard = {
+        number: (-1, time.monotonic()) for number in range(world_size()) if number != rank()
+    }  # beats, and when they were last more
+    come = store.add(key, 1)
+    while come < world_size():
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        for number, (beats, when) in heard.items():
+            now = store.add(f"toolkit/alive/{number}", 0)
+            if now != beats:
+                heard[number] = (now, time.monotonic())
+            elif time.monotonic() - when > _timeout_s():
+                raise LostProcess(_lost(f"did not answer for {_timeout_s():.0f} s ({TIMEOUT})", f"process {number}"))
+        come = store.add(key, 0)
+
+
+def _lost(how: str, who: str = "another process") -> str:
+    return f"process {rank()}: {who} of this job {how}; the same command goes on from the checkpoint"
+
+
+@contextlib.contextmanager
+def losses_named() -> Iterator[None]:
+    """Turn what torch raises where another rank is gone or silent into LostProcess, one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or not _is_loss(error):
+            raise
+        silent = any(sign in str(error).lower() for sign in ("timed out", "timeout"))
+        how = f"did not answer for {_timeout_s():.0f} s ({TIMEOUT})" if silent else "ended, or cannot be reached"
+        raise LostProcess(_lost(how)) from error
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in ("gloo/", "NCCL", "ProcessGroup"))
 
 
 def stop() -> None:
@@ -39,6 +130,9 @@ def stop() -> None:
     if world_size() > 1:
         import torch.distributed as dist
 
+        _ended.set()
+        if _heart is not None:
+            _heart.join(_timeout_s())
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -49,6 +143,7 @@ def from_rank_zero(make: Callable[[], T]) -> T:
         return make()
     import torch.distributed as dist
 
+    _meet()
     box: list[object] = [None, None]
     if rank() == 0:
         try:
@@ -66,11 +161,12 @@ def barrier() -> None:
     if world_size() > 1:
         import torch.distributed as dist
 
+        _meet()
         dist.barrier()
 
 
 def gather(value: T) -> list[T]:
-    """The values of all ranks, in rank order, on every rank."""
+    """The values of all ranks, in rank order, on every rank. They must be within one step of each other."""
     if world_size() == 1:
         return [value]
     import torch.distributed as dist

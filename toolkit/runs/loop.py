@@ -188,7 +188,8 @@ class Loop:
                 "stop_early": self.stop_early,
                 **{f"state.{name}": state for name, state in states.items()},
             }
-            checkpoint.save(self.folder, self.step, content, keep=self.run.config.keep_checkpoints)
+            config = self.run.config
+            checkpoint.save(self.folder, self.step, content, config.keep_checkpoints, config.keep_every_steps)
             self.run.record["stages"][self.stage]["step"] = self.step
             self.run.save()
         barrier()

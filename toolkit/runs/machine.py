@@ -37,7 +37,7 @@ def package_versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Platform, processor and the number of cores that this process may use."""
-    return {"platform": platform.platform(), "processor": _processor(), "cores": cores()}
+    return {"platform": platform.platform(), "processor": processor(), "cores": cores()}
 
 
 def git_commit() -> str | None:
@@ -52,7 +52,8 @@ def git_commit() -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor, as the system tells it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

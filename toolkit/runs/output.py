@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from toolkit.errors import UserError
+from toolkit.errors import LostProcess, UserError
 from toolkit.runs.distributed import rank
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -71,15 +71,15 @@ def check_written() -> None:
         raise UserError(f"standard output: {error.strerror}; what was asked for could not be printed")
 
 
-def tell(line: str) -> None:
-    """One line on stderr, from rank 0."""
-    if rank() == 0:
+def tell(line: str, everywhere: bool = False) -> None:
+    """One line on stderr, from rank 0 or from every rank."""
+    if rank() == 0 or everywhere:
         print(printable(line), file=sys.stderr)
 
 
 def complain(error: Exception, exit_code: int) -> int:
     """Say what is wrong in one line; returns the exit code."""
-    tell(f"toolkit: error: {' '.join(str(error).split())}")
+    tell(f"toolkit: error: {' '.join(str(error).split())}", everywhere=isinstance(error, LostProcess))
     return exit_code
 
 

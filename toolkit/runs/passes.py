@@ -113,6 +113,11 @@ def update(
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[no-any-return]
 
 
+def scaler_of(accelerator: Accelerator) -> dict[str, Any]:
+    """What a checkpoint holds of the loss scaling of precision=fp16; nothing with another precision."""
+    return {} if accelerator.scaler is None else {"scaler": accelerator.scaler}
+
+
 def _length(batch: Any) -> int:
     """Items of a batch: the first dimension of its first tensor."""
     if torch.is_tensor(batch):

@@ -64,12 +64,17 @@ def _load_base(source: str, channels: int) -> VideoUNet:
     return found
 
 
-def build_pipeline(config: EnhanceVideo, base: VideoUNet | None = None) -> VideoEnhancePipeline:
-    """Everything new but ``base``, which is trained already (or not, where both are trained together)."""
-    network, vae = config.network, build_vae(config)
+def build_pipeline(
+    config: EnhanceVideo, base: VideoUNet | None = None, vae: Any = None, text: tuple[Any, Any] | None = None
+) -> VideoEnhancePipeline:
+    """Everything new but ``base``, which is trained already (or not, where both are trained together).
+
+    vae, text: an autoencoder, and a text encoder with its tokenizer, in place of those that the config names.
+    """
+    network, vae = config.network, vae or build_vae(config)
     base = base if base is not None else build_base(config, as_codec(vae).channels)
     control = VideoControlNetModel.from_unet(base, conditioning=network.conditioning)
-    encoder, tokenizer = load_text_encoder(network.text_encoder) if network.text_encoder else (None, None)
+    encoder, tokenizer = text or (load_text_encoder(network.text_encoder) if network.text_encoder else (None, None))
     return VideoEnhancePipeline(
         ControlledVideoUNet.from_parts(base, control),
         vae,

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import ClassVar
 
 from toolkit.data.config import Encode
 from toolkit.errors import UserError
 from toolkit.schema import Job, choice, cosmetic, number, written
+from toolkit.venhancer.train.config import (
+    MOST_FRAME_FACTOR,
+    MOST_SCALE,
+    Augment,
+    ClipData,
+    Optim,
+    Upscaler,
+    VideoUNetConfig,
+)
+from toolkit.zoo.upscalers import check_keys
 
 STAGES = {
     "enhance": ["enhance", "measure"],
@@ -17,9 +26,6 @@ STAGES = {
     "all": ["train", "evaluate", "enhance", "measure"],
 }
 FIDELITY_NOISE_LEVELS = {"faithful": 50, "balanced": 150, "creative": 250}
-WEIGHTINGS = {"proportional": 1, "uniform": 0, "inverse": -1}  # factors are drawn in proportion to this power
-MOST_FRAME_FACTOR = 8  # the factors that the paper trains, in time and in space
-MOST_SCALE = 8.0
 LEAST_SCALE = 0.125  # without the network, which enlarges
 MOST_NOISE_LEVEL = 300  # of 1000 steps (section 3.3)
 LEAST_SIDE_PX = 16
@@ -76,138 +82,6 @@ class Classic:
 
 
 @dataclass
-class VideoUNetConfig:
-    """The network that ``stage=train`` builds; the defaults are the release's (1.41 + 0.63 billion parameters).
-
-    codec: an autoencoder of diffusers, or ``unshuffle``, which makes each block of codec_factor x codec_factor pixels
-    one latent. codec_factor: pixels on an edge of a latent. vae: folder or hub id of the autoencoder. text_encoder:
-    folder or hub id of a text encoder; None has none. block_out_channels: widths of the levels, from the finest on.
-    attention_levels: levels that attend, from the finest on (the middle always does). layers_per_block: blocks of a
-    level. cross_attention_dim: of the text's tokens. attention_head_dim: channels of a head. entry_heads: of the
-    temporal transformer after the first convolution. norm_num_groups: groups of the group norms. asymmetric: whether
-    the release's odd padding is kept. dropout: in training. conditioning: where noise level and scale are told: to the
-    key frames (the paper's video-aware conditioning), to all frames alike (``shared``), or not at all. diffuses:
-    latents, or residuals, their difference to those of the filled-in input, in units of its contrast. data_std: None,
-    the network gives v; a number, it is preconditioned for latents of that standard deviation. resize: how key frames
-    are resized. blend: whether frames between key frames are blends of them, or copies. tile_rows, tile_columns: of a
-    tile, in latents.
-    """
-
-    codec: str = choice("vae", "vae", "unshuffle")
-    codec_factor: int = number(8, least=1)
-    vae: str | None = None
-    text_encoder: str | None = None
-    block_out_channels: list[int] = number([320, 640, 1280, 1280], least=4)
-    attention_levels: int = number(3, least=0)
-    layers_per_block: int = number(2, least=1)
-    cross_attention_dim: int = number(1024, least=1)
-    attention_head_dim: int = number(64, least=1)
-    entry_heads: int = number(8, least=1)
-    norm_num_groups: int = number(32, least=1)
-    asymmetric: bool = True
-    dropout: float = number(0.1, least=0, below=1)
-    conditioning: str = choice("video_aware", "video_aware", "shared", "none")
-    diffuses: str = choice("latents", "latents", "residuals")
-    data_std: float | None = number(None, above=0)
-    resize: str = choice("bilinear", "bilinear", "bicubic")
-    blend: bool = False
-    tile_rows: int = number(90, least=4)
-    tile_columns: int = number(160, least=4)
-
-
-@dataclass
-class ClipData:
-    """The clips to train on: a name of ``toolkit data list``, or ``clips_folder`` with a path.
-
-    name: of the clips; ``data=NAME`` says the same. path: a folder of your own that holds them. num_frames, crop_px: of
-    a training clip. rate_fps: to which they are brought; None keeps theirs. num_crops: how many are decoded once and
-    kept in the cache. held_out: clips (names) that ``evaluate`` measures the loss on. held_out_crops: how many parts of
-    them.
-    """
-
-    KINDS: ClassVar = ("clips",)
-
-    name: str = "bbb"
-    path: str | None = None
-    num_frames: int = number(32, least=2)
-    crop_px: int = number(128, least=16)
-    rate_fps: float | None = number(24.0, above=0)
-    num_crops: int = number(2000, least=1)
-    held_out: list[str] = field(default_factory=lambda: ["bikes", "vtest", "citycc0", "cube"])
-    held_out_crops: int = number(64, least=2)
-
-
-@dataclass
-class Upscaler:
-    """``stage=train_keys``: a network that enlarges key frames by 4, one by one, trained to come near to the truth.
-
-    channels: of its hidden layers. num_blocks: residual blocks of two convolutions. photographs: whether it learns from
-    photographs that packages ship, beside frames of ``data``. films: whether frames of ``data`` are taken. left_out_s:
-    times of the film, in seconds, from which on 20 s are not trained on. film_share: share of the inputs that are
-    slightly blurred and compressed, as films are. patch_px: edge of what is taken of a crop (data.crop_px) in a step.
-    """
-
-    channels: int = number(48, least=4)
-    num_blocks: int = number(8, least=1)
-    photographs: bool = True
-    films: bool = True
-    left_out_s: list[float] = number([60.0, 180.0, 300.0, 420.0], least=0)
-    film_share: float = number(0.1, least=0, most=1)
-    patch_px: int = number(96, least=16)
-
-
-@dataclass
-class Augment:
-    """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip.
-
-    max_frame_factor: the largest frame skip. max_scale: the largest scale. frame_factor_weighting, scale_weighting: how
-    often a factor is drawn: in proportion to its size (the paper's), all alike, or in inverse proportion.
-    max_key_frames: of a clip; None: as many as data.num_frames has room for. max_noise_level: of the key frames'
-    latents, of 1000 steps. clean_fraction: clips whose key frames get no noise at all, beside those that draw level 0.
-    text_drop: share of the clips whose text is dropped.
-    """
-
-    max_frame_factor: int = number(MOST_FRAME_FACTOR, least=1, most=MOST_FRAME_FACTOR)
-    max_scale: float = number(MOST_SCALE, least=1, most=MOST_SCALE)
-    frame_factor_weighting: str = choice("proportional", *WEIGHTINGS)
-    scale_weighting: str = choice("proportional", *WEIGHTINGS)
-    max_key_frames: int | None = number(None, least=2)
-    max_noise_level: int = number(300, least=0, most=999)
-    clean_fraction: float = number(0.0, least=0, most=1)
-    text_drop: float = number(0.1, least=0, most=1)
-
-
-@dataclass
-class Optim:
-    """AdamW on the control branch, the base frozen (section 4.1); the EMA and the schedule are ours.
-
-    joint: whether base and control branch are trained together. step_weighting: how often a diffusion step is drawn,
-    all alike (the paper's) or in proportion to its number. num_steps: optimiser steps; a larger number trains on.
-    base_num_steps: of the base that is trained first where ``init`` names none. batch_size: clips per step, over all
-    processes. micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once.
-    gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward pass. lr:
-    learning rate. betas: AdamW's two. weight_decay: that of AdamW. warmup_steps: over which the learning rate rises
-    from 0. schedule: of the learning rate after that. grad_clip: largest norm of the gradient. ema_half_life_images:
-    training clips after which a weight counts half in the average that is sampled.
-    """
-
-    joint: bool = False
-    step_weighting: str = choice("uniform", "uniform", "proportional")
-    num_steps: int = number(2000, least=1, extends="train,train_keys")
-    base_num_steps: int = number(2000, least=0)
-    batch_size: int = number(8, least=1)
-    micro_batch_size: int | None = number(None, least=1, computes=False)
-    gradient_checkpointing: bool = cosmetic(False)
-    lr: float = number(1e-4, above=0)
-    betas: list[float] = number([0.9, 0.999], least=0, below=1)
-    weight_decay: float = number(0.01, least=0)
-    warmup_steps: int = number(0, least=0)
-    schedule: str = choice("constant", "constant", "cosine")
-    grad_clip: float = number(1.0, above=0)
-    ema_half_life_images: float = number(4000.0, above=0)
-
-
-@dataclass
 class Sampling:
     """One guided denoising of the whole latent clip (sections 3.4 and 4.1 and the release's sampler).
 
@@ -261,8 +135,8 @@ class EnhanceVideo(Job):
     rate to write, ``24``, ``29.97`` (meaning 30000/1001), ``24000/1001``. None: ``frame_factor``, or the rate before
     ``degrade``, that is the input's where there is none. frame_factor: the rate as a multiple of the input's, in place
     of fps. scene_cuts: whether scenes are enhanced apart, so that nothing is interpolated across a cut. cut_threshold:
-    difference of two frames above which a cut is seen. backend: ``generative`` is a network, ``classic`` motion
-    compensation and Lanczos, ``bicubic`` the plainest.
+    difference of two frames above which a cut is seen. backend: ``generative`` is networks, as ``keys`` and ``between``
+    name them, ``classic`` motion compensation and Lanczos, ``bicubic`` the plainest.
 
     model: ``small`` (shipped), a folder, or a hub id. init: of stage=train, folder or hub id of the base (a VideoUNet,
     or a UNet3DConditionModel such as ModelScope's text-to-video) that stays frozen. vae, text_encoder: for a model that
@@ -270,10 +144,11 @@ class EnhanceVideo(Job):
     what is not to be seen; None is no text. fidelity: how free the network is, by the noise on the key frames: level
     50, 150 or 250. noise_level: the same as a number, 0 (faithful) to 300 (free); None takes fidelity's.
     scale_condition: the value that the network is told as s; None tells it the true one. conditioning_scale: how much
-    the control branch adds. between: who makes the frames between key frames: the network, or motion compensation
-    between key frames that the network enhanced. color_fix: ``wavelet`` takes the low frequencies from the input,
-    ``adain`` mean and contrast of each channel. cpu_offload: whether parts of the model wait in the CPU's memory while
-    others work.
+    the control branch adds. keys: what enhances the key frames: VEnhancer's ``network`` (``model``), or what enlarges
+    them one by one: ``upscaler:`` and a run, ``lanczos``, ``ncnn:`` or ``spandrel:`` and a model. between: who makes
+    the frames between key frames: VEnhancer's network, motion compensation between the enhanced key frames, blending of
+    them, or RIFE. color_fix: ``wavelet`` takes the low frequencies from the input, ``adain`` mean and contrast of each
+    channel. cpu_offload: whether parts of the model wait in the CPU's memory while others work.
 
     part_frames: frames that are enhanced and written at a time; a killed job goes on after the last part.
     side_by_side_s: length of the video that shows input and output side by side; 0 makes none. measure_frames: how many
@@ -315,7 +190,8 @@ class EnhanceVideo(Job):
     noise_level: int | None = number(None, least=0, most=MOST_NOISE_LEVEL)
     scale_condition: float | None = number(None, least=1, most=MOST_SCALE)
     conditioning_scale: float = number(1.0, least=0)
-    between: str = choice("network", "network", "motion")
+    keys: str = "network"
+    between: str = choice("network", "network", "motion", "blend", "rife")
     color_fix: str = choice("wavelet", "none", "wavelet", "adain")
     sampling: Sampling = field(default_factory=Sampling)
     windows: Windows = field(default_factory=Windows)
@@ -352,6 +228,25 @@ class EnhanceVideo(Job):
         duration_s = self.duration_s or self.demo.duration_s
         return replace(self, input=self.demo.clip, start_s=start_s, duration_s=duration_s, degrade=degrade)
 
+    @property
+    def diffuses(self) -> bool:
+        """Whether VEnhancer's network makes the key frames."""
+        return self.backend == "generative" and self.keys == "network"
+
+    def _check_keys(self) -> None:
+        """Raises UserError for what only VEnhancer's network could do, where it is not asked."""
+        check_keys(self.keys)
+        if self.diffuses or self.backend != "generative":
+            return
+        if self.between == "network":
+            raise UserError(f"between=network: needs keys=network; with keys={self.keys} take motion, blend or rife")
+        plain = EnhanceVideo()
+        for key in _OF_THE_NETWORK:
+            if getattr(self, key) != getattr(plain, key):
+                raise UserError(f"{key}: is of VEnhancer's network, and keys={self.keys} is asked; add {_SMALL}")
+        if "train" in self.stages() and "enhance" in self.stages():
+            raise UserError(f"stage={self.stage}: trains VEnhancer's network; with keys={self.keys} add {_SMALL}")
+
     def check(self) -> None:
         """What must fit together across keys. Raises UserError."""
         if self.input_fps is not None:
@@ -364,6 +259,7 @@ class EnhanceVideo(Job):
             raise UserError(f"scale={self.scale}, width, height: give the scale or the size (the other one null)")
         if self.scale is not None and self.scale < 1 and self.backend == "generative":
             raise UserError(f"scale={self.scale}: the network enlarges; below 1 take backend=classic")
+        self._check_keys()
         if self.input is None and self.reference is not None:
             raise UserError(f"reference={self.reference}: belongs to input=..., which is not given")
         if self.reference is not None and self.degrade.active:
@@ -375,6 +271,13 @@ class EnhanceVideo(Job):
         for name in self.baselines:
             if name not in ("bicubic", "classic"):
                 raise UserError(f"baselines={name}: choose among bicubic, classic")
+
+
+_SMALL = "keys=network"
+_OF_THE_NETWORK = (
+    *("model", "vae", "text_encoder", "prompt", "negative_prompt"),
+    *("fidelity", "noise_level", "scale_condition", "conditioning_scale", "sampling"),
+)
 
 
 def parse_fps(text: str, key: str = "fps") -> Fraction:

@@ -21,12 +21,14 @@ from toolkit.runs.record import Run
 from toolkit.show.table import Table
 from toolkit.show.terminal import show, show_end
 from toolkit.venhancer.clips.backends import KeyFrames
+from toolkit.venhancer.clips.between import make_between
 from toolkit.venhancer.clips.former import former_of, is_done
 from toolkit.venhancer.clips.inputs import Task, available_bytes, check_free, find_tasks, make_folder, rate_text
 from toolkit.venhancer.clips.parts import Written, write_parts
 from toolkit.venhancer.clips.prepare import Network, Work, claim_of, make_backend, prepare
 from toolkit.venhancer.clips.side_by_side import frames_of, held_frames, write_sheet, write_side_by_side
 from toolkit.venhancer.config import EnhanceVideo
+from toolkit.venhancer.keys import load_upscaler
 from toolkit.venhancer.measure import load_perceptual, score_video, scores_table
 
 OURS = "ours"
@@ -90,7 +92,8 @@ def _folder(run: Run, task: Task) -> Path:
 def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> None:
     """All clips are read and checked before work on the first one begins; with ``skip_bad`` bad ones are left out."""
     config = _trained(config, run)
-    network = Network(config, device) if config.backend == "generative" else None
+    network = Network(config, device) if config.diffuses else None
+    _load_parts(config, device)
     todo = [task for task in tasks if not is_done(run, task, config)]
     is_new = not (run.dir / "work").exists()
     try:
@@ -111,6 +114,14 @@ def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
     if bad:
         made = f"{len(todo) - len(bad)} of {len(todo)} clips are made"
         raise JobError(f"{made}; not made, and tried again when the run is resumed: {few(bad, 10)}")
+
+
+def _load_parts(config: EnhanceVideo, device: Any) -> None:
+    """What ``keys`` and ``between`` name, before any work. Raises UserError where it is not there."""
+    if config.backend == "generative":
+        make_between(config.between, config.classic, device)
+        if not config.diffuses:
+            load_upscaler(config.keys, str(device))
 
 
 def _all_ready(
@@ -304,13 +315,14 @@ def dry_run(config: EnhanceVideo) -> None:
 
     config = config.resolved()
     network = Network(config, "cpu")
+    _load_parts(config, "cpu")
     rows = []
     with tempfile.TemporaryDirectory(prefix="toolkit-") as scratch:
         for task in find_tasks(config, Path("samples")):
             work = prepare(task, config, Path(scratch) / task.name)
             rows.append([task.name, work.summary().partition(": ")[2], ""])
             rows += [["", note.partition(": ")[2], ""] for note in work.notes]
-            if config.backend == "generative":
+            if config.diffuses:
                 rows += _network_rows(work, network)
     if not rows:
         raise UserError(f"input={config.input}: nothing to do")

@@ -20,6 +20,7 @@ from diffusers.utils import BaseOutput, logging
 
 from toolkit import zoo
 from toolkit.errors import UserError
+from toolkit.runs.device import dtype_of
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.engine.enhancer import Enhancer
 from toolkit.venhancer.engine.settings import EnhanceSettings
@@ -31,7 +32,6 @@ from toolkit.zoo.loading import hub_answers, load_or_refuse
 from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
 
 SMALL = Path(__file__).parent / "weights"
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _OURS = {one.__name__: one for one in (ControlledVideoUNet, PixelUnshuffleCodec, VideoNoiseSchedule)}
 
 
@@ -142,7 +142,7 @@ def load_pipeline(model: str, vae: str | None = None, text_encoder: str | None =
 def place_pipeline(config: EnhanceVideo, device: str | torch.device) -> VideoEnhancePipeline:
     """The pipeline that ``config`` names, on ``device``, in its precision. Raises UserError as ``load_pipeline``."""
     pipeline = load_pipeline(config.model, config.vae, config.text_encoder)
-    pipeline.place(_DTYPES[config.precision], torch.device(device), config.cpu_offload)
+    pipeline.place(dtype_of(config.precision), torch.device(device), config.cpu_offload)
     return pipeline
 
 

@@ -12,6 +12,7 @@ from toolkit.zoo.registry import (
     list_published,
     show_network,
 )
+from toolkit.zoo.upscalers import list_upscalers
 
 __all__ = [
     "CLASSES",
@@ -27,6 +28,7 @@ __all__ = [
     "list_layouts",
     "list_networks",
     "list_published",
+    "list_upscalers",
     "load",
     "show_network",
 ]

@@ -193,6 +193,13 @@ NAMED: dict[str, Entry] = {
         _VENHANCER,
         "the frozen base (MS-Vid2Vid-XL) alone",
     ),
+    "upscaler_x4": Entry(
+        "toolkit.zoo.video.upscaler:FrameUpscaler",
+        {},
+        {"x": ("float32", (1, 3, 180, 320))},
+        "ours, in the form of Lim et al. 2017 (EDSR)",
+        "enlarges single frames by 4; FLOPs of 180x320",
+    ),
 }
 
 LAYOUTS: dict[str, Layout] = {

@@ -7,6 +7,7 @@ same dropout again.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,9 +33,18 @@ class CheckpointedBlock(nn.Module):
 def checkpoint_activations(network: nn.Module, key: str = "optim.gradient_checkpointing") -> None:
     """Set it in every block of ours, of diffusers and of transformers. Raises UserError naming ``key`` where a network
     has none."""
-    found: list[Any] = [module for module in network.modules() if hasattr(module, "gradient_checkpointing")]
+    found = _blocks(network)
     if not found:
         raise UserError(f"{key}=true: {type(network).__name__} has no blocks that could be computed again; use false")
     for module in found:
         module.gradient_checkpointing = True
         module._gradient_checkpointing_func = recomputed  # what transformers' layers call
+
+
+def checkpointing_of(network: nn.Module) -> Callable[[], None] | None:
+    """``checkpoint_activations`` of ``network``; None where it has no blocks for it."""
+    return functools.partial(checkpoint_activations, network) if _blocks(network) else None
+
+
+def _blocks(network: nn.Module) -> list[Any]:
+    return [module for module in network.modules() if hasattr(module, "gradient_checkpointing")]

@@ -77,6 +77,11 @@ def load_lpips(source: str | Path, key: str = "tokenizer_loss.perceptual_path") 
     return LPIPS({name: tensors[name].float() for name in wanted})
 
 
+def unweighted_lpips() -> LPIPS:
+    """LPIPS with zeros for weights: what it costs, not what it says."""
+    return LPIPS({name: torch.zeros(shape) for name, shape in _expected_shapes().items()})
+
+
 def _expected_shapes() -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     index, width = 0, 3

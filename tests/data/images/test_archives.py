@@ -210,6 +210,6 @@ def test_compressed_cut_and_foreign_files_are_refused(tmp_path, pictures):
     (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-1])
     with pytest.raises(UserError, match=r"cut\.npy: not an \.npy file"):
         load(tmp_path / "cut.npy")
-    (tmp_path / "set.tar").write_bytes(b"")
-    with pytest.raises(UserError, match=r"set\.tar: is a file, not a folder \(nor one of \.zip, \.npz, \.npy\)"):
-        load(tmp_path / "set.tar")
+    (tmp_path / "set.rar").write_bytes(b"")
+    with pytest.raises(UserError, match=r"set\.rar: is a file, not a folder \(nor one of \.zip, \.npz, \.npy, "):
+        load(tmp_path / "set.rar")

@@ -6,7 +6,7 @@ import pytest
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.environments import PushSpriteEnv
 from toolkit.errors import UserError
-from toolkit.ivideogpt.config import Plan
+from toolkit.ivideogpt.config import Plan, Rollout
 from toolkit.ivideogpt.control.planning import Task, control, goal_image, search
 from toolkit.ivideogpt.rollout import sampling_of
 from toolkit.zoo.world.model import WorldModel
@@ -124,6 +124,8 @@ def test_plans_are_made_as_the_model_is_sampled_unless_the_config_says_how():
     assert sampling_of(config) == Sampling(temperature=0.5)
     config.rollout.sampling = "greedy"
     assert sampling_of(config) == "greedy"
+    config.rollout = Rollout(as_trained=False)
+    assert sampling_of(config) == Sampling(temperature=1.0, top_k=100)  # asked for, whatever the model says
     config = tiny.config()
     config.plan = Plan(horizon=3, num_candidates=6, num_elites=2, num_iterations=2, num_steps=6)
     own = WorldModel(plain.tokenizer, plain.transformer, sampling=Sampling(temperature=0.01, top_k=1))
@@ -156,3 +158,20 @@ def test_control_ends_where_the_environment_ends(objective, replan_every):
     env = Ending(16)
     control(tiny.world(), Task(env, env.action_space.low, env.action_space.high, 1), config, "random", 0)
     assert env.moves == 2
+
+
+def test_a_goal_conditioned_model_plans_with_the_goal_before_what_is_seen(monkeypatch):
+    plain = tiny.world(context_length=2, positions=200)
+    world = WorldModel(plain.tokenizer, plain.transformer, goal_conditioned=True)
+    config = tiny.config(context_length=2, goal_conditioned=True)
+    config.plan = Plan(horizon=2, num_candidates=4, num_elites=2, num_iterations=1, num_steps=2, replan_every=1)
+    env, shown = PushSpriteEnv(16), []
+    own = WorldModel.begin
+    monkeypatch.setattr(WorldModel, "begin", lambda *args, **keys: shown.append(args[1]) or own(*args, **keys))
+    task = Task(env, env.action_space.low, env.action_space.high, 2)
+    control(world, task, config, "cem", 3)
+    goals = [context[0, 0] for context in shown]
+    assert len(goals) == 2 and (goals[0] == goals[1]).all() and (goals[0] != shown[0][0, 1]).any()
+    config.plan, config.reward_head = Plan(num_episodes=1, objective="reward"), True
+    with pytest.raises(UserError, match=r"plan\.objective=reward: goal_conditioned=true plans to a goal"):
+        config.check()

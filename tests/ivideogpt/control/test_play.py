@@ -399,3 +399,19 @@ def test_options_of_a_simulator_in_a_run_folder_are_checked(tmp_path, env, optio
     (tmp_path / "run.json").write_text(json.dumps(facts))
     with pytest.raises(UserError, match=message):
         make_game(tmp_path)
+
+
+def test_a_goal_conditioned_model_is_shown_a_goal_first(tmp_path):
+    plain = tiny.world(context_length=2, positions=200)
+    world = WorldModel(plain.tokenizer, plain.transformer, goal_conditioned=True)
+    game = Game(world, "push_sprite", push_sprite, None)
+    begun = game.reset(5, 0)
+    goal, now = game.states[0].recent[0].numpy()
+    assert begun["goal"] and begun["goal"] != begun["frame"] == begun["truth"]
+    assert (now == push_sprite().reset(seed=5)[0]).all() and (goal != now).any()
+    assert game.step([1, 0])["frame"] and (game.states[-1].recent[0, 0].numpy() == goal).all()
+    world.save_pretrained(tmp_path / "world")
+    frames = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((16, 16, 3), np.uint8)
+    write_episode(tmp_path / "episodes" / "a.npz", Episode(frames))
+    given = make_game(tmp_path / "world", tmp_path / "episodes")
+    assert given.starts[0, :, 0, 0, 0].tolist() == [3, 0] and given.reset(0, 0)["goal"]

@@ -16,8 +16,9 @@ from toolkit.data.photo_downloads import PHOTO_DOWNLOADS
 from toolkit.errors import UserError
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.record import Run
-from toolkit.venhancer.config import ClipData, EnhanceVideo, Optim, Upscaler
+from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.train import keys
+from toolkit.venhancer.train.config import ClipData, Optim, Upscaler
 from toolkit.zoo.video.upscaler import FrameUpscaler
 
 

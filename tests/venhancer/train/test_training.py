@@ -15,12 +15,13 @@ from toolkit.errors import UserError
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.record import Run
 from toolkit.venhancer.build import build_pipeline
-from toolkit.venhancer.config import ClipData, EnhanceVideo, Optim, VideoUNetConfig
+from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.model.conditioning import Fill
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
 from toolkit.venhancer.train import augment
 from toolkit.venhancer.train import stage as training
 from toolkit.venhancer.train.batches import Batches
+from toolkit.venhancer.train.config import ClipData, Optim, VideoUNetConfig
 
 
 def write_video(path, frames, rate=24):

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from toolkit.data.images.arrays import stored_array, stored_arrays
+from toolkit.data.images.shards import ShardArchive, find_shards
 from toolkit.errors import UserError
 
 MOST_MEMBER_BYTES = 2**30  # of one image file
@@ -68,6 +69,10 @@ class ArchivePath(PosixPath):
         values[stat.ST_SIZE] = archive.size(name)
         return os.stat_result(values, {"st_mtime_ns": about.st_mtime_ns, "st_mtime": about.st_mtime})
 
+    def is_checked(self) -> bool:
+        """Whether reading it holds it against a checksum."""
+        return isinstance(self._found()[0], ZipArchive)
+
     def read_bytes(self) -> bytes:
         archive, name = self._found()
         return archive.read(name)
@@ -79,18 +84,24 @@ class ArchivePath(PosixPath):
 
 
 def as_folder(path: Path) -> Path:
-    """``path`` itself where it is a folder, else the archive as one. Raises UserError for one that cannot be used."""
-    if path.is_dir():
+    """``path`` itself where it is a folder, else the archive as one; of a folder of shards too.
+
+    Raises UserError for one that cannot be used.
+    """
+    suffix = path.suffix.lower()
+    if shards := find_shards(path):
+        archive: Archive = ShardArchive(path, shards)
+    elif path.is_dir():
         return path
-    kind = ZipArchive if path.suffix.lower() == ".zip" else StackArchive
-    _open[os.path.abspath(path)] = kind(path)
+    else:
+        archive = ZipArchive(path) if suffix == ".zip" else StackArchive(path)
+    _open[os.path.abspath(path)] = archive
     return ArchivePath(path)
 
 
-def stack_of(path: Path) -> StackArchive | None:
-    """The stack of pixels behind a path, where there is one."""
-    archive = _open.get(os.path.abspath(path)) if isinstance(path, ArchivePath) else None
-    return archive if isinstance(archive, StackArchive) else None
+def behind(path: Path) -> Archive | None:
+    """The archive that ``as_folder`` made a path of."""
+    return _open.get(os.path.abspath(path)) if isinstance(path, ArchivePath) else None
 
 
 class ZipArchive:
@@ -159,11 +170,16 @@ class StackArchive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.pixels, self.labels = _stack(path)  # (n, H, W, C), int64 (n,) or None
-        self._names = {f"{row:08d}": False for row in range(len(self.pixels))}
+        self.pixels, self._labels = _stack(path)  # (n, H, W, C), whole numbers (n,) or None
+        self.splits = {"train": [f"{row:08d}" for row in range(len(self.pixels))]}
+        self.class_names: tuple[str, ...] = ()
+
+    def labels(self, split: str) -> list[int | str] | None:
+        """The classes of all images."""
+        return None if self._labels is None else self._labels.tolist()
 
     def entries(self, folder: str) -> dict[str, bool]:
-        return self._names if folder == "" else {}
+        return {}  # what there is stands in ``splits``
 
     def size(self, name: str) -> int:
         return int(self.pixels[0].size)

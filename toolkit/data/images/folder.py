@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,15 @@ import numpy as np
 import torch
 
 from toolkit.data.config import Data
-from toolkit.data.images.archives import ArchivePath, StackArchive, as_folder, stack_of
+from toolkit.data.images.archives import StackArchive, as_folder, behind
 from toolkit.data.images.decoding import Reading, decode
 from toolkit.data.images.images import Headers, check_depth, check_images
-from toolkit.data.images.layout import Found, enter, find_splits
+from toolkit.data.images.layout import Found, enter, find_splits, listed_splits
+from toolkit.data.images.shards import ShardArchive
 from toolkit.data.images.store import PixelStore, StackStore
 from toolkit.data.sets import Batch, Dataset, Indices, MemorySplit, Split, fixed_subset, limit_train
 from toolkit.data.splits import hold_out_named
-from toolkit.errors import UserError, few
+from toolkit.errors import UserError
 
 FEW_PIXELS = 2**27  # of the files: a few seconds of decoding, which also checks every file to its end
 IN_MEMORY_BYTES = 2**29  # of the decoded images
@@ -113,19 +113,15 @@ def load_folder(config: Data, seed: int) -> Dataset:
 
 def image_folder(config: Data, size_px: int | None) -> Dataset:
     """``load_folder`` with its own ``size_px`` (imagenet64 and imagenet128 have a default)."""
-    assert config.path is not None
-    root = as_folder(Path(config.path).expanduser())
-    stack = stack_of(root)
+    root, parts, stack = _open(config)
     if stack is not None:
-        parts, headers = {"train": _rows_of(root, stack, config.class_labels)}, _headers_of(stack)
-        files = parts["train"].files
+        headers = _headers_of(stack)
     else:
-        root = enter(root) if isinstance(root, ArchivePath) else root
-        parts = _find(root, config.class_labels)
         listed = [file for part in parts.values() for file in part.files]
         headers, good = check_images(listed, config.max_pixels, config.skip_bad)
         parts = _readable(root, parts, good)
-        files = [file for part in parts.values() for file in part.files]
+    files = [file for part in parts.values() for file in part.files]
+    if stack is None:
         check_depth(files, config.max_pixels)
     class_names = parts["train"].class_names
     reading = Reading(_shape(config, size_px, files, headers), config.resize if size_px else None, config.max_pixels)
@@ -152,6 +148,18 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
     )
 
 
+def _open(config: Data) -> tuple[Path, dict[str, Found], StackArchive | None]:
+    """The folder, or the archive as one, its images by split, and the stack of pixels that it is, if it is one."""
+    assert config.path is not None
+    root = as_folder(Path(config.path).expanduser())
+    archive = behind(root)
+    if isinstance(archive, (ShardArchive, StackArchive)):
+        parts = listed_splits(root, archive, config.class_labels)
+        return root, parts, archive if isinstance(archive, StackArchive) else None
+    root = enter(root) if archive is not None else root
+    return root, _find(root, config.class_labels), None
+
+
 def _find(root: Path, are_given: bool) -> dict[str, Found]:
     """The images by split. Classes that networks are not given are known all the same, where there are any."""
     if are_given:
@@ -164,19 +172,6 @@ def _find(root: Path, are_given: bool) -> dict[str, Found]:
         return found
     same = all(classed[name].files == part.files for name, part in found.items())
     return classed if same else found
-
-
-def _rows_of(root: Path, stack: StackArchive, are_given: bool) -> Found:
-    """The rows of a stack as files. UserError where there is one class only and networks are to see classes."""
-    files = [root / name for name in stack.entries("")]
-    if stack.labels is None:
-        return Found(files, None, (), Counter())
-    values, labels = np.unique(stack.labels, return_inverse=True)
-    if len(values) < 2 and are_given:
-        raise UserError(f"{root}: one class only ({values[0]}); give two or more, or set data.class_labels=false")
-    counts = few([f"{value} {count}" for value, count in zip(values, np.bincount(labels), strict=True)])
-    _log.info("%s: %d images of %d classes: %s", root, len(files), len(values), counts)
-    return Found(files, labels.astype(np.int64), tuple(map(str, values)), Counter())
 
 
 def _headers_of(stack: StackArchive) -> Headers:

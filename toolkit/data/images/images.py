@@ -137,9 +137,9 @@ def _check_file(path: Path, max_pixels: int, whole: bool) -> tuple[int, int, boo
 
 
 def _ends_well(path: Path, kind: str | None) -> bool:
-    if isinstance(path, ArchivePath):  # it was read whole, and held against the archive's checksum
-        return True
     mark = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}.get(kind or "")
+    if isinstance(path, ArchivePath):
+        return path.is_checked() or (mark is not None and mark in path.read_bytes()[-16:])
     if mark is None:
         return False
     with open(path, "rb") as file:

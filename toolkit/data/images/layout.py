@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections import Counter
@@ -10,17 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from toolkit.data.images.archives import ArchivePath
+from toolkit.data.images.archives import ArchivePath, StackArchive
 from toolkit.data.images.labels import NAMES, labels_file, labels_of, read_labels
+from toolkit.data.images.shards import ShardArchive
+from toolkit.data.images.suffixes import is_image, readable_suffixes, suffix_of
 from toolkit.data.splits import split_folders, split_of
 from toolkit.errors import UserError, few
 
-SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
-    *(".avif", ".jp2", ".tga", ".heic", ".heif"),
-)
 _log = logging.getLogger(__name__)
 
 
@@ -44,12 +40,34 @@ def enter(root: Path) -> Path:
     return root
 
 
-@functools.cache
-def readable_suffixes() -> frozenset[str]:
-    """Those of ``SUFFIXES`` that this installation of Pillow can read."""
-    Image.init()
-    kinds = Image.registered_extensions()
-    return frozenset(suffix for suffix in SUFFIXES if kinds.get(suffix) in Image.OPEN)
+def listed_splits(root: Path, archive: ShardArchive | StackArchive, is_given: bool) -> dict[str, Found]:
+    """The images by split of an archive that knows its splits and classes itself.
+
+    Raises UserError where networks are to be given the classes (``is_given``) and there is one only.
+    """
+    labels = {name: archive.labels(name) for name in archive.splits}
+    values = {label for part in labels.values() for label in part or ()}
+    names = archive.class_names or _ordered(values)
+    if values and len(values) < 2 and is_given:
+        raise UserError(f"{root}: one class only ({names[0]}); give two or more, or set data.class_labels=false")
+    index: dict[int | str, int] = {name: number for number, name in enumerate(names)}
+    index |= {int(name): number for number, name in enumerate(names) if not archive.class_names and name.isdecimal()}
+    index |= dict(enumerate(range(len(names)))) if archive.class_names else {}
+    found = {}
+    for name, part in labels.items():
+        unknown = next((label for label in part or () if label not in index), None)
+        if unknown is not None:
+            raise UserError(f"{root}: {name} has the class {unknown}, which is none of {few(list(names), 5)}")
+        numbers = None if part is None else np.array([index[label] for label in part], np.int64)
+        found[name] = Found([root / one for one in archive.splits[name]], numbers, names, Counter())
+        _say(root, name, found[name], "no classes")
+    return found
+
+
+def _ordered(values: set[int | str]) -> tuple[str, ...]:
+    """Classes as text: numbers by their value, names as text; negative numbers are no classes."""
+    numbers = sorted(value for value in values if isinstance(value, int) and value >= 0)
+    return tuple(map(str, numbers)) or tuple(sorted(value for value in values if isinstance(value, str)))
 
 
 def find_splits(root: Path, by_class: bool, is_said: bool = True) -> dict[str, Found]:
@@ -101,7 +119,7 @@ def _left_out(root: Path, named: list[Path], others: list[Path]) -> list[str]:
             f"{root}: {named[0].name} is the name of a split, but there are images beside it "
             f"({', '.join(with_images[:5])}); if it is a class, give it another name, else move the others away"
         )
-    loose = sum(_is_image(entry.name) for entry in _entries(root))
+    loose = sum(is_image(entry.name) for entry in _entries(root))
     return [*(folder.name for folder in others), *([f"{loose} images"] if loose else [])]
 
 
@@ -149,7 +167,7 @@ def find_images(root: Path, by_class: bool, is_whole: bool = True) -> Found:
 
 
 def _check_classes(root: Path, folders: list[Path], is_whole: bool) -> None:
-    loose = [entry.name for entry in _entries(root) if _is_image(entry.name)]
+    loose = [entry.name for entry in _entries(root) if is_image(entry.name)]
     if loose:
         raise UserError(f"{root}: images ({loose[0]}) beside class folders ({folders[0].name}); move them into classes")
     for folder in folders:
@@ -223,18 +241,10 @@ def _subfolders(folder: Path) -> list[Path]:
     return [folder / entry.name for entry in _entries(folder) if entry.is_folder and not entry.name.startswith("__")]
 
 
-def _is_image(name: str) -> bool:
-    return _suffix(name) in readable_suffixes()
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
 def _others_in(folder: Path) -> Counter[str]:
     """Files directly in ``folder`` that are neither images nor labels, by suffix."""
     names = [entry.name for entry in _entries(folder) if not entry.is_folder]
-    return Counter(_suffix(name) for name in names if not _is_image(name) and name not in NAMES)
+    return Counter(suffix_of(name) for name in names if not is_image(name) and name not in NAMES)
 
 
 def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
@@ -248,7 +258,7 @@ def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
         real = os.path.realpath(place)
         if real not in seen:
             seen.add(real)
-            files += [place / entry.name for entry in _entries(place) if _is_image(entry.name) and not entry.is_folder]
+            files += [place / entry.name for entry in _entries(place) if is_image(entry.name) and not entry.is_folder]
             skipped += _others_in(place)
             waiting += reversed(_subfolders(place))
     return files, skipped

@@ -24,6 +24,7 @@ from toolkit.icg.labels_and_prompts import read_labels
 from toolkit.icg.methods import ICG, AutoGuidance, Guidance
 from toolkit.icg.sources.base import Request, Source, refuse_control, refuse_diffusers
 from toolkit.icg.sources.small import read_training
+from toolkit.runs.device import dtype_of
 from toolkit.runs.reading import read_record
 from toolkit.runs.seeds import generator
 from toolkit.zoo.edm.denoiser import Denoiser
@@ -59,8 +60,8 @@ class DenoiserSource(Source):
         self.bank: dict[str, Tensor] | None = None
         self.labels = self._labels()
         self.autocast: AbstractContextManager[Any] = nullcontext()
-        if config.precision == "bf16":
-            self.autocast = torch.autocast(device.type, torch.bfloat16)
+        if config.precision != "fp32":
+            self.autocast = torch.autocast(device.type, dtype_of(config.precision))
 
     @property
     def conditions(self) -> list[str]:

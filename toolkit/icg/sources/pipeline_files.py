@@ -9,13 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from toolkit.errors import UserError, did_you_mean
 from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders.pipeline_loop import NETWORKS
 from toolkit.icg.methods import AutoGuidance, Guidance
 from toolkit.icg.sources.base import refuse_control
+from toolkit.runs.device import dtype_of
 from toolkit.zoo.loading import hub_answers
 
 # method -> the class of a pipeline -> the class of diffusers that adds the method
@@ -167,7 +166,7 @@ def load_pipeline(model: str, precision: str = "fp32") -> Any:
     transformers.utils.logging.set_verbosity_error()
     folder = Path(model).expanduser()
     offline = folder.exists() or not hub_answers()
-    options: dict[str, Any] = {"torch_dtype": torch.bfloat16} if precision == "bf16" else {}
+    options: dict[str, Any] = {} if precision == "fp32" else {"torch_dtype": dtype_of(precision)}
     source = str(folder) if folder.exists() else model
     try:
         return DiffusionPipeline.from_pretrained(source, use_safetensors=True, local_files_only=offline, **options)

@@ -31,6 +31,7 @@ from toolkit.runs import progress
 from toolkit.runs.distributed import barrier, from_rank_zero, rank
 from toolkit.runs.files import write_json
 from toolkit.runs.loop import Loop
+from toolkit.runs.passes import scaler_of, update
 from toolkit.runs.record import Run, config_hash
 from toolkit.runs.schedule import learning_rate_factor
 from toolkit.runs.seeds import seed_all
@@ -134,16 +135,15 @@ def _train(run: Run, small: SmallModel, dataset: Dataset, accelerator: Accelerat
     if small.compile:
         model.compile()
     batches = _batches(small, dataset, device)
-    loop = Loop(run, STAGE, optim.num_steps, {"model": model, "optimizer": optimizer, "ema": ema}, replicated=True)
+    state: dict[str, Any] = {"model": model, "optimizer": optimizer, "ema": ema} | scaler_of(accelerator)
+    loop = Loop(run, STAGE, optim.num_steps, state, replicated=True)
     for step in loop:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule)
         with accelerator.autocast():
             loss = edm_loss(model, *batches(step), small.loss)
-        loss.backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        grad_norm = update(optimizer, model.parameters(), optim.grad_clip, accelerator)
         ema.update(optim.batch_size)
         loop.log(loss=loss, grad_norm=grad_norm)
     if rank() == 0:

@@ -29,6 +29,7 @@ from toolkit.ivideogpt.build import load_world
 from toolkit.ivideogpt.control.env import action_range
 from toolkit.ivideogpt.control.packed import unpack
 from toolkit.runs.reading import read_record
+from toolkit.runs.seeds import derive
 from toolkit.schema import check
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.state import State
@@ -101,7 +102,8 @@ class Game:
         self.start, self.taken = start, []
         context = self._true_context() if self.starts is None else self.starts[start]
         self.states, self.t = [self.world.begin(context[None], [seed])], 0
-        return {"t": 0, "frame": _png(context[-1]), "truth": _png(context[-1]) if self.env else None}
+        shown = {"goal": _png(context[0])} if self.world.spec.goal_conditioned else {}
+        return {"t": 0, "frame": _png(context[-1]), "truth": _png(context[-1]) if self.env else None, **shown}
 
     def check(self, start: int, seed: int) -> None:
         """Raises UserError where there is no such start or luck."""
@@ -110,11 +112,25 @@ class Game:
                 raise UserError(f"{name}={value}: there are 0..{most - 1}")
 
     def _true_context(self) -> NDArray[np.uint8]:
-        """The simulator at its start, at rest for as many frames as the model looks at."""
+        """The simulator at its start, at rest for as many frames as the model looks at; a goal comes first."""
         assert self.env is not None
+        spec = self.world.spec
+        goal = [self._goal()] if spec.goal_conditioned else []
         frame, _ = self.env.reset(seed=self.start)
-        still, self.ended = np.zeros(self.world.spec.action_dim, np.float32), False
-        return np.stack([frame] + [self.env.step(still)[0] for _ in range(self.world.spec.T0 - 1)])
+        still, self.ended = np.zeros(spec.action_dim, np.float32), False
+        return np.stack([*goal, frame, *(self.env.step(still)[0] for _ in range(spec.T0 - len(goal) - 1))])
+
+    def _goal(self) -> NDArray[np.uint8]:
+        """What is seen after as many steps as one context imagines, in a direction that the start draws."""
+        assert self.env is not None
+        low, high = action_range(self.world)
+        drawn = np.random.default_rng(derive(self.start, "goal")).uniform(low, high).astype(np.float32)
+        frame, _ = self.env.reset(seed=self.start)
+        for _ in range(self.world.spec.max_future):
+            frame, _, terminated, truncated, _ = self.env.step(one_hot(drawn, self.world.config["discrete"]))
+            if terminated or truncated:
+                break
+        return frame
 
     def step(self, action: Sequence[float]) -> dict[str, Any]:
         """One frame further."""
@@ -259,4 +275,11 @@ def _starts(folder: Path, world: WorldModel) -> NDArray[np.uint8]:
     if not files:
         raise UserError(f"{folder}: no npz episodes in it")
     spec = EpisodeSpec(size_px=world.spec.resolution, least_frames=world.spec.T0)
-    return np.stack([read_episode(path, spec).image[: world.spec.T0].copy() for path in files[:MOST_FILES]])
+    return np.stack([_context(read_episode(path, spec).image, world) for path in files[:MOST_FILES]])
+
+
+def _context(image: NDArray[np.uint8], world: WorldModel) -> NDArray[np.uint8]:
+    """The first frames of an episode; of a goal-conditioned model its last one first."""
+    if not world.spec.goal_conditioned:
+        return image[: world.spec.T0].copy()
+    return np.concatenate([image[-1:], image[: world.spec.T0 - 1]])

@@ -1,13 +1,13 @@
-"""Model-based policy optimisation (Janner et al. 2019) with Stable-Baselines3's SAC and a frozen world model.
+"""Model-based policy optimisation (Janner et al. 2019, algorithm 1 of the paper) with Stable-Baselines3's SAC.
 
-Algorithm 1 of the paper also goes on training the world model on what the agent sees; here it stays as it was given.
-Each round acts in the true environment with the current policy, imagines short roll-outs in the world model from frames
-that were seen there, and trains the agent on batches that are half real, half imagined. Needs the extra ``rl`` and a
-world model with a reward head.
+Each round acts in the true environment with the current policy, lets the world model learn from what was seen where it
+may, imagines short roll-outs in it from frames that were seen, and trains the agent on batches that are half real, half
+imagined. Needs the extra ``rl`` and a world model with a reward head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from toolkit.data.episodes.environments import ImageEnv, one_hot
+from toolkit.data.episodes.episode import Episode, move_rows
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
 from toolkit.ivideogpt.control.env import action_range
@@ -64,9 +65,11 @@ class Agent:
             from stable_baselines3 import SAC
             from stable_baselines3.common.buffers import ReplayBuffer
             from stable_baselines3.common.logger import Logger
+
+            from toolkit.ivideogpt.control.sb3 import SmallFrameFeatures
         except ImportError:
             raise UserError(f"mbpo: needs Stable-Baselines3; {install_hint('rl')}") from None
-        policy = {"features_extractor_class": _features_class(), "net_arch": [64, 64]}
+        policy = {"features_extractor_class": SmallFrameFeatures, "net_arch": [64, 64]}
         self.sac = SAC(
             "CnnPolicy", _Spaces(resolution, action_dim), learning_rate=3e-4, buffer_size=20_000, gamma=0.95,
             batch_size=settings.batch_size, policy_kwargs=policy, seed=settings.seed, device=device,
@@ -82,11 +85,13 @@ class Agent:
         actions, _ = self.sac.predict(np.moveaxis(frames, -1, 1), deterministic=not explore)
         return np.asarray(actions, np.float32)
 
-    def remember(self, real: bool, frame: Any, next_frame: Any, action: Any, reward: float) -> None:
-        """One transition into the real or the imagined memory."""
+    def remember(
+        self, real: bool, frame: Any, next_frame: Any, action: Any, reward: float, ended: bool = False
+    ) -> None:
+        """One transition into the real or the imagined memory; nothing follows where it ``ended`` the task."""
         memory: Any = self.sac.replay_buffer if real else self.imagined
         pictures = [np.moveaxis(np.asarray(one), -1, 0)[None] for one in (frame, next_frame)]
-        memory.add(*pictures, np.asarray(action)[None], np.array([reward]), np.array([False]), [{}])
+        memory.add(*pictures, np.asarray(action)[None], np.array([reward]), np.array([ended]), [{}])
 
     def train(self, num_updates: int) -> None:
         """SAC updates on mixed batches."""
@@ -122,67 +127,58 @@ class _Spaces(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-1, 1, (action_dim,), np.float32)
 
 
-def _features_class() -> Any:
-    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-
-    class Features(BaseFeaturesExtractor):
-        """Three strided convolutions and a linear layer, for frames of any size from 16 pixels on."""
-
-        def __init__(self, observation_space: Any, features_dim: int = 64):
-            super().__init__(observation_space, features_dim)
-            channels = observation_space.shape[0]
-            layers: list[nn.Module] = []
-            for width in (16, 32, 32):
-                layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.ReLU()]
-                channels = width
-            self.maps = nn.Sequential(*layers, nn.Flatten())
-            with torch.no_grad():
-                size = self.maps(torch.zeros(1, *observation_space.shape)).shape[1]
-            self.head = nn.Sequential(nn.Linear(size, features_dim), nn.ReLU())
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.maps(x))
-
-    return Features
-
-
-def learn(world: WorldModel, env: ImageEnv, settings: Settings, imagine: bool = True) -> tuple[Agent, list[float]]:
+def learn(
+    world: WorldModel,
+    env: ImageEnv,
+    settings: Settings,
+    imagine: bool = True,
+    adapt: Callable[[list[Episode], int], None] | None = None,
+) -> tuple[Agent, list[float]]:
     """Run the loop; the agent and the return of each real episode (``imagine=False``: SAC on real frames alone).
 
-    Raises UserError for a world model without reward head or with more than one context frame.
+    adapt: called with the real episodes so far and the round before it imagines, to train ``world``; None: it stays
+    as it is. Raises UserError for a world model without reward head or with more than one context frame.
     """
     spec = world.spec
     if not spec.has_reward or not spec.action_dim or spec.T0 != 1:
         raise UserError("mbpo: needs a world model with actions, a reward head and one context frame")
     agent = Agent(spec.resolution, spec.action_dim, settings, str(world.tokenizer.device))
     taken = Taken(*action_range(world), world.config["discrete"])
-    seen: list[Any] = []
-    returns: list[float] = []
+    episodes: list[Episode] = []
     for number in range(settings.num_rounds):
-        frames, total = _act(agent, env, settings, number, taken)
-        seen, returns = [*seen, *frames][-2000:], [*returns, total]
+        episodes.append(_act(agent, env, settings, number, taken))
+        if adapt is not None:
+            adapt(episodes, number)
         if imagine:
+            seen = [frame for episode in episodes for frame in episode.image][-2000:]
             _imagine(agent, world, seen, settings, number, taken)
         agent.train(settings.updates)
-    return agent, returns
+    return agent, [float(episode.reward.astype(np.float64).sum()) for episode in episodes if episode.reward is not None]
 
 
-def _act(agent: Agent, env: ImageEnv, settings: Settings, number: int, taken: Taken) -> tuple[list[Any], float]:
-    """One real episode into the memory; the first is random. Its frames and its return."""
+def _act(agent: Agent, env: ImageEnv, settings: Settings, number: int, taken: Taken) -> Episode:
+    """One real episode into the memory; the first is random."""
     rng = np.random.default_rng(derive(settings.seed, "mbpo", "real", number))
     frame, _ = env.reset(seed=int(rng.integers(2**31)))
-    frames, total = [frame], 0.0
+    frames, rows, rewards = [frame], [], []
     for _ in range(settings.episode_steps):
         action = (
             agent.act(frame[None], explore=True)[0] if number else rng.uniform(-1, 1, len(taken.low)).astype(np.float32)
         )
-        following, reward, ended, _, _ = env.step(taken(action))
-        agent.remember(True, frame, following, action, float(reward))
-        frame, total = following, total + float(reward)
+        rows.append(taken(action))
+        following, reward, ended, _, _ = env.step(rows[-1])
+        agent.remember(True, frame, following, action, float(reward), ended)
+        frame = following
         frames.append(frame)
+        rewards.append(float(reward))
         if ended:
             break
-    return frames, total
+    num = len(frames)
+    return Episode(
+        np.stack(frames),
+        move_rows("mbpo", "action", np.stack(rows), num),
+        move_rows("mbpo", "reward", np.array(rewards), num),
+    )
 
 
 def _imagine(agent: Agent, world: WorldModel, seen: list[Any], settings: Settings, number: int, taken: Taken) -> None:

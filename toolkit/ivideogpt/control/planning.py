@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from toolkit.data.episodes.environments import ImageEnv, one_hot
 from toolkit.ivideogpt.clips import Clips
 from toolkit.ivideogpt.config import Plan, TrainIVideoGPT
+from toolkit.ivideogpt.control.adapt import ModelLearner
 from toolkit.ivideogpt.control.env import action_range
 from toolkit.ivideogpt.control.mbpo import Agent, Settings, learn
 from toolkit.ivideogpt.measure import write_headline
@@ -70,7 +71,7 @@ def plan(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -> N
     rows: list[list[Cell]] = []
     for name in settings.planners:
         progress.say(f"plan: {name}, {settings.num_episodes} episodes")
-        agent = _learner(world, clips, config, name)
+        agent = _learner(world, clips, config, name, run)
         ends = [control(world, task, config, name, index, agent) for index in range(settings.num_episodes)]
         found = {"success": np.mean([end.success for end in ends]), "progress": np.mean([end.progress for end in ends])}
         run.add_metrics("plan", {f"{key}.{name}": value for key, value in found.items()})
@@ -81,13 +82,21 @@ def plan(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -> N
     write_headline(run)
 
 
-def _learner(world: WorldModel, clips: Clips, config: TrainIVideoGPT, planner: str) -> Agent | None:
-    """The agent that ``mbpo`` learns in reality and imagination, or ``sac`` in reality alone."""
+def _learner(world: WorldModel, clips: Clips, config: TrainIVideoGPT, planner: str, run: Run) -> Agent | None:
+    """The agent that ``mbpo`` learns in reality and imagination, or ``sac`` in reality alone.
+
+    Where the world model goes on learning, a copy does: the other planners keep theirs. It is kept in ``model_mbpo/``.
+    """
     if planner not in ("mbpo", "sac"):
         return None
-    keys, how = config.plan, sampling_of(config)
+    keys, how, env = config.plan, sampling_of(config), clips.dataset.make_env()
     sizes = Settings(keys.num_rounds, keys.num_steps, horizon=keys.horizon, seed=config.seed, sampling=how)
-    return learn(world, clips.dataset.make_env(), sizes, imagine=planner == "mbpo")[0]
+    if planner == "sac" or not keys.tokenizer_updates + keys.transformer_updates:
+        return learn(world, env, sizes, imagine=planner == "mbpo")[0]
+    model = ModelLearner(world, config)
+    agent, _ = learn(model.world, env, sizes, adapt=model.learn)
+    model.save(run.path("model_mbpo"))
+    return agent
 
 
 def control(
@@ -178,7 +187,8 @@ def _scorer(
         return None
     if planner == "oracle":
         return lambda candidates: _true_scores(task, start, taken, candidates, goal)
-    context = np.stack(seen)[None]
+    shown = seen if goal is None or not world.spec.goal_conditioned else [goal, *seen[1:]]
+    context = np.stack(shown)[None]
     state = world.begin(context, derive(config.seed, "plan", start, len(taken)) % 2**31, frames=config.plan.horizon)
 
     def score(candidates: Actions) -> NDArray[np.float64]:

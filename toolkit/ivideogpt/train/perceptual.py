@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.errors import UserError
-from toolkit.zoo.lpips import load_lpips
+from toolkit.zoo.lpips import load_lpips, unweighted_lpips
 
 GRADIENT_SCALES = 3
 
@@ -43,3 +43,8 @@ def make_distance(kind: str, path: str | None) -> Any:
         assert path is not None
         return load_lpips(path)
     return GradientDistance() if kind == "gradients" else None
+
+
+def unweighted_distance(kind: str) -> Any:
+    """As ``make_distance`` without LPIPS's weights: what it costs, not what it says."""
+    return unweighted_lpips() if kind == "lpips" else make_distance(kind, None)

@@ -18,7 +18,7 @@ from toolkit.ivideogpt.train.perceptual import make_distance
 from toolkit.runs import progress
 from toolkit.runs.distributed import world_size
 from toolkit.runs.loop import Loop
-from toolkit.runs.passes import add_terms, own_part, passes, update
+from toolkit.runs.passes import add_terms, own_part, passes, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor
 from toolkit.runs.seeds import generator
@@ -62,7 +62,7 @@ def train_tokenizer(
     training = prepare(tokenizer, config, accelerator)
     run.record["perceptual_distance"] = getattr(training.objective.perceptual, "name", "none")
     part = own_part(optim.batch_size, "optim.tokenizer.batch_size")
-    loop = Loop(run, "tokenizer", optim.num_steps, state=training.state())
+    loop = Loop(run, "tokenizer", optim.num_steps, state=training.state() | scaler_of(accelerator))
     for step in loop:
         clip = clips.train.sample(optim.batch_size, config.seed, "tokenizer", step, 0, part=part)
         context, future = tokenizer_frames(clip, config, config.seed, step, optim.batch_size, part)

@@ -19,7 +19,7 @@ from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.runs import progress
 from toolkit.runs.files import write_atomic
 from toolkit.runs.loop import Loop
-from toolkit.runs.passes import accumulate, own_part, update
+from toolkit.runs.passes import accumulate, own_part, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor
 from toolkit.runs.seeds import derive
@@ -109,11 +109,14 @@ def train_transformer(
     objective = TransformerObjective(transformer, tokenizer, config, clips.statistics if normalised else {}).to(device)
     if optim.gradient_checkpointing:
         checkpoint_activations(transformer)
+    if config.compile:
+        transformer.compile()
     trained: Any = accelerator.prepare_model(objective)
     optimizer = make_optimizer(transformer, config)
     batches = _batches(tokenizer, run, config, clips, device)
     valid = tokenise(tokenizer, arrange(clips.valid.fixed(NUM_VALID_CLIPS), config), device).to(device)
-    loop = Loop(run, "transformer", optim.num_steps, state={"model": transformer, "optimizer": optimizer})
+    state: dict[str, Any] = {"model": transformer, "optimizer": optimizer} | scaler_of(accelerator)
+    loop = Loop(run, "transformer", optim.num_steps, state)
     for step in loop:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)

@@ -7,12 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
 from toolkit.runs import progress
-from toolkit.runs.device import accelerator_of
+from toolkit.runs.device import accelerator_of, dtype_of
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.show.table import Table
@@ -86,7 +84,7 @@ def _load(config: GrowLLM, run: Run) -> tuple[Scorer, str]:
     accelerator = accelerator_of(run)
     assert config.model is not None
     source = fetched(find_network(config.model, config.part))
-    model, tokenizer = load_model(source, torch.bfloat16 if config.precision == "bf16" else torch.float32)
+    model, tokenizer = load_model(source, dtype_of(config.precision))
     if tokenizer is None:
         raise UserError(f"model={config.model}: has no tokenizer, so no text can be measured on it")
     return Scorer(model.to(accelerator.device), tokenizer, batch_size=config.evaluation.batch_size), source

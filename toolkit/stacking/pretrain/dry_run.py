@@ -16,9 +16,21 @@ BYTES_PER_PARAMETER = 16  # float32 weights, gradients and Adam's two moments
 
 def plan_table(config: GrowLLM) -> Table:
     """Rows for the base, the target and what each arm trains on. Raises UserError as the run would."""
+    rows = []
+    for name, network, tokens in arms(config):
+        times = f"{len(config.scratch_lrs())} x " if name == "scratch" and len(config.scratch_lrs()) > 1 else ""
+        rows.append(_row(times + name, network, _cost(config, network), tokens))
+    return _table(rows)
+
+
+def arms(config: GrowLLM) -> list[tuple[str, Any, float]]:
+    """What trains, its network's config, and on how many tokens: ``pretrain``, or the base and each arm.
+
+    Raises UserError as the run would.
+    """
     base, budget = _base_config(config), config.budget
     if config.stage == "pretrain":
-        return _table([_row("pretrain", base, _cost(config, base), budget.tokens)])
+        return [("pretrain", base, budget.tokens)]
     target = planned(base, config.growth(), config.seed).config
     small, large = _cost(config, base), _cost(config, target)
     spent = Spent().after(small, round(budget.growth_tokens / config.network.context), config.network.context)
@@ -28,12 +40,8 @@ def plan_table(config: GrowLLM) -> Table:
         "scratch": budget.tokens,
         "continued": budget.continued_tokens or _left(whole, spent, small, budget.accounting),
     }
-    rows = [_row("base", base, small, budget.growth_tokens)]
-    for arm in config.arms:
-        network, cost = (base, small) if arm == "continued" else (target, large)
-        times = f"{len(config.scratch_lrs())} x " if arm == "scratch" and len(config.scratch_lrs()) > 1 else ""
-        rows.append(_row(times + arm, network, cost, left[arm]))
-    return _table(rows)
+    networks = {"grown": target, "scratch": target, "continued": base}
+    return [("base", base, budget.growth_tokens), *((arm, networks[arm], left[arm]) for arm in config.arms)]
 
 
 def _base_config(config: GrowLLM) -> Any:

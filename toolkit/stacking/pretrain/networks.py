@@ -70,13 +70,18 @@ def planned(config: Any, growth: Growth, seed: int = 0) -> Grown:
     return grow(ARCHITECTURE, config, Shapes(ARCHITECTURE.shapes(config)), growth, seed)
 
 
-def build(config: Any, tensors: Tensors) -> Any:
-    """A ``...ForCausalLM`` in float32 on the CPU with exactly these weights."""
+def unfilled(config: Any) -> Any:
+    """A ``...ForCausalLM`` in float32 on torch's default device, with transformers' own initialisation."""
     from transformers import AutoModelForCausalLM
 
+    own = copy.deepcopy(config)  # transformers notes the type in it
+    return AutoModelForCausalLM.from_config(own, attn_implementation="sdpa", dtype=torch.float32)
+
+
+def build(config: Any, tensors: Tensors) -> Any:
+    """A ``...ForCausalLM`` in float32 on the CPU with exactly these weights."""
     with torch.device("meta"):
-        own = copy.deepcopy(config)  # transformers notes the type in it
-        network = AutoModelForCausalLM.from_config(own, attn_implementation="sdpa", dtype=torch.float32)
+        network = unfilled(config)
     network.model.rotary_emb = type(network.model.rotary_emb)(config)
     state = {name: tensors.read(name).float().clone() for name in tensors.infos}
     if ARCHITECTURE.tied(config):

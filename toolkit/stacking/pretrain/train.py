@@ -15,7 +15,7 @@ from torch import Tensor
 from toolkit.errors import UserError
 from toolkit.runs.distributed import gather, rank, world_size
 from toolkit.runs.loop import Loop
-from toolkit.runs.passes import accumulate, update
+from toolkit.runs.passes import accumulate, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.stacking.config import GrowLLM, Optim
@@ -65,7 +65,7 @@ def train(task: Task, run: Run, config: GrowLLM, store: TokenStore, accelerator:
     Raises UserError where batches do not divide among processes or the corpus is too short, JobError where the loss
     is not finite.
     """
-    check_batches(config.optim)
+    check_batches(config.optim, config.precision)
     network, context = task.network.to(accelerator.device), config.network.context
     module = LanguageModelLoss(network)
     if config.optim.gradient_checkpointing:
@@ -88,8 +88,13 @@ def train(task: Task, run: Run, config: GrowLLM, store: TokenStore, accelerator:
         curve.add(step, task.spent.after(task.cost, step * size, context), loss)
         return loss
 
+    state: dict[str, Any] = {"model": NetworkState(network), "optimizer": moments, "curve": curve}
+    state |= scaler_of(accelerator)
     loop = Loop(
-        run, task.stage, num_steps, state={"model": NetworkState(network), "optimizer": moments, "curve": curve}
+        run,
+        task.stage,
+        num_steps,
+        state,
     )
     for step in loop:
         if task.masks:
@@ -176,8 +181,10 @@ def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Acce
     return measure
 
 
-def check_batches(optim: Optim) -> None:
+def check_batches(optim: Optim, precision: str) -> None:
     """Raises UserError where a batch cannot be shared among the processes, nor weights."""
+    if optim.sharding == "fsdp" and precision == "fp16":
+        raise UserError("precision=fp16: its loss scaling does not know optim.sharding=fsdp; use precision=bf16")
     if optim.sharding == "fsdp" and world_size() == 1:
         raise UserError(
             "optim.sharding=fsdp: needs several processes, as in torchrun --nproc_per_node 8 -m toolkit.cli"

@@ -1,4 +1,5 @@
-"""The three ways of making a shot's frames, each ``frames(shot, start)``: network, motion compensation, plain blending.
+"""The ways of making a shot's frames, each ``frames(shot, start)``: VEnhancer's network, key frames enlarged one by
+one, motion compensation, plain blending.
 
 All give uint8 RGB (height, width, 3) of the output's size, from any output frame on, so that a killed job goes on where
 it stopped.
@@ -17,10 +18,13 @@ import numpy as np
 
 from toolkit.data.video.reader import VideoReader
 from toolkit.runs.files import write_atomic
+from toolkit.venhancer.clips.between import Between, make_between
 from toolkit.venhancer.clips.classic import blended_frames, motion_frames, resize, up_to_size
 from toolkit.venhancer.clips.colour import fix_colour
 from toolkit.venhancer.clips.timeline import Shot
 from toolkit.venhancer.config import Classic, EnhanceVideo
+from toolkit.venhancer.keys import Upscaler
+from toolkit.venhancer.keys.tiled import enlarge_to
 
 if TYPE_CHECKING:
     from toolkit.venhancer.engine.enhancer import Enhancer
@@ -80,6 +84,38 @@ class ClassicBackend:
         """Nothing is kept."""
 
 
+class KeysBackend:
+    """Key frames enlarged one by one, then what is between them, at the output's size.
+
+    upscaler, tile: as ``enlarge_to`` takes them.
+    """
+
+    def __init__(
+        self, reader: VideoReader, size: tuple[int, int], upscaler: Upscaler, tile: tuple[int, int], between: Between
+    ):
+        self.reader, self.size, self.upscaler, self.tile, self.between = reader, size, upscaler, tile, between
+
+    def frames(self, shot: Shot, start: int) -> Iterator[np.ndarray]:
+        """As in :class:`Backend`."""
+        return self.between(_Enlarged(self, shot), shot.positions, start)
+
+    def stored(self, shot: Shot, stop: int) -> None:
+        """Nothing is kept."""
+
+
+class _Enlarged:
+    """The key frames of one shot at the output's size."""
+
+    def __init__(self, backend: KeysBackend, shot: Shot):
+        self.backend, self.keys = backend, KeyFrames(backend.reader, shot)
+
+    def frames(self, start: int) -> Iterator[np.ndarray]:
+        """Keys ``start``, start + 1, ..."""
+        backend = self.backend
+        for frame in self.keys.frames(start):
+            yield enlarge_to(backend.upscaler, frame, *backend.size, backend.tile)
+
+
 class GenerativeBackend:
     """The network on a grid of ``factor`` steps between keys, its colours fixed, then the output's own times.
 
@@ -104,7 +140,8 @@ class GenerativeBackend:
     def frames(self, shot: Shot, start: int) -> Iterator[np.ndarray]:
         """As in :class:`Backend`."""
         grid = _Grid(self, shot)
-        return motion_frames(grid, self.places(shot), start, self.config.classic, self.device)
+        between = make_between(self.config.between, self.config.classic, self.device)
+        return between(grid, self.places(shot), start)
 
     def places(self, shot: Shot) -> list[Fraction]:
         """The shot's output frames on the grid."""

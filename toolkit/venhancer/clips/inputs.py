@@ -14,7 +14,8 @@ from toolkit.data.video.sequence import GUESSED_RATE, find_sequence
 from toolkit.data.video.tone import HDR_TRANSFERS
 from toolkit.data.video.write import MOST_SIDE_PX, can_encode, container_of, is_taken
 from toolkit.errors import UserError, did_you_mean
-from toolkit.venhancer.config import LEAST_SCALE, LEAST_SIDE_PX, MOST_SCALE, EnhanceVideo, parse_fps
+from toolkit.venhancer.config import LEAST_SCALE, LEAST_SIDE_PX, EnhanceVideo, parse_fps
+from toolkit.venhancer.train.config import MOST_SCALE
 
 WORKING_COPIES = 14  # float copies of an input frame that motion estimation holds at its peak
 OUTPUT_COPIES = 6  # byte copies of an output frame: resized, converted, in the encoder

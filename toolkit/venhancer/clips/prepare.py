@@ -18,7 +18,8 @@ from toolkit.data.video.sound import Sound, sound_plan
 from toolkit.data.video.tone import HDR_TRANSFERS
 from toolkit.data.video.write import DEEP_FORMATS, Encoding, container_of
 from toolkit.errors import UserError
-from toolkit.venhancer.clips.backends import Backend, ClassicBackend, GenerativeBackend, KeyFrames
+from toolkit.venhancer.clips.backends import Backend, ClassicBackend, GenerativeBackend, KeyFrames, KeysBackend
+from toolkit.venhancer.clips.between import make_between
 from toolkit.venhancer.clips.degrade import write_degraded
 from toolkit.venhancer.clips.inputs import (
     Task,
@@ -32,8 +33,10 @@ from toolkit.venhancer.clips.inputs import (
 from toolkit.venhancer.clips.parts import keep_index
 from toolkit.venhancer.clips.scenes import CutFinder
 from toolkit.venhancer.clips.timeline import Timeline, make_timeline, output_rate
-from toolkit.venhancer.config import EnhanceVideo
+from toolkit.venhancer.config import LEAST_SIDE_PX, EnhanceVideo
 from toolkit.venhancer.engine.settings import EnhanceSettings
+from toolkit.venhancer.keys import load_upscaler
+from toolkit.venhancer.keys.tiled import TILE_PX
 
 BT2020 = 9  # its primaries and its matrix, in ITU-T H.273's numbers
 TILE_SIDES_PX = (1280, 960, 720, 512, 384, 256, 192, 128)
@@ -232,11 +235,17 @@ def _longest_shot(work: Work) -> KeyFrames:
 def make_backend(
     name: str, work: Work, config: EnhanceVideo, device: Any, network: Network | None = None, bar: Any = None
 ) -> Backend:
-    """The backend ``name`` for ``work``: generative (on ``network``, progress to ``bar``), classic or bicubic."""
+    """The backend ``name`` for ``work``: generative, classic or bicubic.
+
+    Generative is VEnhancer's ``network`` (progress to ``bar``), or what ``config.keys`` names where there is none.
+    """
     reader = VideoReader(work.index)
     if name != "generative":
         return ClassicBackend(reader, *work.size, config.classic, device, blend=name == "bicubic")
-    assert network is not None
+    if network is None:
+        upscaler = load_upscaler(config.keys, str(device))
+        between = make_between(config.between, config.classic, device)
+        return KeysBackend(reader, work.size, upscaler, _tile(config, upscaler.factor), between)
 
     def report(state: Any) -> None:
         if bar:
@@ -246,6 +255,13 @@ def make_backend(
     return GenerativeBackend(
         reader, enhancer, config, work.size, network_factor(work, config), device, work.folder / "network", report
     )
+
+
+def _tile(config: EnhanceVideo, factor: int) -> tuple[int, int]:
+    """Rows and columns of the input that are enlarged at a time."""
+    asked = config.windows.tile_height_px, config.windows.tile_width_px
+    rows, columns = (TILE_PX if side is None else max(LEAST_SIDE_PX, side // factor) for side in asked)
+    return rows, columns
 
 
 def network_factor(work: Work, config: EnhanceVideo) -> int:

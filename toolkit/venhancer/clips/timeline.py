@@ -15,7 +15,8 @@ from fractions import Fraction
 
 from toolkit.data.video.reader import VideoIndex
 from toolkit.errors import UserError
-from toolkit.venhancer.config import MOST_FRAME_FACTOR, EnhanceVideo, parse_fps
+from toolkit.venhancer.config import EnhanceVideo, parse_fps
+from toolkit.venhancer.train.config import MOST_FRAME_FACTOR
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import numpy as np
 
 from toolkit.errors import UserError, did_you_mean
 from toolkit.schema import number
-from toolkit.venhancer.config import MOST_FRAME_FACTOR, MOST_NOISE_LEVEL, MOST_SCALE, Sampling, Windows
+from toolkit.venhancer.config import MOST_NOISE_LEVEL, Sampling, Windows
+from toolkit.venhancer.train.config import MOST_FRAME_FACTOR, MOST_SCALE
 
 
 @dataclass(frozen=True)

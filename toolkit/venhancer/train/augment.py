@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toolkit.venhancer.config import WEIGHTINGS
 from toolkit.venhancer.model.conditioning import Fill
+from toolkit.venhancer.train.config import WEIGHTINGS
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,13 @@ from toolkit.errors import UserError
 from toolkit.metrics.video import decibel, squared_error
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.loop import Loop
+from toolkit.runs.passes import accumulate, own_part, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import derive, seed_all
 from toolkit.show.table import Table
 from toolkit.venhancer.config import EnhanceVideo
+from toolkit.zoo.checkpointing import checkpoint_activations
 from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.registry import count_parameters
 from toolkit.zoo.video.upscaler import FrameUpscaler
@@ -53,27 +55,39 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     ema = EMA(network, optim.ema_half_life_images, ramp_up_ratio=0.2)
     betas = (optim.betas[0], optim.betas[1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=optim.lr, betas=betas, weight_decay=optim.weight_decay)
-    wrapped: Any = accelerator.prepare_model(network)
+    if optim.gradient_checkpointing:
+        checkpoint_activations(network)
+    if config.compile:
+        network.compile()
+    wrapped: Any = accelerator.prepare_model(Enlarging(network))
     batches = Batches(config, crops, device)
     network.train()
-    loop = Loop(run, "train_keys", optim.num_steps, {"model": network, "optimizer": optimizer, "ema": ema})
+    state: dict[str, Any] = {"model": network, "optimizer": optimizer, "ema": ema} | scaler_of(accelerator)
+    loop = Loop(run, "train_keys", optim.num_steps, state)
     for step in loop:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
-        small, truth = batches(step)
-        error = wrapped(small) - truth
-        loss = (error.square() + EPSILON**2).sqrt().mean()
-        accelerator.backward(loss)
-        norm = nn.utils.clip_grad_norm_(network.parameters(), optim.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        terms = accumulate(wrapped, batches(step), optim.micro_batch_size, accelerator)
+        norm = update(optimizer, network.parameters(), optim.grad_clip, accelerator)
         ema.update(optim.batch_size)
-        loop.log(loss=loss, grad_norm=norm)
+        loop.log(**terms, grad_norm=norm)
     run.record["parameters"] = {"upscaler": count_parameters(network)}
     if rank() == 0:
         averaged: Any = ema.model
         averaged.save_pretrained(run.path("model"))
     barrier()
+
+
+class Enlarging(nn.Module):
+    """A network and its loss in one module, so that it can be trained on several processes."""
+
+    def __init__(self, network: FrameUpscaler) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, small: Tensor, truth: Tensor) -> Tensor:
+        """Charbonnier's loss of pictures (B, 3, h, w) and (B, 3, 4h, 4w) in [0, 1]."""
+        return ((self.network(small) - truth).square() + EPSILON**2).sqrt().mean()
 
 
 def load_crops(config: EnhanceVideo) -> StillCrops:
@@ -104,11 +118,11 @@ class Batches:
         turns, swaps = rng.integers(0, 8, size), [rng.permutation(3) for _ in range(size)]
         as_film = rng.random(size) < self.config.upscaler.film_share
         blurs, qualities = rng.uniform(*BLUR_PX, size), rng.integers(QUALITY[0], QUALITY[1] + 1, size)
-        patch, share = self.config.upscaler.patch_px, share_of_batch(size)
+        patch, part = self.config.upscaler.patch_px, own_part(size)
         corners = rng.integers(0, self.config.data.crop_px - patch + 1, (size, 2))
-        mine = range(rank() * share, (rank() + 1) * share)
+        mine = range(part.start, part.stop)
         crops = self.crops.read([int(wanted[index]) for index in mine])
-        truth = torch.empty((share, 3, patch, patch), dtype=torch.uint8)
+        truth = torch.empty((len(mine), 3, patch, patch), dtype=torch.uint8)
         for place, index in enumerate(mine):
             top, left = corners[index]
             one = crops[place][swaps[index].tolist(), top : top + patch, left : left + patch]

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit.venhancer.config import WEIGHTINGS
 from toolkit.venhancer.model import residuals
 from toolkit.venhancer.model.codec import Codec
 from toolkit.venhancer.model.conditioning import key_frame_index
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
 from toolkit.venhancer.train.augment import Degraded
+from toolkit.venhancer.train.config import WEIGHTINGS
 
 
 class Denoising(nn.Module):

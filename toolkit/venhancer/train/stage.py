@@ -19,7 +19,7 @@ from toolkit.data.video.crops import ClipCrops, clip_crops
 from toolkit.errors import UserError
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.loop import Loop
-from toolkit.runs.passes import accumulate, own_part, rows, update
+from toolkit.runs.passes import accumulate, own_part, rows, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import seed_all
@@ -133,9 +133,12 @@ def _optimise(
     batches = Batches(config, crops, pipeline, device)
     if optim.gradient_checkpointing:
         checkpoint_activations(pipeline.denoiser)
+    if config.compile:
+        pipeline.denoiser.compile()
     wrapped: Any = accelerator.prepare_model(denoising)
     trained.train()
-    loop = Loop(run, stage, num_steps, state={"model": trained, "optimizer": optimizer, "ema": ema})
+    state: dict[str, Any] = {"model": trained, "optimizer": optimizer, "ema": ema} | scaler_of(accelerator)
+    loop = Loop(run, stage, num_steps, state)
     for step in loop:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * learning_rate_factor(step, num_steps, optim.schedule, optim.warmup_steps)

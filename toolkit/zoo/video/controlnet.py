@@ -145,7 +145,8 @@ def _check_keys(sample: Tensor, cond: Tensor, index: Tensor) -> None:
         raise ValueError(f"controlnet_cond {tuple(cond.shape)}: batch and size must be those of {tuple(sample.shape)}")
     if tuple(index.shape) != (batch, frames):
         raise ValueError(f"key_frame_index {tuple(index.shape)}: must be {(batch, frames)}")
-    if index.device.type != "meta" and not -1 <= int(index.min()) <= int(index.max()) < cond.shape[2]:
+    has_values = type(index) is Tensor and index.device.type != "meta"
+    if has_values and not -1 <= int(index.min()) <= int(index.max()) < cond.shape[2]:
         raise ValueError(f"key_frame_index: must lie in -1..{cond.shape[2] - 1}, found {index.flatten().tolist()}")
 
 

@@ -36,7 +36,7 @@ class FrameUpscaler(ModelMixin, ConfigMixin):
     config_name = "config.json"  # type: ignore[assignment]
 
     @register_to_config
-    def __init__(self, factor: int = 4, channels: int = 64, num_blocks: int = 8) -> None:
+    def __init__(self, factor: int = 4, channels: int = 48, num_blocks: int = 8) -> None:
         super().__init__()
         self.entry = nn.Conv2d(3, channels, 3, padding=1)
         blocks = [ResidualBlock(channels) for _ in range(num_blocks)]

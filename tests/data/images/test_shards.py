@@ -1,0 +1,185 @@
+"""Tar shards of WebDataset and parquet files of Hugging Face: their splits, classes and pixels; refusals in a line."""
+
+import gzip
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.images.test_folder import fill, load, picture
+from toolkit.data.images import folder as folder_module
+from toolkit.errors import UserError
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def png(number, size=(8, 8)):
+    stream = io.BytesIO()
+    picture(number, size=size).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def tar(path, members, mode="w"):
+    """A tar of (name, content); content None is a link that leads out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def web(numbers, classes=3, **options):
+    """Samples of WebDataset: an image, its class, a text."""
+    for number in numbers:
+        yield f"n{number:04d}.png", png(number, **options)
+        if classes:
+            yield f"n{number:04d}.cls", str(number % classes).encode()
+        yield f"n{number:04d}.txt", b"a caption"
+
+
+def table(path, numbers, labels=None, names=(), group=4, images=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = images or [{"bytes": png(number), "path": f"{number}.png"} for number in numbers]
+    columns = {"image": content} | ({} if labels is None else {"label": labels})
+    made = pyarrow.table(columns)
+    if names:
+        features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+        made = made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(made, path, row_group_size=group)
+    return path
+
+
+def numbers_of(part):
+    """Which ``picture`` each item of a split is, and its label."""
+    known = {np.moveaxis(np.asarray(picture(number)), -1, 0).tobytes(): number for number in range(40)}
+    x = ((part.batch(np.arange(len(part)))[0] + 1) * 127.5).round().byte().numpy()
+    labels = [None] * len(x) if part.labels is None else part.labels.tolist()
+    return {known[one.tobytes()]: label for one, label in zip(x, labels, strict=True)}
+
+
+@pytest.mark.parametrize("few", [2**27, 0])
+def test_tar_shards_hold_out_by_name_and_know_their_classes(tmp_path, monkeypatch, few):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(folder_module, "FEW_PIXELS", few)
+    for shard in range(3):
+        tar(tmp_path / "set" / f"{shard:05d}.tar", web(range(10 * shard, 10 * shard + 10)))
+    loaded = load(tmp_path / "set")
+    assert loaded.class_names == ("0", "1", "2") and loaded.num_classes == 3
+    found = [numbers_of(part) for part in (loaded.train, loaded.valid, loaded.test)]
+    assert sum(map(len, found)) == 30 and found[0] | found[1] | found[2] == {n: n % 3 for n in range(30)}
+    assert load(tmp_path / "set").contents() == loaded.contents()
+    before = load(tmp_path / "set", class_labels=False)
+    tar(tmp_path / "set" / "00003.tar", web(range(30, 40)))
+    after = load(tmp_path / "set", class_labels=False)
+    for name in ("train", "valid", "test"):
+        assert set(numbers_of(getattr(before, name))) <= set(numbers_of(getattr(after, name)))
+    lone = load(tmp_path / "set" / "00000.tar", class_labels=False)
+    assert lone.num_classes == 0 and len(lone.train) + len(lone.valid) + len(lone.test) == 10
+
+
+def test_shards_named_as_splits_are_kept_apart(tmp_path):
+    tar(tmp_path / "by name" / "set-train-0000.tar", web(range(12), classes=0))
+    tar(tmp_path / "by name" / "set-validation-0000.tar", web(range(12, 15), classes=0))
+    tar(tmp_path / "by folder" / "train" / "0.tar", web(range(12), classes=0))
+    tar(tmp_path / "by folder" / "val" / "0.tar", web(range(12, 15), classes=0))
+    for name in ("by name", "by folder"):
+        loaded = load(tmp_path / name)
+        assert set(numbers_of(loaded.test)) == {12, 13, 14} and loaded.train.labels is None
+        assert len(loaded.train) + len(loaded.valid) == 12
+    tar(tmp_path / "by name" / "extra.tar", web(range(20, 22), classes=0))
+    with pytest.raises(UserError, match=r"of 3 shards some name a split and extra\.tar names none"):
+        load(tmp_path / "by name")
+    (tmp_path / "by folder" / "train" / "0.tar").unlink()
+    with pytest.raises(UserError, match=r"of 1 shards some name a split and none is for training"):
+        load(tmp_path / "by folder")
+
+
+def test_a_tar_beside_images_is_passed_over(tmp_path):
+    tar(fill(tmp_path / "set") / "backup.tar", web(range(5)))
+    assert len(load(tmp_path / "set").class_names) == 2
+
+
+def test_tars_that_cannot_be_used_are_refused(tmp_path):
+    path = tmp_path / "set.tar"
+    for members, said in (
+        ([("../a.png", png(0))], r"the member '\.\./a\.png' leads out of the archive or is there twice"),
+        ([("a.png", png(0)), ("a.png", png(1))], ".*is there twice"),
+        ([*web(range(3)), ("b.png", png(9))], "1 images of train have no class, and others have"),
+        ([("a.png", png(0)), ("a.cls", b"cat")], r"a\.cls is 'cat', not the number of a class"),
+        ([("a.png", None), ("a.txt", b"")], "no images in the shards of train"),
+    ):
+        tar(path, members)
+        with pytest.raises(UserError, match=rf"set\.tar: {said}"):
+            load(path)
+    whole = tar(path, web(range(9))).read_bytes()
+    path.write_bytes(whole[:2600])
+    with pytest.raises(UserError, match=r"set\.tar: (is cut short|not an uncompressed tar)"):
+        load(path)
+    path.write_bytes(gzip.compress(whole))
+    with pytest.raises(UserError, match=r"set\.tar: not an uncompressed tar file"):
+        load(path)
+    broken = [("a.png", png(0)[:60]), ("b.png", png(1)), ("c.png", b"nothing")]
+    tar(path, broken)
+    with pytest.raises(UserError, match=r"2 of 3 files cannot be used .*set\.tar/a\.png.*set\.tar/c\.png"):
+        load(path)
+
+
+# -- parquet ---------------------------------------------------------------------------------------------------------
+
+
+def test_parquet_of_hugging_face_has_its_splits_and_the_names_of_its_classes(tmp_path):
+    names = ("cat", "dog", "eel")
+    for shard in range(2):
+        rows = range(10 * shard, 10 * shard + 10)
+        place = tmp_path / "data" / f"train-{shard:05d}-of-00002.parquet"
+        table(place, rows, [number % 3 for number in rows], names)
+    table(tmp_path / "data" / "test-00000-of-00001.parquet", range(20, 25), [0, 1, 2, 0, 1], names)
+    (tmp_path / "README.md").write_text("a card")
+    loaded = load(tmp_path)
+    assert loaded.class_names == names and numbers_of(loaded.test) == {20: 0, 21: 1, 22: 2, 23: 0, 24: 1}
+    rest = numbers_of(loaded.train) | numbers_of(loaded.valid)
+    assert rest == {number: number % 3 for number in range(20)}
+    assert load(tmp_path).contents() == loaded.contents()
+
+
+def test_parquet_of_plain_bytes_and_named_classes(tmp_path):
+    labels = ["dog" if number % 2 else "cat" for number in range(12)]
+    table(tmp_path / "set.parquet", range(12), labels, images=[png(number) for number in range(12)])
+    loaded = load(tmp_path / "set.parquet")
+    assert loaded.class_names == ("cat", "dog")
+    assert numbers_of(loaded.train).items() <= {number: number % 2 for number in range(12)}.items()
+    resized = load(tmp_path / "set.parquet", size_px=4, channels=1)
+    assert resized.shape == (1, 4, 4) and torch.isfinite(resized.train.all()[0]).all()
+
+
+def test_parquet_that_cannot_be_used_is_refused(tmp_path):
+    path = tmp_path / "set.parquet"
+    parquet.write_table(pyarrow.table({"text": ["a", "b"]}), path)
+    with pytest.raises(UserError, match=r"set\.parquet: must have one column of encoded images .*among \['text'\]"):
+        load(path)
+    table(path, range(6), [0, 1, -1, 0, 1, 0], ("cat", "dog"))
+    with pytest.raises(UserError, match=r"train has the class -1, which is none of cat, dog"):
+        load(path)
+    table(path, range(6), [0, 1, None, 0, 1, 0])
+    with pytest.raises(UserError, match="1 images of train have no class"):
+        load(path)
+    table(
+        path,
+        range(6),
+        images=[{"bytes": None, "path": "elsewhere.png"}, *({"bytes": png(n), "path": ""} for n in range(5))],
+    )
+    with pytest.raises(UserError, match=r"set\.parquet/00000000: not a readable image \(the row holds no bytes"):
+        load(path)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(UserError, match=r"set\.parquet: cannot be read as parquet"):
+        load(path)

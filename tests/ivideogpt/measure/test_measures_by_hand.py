@@ -1,0 +1,128 @@
+"""Numbers of the measures on imagination whose errors are known: which truth, which actions, which sign."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.ivideogpt import tiny
+from toolkit.data.episodes.clips import Clip
+from toolkit.ivideogpt.measure.actions import _agreement, measure_reward
+from toolkit.ivideogpt.measure.prediction import cross_entropy, measure_goal, measure_prediction
+from toolkit.ivideogpt.measure.setting import Setting
+from toolkit.ivideogpt.measure.tokenizer import measure_decoupling, measure_tokenizer
+from toolkit.ivideogpt.measure.tracking import pearson
+from toolkit.ivideogpt.rollout import future_actions, imagined_rows
+from toolkit.runs.record import Run
+from toolkit.zoo.world.model import WorldModel
+
+
+@pytest.fixture
+def setting(tmp_path):
+    config = tiny.config()
+    run = Run(tmp_path, config)
+    run.record["metrics"] = {}
+    made = Setting(tiny.world(), tiny.clips(), config, run)
+    rng = torch.Generator().manual_seed(0)
+    frames = 0.2 + 0.5 * torch.rand(4, 4, 3, 16, 16, generator=rng)  # 0.3 more stays below 1
+    made.__dict__["test"] = Clip(frames, torch.rand(4, 4, 2, generator=rng), torch.rand(4, 4, generator=rng))
+    return made
+
+
+def decibel(x, y):
+    return -10 * torch.log10((x - y).square().mean((-1, -2, -3)))
+
+
+def test_imagined_frames_are_held_against_their_own_truth(setting, monkeypatch):
+    """0.1 off is 20 dB, 0.2 off 13.98; with other actions 0.3 off, 10.46 dB."""
+    frames, own = setting.test.frames, setting.test.actions[:, 0:3]
+    setting.config.measure.num_samples = 2
+    off = {"sample_0": 0.1, "sample_1": 0.2}
+
+    def imagine(self, context, actions, num, name):
+        return frames[:, 1:] + (off[name] if torch.equal(actions, own) else 0.3), None
+
+    monkeypatch.setattr(Setting, "imagine", imagine)
+    found = measure_prediction(setting)
+    assert found["psnr.predicted"] == pytest.approx((20 + 13.9794) / 2, abs=1e-3)
+    assert found["psnr.best_of_2"] == pytest.approx(20, abs=1e-3)
+    assert found["psnr.other_actions"] == pytest.approx(10.4576, abs=1e-3)
+    gap = "psnr.true_minus_other_actions"
+    assert [found[gap + end] for end in ("", "_low", "_high")] == pytest.approx([9.5424] * 3, abs=1e-3)
+    copied = decibel(frames[:, :1].expand(-1, 3, -1, -1, -1), frames[:, 1:])
+    assert found["psnr.copy_last"] == pytest.approx(float(copied.mean()), rel=1e-4)
+
+
+def test_cross_entropy_is_minus_the_mean_log_probability_of_a_token(setting):
+    context, future, actions = setting.test.frames[:, :1], setting.test.frames[:, 1:], setting.test.actions[:, :3]
+    frames = setting.world.score(context, future, actions).logprobs.double()  # of frames of 4 tokens
+    found = cross_entropy(setting, context, future, actions)
+    assert found == pytest.approx(-float(frames.mean()) / 4, rel=1e-5) and found > 0
+
+
+def test_a_goal_that_is_reached_has_no_error_and_the_other_clips_has_that_between_goals(setting, monkeypatch):
+    setting.config.goal_conditioned = True
+    monkeypatch.setattr(Setting, "imagine", lambda self, context, *_: (context[:, :1], None))
+    found = measure_goal(setting)
+    goal = setting.test.frames[:, 0]
+    assert found["mse.own_goal"] == 0
+    assert found["mse.other_goal"] == pytest.approx(float((goal.roll(1, 0) - goal).square().mean()))
+
+
+def test_r2_of_the_rewards_of_the_moves_into_the_frames(setting, monkeypatch):
+    """Row t is of the move from frame t on: frames 1 to 3 take rows 0 to 2. Off by c: 1 - c^2 / variance."""
+    true = setting.test.rewards[:, :3]
+    said = SimpleNamespace(rewards=true + 0.1)
+    monkeypatch.setattr(WorldModel, "score", lambda *_: said)
+    setting.config.action_conditioned = False  # so that nothing is ranked in the simulator
+    wanted = 1 - 0.01 / float(((true - true.mean()) ** 2).mean())
+    assert measure_reward(setting)["r2"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_only_moves_that_are_seen_have_a_sign():
+    """Of the edge: 0.1 and -0.1 count, 0.01 does not, whatever is imagined for it."""
+    true = torch.tensor([0.1, -0.1, 0.01, -0.01]).view(4, 1, 1).expand(-1, 1, 2)
+    made = torch.tensor([0.2, -0.05, -0.3, 0.3]).view(4, 1, 1).expand(-1, 1, 2)
+    assert _agreement("agent", made, true, 16)["sign.agent"] == 1
+    assert _agreement("agent", -made, true, 16)["sign.agent"] == 0
+
+
+def test_correlation_does_not_depend_on_the_means():
+    x = torch.tensor([1.0, 2.0, 4.0])
+    assert pearson(x + 100, x) == pytest.approx(1) and pearson(x + 100, -x - 50) == pytest.approx(-1)
+
+
+def test_the_tokenizers_baseline_copies_the_last_context_frame(setting):
+    frames = setting.test.frames
+    found = measure_tokenizer(setting)
+    wanted = decibel(frames[:, :1].expand(-1, 3, -1, -1, -1), frames[:, 1:]).mean()
+    assert found["psnr.copy"] == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_exchanged_context_is_the_clips_before_and_appearance_is_held_against_it(setting):
+    tokenizer, frames = setting.world.tokenizer, setting.test.frames
+    found = measure_decoupling(setting)
+    with torch.no_grad():
+        seen = tokenizer.encode_context(frames[:, :1])
+        codes = tokenizer.encode_frames(frames[:, 1:], seen)
+        made = tokenizer.decode_frames(codes, tokenizer.decode_context(seen.codes[[3, 0, 1, 2]])).clamp(0, 1)
+    colour = lambda x: x.flatten(-2).median(-1).values  # noqa: E731
+    others = colour(frames[[3, 0, 1, 2]][:, :1].expand(-1, 3, -1, -1, -1))
+    assert found["appearance.exchanged_follows_context"] == pytest.approx(pearson(colour(made), others), abs=1e-4)
+    assert found["appearance.exchanged_follows_tokens"] == pytest.approx(
+        pearson(colour(made), colour(frames[:, 1:])), abs=1e-4
+    )
+
+
+def test_actions_of_the_future_are_those_that_lead_into_it():
+    clip = Clip(torch.zeros(1, 5, 3, 2, 2), torch.arange(5.0).view(1, 5, 1), None)
+    assert future_actions(clip, 2, 3).flatten().tolist() == [1, 2, 3]
+
+
+def test_opposite_actions_are_mirrored_about_the_middle_of_their_range(setting):
+    clip = dataclasses.replace(setting.test, frames=tiny.clips().test.fixed(4).frames)
+    rows = imagined_rows(setting.world, clip, setting.config)
+    mirrored = imagined_rows(setting.world, dataclasses.replace(clip, actions=-clip.actions), setting.config)
+    assert (rows["imagined, opposite actions"] == mirrored["imagined"]).all()
+    assert (rows["imagined"] != mirrored["imagined"]).any()

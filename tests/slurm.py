@@ -1,0 +1,361 @@
+"""A Slurm of this machine alone, with two nodes, and what becomes of training there: two jobs of a sweep, a time limit,
+preemption, scancel, a node that dies, one job over two nodes.
+
+    apt-get install slurm-wlm munge && pip install -e '.[slurm]'
+    python tests/slurm.py [--steps 1500] [--only NAME ...] [--keep FOLDER]
+
+Needs root (the daemons run as whoever starts them) and about a quarter of an hour. Every scenario ends when the
+training is done; its weights must equal those of a run that nobody disturbed. Prints a table; exits with 1 where they
+do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+NODES = ("n1", "n2")
+PORT = 16817
+CONF = """
+ClusterName=here
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={root}/munge.socket
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool-%n
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/slurmd-%n.pid
+SlurmctldLogFile={root}/slurmctld.log
+SlurmdLogFile={root}/slurmd-%n.log
+SlurmctldPort={port}
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+MpiDefault=none
+ReturnToService=2
+SlurmdTimeout=20
+KillWait=60
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobCompType=jobcomp/none
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+{nodes}
+PartitionName=low Nodes={names} Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=60
+PartitionName=high Nodes={names} MaxTime=60 State=UP PriorityTier=10
+"""
+
+
+def output(*command: str) -> str:
+    """What a command prints."""
+    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
+
+
+def wait_for(met: Callable[[], object], seconds: float, what: str) -> None:
+    """Return when ``met``; end the script where it takes longer."""
+    end = time.monotonic() + seconds
+    while not met():
+        if time.monotonic() > end:
+            raise SystemExit(f"waited {seconds:.0f} s in vain: {what}")
+        time.sleep(0.5)
+
+
+class Cluster:
+    """slurmctld, two slurmd and a munged of their own, all on the loopback address."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        host = socket.gethostname().partition(".")[0]
+        nodes = "\n".join(
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={PORT + 1 + number} CPUs=4 State=UNKNOWN"
+            for number, name in enumerate(NODES)
+        )
+        fields = {"host": host, "user": getpass.getuser(), "root": root, "port": PORT, "nodes": nodes}
+        (root / "slurm.conf").write_text(CONF.format(**fields, names=",".join(NODES)), encoding="utf-8")
+        (root / "state").mkdir()
+        os.environ["SLURM_CONF"] = str(root / "slurm.conf")
+
+    def start(self) -> None:
+        """Return when both nodes are idle."""
+        key = self.root / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        files = {
+            "socket": "munge.socket",
+            "pid-file": "munged.pid",
+            "log-file": "munged.log",
+            "seed-file": "munge.seed",
+        }
+        options = [f"--{option}={self.root / name}" for option, name in files.items()]
+        subprocess.run(["munged", "--force", f"--key-file={key}", *options], check=True)
+        subprocess.run(["slurmctld"], check=True)
+        for name in NODES:
+            subprocess.run(["slurmd", "-N", name], check=True)
+        self.wait_until_idle()
+
+    def stop(self) -> None:
+        """End all jobs and all daemons."""
+        subprocess.run(["scancel", f"--user={getpass.getuser()}"], check=False, capture_output=True)
+        for file in self.root.glob("*.pid"):
+            with suppress(ProcessLookupError, ValueError):
+                os.kill(int(file.read_text()), signal.SIGTERM)
+
+    def wait_until_idle(self) -> None:
+        wait_for(lambda: self.states() == ["idle"] * len(NODES), 90, "both nodes are idle")
+
+    def states(self) -> list[str]:
+        found = output("sinfo", "--noheader", "--Node", "--partition=low", "--format=%t")
+        return [state.strip("*~$@") for state in found.split()]
+
+    def job(self) -> str:
+        """The number of the job that runs in the partition ``low``; empty where none does."""
+        return output("squeue", "--noheader", "--states=RUNNING", "--partition=low", "--format=%A").strip()
+
+    def cut_power(self, name: str) -> None:
+        """Kill a node's daemon, its steps' daemons and what they run; first those that would tell the controller."""
+        doomed = [int((self.root / f"slurmd-{name}.pid").read_text())]
+        for process in _processes_of(name):
+            doomed += [one for one in _ancestors(process) if one not in doomed]
+        for number in doomed:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+
+def _processes_of(node: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"SLURMD_NODENAME={node}\0".encode() in (folder / "environ").read_bytes() + b"\0":
+                found.append(int(folder.name))
+    return found
+
+
+def _ancestors(process: int) -> list[int]:
+    """From the oldest, below the first process of the machine, to ``process`` itself."""
+    chain = []
+    while process > 1:
+        chain.insert(0, process)
+        try:
+            process = int((Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+    return chain
+
+
+class Trial:
+    """One training, by its folder and its words."""
+
+    def __init__(self, cluster: Cluster, folder: Path, steps: int):
+        self.cluster, self.folder, self.steps = cluster, folder, steps
+
+    def words(self, folder: str, every: int = 10**6) -> list[str]:
+        """A checkpoint is written by nothing but a signal, unless ``every`` so many steps."""
+        return [
+            "train-disco",
+            "experiment=disco_smoke",
+            "stage=denoiser",
+            "baseline=none",
+            "num_threads=1",
+            f"optim.num_steps={self.steps}",
+            f"checkpoint_every_steps={every}",
+            f"hydra.run.dir={folder}",
+        ]
+
+    def toolkit(self, *words: str) -> int:
+        command = [sys.executable, "-m", "toolkit.cli", *words]
+        with open(self.folder / "shell.log", "a", encoding="utf-8") as log:
+            return subprocess.run(command, cwd=self.folder, stdout=log, stderr=log).returncode
+
+    def start_sweep(self, *options: str, every: int = 10**6) -> subprocess.Popen[bytes]:
+        """``toolkit train-disco -m seed=0`` through submitit, which waits for its job."""
+        name, *words = self.words("unused", every)[:-1]
+        launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=low", "hydra.launcher.cpus_per_task=4"]
+        command = [
+            sys.executable,
+            "-m",
+            "toolkit.cli",
+            name,
+            "-m",
+            *words,
+            *launcher,
+            "hydra.sweep.dir=sweep",
+            *options,
+        ]
+        with open(self.folder / "shell.log", "a", encoding="utf-8") as log:
+            return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
+
+    def runs(self) -> list[Path]:
+        return sorted({file.parent for file in self.folder.rglob("run.json") if "checkpoints" not in file.parts})
+
+    def step(self) -> int:
+        """How many steps the one run has logged."""
+        found = 0
+        for file in self.folder.rglob("metrics.jsonl"):
+            whole = [line for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            found = max([found, *(json.loads(line).get("step", 0) for line in whole)])
+        return found
+
+    def wait_for_steps(self, number: int) -> None:
+        wait_for(lambda: self.step() >= number, 300, f"{number} steps in {self.folder}")
+
+    def wait_for_job(self) -> str:
+        wait_for(self.cluster.job, 120, "a job runs")
+        return self.cluster.job()
+
+
+def sweep_of_two(trial: Trial) -> str:
+    """Two jobs side by side, one on each node."""
+    process = trial.start_sweep("seed=0,0")
+    assert process.wait() == 0, "the sweep ended with an error"
+    return "both done"
+
+
+def time_limit(trial: Trial) -> str:
+    """Three minutes where the training takes longer: USR2 a minute before, queued again by submitit."""
+    options = ["hydra.launcher.timeout_min=3", "hydra.launcher.signal_delay_s=60", "hydra.launcher.max_num_timeout=20"]
+    process = trial.start_sweep("seed=0", *options)
+    code = process.wait()
+    restarts = len(list(trial.folder.rglob("*_log.out")))
+    assert code == 0, f"the sweep's own exit code is {code}"
+    return f"stopped and queued again until done; {restarts} log of its job"
+
+
+def preemption(trial: Trial) -> str:
+    """A job of a higher partition takes both nodes: TERM, a minute of grace, queued again by Slurm."""
+    process = trial.start_sweep("seed=0")
+    trial.wait_for_job()
+    trial.wait_for_steps(trial.steps // 4)
+    subprocess.run(["srun", "--partition=high", "--nodes=2", "--exclusive", "sleep", "3"], check=True)
+    assert process.wait() == 0, "the sweep ended with an error"
+    return "gave way, was queued again, went on"
+
+
+def cancelled(trial: Trial) -> str:
+    """scancel, then ``toolkit runs resume`` on this machine."""
+    process = trial.start_sweep("seed=0")
+    job = trial.wait_for_job()
+    trial.wait_for_steps(trial.steps // 4)
+    subprocess.run(["scancel", "--signal=TERM", "--full", job], check=False)
+    time.sleep(5)
+    subprocess.run(["scancel", job], check=True)
+    process.wait()
+    at = trial.step()
+    assert trial.toolkit("runs", "resume", "sweep/0") == 0, "runs resume"
+    return f"stopped at step {at}, resumed by hand"
+
+
+def node_dies(trial: Trial) -> str:
+    """Power is cut: Slurm finds the node down and queues the job again; its checkpoint is at most 100 steps old."""
+    process = trial.start_sweep("seed=0", every=100)
+    trial.wait_for_job()
+    trial.wait_for_steps(trial.steps // 4)
+    node = output("squeue", "--noheader", "--states=RUNNING", "--partition=low", "--format=%N").strip()
+    trial.cluster.cut_power(node)
+    wait_for(lambda: "down" in trial.cluster.states(), 120, f"{node} is found dead")
+    subprocess.run(["slurmd", "-N", node], check=True)
+    assert process.wait() == 0, "the sweep ended with an error"
+    return f"{node} died, the job was queued again and went on"
+
+
+BATCH = """#!/bin/bash
+#SBATCH --nodes=2 --ntasks-per-node=1 --partition=low --signal=TERM@60 --time=3 --requeue --open-mode=append
+srun {python} -m torch.distributed.run --nnodes 2 --nproc_per_node 1 --rdzv_backend c10d \\
+  --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint 127.0.0.1:29511 -m toolkit.cli {words}
+code=$?
+[ $code -eq 0 ] || scontrol requeue "$SLURM_JOB_ID"
+exit $code
+"""
+
+
+def two_nodes(trial: Trial) -> str:
+    """One job over both nodes by a batch script; its time limit stops it, and it queues itself again."""
+    script = trial.folder / "job.sh"
+    script.write_text(BATCH.format(python=sys.executable, words=" ".join(trial.words("run"))), encoding="utf-8")
+    command = ["sbatch", "--parsable", "--chdir", str(trial.folder), "--output=job.log", str(script)]
+    job = output(*command).strip()
+    wait_for(lambda: "COMPLETED" in output("scontrol", "show", "job", job), 900, "the job is done")
+    restarts = output("scontrol", "show", "job", job).partition("Restarts=")[2].split()[0]
+    return f"done after {restarts} restarts"
+
+
+TRIALS = {
+    "sweep of two": sweep_of_two,
+    "time limit": time_limit,
+    "preemption": preemption,
+    "scancel": cancelled,
+    "node dies": node_dies,
+    "two nodes": two_nodes,
+}
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(run)): file.read_bytes() for file in sorted(run.glob("model/**/*.safetensors"))}
+
+
+def compare(name: str, trial: Trial, reference: Path) -> str:
+    """Empty where every run of ``trial`` is done with the reference's weights; else what was lost."""
+    for run in trial.runs():
+        status = json.loads((run / "run.json").read_text(encoding="utf-8"))["status"]
+        if status != "done":
+            return f"{run.name} is {status}"
+        if name != "two nodes" and weights(run) != weights(reference):
+            return f"{run.name} has other weights"
+    return "" if trial.runs() else "no run"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--only", nargs="*", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument("--keep", type=Path, help="an empty folder for everything that is written")
+    options = parser.parse_args()
+    missing = [name for name in ("slurmctld", "slurmd", "munged", "srun") if not shutil.which(name)]
+    if missing:
+        raise SystemExit(f"not here: {', '.join(missing)} (apt-get install slurm-wlm munge)")
+    root = options.keep or Path(tempfile.mkdtemp(prefix="slurm-"))
+    root.mkdir(parents=True, exist_ok=True)
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    cluster = Cluster(root)
+    undisturbed = Trial(cluster, root / "undisturbed", options.steps)
+    undisturbed.folder.mkdir()
+    assert undisturbed.toolkit(*undisturbed.words("run")) == 0, undisturbed.folder
+    lost = 0
+    cluster.start()
+    try:
+        print("| what | seconds | what happened | lost |\n|---|---:|---|---|", flush=True)
+        for name in options.only:
+            trial = Trial(cluster, root / name.replace(" ", "_"), options.steps)
+            trial.folder.mkdir()
+            cluster.wait_until_idle()
+            started = time.monotonic()
+            try:
+                happened = TRIALS[name](trial)
+                problem = compare(name, trial, undisturbed.folder / "run")
+            except AssertionError as error:
+                happened, problem = "", str(error)
+            lost += bool(problem)
+            print(f"| {name} | {time.monotonic() - started:.0f} | {happened} | {problem or 'nothing'} |", flush=True)
+    finally:
+        cluster.stop()
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

