@@ -50,7 +50,8 @@ def make(path: Path, loops: int, height: int) -> int:
             count = 0
             for number in range(loops):
                 for index, packet in enumerate(packets):
-                    if index and draw.random() < 0.01:  # a frame that the phone left out: none is built upon
+                    left_out = draw.random() < 0.01  # by the phone; no frame is built upon another
+                    if left_out and 0 < index < len(packets) - 1:  # or the next one would be the nearest for long
                         continue
                     at = number * LOOP_S + Fraction(index, RATE) + (Fraction(draw.randint(-4, 4), 1000) if index else 0)
                     again = av.Packet(bytes(packet))
