@@ -55,6 +55,11 @@ class Mutant:
     equivalent: str = ""
 
     @property
+    def what(self) -> tuple[str, str, str]:
+        """What is broken, and how."""
+        return self.file, self.old, self.new
+
+    @property
     def key(self) -> str:
         """Its name among the results: what is broken, how, and the bytes that decide whether it is noticed."""
         found = hashlib.sha256(json.dumps([self.file, self.old, self.new, self.tests]).encode())
@@ -183,24 +188,28 @@ def read_results(path: Path) -> dict[str, dict[str, str]]:
 
 
 def table(results: Path) -> str:
-    """Markdown: per room how many lines there are, how many were tried and noticed; each survivor's explanation.
+    """Markdown: per room how many lines there are, what the tests said of each, and each survivor's explanation.
 
-    Only what was tried on the bytes of now counts.
+    What was tried before the file or one of its tests changed is counted apart, as it was last.
     """
     known, mutants = read_results(results), read_mutants()
+    before = {(row["file"], row["old"], row["new"]): row["outcome"] for row in known.values()}
     rows, survivors = [], []
     for room in [*dict.fromkeys(one.room for one in mutants), "all"]:
         ours = [one for one in mutants if room in (one.room, "all")]
         tried = [(one, known[one.key]["outcome"]) for one in ours if one.key in known]
+        earlier = [before[what] for one in ours if one.key not in known and (what := one.what) in before]
         counts = [sum(outcome == word for _, outcome in tried) for word in (NOTICED, LATE, SURVIVED)]
-        rows.append("| " + " | ".join(map(str, [room, len(ours), len(tried), *counts])) + " |")
+        counts += [earlier.count(NOTICED), earlier.count(SURVIVED), len(ours) - len(tried) - len(earlier)]
+        rows.append("| " + " | ".join(map(str, [room, len(ours), *counts])) + " |")
         survivors += [one for one, outcome in tried if outcome == SURVIVED and room != "all"]
     explained = [
         f"- `{one.file}`: `{one.old.strip()}` -> `{one.new.strip()}` ({one.why}): {one.equivalent or 'not explained'}"
         for one in survivors
     ]
-    head = ["| room | broken lines | tried | noticed | never ended | survived |", "|---|---|---|---|---|---|"]
-    return "\n".join([f"Tried at commit {commit()}.", "", *head, *rows, *([""] if explained else []), *explained])
+    head = ["room", "lines", "noticed", "never ended", "survived", "noticed before", "survived before", "not tried"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows]
+    return "\n".join([f"At commit {commit()}.", "", *lines, *([""] if explained else []), *explained])
 
 
 def commit() -> str:

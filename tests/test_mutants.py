@@ -1,11 +1,13 @@
 """The table of broken lines stays true to the code: each old fragment is still once in its file."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.mutants import read_mutants
+from tests import mutants
+from tests.mutants import Mutant, read_mutants
 
 ROOT = Path(__file__).parent.parent
 MUTANTS = read_mutants()
@@ -27,3 +29,17 @@ def test_each_named_test_is_there_and_no_line_is_broken_twice_the_same_way():
     for one in MUTANTS:
         for name in {name.partition("::")[0] for name in one.tests}:
             assert (ROOT / name).exists(), f"{one.file}: {name}"
+
+
+def test_the_table_counts_what_was_said_of_the_bytes_of_now_apart_from_what_was_said_before(tmp_path, monkeypatch):
+    made = [Mutant("toy", "tests/mutants.py", ("tests/mutants.py",), str(n), "", "why", "no way") for n in range(4)]
+    monkeypatch.setattr(mutants, "read_mutants", lambda: made)
+    monkeypatch.setattr(mutants, "commit", lambda: "abc")
+    said = [(made[0].key, "noticed"), (made[1].key, "survived"), ("other bytes", "noticed")]
+    rows = [
+        {"key": key, "file": one.file, "old": one.old, "new": one.new, "outcome": outcome}
+        for one, (key, outcome) in zip(made, said, strict=False)
+    ]
+    (tmp_path / "results").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = mutants.table(tmp_path / "results")
+    assert "| toy | 4 | 1 | 0 | 1 | 1 | 0 | 1 |" in found and "`1` -> `` (why): no way" in found
