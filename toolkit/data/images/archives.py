@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PosixPath
@@ -22,7 +23,10 @@ from toolkit.data.images.shards import ShardArchive, find_shards
 from toolkit.errors import UserError
 
 MOST_MEMBER_BYTES = 2**30  # of one image file
-_DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, OSError)
+_DAMAGES = (  # what zipfile raises on arbitrary bytes
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, RuntimeError),
+    *(OSError, ValueError, IndexError, OverflowError),
+)
 _open: dict[str, Archive] = {}  # by absolute path
 
 

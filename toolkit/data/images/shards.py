@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import struct
 import tarfile
 import threading
 from pathlib import Path
@@ -149,12 +150,14 @@ class TarShard:
         try:
             with tarfile.open(path, "r:") as archive:
                 for member in archive:
+                    if member.size < 0:
+                        raise UserError(f"{path}: {member.name} says that it has {member.size} bytes")
                     if not member.isreg():
                         continue
                     if member.offset_data + member.size > end:
                         raise UserError(f"{path}: is cut short within {member.name}")
                     self._note(member, labels)
-        except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+        except (tarfile.TarError, EOFError, ValueError, OSError, struct.error, IndexError, OverflowError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path}: not an uncompressed tar file that can be read ({error})") from error
