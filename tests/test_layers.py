@@ -12,11 +12,12 @@ from toolkit.commands import COMMANDS
 
 PACKAGE = Path(__file__).parent.parent / "toolkit"
 PAPERS = {command.room.split(".")[1] for command in COMMANDS.values() if command.room.startswith("toolkit.")}
-GROUND = {"errors", "schema", "commands", "paths", "lazy", "renamed", "installation", "spelling", "moved"}
+GROUND = {"errors", "json_files", "schema", "commands", "paths", "lazy", "renamed", "installation", "spelling", "moved"}
 FLOOR = GROUND - {"commands", "paths", "renamed", "spelling", "moved"}  # what a paper's room stands on
 BRIDGE = GROUND | {"configs", "runs"}
 MAY_IMPORT = {
     "errors": set(),
+    "json_files": {"errors"},
     "commands": {"errors"},
     "lazy": set(),
     "installation": set(),
@@ -26,9 +27,9 @@ MAY_IMPORT = {
     "renamed": {"errors"},
     "paths": {"errors"},
     "runs": {"errors", "schema", "renamed", "installation", "paths"},
-    "zoo": {"errors", "schema", "paths"},
-    "data": {"errors", "schema", "lazy", "installation", "runs"},
-    "metrics": {"errors", "runs", "data", "zoo"},
+    "zoo": {"errors", "json_files", "schema", "paths"},
+    "data": {"errors", "json_files", "schema", "lazy", "installation", "runs"},
+    "metrics": {"errors", "json_files", "runs", "data", "zoo"},
     "show": {"errors", "schema", "runs"},
     "measure": {"errors", "data", "metrics", "runs", "show", "zoo"},
     "bench": {"errors", "schema", "runs", "show"},

@@ -97,14 +97,14 @@ def _in_folder(cfg: Any, folder: Path, overrides: list[str], number: int) -> flo
     run = Run(folder, config, is_main=rank() == 0)
     with losses_named():
         there = from_rank_zero(run.find_done)
-    if there:
+    if there and "objective" in there:
         tell(f"{folder} is done already; nothing to do")
-        return there.get("objective")
+        return there["objective"]
     with _closed(run), losses_named():
         run.record = from_rank_zero(lambda: run.open(overrides, {"job_number": number}))
-        if run.done():
+        if run.done() and "objective" in run.record:
             tell(f"{folder} is done already; nothing to do")
-            return run.record.get("objective")
+            return run.record["objective"]
         with _run_log(run):
             if rank() == 0:
                 run.tracker = make_tracker(folder, config)

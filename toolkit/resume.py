@@ -9,18 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from toolkit import renamed
 from toolkit.commands import COMMANDS
 from toolkit.configs import config_groups, known_keys
 from toolkit.errors import UserError
 from toolkit.paths import conf_dir
+from toolkit.runs.plain_yaml import read_yaml
 from toolkit.runs.reading import read_record
 from toolkit.runs.replay import check_replayed
 from toolkit.spelling import spelled
-
-MOST_BYTES = 2**18  # of a file that Hydra saved: a few KiB
 
 
 def resume(folder: Path, config_dir: Path | None = None, changes: Sequence[str] = ()) -> int:
@@ -127,24 +124,13 @@ def _at(path: Path, saved: Any, *keys: str) -> list[Any]:
     return saved
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which Hydra does not write: a few of them can stand for gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias")
-        return super().compose_node(parent, index)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     """A file that Hydra saved, as plain values: no resolver is called. Raises UserError."""
     try:
-        if not path.is_file() or path.stat().st_size > MOST_BYTES:
-            raise _damaged(path)
-        saved = yaml.load(path.read_bytes(), _PlainLoader)
+        saved = read_yaml(path) if path.is_file() else None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError):
+    except ValueError:
         raise _damaged(path) from None
     if not isinstance(saved, dict):
         raise _damaged(path)

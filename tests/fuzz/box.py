@@ -28,7 +28,7 @@ from toolkit.errors import JobError, UserError
 MOST_S = 20.0  # of a processor; a machine with other work takes longer
 PATIENCE = 10  # times as long on the clock: for what only waits
 MOST_MIB = 1024  # of new memory that is used
-ADDRESSES_MIB = 8192  # of new memory that is asked for: threads reserve more than they use
+ADDRESSES_MIB = 3072  # of new memory that is asked for: threads reserve more than they use
 PROGRAMS = {"git", "uname", "lscpu"}  # that tell where a run computed
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MAKING = {"os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}

@@ -16,10 +16,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def imported():
-    """What the attempts need is imported once, before the forks."""
-    for room in ("disco", "icg", "stacking", "ivideogpt", "venhancer"):
+@pytest.fixture(autouse=True, scope="module")
+def imported(request):
+    """The jobs of the papers that a file names in ``ROOMS`` are imported once, before the forks."""
+    for room in getattr(request.module, "ROOMS", ()):
         importlib.import_module(f"toolkit.{room}.job")
 
 

@@ -20,6 +20,7 @@ from tests.fuzz.box import MOST_MIB, MOST_S, Outcome, boxed
 from toolkit.errors import JobError, UserError
 
 FINDINGS = ("traceback", "crash", "hang", "memory", "escape", "other refusal")
+COLUMNS = ("tried", "accepted", "refused in one line", *FINDINGS)
 SHOWN = 5  # findings of a kind, in full
 _table: list[tuple[str, Counter]] = []
 
@@ -85,6 +86,7 @@ class Fuzz:
     def _found(self, kind: str, what: Any, said: str) -> None:
         self.counts[kind] += 1
         if self.counts[kind] <= SHOWN:
+            print(f"{self.name}: {kind}: {str(what)[:300]}\n{said}\n", flush=True)  # at once, with pytest -s
             self.findings.append(f"{kind}: {str(what)[:300]}\n{said}")
 
     def check(self, least: int) -> None:
@@ -112,12 +114,15 @@ def _wrong_in_refusal(outcome: Outcome, folder: Path, names: str) -> str:
     return f"does not name {names}" if names and names not in said else ""
 
 
+def rows() -> list[list[str]]:
+    """How the attempts of this session ended: of each kind of input its name and its counts, as in ``COLUMNS``."""
+    return [[name, *(str(counts[one]) for one in COLUMNS)] for name, counts in _table]
+
+
 def table() -> str:
-    """How the attempts of this session ended, one line per kind of input."""
-    columns = ("tried", "accepted", "refused in one line", *FINDINGS)
-    lines = ["| input | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    lines += [f"| {name} | " + " | ".join(str(counts[one]) for one in columns) + " |" for name, counts in _table]
-    return "\n".join(lines)
+    """The same for reading."""
+    lines = [["input", *COLUMNS], ["---"] * (len(COLUMNS) + 1), *rows()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _memory_mib() -> float:

@@ -13,10 +13,11 @@ from tests.fuzz.harness import Fuzz, damaged_bytes
 from toolkit.data import load
 from toolkit.data.config import Data, EpisodeData
 from toolkit.data.episodes.episode import EpisodeSpec, read_episode
-from toolkit.data.images.arrays import stored_array
+from toolkit.data.images.imagenet import stored_array
 from toolkit.ivideogpt.clips import load_clips
 
-NUM = 400
+ROOMS = ("ivideogpt",)
+NUM = 100
 
 
 class Evil:

@@ -10,7 +10,8 @@ from tests.fuzz.harness import VALUES, Fuzz, damaged_bytes, damaged_value
 from toolkit.data.config import TextData
 from toolkit.data.text.corpora import load_text
 
-NUM = 250
+ROOMS = ("stacking",)
+NUM = 100
 
 ROWS = [{"text": f"A document, number {number}.", "meta": {"redpajama_set_name": "C4"}} for number in range(5)]
 

@@ -1,10 +1,15 @@
 """kill -9 at any moment, resume: the same bytes as the run that nobody touched."""
 
+import json
 import random
 import shutil
 import time
 
+import pytest
+import torch
+
 from tests.toyroom.harness import finish, record, result, run_here, start
+from toolkit.runs import checkpoint
 
 WORDS = ["optim.num_steps=60", "ballast=20000", "checkpoint_every_steps=1", "log_every_steps=3", "keep_checkpoints=1"]
 
@@ -49,3 +54,31 @@ def test_a_torn_line_of_metrics_is_dropped(toy):
     run_here("log_every_steps=5", "hydra.run.dir=one")
     run_here("log_every_steps=5", "hydra.run.dir=whole")
     assert result("one") == result("whole")
+
+
+def test_killed_before_its_objective_was_noted_a_run_still_has_one(toy):
+    """Between the last stage and the note of what a sweeper minimises: the stages are not computed again."""
+    assert run_here("optim.num_steps=2", "hydra.run.dir=one") == 0
+    whole = record("one")
+    (toy / "one/run.json").write_text(json.dumps({key: value for key, value in whole.items() if key != "objective"}))
+    before = (toy / "one/model/net/model.safetensors").stat().st_mtime_ns
+    assert run_here("optim.num_steps=2", "hydra.run.dir=one") == 0
+    assert record("one")["objective"] == whole["objective"] and record("one")["status"] == "done"
+    assert (toy / "one/model/net/model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "changes", [{"world_size": 0}, {"world_size": "2"}, {"pending": [{"loss": 3}]}, {"pending": [{"loss": [None]}]}]
+)
+def test_a_checkpoint_that_contradicts_itself_is_one_line(toy, capfd, changes):
+    words = ["checkpoint_every_steps=1", "keep_checkpoints=1", "hydra.run.dir=one"]
+    assert run_here("optim.num_steps=2", *words) == 0
+    [path] = (toy / "one/checkpoints/train").iterdir()
+    content = torch.load(path, weights_only=True)
+    path.unlink()
+    checkpoint.save(path.parent, 2, content | changes, keep=1)
+    capfd.readouterr()
+    assert run_here("optim.num_steps=4", *words) in (1, 2)
+    error = capfd.readouterr().err
+    assert "one/checkpoints/train: the checkpoint of step 2 is of another version" in error
+    assert "Traceback" not in error and error.count("toolkit: error:") == 1

@@ -130,7 +130,7 @@ def test_unknown_and_quantised_configs(one):
     path.write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
     refused(one, "quantised")
     path.write_text("{")
-    refused(one, "config.json: cannot be read")
+    refused(one, "config.json: damaged, or no JSON")
 
 
 def edit_tensors(folder, change):

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -41,13 +42,20 @@ def run_here(*words: str) -> int:
 
 
 def start(
-    *words: str, command: str = "train-toy", env: dict[str, str] | None = None, file_limit: int | None = None
+    *words: str,
+    command: str = "train-toy",
+    env: dict[str, str] | None = None,
+    file_limit: int | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> BaseProcess:
-    """``toolkit COMMAND WORDS`` in a process of its own; its output goes to ``output.txt``."""
+    """``toolkit COMMAND WORDS`` in a process of its own; its output goes to ``output.txt``.
+
+    prepare: called there first.
+    """
     settings = {name: os.environ[name] for name in ("TOOLKIT_CONF", "TOOLKIT_TIMEOUT_S") if name in os.environ} | (
         env or {}
     )
-    process = _processes.Process(target=_child, args=(command, list(words), os.getcwd(), settings, file_limit))
+    process = _processes.Process(target=_child, args=(command, list(words), os.getcwd(), settings, file_limit, prepare))
     process.start()
     return process
 
@@ -89,7 +97,14 @@ def result(folder: str | Path) -> tuple[bytes, bytes]:
     return (folder / "model" / "net" / "model.safetensors").read_bytes(), (folder / "metrics.jsonl").read_bytes()
 
 
-def _child(command: str, words: list[str], folder: str, env: dict[str, str], file_limit: int | None) -> None:
+def _child(
+    command: str,
+    words: list[str],
+    folder: str,
+    env: dict[str, str],
+    file_limit: int | None,
+    prepare: Callable[[], None] | None,
+) -> None:
     import resource
 
     os.chdir(folder)
@@ -100,4 +115,6 @@ def _child(command: str, words: list[str], folder: str, env: dict[str, str], fil
         os.dup2(output.fileno(), 2)
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    if prepare:
+        prepare()
     sys.exit(launch(command, words))

@@ -97,7 +97,7 @@ def test_load_says_what_is_wrong(saved, tmp_path):
     with pytest.raises(UserError, match="unknown network class 'SonUNet': did you mean 'SongUNet'"):
         zoo.load(saved)
     (saved / "config.json").write_text("[1")
-    with pytest.raises(UserError, match="not the config of a network"):
+    with pytest.raises(UserError, match=r"config\.json: damaged, or no JSON"):
         zoo.load(saved)
 
 

@@ -21,6 +21,7 @@ from toolkit.configs import compose
 from toolkit.data.catalogue import CATALOGUE
 from toolkit.data.fetching import pins
 from toolkit.errors import UserError
+from toolkit.json_files import read_object
 from toolkit.paths import PACKAGE
 from toolkit.renamed import config_now
 from toolkit.runs.files import write_atomic
@@ -108,8 +109,8 @@ def read_identities(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
+        return read_object(path)
+    except ValueError:
         raise UserError(f"{path}: damaged; take it from the history, or move it away") from None
 
 

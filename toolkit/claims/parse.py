@@ -11,6 +11,7 @@ from typing import Any
 
 from toolkit.claims.claims import LEVELS, REFERENCE, VARIES, Claim, Claims, FigureSpec, RunSpec, Statistic
 from toolkit.errors import UserError, did_you_mean
+from toolkit.runs.plain_yaml import read_yaml
 
 FIGURES = ("curves", "bars")
 OPTIONAL = ("paper_value", "figure", "varies", "resolution", "withdrawn")  # of a claim
@@ -19,16 +20,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
 def load_claims(path: str | Path) -> Claims:
     """Read and check claims.yaml. Raises UserError, one line naming file, claim or run, and key."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     path = Path(path)
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        content = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     try:
         return parse_claims(content)

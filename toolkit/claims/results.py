@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.claims.claims import VARIES, Claim, Claims
 from toolkit.claims.verdict import Metrics, MissingMetric, lookup
 from toolkit.errors import UserError
+from toolkit.json_files import read_object
 from toolkit.runs.files import write_atomic, write_json
 from toolkit.show.browse import duration
 from toolkit.show.table import Cell, Spread, Table, format_number, number_in_key
@@ -31,7 +31,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {"claims": {}, "runs": {}}
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_object(path)
         return {"claims": dict(results["claims"]), "runs": dict(results["runs"])}
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path}: damaged; move it away, the runs themselves are kept") from None

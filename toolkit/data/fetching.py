@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from toolkit.data.sources import Download, SourceFailed
 from toolkit.errors import UserError
 from toolkit.runs.files import write_atomic
 
+MOST_FILE_BYTES = 2**30  # of one file, which is held whole
 _log = logging.getLogger(__name__)
 
 
@@ -104,9 +106,13 @@ def _install(unpack: Callable[[Path], Path], download: Download, home: Path) -> 
 def _read(folder: Path, file: str) -> bytes:
     for found in sorted([*folder.rglob(file), *folder.rglob(f"{file}.gz")]):
         try:
-            return gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
-        except (OSError, EOFError) as error:
+            with gzip.open(found) if found.suffix == ".gz" else open(found, "rb") as opened:
+                content = opened.read(MOST_FILE_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as error:
             raise SourceFailed(f"{found.name} is unreadable ({error})") from error
+        if len(content) > MOST_FILE_BYTES:
+            raise SourceFailed(f"{found.name} holds more than {MOST_FILE_BYTES} bytes")
+        return content
     raise SourceFailed(f"{file} is not in it")
 
 

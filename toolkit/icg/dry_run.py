@@ -12,6 +12,7 @@ from toolkit import data
 from toolkit.data.config import Data
 from toolkit.errors import UserError
 from toolkit.icg.config import SampleICG
+from toolkit.json_files import read_object
 from toolkit.show.table import Cell, Table
 from toolkit.show.terminal import dry_run_table
 from toolkit.zoo.edm.build import build_network
@@ -75,10 +76,8 @@ def _given(model: str) -> Rows:
 
 
 def _on_meta(folder: Path) -> Any:
-    import json
-
     from toolkit.zoo.loading import find_class
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_object(folder / "config.json")
     with torch.device("meta"):
         return find_class(config.get("_class_name", "")).from_config(config)

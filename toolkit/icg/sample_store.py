@@ -59,7 +59,7 @@ class Draws:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()
                 return Batch(file.get_tensor("images"), json.loads(metadata["seconds"]), json.loads(metadata["calls"]))
-        except SafetensorError:  # a damaged file is drawn again
+        except (SafetensorError, TypeError, LookupError, ValueError):  # a damaged file is drawn again
             return None
 
 

@@ -5,7 +5,6 @@ The number depends on the CLIP model; compare only scores of the same one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from toolkit.json_files import read_object
 from toolkit.zoo.loading import hub_answers, load_or_refuse
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's CLIP
@@ -77,5 +77,5 @@ def _normalisation(model: str) -> tuple[Sequence[float], Sequence[float]]:
     path = Path(model) / "preprocessor_config.json"
     if not path.is_file():
         return MEAN, STD
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_object(path)
     return config.get("image_mean", MEAN), config.get("image_std", STD)

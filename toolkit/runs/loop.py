@@ -200,7 +200,7 @@ class Loop:
             self.step, content = found
             try:
                 written_by = self._restore(content)
-            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
                 said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 raise UserError(
                     f"{self.folder}: the checkpoint of step {self.step} is of another version or another network "
@@ -222,7 +222,8 @@ class Loop:
         for name, item in self.state.items():
             item.load_state_dict(content[f"state.{name}"])
         self.stop_early = bool(content["stop_early"])
-        self._pending = dict(content["pending"][rank() % content["world_size"]])
+        pending = content["pending"][rank() % content["world_size"]]
+        self._pending = {str(name): [float(value) for value in window] for name, window in pending.items()}
         return content["world_size"]
 
 

@@ -213,8 +213,9 @@ def _load_table(path: Path) -> str:
 
 
 def _gallery(folder: Path, kind: str) -> str:
-    """Every image, video and text below ``folder`` with its caption."""
+    """Every image, video and text below ``folder`` with its caption; a link to a file elsewhere is not followed."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    paths = [path for path in paths if path.resolve().is_relative_to(folder.resolve())]
     items = "".join(_medium(path, folder) for path in paths)
     return f'<div class="media {kind}">{items}</div>' if items else ""
 

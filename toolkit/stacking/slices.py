@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
 from torch import Tensor
 
 from toolkit.errors import UserError
+from toolkit.runs.plain_yaml import read_yaml
 from toolkit.stacking.checkpoints.open import Checkpoint, open_checkpoint
 from toolkit.stacking.operators.grow import Grown
 from toolkit.stacking.operators.llama import changed
@@ -45,8 +45,8 @@ def read_slices(path: str | Path) -> tuple[list[Slice], str | None]:
     Raises UserError where it cannot be read or asks for something else than to stack layers.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
     content = _mapping(content, f"{path}", {"slices", "merge_method", "dtype", "tokenizer_source"})
     if content.get("merge_method", "passthrough") != "passthrough":

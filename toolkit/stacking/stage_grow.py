@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from toolkit.errors import UserError
+from toolkit.json_files import read_object
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of, keep_freed_memory
 from toolkit.runs.distributed import barrier, rank
@@ -105,7 +105,7 @@ def identity(run: Run) -> str:
 def written_by(run: Run, out: Path) -> dict[str, Any] | None:
     """The report of what an earlier, interrupted attempt of this run had already finished."""
     path = out / REPORT_FILE
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    report = read_object(path) if path.is_file() else {}
     return report if report.get("run") == identity(run) else None
 
 

@@ -6,7 +6,6 @@ the pipeline uses it with everything in memory's reach (a temporary folder).
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from diffusers.utils import BaseOutput, logging
 
 from toolkit import zoo
 from toolkit.errors import UserError
+from toolkit.json_files import read_object
 from toolkit.runs.device import dtype_of
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.engine.enhancer import Enhancer
@@ -28,7 +28,8 @@ from toolkit.venhancer.model.codec import PixelUnshuffleCodec
 from toolkit.venhancer.model.loading import load_text_encoder, load_vae
 from toolkit.venhancer.model.parts import EnhanceParts
 from toolkit.venhancer.model.schedule import VideoNoiseSchedule
-from toolkit.zoo.loading import hub_answers, load_or_refuse
+from toolkit.zoo.loading import hub_answers, load_or_refuse, refuse_other_libraries
+from toolkit.zoo.sizes import no_larger_than, sizes_in
 from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
 
 SMALL = Path(__file__).parent / "weights"
@@ -53,22 +54,26 @@ class VideoEnhancePipeline(EnhanceParts):
         if Path(source).exists() and not index.exists():
             raise UserError(f"{source}: no pipeline there (model_index.json is missing)")
         if index.exists():
-            parts = json.loads(index.read_text(encoding="utf-8"))
+            vae = read_object(index, vae=list)["vae"][-1:]
             kwargs.setdefault("denoiser", zoo.load(Path(source), part="denoiser"))
             kwargs.setdefault("scheduler", VideoNoiseSchedule.from_pretrained(source, subfolder="scheduler"))
-            if parts["vae"][1] in _OURS:
-                kwargs.setdefault("vae", _OURS[parts["vae"][1]].from_pretrained(source, subfolder="vae"))
+            if vae == [PixelUnshuffleCodec.__name__]:
+                kwargs.setdefault("vae", PixelUnshuffleCodec.from_pretrained(source, subfolder="vae"))
         with _no_progress_bar():
             return super().from_pretrained(source, **kwargs)
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """As any pipeline's; our own classes are found by name: a saved index tells the file where they once lay."""
+        """As any pipeline's; our own classes are found by name: a saved index tells the file where they once lay.
+
+        Raises UserError where it names a part that belongs to no library of ours.
+        """
         found = super().load_config(*args, **kwargs)
         index = found[0] if isinstance(found, tuple) else found
-        for part in index.values():
-            if isinstance(part, list) and part[1] in _OURS:
-                part[0] = _OURS[part[1]].__module__
+        ours = {name: part for name, part in index.items() if _is_ours(part)}
+        refuse_other_libraries("model_index.json", {name: part for name, part in index.items() if name not in ours})
+        for part in ours.values():
+            part[0] = _OURS[part[1]].__module__
         return found
 
     @classmethod
@@ -125,6 +130,11 @@ class ArraySource:
         yield from self.video[start:]
 
 
+def _is_ours(part: Any) -> bool:
+    """Whether an entry of an index, [library, class], names a class of ours."""
+    return isinstance(part, list) and len(part) == 2 and isinstance(part[1], str) and part[1] in _OURS
+
+
 def load_pipeline(model: str, vae: str | None = None, text_encoder: str | None = None) -> VideoEnhancePipeline:
     """A saved pipeline ("small": the shipped one), a training run's, or an imported network with the parts it lacks.
 
@@ -132,7 +142,10 @@ def load_pipeline(model: str, vae: str | None = None, text_encoder: str | None =
     """
     folder = Path(model) / "model" if (Path(model) / "model" / "model_index.json").exists() else Path(model)
     if model == "small" or (folder / "model_index.json").exists():
-        return VideoEnhancePipeline.from_pretrained("small" if model == "small" else folder)
+        source = "small" if model == "small" else str(folder)
+        weights = (SMALL if source == "small" else folder).rglob("*.safetensors")
+        with no_larger_than(sizes_in(weights), folder):
+            return load_or_refuse("model", source, lambda: VideoEnhancePipeline.from_pretrained(source))
     if folder.exists() or vae or text_encoder:
         return VideoEnhancePipeline.from_parts(model, vae, text_encoder)
     offline = not hub_answers()

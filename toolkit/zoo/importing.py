@@ -6,7 +6,6 @@ Each layout has a file of its own beside the network it fills, ``import_<layout>
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit.errors import UserError
+from toolkit.json_files import read_object
 from toolkit.paths import share
 
 
@@ -32,14 +32,9 @@ def refuse_existing(dest: Path) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises UserError when it is absent or something else."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except FileNotFoundError:
         raise UserError(f"{path}: not found (the source is a folder with config.json and model.safetensors)") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: expected a JSON object with the network's arguments")
-    return config
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

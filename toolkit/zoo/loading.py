@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import UserError, did_you_mean
+from toolkit.json_files import read_object
 from toolkit.zoo.catalogue import CLASSES, hub_id
+from toolkit.zoo.sizes import no_larger_than, sizes_in
 
 if TYPE_CHECKING:
     import torch
@@ -62,15 +63,17 @@ def is_world_model(folder: Path) -> bool:
 def _load_folder(folder: Path) -> Any:
     if is_world_model(folder):
         return find_class("WorldModel").from_pretrained(folder)
+    config = read_object(folder / "config.json")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         network_class = find_class(config["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else "not the config of a network"
         raise UserError(f"{folder / 'config.json'}: {reason}") from None
-    if not any(folder.glob("*.safetensors")):
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
         raise UserError(f"{folder}: no *.safetensors file beside config.json")
-    return _load_strictly(network_class, str(folder))
+    with no_larger_than(sizes_in(weights), folder / "config.json"):
+        return _load_strictly(network_class, str(folder))
 
 
 def _load_hub(name: str, part: str | None) -> Any:
@@ -107,8 +110,22 @@ def load_or_refuse(key: str, source: str, load: Callable[[], Any]) -> Any:
     """``load()`` of a library's own ``from_pretrained``; UserError naming ``key=source`` where it fails."""
     try:
         return load()
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:  # a file of somebody's can fail anywhere in a library
+        if isinstance(error, UserError) and source in str(error):
+            raise
         raise UserError(f"{key}={source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+
+
+def refuse_other_libraries(path: str | Path, index: dict[str, Any]) -> None:
+    """Loading a pipeline imports what its index names: only what belongs to diffusers and transformers is let in."""
+    from diffusers import pipelines
+
+    for name, part in index.items():
+        library = part[0] if isinstance(part, (list, tuple)) and part else None
+        if library not in (None, "diffusers", "transformers") and not (
+            isinstance(library, str) and library.isidentifier() and hasattr(pipelines, library)
+        ):
+            raise UserError(f"{path}: {name} comes from {library}, and only parts of diffusers and transformers do")
 
 
 def hub_answers() -> bool:
@@ -133,12 +150,12 @@ def hub_answers() -> bool:
 
 def _load_strictly(network_class: Any, source: str, **where: Any) -> Any:
     """``from_pretrained`` without pickles, and without the tensors it would leave random or ignore."""
-    from safetensors import SafetensorError
-
     try:
         network, info = network_class.from_pretrained(source, use_safetensors=True, output_loading_info=True, **where)
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{source}: cannot be loaded: {' '.join(str(error).split())}") from error
+    except Exception as error:  # a config of somebody's can fail anywhere in a library
+        if isinstance(error, UserError) and source in str(error):
+            raise
+        raise UserError(f"{source}: cannot be loaded: {' '.join(str(error).split())[:500]}") from error
     for what in ("missing_keys", "unexpected_keys"):
         if info[what]:
             raise UserError(f"{source}: {what.replace('_', ' ')} in the weights: {', '.join(sorted(info[what])[:8])}")

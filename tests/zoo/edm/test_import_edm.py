@@ -98,7 +98,7 @@ def test_damaged_files(tmp_path):
     with pytest.raises(UserError, match=r"model.safetensors: not found"):
         import_edm(source, tmp_path / "ours")
     (source / "config.json").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
+    with pytest.raises(UserError, match="damaged, or no JSON"):
         import_edm(source, tmp_path / "ours")
     (source / "config.json").unlink()
     with pytest.raises(UserError, match=r"config.json: not found"):

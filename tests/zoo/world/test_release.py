@@ -127,15 +127,15 @@ TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
 NORM = "llm.model.norm.weight"
 BROKEN = [
     (lambda s: shutil.rmtree(s / TOKENIZER), "no tokenizer/ there"),
-    (lambda s: (s / TOKENIZER / "config.json").write_text("{"), "not valid JSON"),
+    (lambda s: (s / TOKENIZER / "config.json").write_text("{"), "damaged, or no JSON"),
     (lambda s: (s / TRANSFORMER / "model.safetensors").unlink(), r"transformer/model.safetensors: not found"),
     (lambda s: (s / TRANSFORMER / "model.safetensors").write_bytes(b"junk"), "not a readable safetensors file"),
     (lambda s: edit_config(s / TOKENIZER, patch=4), "unknown key 'patch'"),
     (lambda s: edit_config(s / TOKENIZER, patch_size=3), "patch_size=3: must divide the latent map's size, 16"),
     (lambda s: edit_config(s / TOKENIZER, context_length=1), r"kv_pos_emb: shape \(512, \d+\), expected \(256, \d+\)"),
-    (lambda s: edit_config(s / TOKENIZER, down_block_types=["No"] * 3), "no tokenizer can be built"),
+    (lambda s: edit_config(s / TOKENIZER, down_block_types=["No"] * 3), "no network can be built"),
     (lambda s: edit_config(s / TRANSFORMER, model_type="gpt2"), "model_type=gpt2: only llama is known"),
-    (lambda s: edit_config(s / TRANSFORMER, num_attention_heads=5), "no transformer can be built.*not a multiple"),
+    (lambda s: edit_config(s / TRANSFORMER, num_attention_heads=5), "no network can be built.*not a multiple"),
     (lambda s: edit_config(s / TRANSFORMER, vocab_size=8192), r"shape \(114, 64\), expected \(8192, 64\)"),
     (lambda s: edit_config(s / TRANSFORMER, num_hidden_layers=2), "unexpected tensor"),
 ]

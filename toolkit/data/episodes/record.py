@@ -13,6 +13,7 @@ import numpy as np
 from toolkit.data.episodes.environments import ImageEnv, Recorded, find, num_choices, one_hot
 from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import JobError, UserError
+from toolkit.json_files import read_object
 from toolkit.runs.files import write_json
 from toolkit.runs.seeds import derive
 
@@ -134,13 +135,12 @@ def _claim(folder: Path, plan: Plan, env: ImageEnv, recorded: Recorded) -> None:
 
 def read_manifest(folder: str | Path) -> dict[str, Any] | None:
     """What ``record`` wrote about a folder; None where there is nothing. Raises UserError when it is damaged."""
-    import json
 
     path = Path(folder) / MANIFEST
     if not path.exists():
         return None
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = read_object(path)
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it or record into another folder") from None
     if not isinstance(facts, dict):

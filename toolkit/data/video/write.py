@@ -174,7 +174,10 @@ def join_parts(
 
 def is_claimed(target: Path, claim: Path) -> bool:
     """Whether ``target`` is the file that a job put there and noted in ``claim``."""
-    return target.exists() and claim.exists() and json.loads(claim.read_text(encoding="utf-8")) == identity(target)
+    try:
+        return target.exists() and claim.exists() and json.loads(claim.read_bytes()) == identity(target)
+    except (ValueError, RecursionError):  # damaged: it proves nothing
+        return False
 
 
 def is_taken(target: Path) -> bool:

@@ -15,7 +15,8 @@ from toolkit.icg.guiders.pipeline_loop import NETWORKS
 from toolkit.icg.methods import AutoGuidance, Guidance
 from toolkit.icg.sources.base import refuse_control
 from toolkit.runs.device import dtype_of
-from toolkit.zoo.loading import hub_answers
+from toolkit.zoo.loading import hub_answers, refuse_other_libraries
+from toolkit.zoo.sizes import no_larger_than, sizes_in
 
 # method -> the class of a pipeline -> the class of diffusers that adds the method
 PEERS = {
@@ -62,7 +63,7 @@ def read_index(path: Path) -> dict[str, Any]:
     """model_index.json, checked. Raises UserError where it is damaged or names a class that cannot be sampled."""
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         index = None
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise UserError(f"{path}: not the index of a diffusers pipeline")
@@ -70,20 +71,8 @@ def read_index(path: Path) -> dict[str, Any]:
         condition_of(index["_class_name"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    _refuse_other_libraries(path, index)
+    refuse_other_libraries(path, index)
     return index
-
-
-def _refuse_other_libraries(path: Path, index: dict[str, Any]) -> None:
-    """Loading imports what the index names: only what belongs to the two libraries."""
-    from diffusers import pipelines
-
-    for name, part in index.items():
-        library = part[0] if isinstance(part, list) and part else None
-        if library not in (None, "diffusers", "transformers") and not (
-            isinstance(library, str) and library.isidentifier() and hasattr(pipelines, library)
-        ):
-            raise UserError(f"{path}: {name} comes from {library}, and only parts of diffusers and transformers do")
 
 
 @cache
@@ -169,8 +158,12 @@ def load_pipeline(model: str, precision: str = "fp32") -> Any:
     options: dict[str, Any] = {} if precision == "fp32" else {"torch_dtype": dtype_of(precision)}
     source = str(folder) if folder.exists() else model
     try:
-        return DiffusionPipeline.from_pretrained(source, use_safetensors=True, local_files_only=offline, **options)
-    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
+        stored = sizes_in(folder.rglob("*.safetensors")) if folder.exists() else []
+        with no_larger_than(stored, folder):
+            return DiffusionPipeline.from_pretrained(source, use_safetensors=True, local_files_only=offline, **options)
+    except UserError:
+        raise
+    except Exception as error:  # a file of somebody's can fail anywhere in a library
         raise UserError(f"model={model}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from toolkit.data.fetching import cache_root
 from toolkit.data.sets import Dataset
 from toolkit.errors import Interrupted, UserError
 from toolkit.icg.config import Loss, Optim, SampleICG
+from toolkit.json_files import read_object
 from toolkit.paths import share
 from toolkit.runs import progress
 from toolkit.runs.distributed import barrier, from_rank_zero, rank
@@ -186,6 +186,6 @@ def read_training(folder: Path) -> dict[str, Any]:
     """What ``save_model`` noted; {} where nothing is."""
     path = folder / "training.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_object(path) if path.exists() else {}
     except ValueError:
         raise UserError(f"{path}: damaged; delete the folder, and it is made again") from None

@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 
 from toolkit.errors import UserError
 from toolkit.runs.files import write_atomic
+from toolkit.zoo.sizes import no_larger_than, sizes
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
 from toolkit.zoo.world.transformer import VideoTransformer
@@ -39,10 +40,11 @@ def unpack(path: str | Path) -> WorldModel:
         with safe_open(str(path), "pt") as file:
             configs = {name: json.loads(text) for name, text in (file.metadata() or {}).items() if name != "format"}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-        tokenizer = CompressiveVQModel(**configs["tokenizer"])
-        transformer = VideoTransformer(LlamaConfig(**configs["transformer"]))
+        with no_larger_than(sizes(tensors), Path(path)):
+            tokenizer = CompressiveVQModel(**configs["tokenizer"])
+            transformer = VideoTransformer(LlamaConfig(**configs["transformer"]))
         world = configs["world"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a packed world model ({' '.join(str(error).split())})") from None
     for part, network in (("tokenizer", tokenizer), ("transformer", transformer)):
         network.load_state_dict(_unpacked(tensors, f"{part}."))

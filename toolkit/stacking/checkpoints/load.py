@@ -15,6 +15,7 @@ import torch
 
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
+from toolkit.stacking.checkpoints.gguf_header import read_gguf_header
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken")
 HISTORY_FILE = "training.json"  # what the network has cost so far (curves.Spent)
@@ -83,9 +84,7 @@ def load_tokenizer(source: str | Path) -> Any | None:
 
 def _has_tokenizer(where: Path, options: dict[str, str]) -> bool:
     if options:
-        from gguf import GGUFReader
-
-        return "tokenizer.ggml.model" in GGUFReader(where / options["gguf_file"]).fields
+        return "tokenizer.ggml.model" in read_gguf_header(where / options["gguf_file"]).fields
     return any(fnmatch(path.name, pattern) for path in where.iterdir() for pattern in TOKENIZER_FILES)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,18 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer, one_line
+from toolkit.json_files import read_object
+from toolkit.stacking.checkpoints.gguf_header import GGUFHeader, read_gguf_header
+from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer, one_line, place
 from toolkit.stacking.checkpoints.safetensors_io import CONSTANTS, SafetensorsFile
 from toolkit.stacking.operators.architecture import Architecture
 from toolkit.stacking.operators.families import family
 from toolkit.stacking.operators.llama import changed
 from toolkit.stacking.operators.tensors import Info, InMemory, Renamed, Tensors
+from toolkit.zoo.sizes import no_larger_than
+
+MOST_LAYERS = 10_000
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", ".block_count")
 
 
 @dataclass
@@ -75,7 +81,7 @@ def find_network(source: str, part: str | None = None) -> str:
 def is_zoo_network(source: str) -> bool:
     """Whether ``source`` is the folder of a network of the zoo rather than a transformers checkpoint."""
     try:
-        return "_class_name" in json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+        return "_class_name" in read_object(Path(source) / "config.json")
     except (OSError, ValueError):
         return False
 
@@ -93,9 +99,14 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         raise UserError(f"{folder}: {_instead_of_a_checkpoint(folder)} (expected a folder of save_pretrained)")
     config = _folder_config(folder)
     architecture = family(config, str(folder))
-    with one_line(f"{folder / 'config.json'}: the network it describes"):
+    weights = open_weights(folder)
+    stored = [math.prod(info.shape) for info in weights.infos.values()]
+    with (
+        one_line(f"{folder / 'config.json'}: the network it describes"),
+        no_larger_than(stored, folder / "config.json"),
+    ):
         architecture.shapes(config)
-    config, tensors = _settled_head(architecture, config, _in_full(architecture, config, open_weights(folder)))
+    config, tensors = _settled_head(architecture, config, _in_full(architecture, config, weights))
     tensors.infos = _checked(architecture, config, tensors.infos, str(source))
     return Checkpoint(str(source), architecture, config, tensors, folder, load_tokenizer(folder))
 
@@ -139,7 +150,8 @@ def _folder_config(folder: Path) -> Any:
     """The config of a folder, whose architecture is checked before transformers interprets it."""
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_object(path)
+        _check_layers(path, raw)
         family(type("Raw", (), raw), str(path))
     except UserError:
         raise
@@ -148,12 +160,19 @@ def _folder_config(folder: Path) -> Any:
     return load_config(str(folder))
 
 
+def _check_layers(where: Path, settings: Mapping[str, Any]) -> None:
+    """Raises UserError for a number of layers with which even a list of their kinds would fill the memory."""
+    for key, value in settings.items():
+        if key.endswith(LAYERS) and (isinstance(value, (int, float)) and not value <= MOST_LAYERS):
+            raise UserError(f"{where}: {key}={value}: at most {MOST_LAYERS} layers are read")
+
+
 def open_weights(folder: Path) -> Tensors:
     """The weights of a checkpoint folder. Raises UserError where files are missing or damaged."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            weight_map = read_object(index, weight_map=dict)["weight_map"]
             files = sorted(set(weight_map.values()))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{index}: not an index of shards") from None
@@ -182,9 +201,13 @@ def _open_pickled(paths: list[Path]) -> Tensors:
 
 def _open_gguf(path: Path) -> Checkpoint:
     """transformers turns the file's 4- to 16-bit values back into floats, which needs memory for the model."""
+    place(str(path))  # it is there, and so is what reads it
+    header = read_gguf_header(path)
+    _check_layers(path, header.fields)
     architecture = family(_unquantised(load_config(str(path))), str(path))
-    _check_heads(path)
-    network, tokenizer = load_model(str(path))
+    _check_heads(path, header)
+    with no_larger_than([math.prod(shape) for shape in header.shapes.values()], path):
+        network, tokenizer = load_model(str(path))
     config, state = _unquantised(network.config), network.state_dict()
     names = architecture.shapes(config)
     if not names.keys() <= state.keys():
@@ -193,14 +216,12 @@ def _open_gguf(path: Path) -> Checkpoint:
     return Checkpoint(str(path), architecture, config, tensors, None, tokenizer, network.generation_config)
 
 
-def _check_heads(path: Path) -> None:
+def _check_heads(path: Path, header: GGUFHeader) -> None:
     """Raises UserError where transformers would take another size of a head than the file's."""
-    from gguf import GGUFReader
-
     config, size = load_config(str(path)), None
-    for name, value in GGUFReader(path).fields.items():
+    for name, value in header.fields.items():
         if name.endswith(".attention.key_length"):
-            size = int(value.parts[-1][0])
+            size = value
     taken = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if size not in (None, taken):
         raise UserError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import JobError, UserError
+from toolkit.json_files import read_object
 from toolkit.paths import share
 from toolkit.runs.files import sync
 from toolkit.stacking.checkpoints.load import CARRIED_FILES, load_config
@@ -121,7 +122,7 @@ def _write_config(source: Checkpoint, config: Any, folder: Path) -> None:
         kept = readable_by_all(config)
     else:
         old, new = load_config(str(source.folder)).to_dict(), config.to_dict()
-        kept = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+        kept = read_object(source.folder / "config.json")
         kept.pop("auto_map", None)  # names Python files that do not come along; the class is transformers' own
         kept |= {key: value for key, value in new.items() if value != old.get(key)}
     kept.pop("_name_or_path", None)
@@ -172,7 +173,7 @@ def _carry_along(source: Checkpoint, folder: Path) -> None:
 def _name_the_class(path: Path) -> None:
     """transformers 5 names a class that version 4 does not have; both know the older name of the same one."""
     if path.is_file():
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_object(path)
         if settings.get("tokenizer_class") == "TokenizersBackend":
             path.write_text(
                 json.dumps(settings | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n", encoding="utf-8"

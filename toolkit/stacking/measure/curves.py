@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError
+from toolkit.json_files import read_object
 from toolkit.runs.files import write_json
 from toolkit.stacking.measure.flops import Cost
 
@@ -179,7 +179,7 @@ class Arm:
     def load(cls, path: Path) -> Arm:
         """Raises UserError where the file is not a curve."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return cls(**read_object(path))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path}: not a training curve ({error})") from None
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from toolkit import data
 from toolkit.errors import UserError
+from toolkit.json_files import read_object
 from toolkit.runs.distributed import from_rank_zero
+from toolkit.stacking.checkpoints.gguf_header import read_gguf_header
 from toolkit.stacking.checkpoints.load import HISTORY_FILE
 from toolkit.stacking.checkpoints.open import find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
@@ -57,7 +58,7 @@ def _given_tokenizer(config: GrowLLM, own_stores: tuple[str, ...]) -> Any | None
         return None
     source = find_network(config.model, config.part)
     history = Path(source) / HISTORY_FILE
-    if history.is_file() and json.loads(history.read_text(encoding="utf-8")).get("store") in own_stores:
+    if history.is_file() and read_object(history).get("store") in own_stores:
         return None
     tokenizer = open_checkpoint(source).tokenizer
     if tokenizer is None:
@@ -72,6 +73,7 @@ def _named_tokenizer(source: str) -> Any:
     try:
         if source.endswith(".gguf"):
             path = Path(source)
+            read_gguf_header(path)  # the library believes what a damaged one says
             return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # each tokenizer library raises its own

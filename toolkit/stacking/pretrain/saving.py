@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from toolkit.json_files import read_object
 from toolkit.runs import progress
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.files import write_json
@@ -74,5 +74,5 @@ def history(checkpoint: Checkpoint) -> Spent:
     if path is None or not path.is_file():
         progress.say(f"note: {checkpoint.source} does not say what its training cost; it counts as nothing")
         return Spent()
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept = read_object(path, tokens=int, sequences=int, flops=float, time_s=float)
     return Spent(kept["tokens"], kept["sequences"], kept["flops"], kept["time_s"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from torch import Tensor
 from toolkit.data import Corpus
 from toolkit.data.fetching import cache_root
 from toolkit.errors import JobError, UserError
+from toolkit.json_files import read_object
 from toolkit.runs.files import into_place, write_json
 from toolkit.runs.seeds import derive
 from toolkit.show.table import Table
@@ -54,7 +54,7 @@ class TokenStore:
     def open(cls, folder: Path) -> TokenStore:
         """Raises UserError where files are missing or shorter than they were written."""
         try:
-            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            meta = read_object(folder / "meta.json", bytes=dict, vocab_size=int, bytes_per_token=float, fingerprint=str)
             sizes = {split: (folder / f"{split}.bin").stat().st_size for split in SPLITS}
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: damaged token files ({error}); remove the folder to make them again") from None
@@ -64,7 +64,7 @@ class TokenStore:
 
     def table(self) -> Table:
         """What was packed, for reports."""
-        meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_object(self.folder / "meta.json", corpus=str, origin=str, licence=str)
         rows = [["training tokens", len(self.train)], ["held-out tokens", len(self.valid)]]
         rows += [["vocabulary", self.vocab_size], ["bytes per token", self.bytes_per_token]]
         return Table("Corpus", ["", meta["corpus"]], rows, f"{meta['origin']}; licence: {meta['licence']}")

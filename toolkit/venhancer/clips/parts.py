@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from toolkit.data.video.reader import VideoIndex, VideoReader
 from toolkit.data.video.scan import index_video
 from toolkit.data.video.write import DEEP_FORMATS, Encoding, write_part
 from toolkit.errors import JobError, UserError
+from toolkit.json_files import read_object
 from toolkit.runs import progress
 from toolkit.runs.files import write_json
 from toolkit.venhancer.clips.backends import Backend
@@ -108,8 +108,11 @@ def _taken(frames: Iterator[np.ndarray], part: Part, bar: progress.Bar | None) -
 def keep_index(path: Path, make: object) -> tuple[VideoIndex, list[int]]:
     """The clip's index and cuts, from ``path`` where a former attempt left them, else from ``make()``."""
     if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return VideoIndex.from_json(stored["index"]), list(stored["cuts"])
+        stored = read_object(path, index=dict, cuts=list)
+        try:
+            return VideoIndex.from_json(stored["index"]), stored["cuts"]
+        except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+            raise UserError(f"{path}: damaged ({error}); remove it, and the clip is looked at again") from None
     index, cuts = make()  # type: ignore[operator]
     write_json(path, {"index": index.to_json(), "cuts": cuts})
     return index, cuts

@@ -7,7 +7,6 @@ finished operation and gives the same frames, bit for bit.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import JobError, UserError
+from toolkit.json_files import read_object
 from toolkit.runs.files import write_json
 from toolkit.runs.seeds import generator
 from toolkit.venhancer.engine.frame_store import FrameStore
@@ -96,9 +96,9 @@ class Flight:
         if not path.exists():
             return
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
+            state = read_object(path, fingerprint=str, done=int, keys_read=int, delivered=int)
             fingerprint, *numbers = (state[key] for key in ("fingerprint", "done", "keys_read", "delivered"))
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             raise JobError(f"{path}: damaged ({error}); remove {self.folder} to start again") from None
         if len(fingerprint) < len(self.fingerprint):  # of a version that named the settings otherwise
             log.info("%s: begun by an earlier version; this shot starts again", self.folder)

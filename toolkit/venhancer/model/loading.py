@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from torch import Tensor
 
 from toolkit.errors import UserError
+from toolkit.json_files import read_object
 from toolkit.zoo.loading import load_or_refuse
 
 _VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderKLTemporalDecoder": AutoencoderKLTemporalDecoder}
@@ -57,5 +57,5 @@ def _find_config(source: str, part: str, key: str) -> tuple[dict[str, Any], dict
     for where in ({}, {"subfolder": part}):
         file = Path(source, *where.values(), "config.json")
         if file.exists():
-            return json.loads(file.read_text(encoding="utf-8")), where
+            return read_object(file), where
     raise UserError(f"{key}={source}: no config.json there, nor in {part}/")

@@ -25,6 +25,7 @@ from toolkit.zoo.edm.blocks import BOX, Resample, SelfAttention
 from toolkit.zoo.edm.unet import ADMUNet, SongUNet
 from toolkit.zoo.edm.unet_base import UNet
 from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, refuse_tensors, write_network
+from toolkit.zoo.sizes import build_on_meta
 
 EDM_NOTICE = (
     "The EDM code and weights are by NVIDIA under CC BY-NC-SA 4.0 (non-commercial, share alike); "
@@ -88,8 +89,10 @@ def import_edm(source: str | Path, dest: str | Path) -> str:
     """
     source, dest = Path(source), Path(dest)
     refuse_existing(dest)
-    network = _build_edm(source / "config.json")
+    path = source / "config.json"
+    config = read_config(path)
     weights = read_tensors(source / "model.safetensors")
+    network = _build_edm(config, path, weights)
     write_network(network, source / "model.safetensors", lambda: from_official(network, weights), dest)
     return EDM_NOTICE
 
@@ -211,9 +214,8 @@ def _interleave(qkv: Tensor, num_heads: int) -> Tensor:
     return qkv.unflatten(0, (3, num_heads, -1)).movedim(0, 2).flatten(0, 2)
 
 
-def _build_edm(path: Path) -> UNet:
-    """The network of an official config.json, on the meta device."""
-    config = read_config(path)
+def _build_edm(config: dict[str, Any], path: Path, weights: dict[str, Tensor]) -> UNet:
+    """The network of an official config.json, on the meta device, no larger than ``weights``."""
     model_type = config.get("model_type", "DhariwalUNet")
     if model_type not in _NETWORKS:
         raise UserError(f"{path}: model_type={model_type}: choose one of {', '.join(_NETWORKS)}")
@@ -227,8 +229,4 @@ def _build_edm(path: Path) -> UNet:
         if key not in config:
             raise UserError(f"{path}: key '{key}' is missing")
     config = defaults | {key: value for key, value in config.items() if key in keys}
-    try:
-        with torch.device("meta"):
-            return network(**{keys[key]: value for key, value in config.items()})
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: no network can be built from it: {error}") from error
+    return build_on_meta(lambda: network(**{keys[key]: value for key, value in config.items()}), weights, path)

@@ -17,12 +17,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from toolkit.errors import UserError, did_you_mean
 from toolkit.zoo.edm.edm2 import EDM2UNet
 from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, refuse_tensors, write_network
+from toolkit.zoo.sizes import build_on_meta
 
 EDM2_NOTICE = (
     "The EDM2 code and weights are by NVIDIA under CC BY-NC-SA 4.0 (non-commercial, share alike); "
@@ -92,8 +92,9 @@ def import_edm2(source: str | Path, dest: str | Path) -> str:
     """
     source, dest = Path(source), Path(dest)
     refuse_existing(dest)
-    network = _build(read_config(source / "config.json"))
+    config = read_config(source / "config.json")
     weights = read_tensors(source / "model.safetensors")
+    network = _build(config, weights, source / "config.json")
     write_network(network, source / "model.safetensors", lambda: from_official(network, weights), dest)
     return EDM2_NOTICE
 
@@ -134,7 +135,8 @@ def official_names(network: EDM2UNet) -> dict[str, str]:
     return names
 
 
-def _build(config: dict[str, Any]) -> EDM2UNet:
+def _build(config: dict[str, Any], weights: dict[str, Tensor], path: Path) -> EDM2UNet:
+    """On the meta device, no larger than ``weights``. Raises UserError, of values naming ``path``."""
     known = [*_KEYS, *_FIXED, *_EXECUTION_KEYS, "attn_balance"]
     for key, value in config.items():
         if key not in known:
@@ -149,5 +151,4 @@ def _build(config: dict[str, Any]) -> EDM2UNet:
     ours = {_KEYS[key]: value for key, value in config.items() if key in _KEYS}
     if ours["in_channels"] == len(_LATENTS["latents_mean"]):
         ours |= _LATENTS
-    with torch.device("meta"):
-        return EDM2UNet(**ours).eval()
+    return build_on_meta(lambda: EDM2UNet(**ours).eval(), weights, path)

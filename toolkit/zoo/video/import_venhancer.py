@@ -16,6 +16,7 @@ from torch import Tensor
 
 from toolkit.errors import UserError, did_you_mean
 from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, refuse_tensors, write_network
+from toolkit.zoo.sizes import build_on_meta
 from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
 
 NOTICE = (
@@ -72,8 +73,9 @@ def import_venhancer(source: str | Path, dest: str | Path) -> str:
     source, dest = Path(source), Path(dest)
     refuse_existing(dest)
     config_file, weights_file = _locate(source)
-    network = build(read_config(config_file) if config_file else RELEASE, config_file or weights_file)
+    config = read_config(config_file) if config_file else RELEASE
     weights = _read(weights_file)
+    network = build(config, config_file or weights_file, weights if config_file else None)
     write_network(network, weights_file, lambda: from_official(network, weights), dest)
     return NOTICE
 
@@ -161,19 +163,15 @@ def _official_shape(ours: str, tensor: Tensor) -> tuple[int, ...]:
     return (*tensor.shape, 1) if as_conv else tuple(tensor.shape)
 
 
-def build(config: dict[str, Any], path: Path) -> ControlledVideoUNet:
-    """The network of an official config, on the meta device. Raises UserError naming ``path``."""
+def build(config: dict[str, Any], path: Path, weights: dict[str, Tensor] | None = None) -> ControlledVideoUNet:
+    """The network of an official config, on the meta device, for ``weights``. Raises UserError naming ``path``."""
     for key in config:
         if key not in RELEASE and key not in _EXECUTION_KEYS:
             raise UserError(f"{path}: unknown key '{key}'. {did_you_mean(key, RELEASE)}known: {', '.join(RELEASE)}")
     multipliers = config.get("dim_mult", RELEASE["dim_mult"])
     if not isinstance(multipliers, list) or multipliers[:1] != [1]:
         raise UserError(f"{path}: dim_mult={multipliers}: must be a list that begins with 1")
-    try:
-        with torch.device("meta"):
-            return ControlledVideoUNet(**_arguments(RELEASE | config))
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: no network can be built from it: {error}") from error
+    return build_on_meta(lambda: ControlledVideoUNet(**_arguments(RELEASE | config)), weights, path)
 
 
 def _arguments(official: dict[str, Any]) -> dict[str, Any]:

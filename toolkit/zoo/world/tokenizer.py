@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import UserError
 from toolkit.zoo.importing import read_config, read_tensors
+from toolkit.zoo.sizes import build_on_meta
 from toolkit.zoo.world.codebook import VectorQuantizer
 from toolkit.zoo.world.linear import linear
 from toolkit.zoo.world.tokenizer_blocks import ConditionalDecoder, ConditionalEncoder, Decoder, Encoder, KeyValue
@@ -336,12 +337,9 @@ def read_tokenizer(folder: Path) -> CompressiveVQModel:
     unknown = [key for key in config if not key.startswith("_") and key not in _tokenizer_keys()]
     if unknown:
         raise UserError(f"{path}: unknown key '{unknown[0]}'; known: {', '.join(sorted(_tokenizer_keys()))}")
-    try:
-        with torch.device("meta"):
-            network: Any = CompressiveVQModel.from_config(config)
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{path}: no tokenizer can be built from it: {error}") from None
-    fill(network, read_tensors(folder / TOKENIZER_WEIGHTS), folder / TOKENIZER_WEIGHTS)
+    weights = read_tensors(folder / TOKENIZER_WEIGHTS)
+    network = build_on_meta(lambda: CompressiveVQModel.from_config(config), weights, path)
+    fill(network, weights, folder / TOKENIZER_WEIGHTS)
     return network.to(memory_format=torch.channels_last).eval()  # faster convolutions on a CPU
 
 

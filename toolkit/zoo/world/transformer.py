@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from toolkit.errors import UserError
 from toolkit.zoo.importing import read_config, read_tensors
+from toolkit.zoo.sizes import build_on_meta
 from toolkit.zoo.world.linear import linear
 from toolkit.zoo.world.llama import llama_pass
 from toolkit.zoo.world.tokens import TokenLayout
@@ -340,11 +340,7 @@ def read_transformer(folder: Path) -> VideoTransformer:
     weights = read_tensors(weights_path)
     if not any(name.startswith("llm.") for name in weights):
         weights = {f"llm.{name}": tensor for name, tensor in weights.items()}
-    try:
-        with torch.device("meta"):
-            network = VideoTransformer(_llama_config(config, weights))
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
-        raise UserError(f"{path}: no transformer can be built from it: {' '.join(str(error).split())}") from None
+    network: VideoTransformer = build_on_meta(lambda: VideoTransformer(_llama_config(config, weights)), weights, path)
     network.llm.model.rotary_emb = type(network.llm.model.rotary_emb)(network.config)  # its table is no weight
     fill(network, weights, weights_path)
     return network.eval()

@@ -1,0 +1,45 @@
+"""JSON of somebody else's is an object, or one line that names the file."""
+
+import pytest
+
+from toolkit import json_files
+from toolkit.errors import UserError
+from toolkit.json_files import read_object
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "damaged, or no JSON"),
+        (b"{", "damaged, or no JSON"),
+        (b"\xff", "damaged, or no JSON"),
+        (b"[" * 100_000, "damaged, or no JSON .it is nested too deeply"),
+        (b'{"a": ' * 50_000, "damaged, or no JSON .it is nested too deeply"),
+        (b'{"steps": ' + b"9" * 9999 + b"}", "damaged, or no JSON"),
+        (b"[1]", "expected a JSON object, found list"),
+        (b"null", "expected a JSON object, found NoneType"),
+        (b'{"a": 1}', "'steps' is missing or not of type int"),
+        (b'{"steps": true}', "'steps' is missing or not of type int"),
+        (b'{"steps": 1.5}', "'steps' is missing or not of type int"),
+        (b'{"steps": 1, "time_s": "1"}', "'time_s' is missing or not of type float"),
+    ],
+)
+def test_what_is_no_object_is_one_line(tmp_path, content, said):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.json: {said}") as caught:
+        read_object(path, steps=int, time_s=float)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text('{"a": 1, "time_s": 2}')
+    assert read_object(tmp_path / "a.json", time_s=float) == {"a": 1, "time_s": 2}
+    monkeypatch.setattr(json_files, "MOST_BYTES", 9)
+    with pytest.raises(UserError, match=r"a\.json: has 21 bytes"):
+        read_object(tmp_path / "a.json")
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_object(tmp_path / "a.json")

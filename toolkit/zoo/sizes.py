@@ -1,0 +1,78 @@
+"""A config may not ask for a larger network than the weights beside it fill: it is counted while it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import UserError
+
+SPARE = 4  # times what is stored: heads that share a tensor, and tensors that are registered again when they are filled
+SPARE_TENSORS, SPARE_VALUES = 100, 2**24  # and tables that are no weights
+
+
+@contextmanager
+def no_larger_than(stored: Sequence[int], config: Path) -> Iterator[None]:
+    """Stop networks that are built inside at some more tensors, or values in them, than are ``stored``.
+
+    stored: how many values each tensor has. Raises UserError naming ``config``.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    if not stored:  # that there are none is said elsewhere
+        yield
+        return
+    left = [SPARE * len(stored) + SPARE_TENSORS, SPARE * sum(stored) + SPARE_VALUES]
+
+    def count(_module: Any, _name: str, parameter: Any) -> None:
+        left[0] -= 1
+        left[1] -= 0 if parameter is None else parameter.numel()
+        if min(left) < 0:
+            raise UserError(
+                f"{config}: asks for a larger network than its weights are ({len(stored)} tensors of {sum(stored)} "
+                "values in all)"
+            )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def build_on_meta(make: Callable[[], Any], weights: dict[str, Any] | None, config: Path) -> Any:
+    """``make()`` on the meta device, for the tensors ``weights`` if given. Raises UserError naming ``config``."""
+    import torch
+
+    try:
+        with torch.device("meta"), nullcontext() if weights is None else no_larger_than(sizes(weights), config):
+            return make()
+    except Exception as error:  # a config of somebody's can fail anywhere in a library
+        if isinstance(error, UserError) and str(error).startswith(str(config)):
+            raise
+        said = " ".join(str(error).split())[:500] or type(error).__name__
+        raise UserError(f"{config}: no network can be built from it: {said}") from error
+
+
+def sizes(weights: dict[str, Any]) -> list[int]:
+    """How many values each tensor has."""
+    return [tensor.numel() for tensor in weights.values()]
+
+
+def sizes_in(paths: Iterable[Path]) -> list[int]:
+    """How many values each tensor of safetensors files has. Raises UserError naming one whose header is damaged."""
+    import math
+
+    from safetensors import SafetensorError, safe_open
+
+    found = []
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as file:
+                found += [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"{path}: cannot be loaded, not a whole safetensors file ({said})") from None
+    return found
