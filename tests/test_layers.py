@@ -12,12 +12,24 @@ from toolkit.commands import COMMANDS
 
 PACKAGE = Path(__file__).parent.parent / "toolkit"
 PAPERS = {command.room.split(".")[1] for command in COMMANDS.values() if command.room.startswith("toolkit.")}
-GROUND = {"errors", "json_files", "schema", "commands", "paths", "lazy", "renamed", "installation", "spelling", "moved"}
+GROUND = {"errors", "plain_files", "schema", "commands", "paths", "lazy", "renamed", "installation"}
+GROUND |= {"spelling", "moved"}
+    "errors",
+    "plain_files",
+    "schema",
+    "commands",
+    "paths",
+    "lazy",
+    "renamed",
+    "installation",
+    "spelling",
+    "moved",
+}
 FLOOR = GROUND - {"commands", "paths", "renamed", "spelling", "moved"}  # what a paper's room stands on
 BRIDGE = GROUND | {"configs", "runs"}
 MAY_IMPORT = {
     "errors": set(),
-    "json_files": {"errors"},
+    "plain_files": {"errors"},
     "commands": {"errors"},
     "lazy": set(),
     "installation": set(),
@@ -27,9 +39,9 @@ MAY_IMPORT = {
     "renamed": {"errors"},
     "paths": {"errors"},
     "runs": {"errors", "schema", "renamed", "installation", "paths"},
-    "zoo": {"errors", "json_files", "schema", "paths"},
-    "data": {"errors", "json_files", "schema", "lazy", "installation", "runs"},
-    "metrics": {"errors", "json_files", "runs", "data", "zoo"},
+    "zoo": {"errors", "plain_files", "schema", "paths"},
+    "data": {"errors", "plain_files", "schema", "lazy", "installation", "runs"},
+    "metrics": {"errors", "plain_files", "runs", "data", "zoo"},
     "show": {"errors", "schema", "runs"},
     "measure": {"errors", "data", "metrics", "runs", "show", "zoo"},
     "bench": {"errors", "schema", "runs", "show"},

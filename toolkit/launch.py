@@ -27,6 +27,8 @@ from toolkit.paths import conf_dir
 from toolkit.runs import output, threads
 from toolkit.runs.output import complain, tell
 
+LAUNCHERS = ("submitit.", "joblib.", "ray.")  # whose own errors are about jobs, not about configs
+
 
 def launch(command_name: str, arguments: list[str]) -> int:
     """Run ``toolkit COMMAND ARGUMENTS`` and return its exit code. Prints; does not raise for users' mistakes."""
@@ -66,14 +68,14 @@ def _launch(command_name: str, arguments: list[str]) -> int:
     except SystemExit as stop:  # Hydra's --help and --version
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
+        if sweep.directory and type(error).__module__.startswith(LAUNCHERS):  # a job that was stopped or lost
+            _refused(error, 1)
+            return sweep.report() or 1
         if is_config_error(error):
             sweep.take_back()
             return _refused(UserError(one_line(error, command)), 2)
         if isinstance(error, OSError) and error.filename:  # Hydra could not make the folder
             return _refused(UserError(f"{error.filename}: {error.strerror}; choose another hydra.run.dir"), 2)
-        if sweep.directory and type(error).__module__.startswith("submitit."):  # a job that was stopped or lost
-            _refused(error, 1)
-            return sweep.report() or 1
         traceback.print_exc()
         one_job.last.message = f"{type(error).__name__}: {error}"
         return 1

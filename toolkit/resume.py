@@ -14,7 +14,7 @@ from toolkit.commands import COMMANDS
 from toolkit.configs import config_groups, known_keys
 from toolkit.errors import UserError
 from toolkit.paths import conf_dir
-from toolkit.runs.plain_yaml import read_yaml
+from toolkit.plain_files import read_yaml
 from toolkit.runs.reading import read_record
 from toolkit.runs.replay import check_replayed
 from toolkit.spelling import spelled

@@ -151,7 +151,8 @@ def _limit(most_s: float) -> None:
 
 
 def _watch(folder: Path, escapes: list[str]) -> Callable[[str, tuple[Any, ...]], None]:
-    own = (os.path.realpath(folder), os.path.realpath(tempfile.gettempdir()) + "/tmp", "/dev/", "/proc/self/")
+    scratch = os.path.realpath(tempfile.gettempdir())
+    own = (os.path.realpath(folder), f"{scratch}/tmp", f"{scratch}/toolkit-", "/dev/", "/proc/self/")
     own = (*own, *(os.path.realpath(one) for one in (os.environ.get("TOOLKIT_CACHE"),) if one))
 
     def is_own(path: Any) -> bool:

@@ -16,8 +16,8 @@ from tests.fuzz.box import boxed
 from tests.toyroom.harness import make_conf, run_here
 from toolkit.claims.parse import load_claims
 from toolkit.claims.results import read_results
+from toolkit.plain_files import read_yaml
 from toolkit.resume import resume
-from toolkit.runs.plain_yaml import read_yaml
 from toolkit.show.browse import compare_runs, list_runs, show_run
 from toolkit.show.report import write_report
 from toolkit.stacking.slices import read_slices

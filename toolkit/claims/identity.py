@@ -21,8 +21,8 @@ from toolkit.configs import compose
 from toolkit.data.catalogue import CATALOGUE
 from toolkit.data.fetching import pins
 from toolkit.errors import UserError
-from toolkit.json_files import read_object
 from toolkit.paths import PACKAGE
+from toolkit.plain_files import read_object
 from toolkit.renamed import config_now
 from toolkit.runs.files import write_atomic
 from toolkit.runs.machine import package_versions

@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.claims.claims import LEVELS, REFERENCE, VARIES, Claim, Claims, FigureSpec, RunSpec, Statistic
 from toolkit.errors import UserError, did_you_mean
-from toolkit.runs.plain_yaml import read_yaml
+from toolkit.plain_files import read_yaml
 
 FIGURES = ("curves", "bars")
 OPTIONAL = ("paper_value", "figure", "varies", "resolution", "withdrawn")  # of a claim

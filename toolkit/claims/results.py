@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.claims.claims import VARIES, Claim, Claims
 from toolkit.claims.verdict import Metrics, MissingMetric, lookup
 from toolkit.errors import UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs.files import write_atomic, write_json
 from toolkit.show.browse import duration
 from toolkit.show.table import Cell, Spread, Table, format_number, number_in_key

@@ -17,7 +17,7 @@ import torch
 
 from toolkit import zoo
 from toolkit.errors import UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs.files import write_json
 from toolkit.zoo.catalogue import CLASSES
 from toolkit.zoo.disco.encoders import LatentEncoder

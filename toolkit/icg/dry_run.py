@@ -12,7 +12,7 @@ from toolkit import data
 from toolkit.data.config import Data
 from toolkit.errors import UserError
 from toolkit.icg.config import SampleICG
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.show.table import Cell, Table
 from toolkit.show.terminal import dry_run_table
 from toolkit.zoo.edm.build import build_network

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.zoo.loading import hub_answers, load_or_refuse
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's CLIP

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.runs.plain_yaml import read_yaml
+from toolkit.plain_files import read_yaml
 from toolkit.stacking.checkpoints.open import Checkpoint, open_checkpoint
 from toolkit.stacking.operators.grow import Grown
 from toolkit.stacking.operators.llama import changed

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of, keep_freed_memory
 from toolkit.runs.distributed import barrier, rank

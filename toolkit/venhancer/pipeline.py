@@ -19,7 +19,7 @@ from diffusers.utils import BaseOutput, logging
 
 from toolkit import zoo
 from toolkit.errors import UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs.device import dtype_of
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.engine.enhancer import Enhancer

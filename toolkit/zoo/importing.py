@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.json_files import read_object
 from toolkit.paths import share
+from toolkit.plain_files import read_object
 
 
 def refuse_existing(dest: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import UserError, did_you_mean
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.zoo.catalogue import CLASSES, hub_id
 from toolkit.zoo.sizes import no_larger_than, sizes_in
 

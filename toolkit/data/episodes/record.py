@@ -13,7 +13,7 @@ import numpy as np
 from toolkit.data.episodes.environments import ImageEnv, Recorded, find, num_choices, one_hot
 from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import JobError, UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs.files import write_json
 from toolkit.runs.seeds import derive
 

@@ -25,8 +25,8 @@ from toolkit.data.fetching import cache_root
 from toolkit.data.sets import Dataset
 from toolkit.errors import Interrupted, UserError
 from toolkit.icg.config import Loss, Optim, SampleICG
-from toolkit.json_files import read_object
 from toolkit.paths import share
+from toolkit.plain_files import read_object
 from toolkit.runs import progress
 from toolkit.runs.distributed import barrier, from_rank_zero, rank
 from toolkit.runs.files import write_json

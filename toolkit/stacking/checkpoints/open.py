@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.stacking.checkpoints.gguf_header import GGUFHeader, read_gguf_header
 from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer, one_line, place
 from toolkit.stacking.checkpoints.safetensors_io import CONSTANTS, SafetensorsFile

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import JobError, UserError
-from toolkit.json_files import read_object
 from toolkit.paths import share
+from toolkit.plain_files import read_object
 from toolkit.runs.files import sync
 from toolkit.stacking.checkpoints.load import CARRIED_FILES, load_config
 from toolkit.stacking.checkpoints.open import Checkpoint

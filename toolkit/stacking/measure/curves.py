@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs.files import write_json
 from toolkit.stacking.measure.flops import Cost
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit import data
 from toolkit.errors import UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs.distributed import from_rank_zero
 from toolkit.stacking.checkpoints.gguf_header import read_gguf_header
 from toolkit.stacking.checkpoints.load import HISTORY_FILE

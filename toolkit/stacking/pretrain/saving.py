@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs import progress
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.files import write_json

@@ -25,7 +25,7 @@ from torch import Tensor
 from toolkit.data import Corpus
 from toolkit.data.fetching import cache_root
 from toolkit.errors import JobError, UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs.files import into_place, write_json
 from toolkit.runs.seeds import derive
 from toolkit.show.table import Table

@@ -15,7 +15,7 @@ from toolkit.data.video.reader import VideoIndex, VideoReader
 from toolkit.data.video.scan import index_video
 from toolkit.data.video.write import DEEP_FORMATS, Encoding, write_part
 from toolkit.errors import JobError, UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs import progress
 from toolkit.runs.files import write_json
 from toolkit.venhancer.clips.backends import Backend

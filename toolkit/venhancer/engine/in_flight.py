@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import JobError, UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 from toolkit.runs.files import write_json
 from toolkit.runs.seeds import generator
 from toolkit.venhancer.engine.frame_store import FrameStore

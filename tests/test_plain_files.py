@@ -2,9 +2,9 @@
 
 import pytest
 
-from toolkit import json_files
+from toolkit import plain_files
 from toolkit.errors import UserError
-from toolkit.json_files import read_object
+from toolkit.plain_files import read_object
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_what_is_no_object_is_one_line(tmp_path, content, said):
 def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text('{"a": 1, "time_s": 2}')
     assert read_object(tmp_path / "a.json", time_s=float) == {"a": 1, "time_s": 2}
-    monkeypatch.setattr(json_files, "MOST_BYTES", 9)
+    monkeypatch.setattr(plain_files, "MOST_BYTES", 9)
     with pytest.raises(UserError, match=r"a\.json: has 21 bytes"):
         read_object(tmp_path / "a.json")
 

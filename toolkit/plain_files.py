@@ -1,0 +1,74 @@
+"""JSON and YAML files that somebody else may have written, as plain values, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import UserError
+
+MOST_BYTES = 2**26  # of JSON
+MOST_YAML_BYTES = 2**18  # configs have a few KiB
+
+
+def read_object(path: str | Path, **kinds: type) -> dict[str, Any]:
+    """The JSON object in ``path``, in which ``kinds`` names keys that must be there and what their values are.
+
+    Raises UserError naming the file where it holds something else, more than ``MOST_BYTES`` or deeper nesting than
+    Python reads; OSError where it cannot be opened.
+    """
+    path = Path(path)
+    if path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{path}: has {path.stat().st_size} bytes; at most {MOST_BYTES} are expected of such a file")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else f"{error}"
+        raise UserError(f"{path}: damaged, or no JSON ({why})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    for key, kind in kinds.items():
+        if not _is(found.get(key), kind):
+            raise UserError(f"{path}: '{key}' is missing or not of type {kind.__name__}")
+    return found
+
+
+def _is(value: Any, kind: type) -> bool:
+    """A whole number is a float too; true and false are numbers of no kind."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What the file holds: no object is made, no resolver called. Raises ValueError saying what is wrong, OSError."""
+    import yaml
+
+    with open(path, "rb") as file:
+        content = file.read(MOST_YAML_BYTES + 1)
+    if len(content) > MOST_YAML_BYTES:
+        raise ValueError(f"it has more than {MOST_YAML_BYTES} bytes")
+    try:
+        return yaml.load(content, _plain_loader())
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(said[:300]) from None
+
+
+@cache
+def _plain_loader() -> Any:
+    """YAML without aliases, which our files do not need: a few of them can stand for gigabytes."""
+    import yaml
+
+    class Plain(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it has an alias")
+            return super().compose_node(parent, index)
+
+    number = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$")  # 1e-3 is a number, as in Hydra's files
+    Plain.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return Plain
