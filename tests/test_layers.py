@@ -14,17 +14,6 @@ PACKAGE = Path(__file__).parent.parent / "toolkit"
 PAPERS = {command.room.split(".")[1] for command in COMMANDS.values() if command.room.startswith("toolkit.")}
 GROUND = {"errors", "plain_files", "schema", "commands", "paths", "lazy", "renamed", "installation"}
 GROUND |= {"spelling", "moved"}
-    "errors",
-    "plain_files",
-    "schema",
-    "commands",
-    "paths",
-    "lazy",
-    "renamed",
-    "installation",
-    "spelling",
-    "moved",
-}
 FLOOR = GROUND - {"commands", "paths", "renamed", "spelling", "moved"}  # what a paper's room stands on
 BRIDGE = GROUND | {"configs", "runs"}
 MAY_IMPORT = {

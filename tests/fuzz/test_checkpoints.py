@@ -57,7 +57,7 @@ def foreign(whole):
     yield saved({"a": torch.zeros(1).expand(2**40)})
     yield saved({"a": torch.sparse_coo_tensor(torch.tensor([[2**40]]), torch.ones(1), (2**41,))})
     deep = {}
-    for _ in range(500):
+    for _ in range(100):
         deep = {"a": deep}
     yield saved(deep)
 
