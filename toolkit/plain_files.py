@@ -43,8 +43,11 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def read_yaml(path: str | Path) -> Any:
-    """What the file holds: no object is made, no resolver called. Raises ValueError saying what is wrong, OSError."""
+def read_yaml(path: str | Path, aliases: bool = False) -> Any:
+    """What the file holds: no object is made, no resolver called. Raises ValueError saying what is wrong, OSError.
+
+    aliases: whether a part may stand for another (``&a``, ``*a``); a few of them can stand for gigabytes.
+    """
     import yaml
 
     with open(path, "rb") as file:
@@ -52,20 +55,19 @@ def read_yaml(path: str | Path) -> Any:
     if len(content) > MOST_YAML_BYTES:
         raise ValueError(f"it has more than {MOST_YAML_BYTES} bytes")
     try:
-        return yaml.load(content, _plain_loader())
+        return yaml.load(content, _plain_loader(aliases))
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise ValueError(said[:300]) from None
 
 
 @cache
-def _plain_loader() -> Any:
-    """YAML without aliases, which our files do not need: a few of them can stand for gigabytes."""
+def _plain_loader(aliases: bool) -> Any:
     import yaml
 
     class Plain(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
+            if not aliases and self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("it has an alias")
             return super().compose_node(parent, index)
 

@@ -45,7 +45,7 @@ def read_slices(path: str | Path) -> tuple[list[Slice], str | None]:
     Raises UserError where it cannot be read or asks for something else than to stack layers.
     """
     try:
-        content = read_yaml(path)
+        content = read_yaml(path, aliases=True)  # people write them by hand
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
     content = _mapping(content, f"{path}", {"slices", "merge_method", "dtype", "tokenizer_source"})
