@@ -22,7 +22,7 @@ def test_a_file_adds_devices_and_replaces_known_ones(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(NEW + "H100: {tflops: {fp32: 1}, memory_gib: 1, bandwidth_gb_s: 1}\n")
     assert parse("4xTPUv9", file).device.product_efficiency == 0.5
-    assert parse("H100", file).device.tflops == {"fp32": 1, "bf16": 1}
+    assert parse("H100", file).device.tflops == {"fp32": 1, "tf32": 1, "bf16": 1}
     assert parse("A100-40", file).device.memory_gib == 40
 
 

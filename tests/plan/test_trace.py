@@ -11,7 +11,7 @@ from toolkit.plan.trace import trace
 from toolkit.runs.stage_shape import Networks, StageShape
 from toolkit.zoo.checkpointing import CheckpointedBlock, checkpointing_of
 
-LARGE = Device("large", {"fp32": 10.0, "bf16": 100.0}, 80.0, 1000.0)
+LARGE = Device("large", {"fp32": 10.0, "tf32": 10.0, "bf16": 100.0}, 80.0, 1000.0)
 
 
 def shape(make, loss, batch_size=8, **keys):
@@ -172,7 +172,7 @@ def test_sharded_weights_gradients_and_moments_are_divided_by_the_devices():
 
 
 def tight(gib):
-    return Cluster(Device("tight", {"fp32": 10.0, "bf16": 100.0}, gib, 1000.0), 1)
+    return Cluster(Device("tight", {"fp32": 10.0, "tf32": 10.0, "bf16": 100.0}, gib, 1000.0), 1)
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not():

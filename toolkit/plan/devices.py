@@ -13,7 +13,7 @@ from toolkit.runs.machine import cores, processor
 
 TABLE = Path(__file__).parent / "devices.yaml"
 HERE = "here"
-DTYPES = ("fp32", "bf16")
+DTYPES = ("fp32", "tf32", "bf16")
 CPU_GHZ, CPU_BANDWIDTH_GB_S = 2.5, 10.0  # of a processor that does not say its clock; of one core's share of memory
 
 
@@ -21,10 +21,10 @@ CPU_GHZ, CPU_BANDWIDTH_GB_S = 2.5, 10.0  # of a processor that does not say its 
 class Device:
     """One kind of device.
 
-    tflops: 10^12 operations a second by type. memory_gib: what it holds. bandwidth_gb_s: of its memory. link_gb_s,
-    network_gb_s: to the others of its node and to other nodes, each way, in 10^9 bytes a second. per_node: devices of a
-    node. product_efficiency, memory_efficiency: the shares of the peak that matrix products, and all else, are assumed
-    to reach. launch_us: the least that an operation takes.
+    tflops: 10^12 operations a second by type; tf32 is for float32 convolutions. memory_gib: what it holds.
+    bandwidth_gb_s: of its memory. link_gb_s, network_gb_s: to the others of its node and to other nodes, each way, in
+    10^9 bytes a second. per_node: devices of a node. product_efficiency, memory_efficiency: the shares of the peak that
+    matrix products, and all else, are assumed to reach. launch_us: the least that an operation takes.
     """
 
     name: str
@@ -104,7 +104,7 @@ def _device(path: str | Path, name: str, row: dict[str, Any]) -> Device:
             raise UserError(f"{path}: {name}.{key}: must be given")
     rates = row["tflops"]
     if not isinstance(rates, dict) or not set(rates) <= set(DTYPES) or "fp32" not in rates:
-        raise UserError(f"{path}: {name}.tflops: must map fp32 and, where it is faster, bf16 to a number")
+        raise UserError(f"{path}: {name}.tflops: must map fp32 and, where they are faster, tf32 and bf16 to a number")
     numbers = [
         *((f"tflops.{key}", value) for key, value in rates.items()),
         *((k, v) for k, v in row.items() if v is not rates),
@@ -112,7 +112,7 @@ def _device(path: str | Path, name: str, row: dict[str, Any]) -> Device:
     for key, value in numbers:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise UserError(f"{path}: {name}.{key}={value}: must be a number greater than 0")
-    return Device(name, **(row | {"tflops": {"bf16": rates["fp32"]} | rates}))
+    return Device(name, **(row | {"tflops": dict.fromkeys(DTYPES, rates["fp32"]) | rates}))
 
 
 def here(known: dict[str, Device]) -> Device:
@@ -133,7 +133,7 @@ def here(known: dict[str, Device]) -> Device:
     rate = cores() * _clock_ghz() * _operations_a_cycle() / 1000
     return Device(
         HERE,
-        {"fp32": rate, "bf16": rate},
+        dict.fromkeys(DTYPES, rate),
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         cores() * CPU_BANDWIDTH_GB_S,
         link_gb_s=CPU_BANDWIDTH_GB_S,

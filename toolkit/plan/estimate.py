@@ -95,7 +95,7 @@ def plan_stage(
     """
     share = _share(shape, cluster)
     ways = (False, True) if _can_recompute(shape) else (False,)
-    largest = {way: _largest(shape, cluster, tracer, way) for way in ways}
+    largest = {way: largest_micro_batch(shape, cluster, tracer, way) for way in ways}
     micro, checkpointing = _choice(shape, share, largest)
     passes = math.ceil(share / micro)
     seen = tracer(shape, micro, checkpointing, micro < share)
@@ -143,7 +143,7 @@ def _usable(device: Device) -> float:
     return USABLE * device.memory_gib * GIB
 
 
-def _largest(shape: StageShape, cluster: Cluster, tracer: Tracer, checkpointing: bool) -> int | None:
+def largest_micro_batch(shape: StageShape, cluster: Cluster, tracer: Tracer, checkpointing: bool = False) -> int | None:
     """The largest micro-batch that fits, up to this device's share; None where not even one item does.
 
     The line through two micro-batches says where to look; what is found is traced itself.
@@ -222,6 +222,11 @@ def _step_s(shape: StageShape, seen: Trace, passes: float, cluster: Cluster, slo
     backward = compute * slower * (2 / 3 if shape.sharded else 2 / 3 / passes)
     exposed = max(0.0, exchange - backward)
     return compute * slower + exposed, exposed
+
+
+def modelled_step_s(shape: StageShape, micro: int, cluster: Cluster, tracer: Tracer) -> float:
+    """Seconds of a step of a single pass, before anything was measured."""
+    return _step_s(shape, tracer(shape, micro, shape.checkpointing, False), 1, cluster, 1.0)[0]
 
 
 def pass_s(work: dict[Work, int], device: Device) -> float:

@@ -25,7 +25,7 @@ def tables(plan: dict[str, Any]) -> list[Table]:
     title = f"{plan['command']} on {device['count']} x {device['name']}"
     room = plan["assumptions"]["usable_memory"] * device["memory_gib"]
     return [
-        Table(title, ["", *names], _columns(stages, _work), f"{plan['assumptions']['time']} (assumed)"),
+        Table(title, ["", *names], _columns(stages, _work), _how(plan["assumptions"]["time"])),
         Table(
             "memory of a device, GiB",
             ["", *names],
@@ -34,6 +34,10 @@ def tables(plan: dict[str, Any]) -> list[Table]:
         ),
         Table("whole training", ["", *names, "sum"], _total(plan), " ".join(_notes(stages))),
     ]
+
+
+def _how(time: str | dict[str, str]) -> str:
+    return time if isinstance(time, str) else "; ".join(f"{stage}: {how}" for stage, how in time.items())
 
 
 def _columns(stages: list[dict[str, Any]], rows: Any) -> list[list[Any]]:

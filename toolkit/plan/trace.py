@@ -27,7 +27,10 @@ from toolkit.runs.stage_shape import Networks, StageShape
 
 @dataclass(frozen=True)
 class Work:
-    """Operations of one kind: floating-point operations and bytes of each (read and written), 0 FLOPs: no product."""
+    """Operations of one kind: floating-point operations and bytes of each (read and written), 0 FLOPs: no product.
+
+    dtype: of the arithmetic; ``tf32`` are float32 convolutions, which torch gives to a GPU's tensor cores by default.
+    """
 
     dtype: str
     flops: int
@@ -200,7 +203,8 @@ def _work(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*inputs, *outputs))
     count = _flops_of(func, args, kwargs, out)
     first = next((tensor.dtype for tensor in inputs if tensor.is_floating_point()), torch.float32)
-    return Work("bf16" if first == torch.bfloat16 else "fp32", count, size)
+    kind = "bf16" if first == torch.bfloat16 else "tf32" if "convolution" in func.name() else "fp32"
+    return Work(kind, count, size)
 
 
 def _flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
