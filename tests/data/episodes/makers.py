@@ -38,8 +38,11 @@ def robomimic(path, episodes, mask=None, cameras=("agentview_image",)):
     return path
 
 
-def minari(root, episodes, space, key=None):
-    """``key``: the entry of Dict observations that holds the pictures; None: observations are pictures."""
+def minari(root, episodes, space, key=None, encode=None):
+    """``key``: the entry of Dict observations that holds the pictures; None: observations are pictures.
+
+    encode: of a frame, the bytes of its file, which since 0.5.4 stand in place of frames, stacked where equally long.
+    """
     import h5py
 
     (root / "data").mkdir(parents=True)
@@ -48,7 +51,13 @@ def minari(root, episodes, space, key=None):
     with h5py.File(root / "data" / "main_data.hdf5", "w") as file:
         for number, (image, action, reward) in enumerate(episodes):
             group = file.create_group(f"episode_{number}")
-            group["observations" if key is None else f"observations/{key}"] = image
+            name = "observations" if key is None else f"observations/{key}"
+            if encode is None:
+                group[name] = image
+            else:
+                rows = [np.frombuffer(encode(frame), np.uint8) for frame in image]
+                alike = len({len(row) for row in rows}) == 1
+                group.create_dataset(name, data=rows, dtype=None if alike else h5py.vlen_dtype(np.uint8))
             if key is not None:
                 group["observations/state"] = np.zeros((len(image), 3))
             group["actions"], group["rewards"] = action[:-1], reward[:-1].astype(np.float64)

@@ -1,9 +1,11 @@
 """Episodes as people have them -> npz: what went in comes out, rows at the frame they leave, or a line says why."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.episodes import makers
 from tests.data.episodes.makers import arriving, known
@@ -106,6 +108,24 @@ def test_minari(tmp_path, key):
     assert found[1]["terminal"].tolist() == [False, False, True, False]  # the move that ended it, and none after
     facts = read_manifest(tmp_path / "out")
     assert facts["action_low"] == [-1, -2] and facts["action_high"] == [1, 2] and "discrete" not in facts
+
+
+@pytest.mark.parametrize("key", [None, "pixels"])
+@pytest.mark.parametrize("alike", [True, False])
+def test_minari_keeps_larger_pictures_as_jpeg_files(tmp_path, key, alike):
+    pytest.importorskip("h5py", reason="the extra formats is not installed")
+    shades = np.uint8([30, 60, 90, 120, 150])[:, None, None, None] * np.ones((40, 48, 3), np.uint8)
+    _, action, reward = EPISODES[0]
+
+    def jpeg(frame):
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, "JPEG")
+        return buffer.getvalue() + bytes(2000 - buffer.tell() if alike else 0)
+
+    source = makers.minari(tmp_path / "in", [(shades, action, reward)], BOX, key, jpeg)
+    [found] = converted("minari", source, tmp_path / "out")
+    assert found["image"].shape == shades.shape and np.abs(found["image"].astype(int) - shades).max() <= 12
+    assert np.allclose(found["action"][:4], action[:4])
 
 
 def test_minari_choices_are_one_hot(tmp_path):

@@ -388,6 +388,7 @@ def test_a_gymnasium_environment_that_data_came_from_is_driven_beside(tmp_path):
         ("push_sprite", {"texture": "much"}, "texture=much: expected a value such as 0.0"),
         ("push_sprite", {"texture": 7.0}, "texture=7.0: must be at most 1"),
         ("push_sprite", {"agent_shape": "disk"}, "agent_shape=disk"),
+        ("push_sprite", {"num_distractors": 10**9}, "num_distractors=1000000000: must be at most 64"),
         ("push_sprite", {"sim": 1}, "expected texture, num_distractors, random_goal, agent_shape"),
         ("push_sprite", [1], "expected texture"),
         ("CartPole-v1", {"entry_point": "os:system"}, "expected none"),

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data.episodes.layouts.base import MOST_BYTES, choose_camera, is_pictures
+from toolkit.data.episodes.episode import as_frames
+from toolkit.data.episodes.layouts.base import MOST_BYTES, choose_camera, decode, is_pictures, pictures, stack
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
+
+JPEG = b"\xff\xd8"
 
 
 @contextmanager
@@ -47,13 +50,38 @@ def take(where: str | Path, group: Any, key: str, start: int = 0, stop: int | No
     return np.asarray(array[start:stop])
 
 
-def camera(where: str | Path, group: Any, wanted: str | None) -> str:
-    """The path below ``group`` of its only array of pictures, or of the one that is wanted."""
+def camera(where: str | Path, group: Any, wanted: str | None, encoded: bool = False) -> str:
+    """The path below ``group`` of its only array of pictures, or of the one that is wanted.
+
+    encoded: a row may also be the bytes of a picture's file.
+    """
     found: list[str] = []
 
     def look(name: str, item: Any) -> None:
-        if getattr(item, "shape", None) is not None and is_pictures(item.shape, item.dtype):
+        shape = getattr(item, "shape", None)
+        if shape is not None and (is_pictures(shape, item.dtype) or (encoded and _is_encoded(item))):
             found.append(name)
 
     group.visititems(look)
     return choose_camera(where, found, wanted)
+
+
+def _is_encoded(array: Any) -> bool:
+    """Whether the first row begins as a JPEG file does."""
+    if array.ndim not in (1, 2) or not len(array) or array.dtype.kind not in "Ou":
+        return False
+    first = array[0]
+    return isinstance(first, np.ndarray) and first.dtype == np.uint8 and first[:2].tobytes() == JPEG
+
+
+def frames(where: str | Path, group: Any, key: str) -> NDArray[np.uint8]:
+    """The pictures (T, H, W, 3) of an array of ``group``, which may be encoded."""
+    rows = take(where, group, key)
+    if rows.ndim > 2 or not _is_encoded(rows):
+        return as_frames(where, key, pictures(rows))
+    shown = decode(where, rows[0].tobytes())
+    if shown.nbytes * len(rows) > MOST_BYTES:
+        raise UserError(
+            f"{where}: '{key}' has {len(rows)} frames of {shown.shape[1]}x{shown.shape[0]}, more than is read"
+        )
+    return stack(where, [decode(where, one.tobytes()) for one in rows])

@@ -1,7 +1,7 @@
 """Minari: ``data/main_data.hdf5`` with a group per episode, and ``data/metadata.json`` that describes the spaces.
 
-``observations`` has one row more than ``actions``, which are taken at theirs. Releases before 0.5 keep the metadata as
-attributes of the hdf5 file.
+``observations`` has one row more than ``actions``, which are taken at theirs. Pictures of 32 pixels and more are JPEG
+files since 0.5.4. Releases before 0.5 keep the metadata as attributes of the hdf5 file.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.episodes.episode import Episode, as_frames, move_rows
+from toolkit.data.episodes.episode import Episode, move_rows
 from toolkit.data.episodes.layouts.base import (
     Options,
     Source,
     action_rows,
     choose_camera,
     files_below,
-    pictures,
     plain,
     space_facts,
 )
-from toolkit.data.episodes.layouts.hdf5 import camera, opened, take
+from toolkit.data.episodes.layouts.hdf5 import camera, frames, opened, take
 from toolkit.errors import UserError
 
 
@@ -83,8 +82,8 @@ def _episode(path: Path, name: str, options: Options, num_actions: int, start: i
             holder, key = group, "observations"
         else:
             holder = group["observations"]
-            key = camera(where, holder, options.image_key)
-        image = as_frames(where, key, pictures(take(where, holder, key)))
+            key = camera(where, holder, options.image_key, encoded=True)
+        image = frames(where, holder, key)
         rows = {key: take(where, group, key) for key in ("actions", "rewards", "terminations") if key in group}
     if "actions" not in rows:
         raise UserError(f"{where}: no array 'actions' in it")

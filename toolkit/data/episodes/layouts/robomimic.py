@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.episodes.episode import Episode, as_frames, move_rows
-from toolkit.data.episodes.layouts.base import Options, Source, action_rows, files_below, name_of, pictures, plain
-from toolkit.data.episodes.layouts.hdf5 import camera, opened, take
+from toolkit.data.episodes.episode import Episode, move_rows
+from toolkit.data.episodes.layouts.base import Options, Source, action_rows, files_below, name_of, plain
+from toolkit.data.episodes.layouts.hdf5 import camera, frames, opened, take
 from toolkit.data.splits import SPLIT_NAMES
 from toolkit.errors import UserError
 
@@ -62,7 +62,7 @@ def _episode(path: Path, demo: str, options: Options) -> Episode:
         if "obs" not in group:
             raise UserError(f"{where}: no 'obs' in it; extract pictures with robomimic's dataset_states_to_obs.py")
         key = camera(where, group["obs"], options.image_key)
-        image = as_frames(where, key, pictures(take(where, group["obs"], key)))
+        image = frames(where, group["obs"], key)
         num, how = len(image), options.convention
         action = action_rows(where, take(where, group, "actions"), options.num_actions)
         reward = take(where, group, "rewards").ravel() if "rewards" in group else None
