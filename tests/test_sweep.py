@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.toyroom.harness import finish, record, run_here, start
+from toolkit import one_job
 from toolkit.errors import UserError
 from toolkit.resume import resume
 
@@ -103,6 +104,20 @@ def test_a_run_of_a_command_that_is_not_there_is_refused(toy):
     path.write_text(path.read_text().replace('"command": "train-toy"', '"command": "train-moon"'))
     with pytest.raises(UserError, match="one: a run of train-moon, which is not a command"):
         resume(Path("one"))
+
+
+def test_a_job_that_a_launcher_lost_is_reported_and_no_wrong_config(toy, capfd, monkeypatch):
+    """As submitit raises it, within Hydra, when a job's time was up too often."""
+    lost = type("UncompletedJobError", (Exception,), {"__module__": "submitit.core.utils"})
+
+    def job(_):
+        raise lost("Job not requeued because: timed-out too many times.")
+
+    monkeypatch.setattr(one_job, "run_job", job)
+    assert run_here("-m", "seed=1", "hydra.sweep.dir=sweep") == 1
+    out, error = capfd.readouterr()
+    assert "toolkit: error: Job not requeued because" in error and "Traceback" not in error
+    assert "jobs done in sweep" in out and (toy / "sweep/jobs.jsonl").exists()
 
 
 def test_joblib_runs_jobs_in_processes_and_reports_as_one(toy, capfd):
