@@ -86,7 +86,10 @@ def reads(command: str, job: Job) -> dict[str, str]:
             found |= {f"{entry.download}/{file}": pin for file, pin in pins(entry.download).items()}
     if getattr(job, "model", None) == "small" and getattr(job, "stage", None) != "train":
         folder = PACKAGE / COMMANDS[command].paper / "weights"
+        unread = None if getattr(job, "keys", None) == "upscaler" else folder / "upscaler"  # a network of its own
         for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
+            if path.parent == unread:
+                continue
             found[str(path.relative_to(PACKAGE))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 

@@ -145,7 +145,7 @@ class EnhanceVideo(Job):
     50, 150 or 250. noise_level: the same as a number, 0 (faithful) to 300 (free); None takes fidelity's.
     scale_condition: the value that the network is told as s; None tells it the true one. conditioning_scale: how much
     the control branch adds. keys: what enhances the key frames: VEnhancer's ``network`` (``model``), or what enlarges
-    them one by one: ``upscaler:`` and a run, ``lanczos``, ``ncnn:`` or ``spandrel:`` and a model. between: who makes
+    them one by one: the shipped ``upscaler``, ``lanczos``, ``ncnn:`` or ``spandrel:`` and a model. between: who makes
     the frames between key frames: VEnhancer's network, motion compensation between the enhanced key frames, blending of
     them, or RIFE. color_fix: ``wavelet`` takes the low frequencies from the input, ``adain`` mean and contrast of each
     channel. cpu_offload: whether parts of the model wait in the CPU's memory while others work.

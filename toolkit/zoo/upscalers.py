@@ -24,9 +24,10 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "upscaler": Kind(
         "toolkit.venhancer.keys.networks:load",
-        "upscaler:RUN",
-        "4x, what stage=train_keys made",
+        "upscaler, upscaler:RUN",
+        "4x, shipped, or what stage=train_keys made",
         "nothing",
+        (False, True),
     ),
     "lanczos": Kind("toolkit.venhancer.keys.lanczos:load", "lanczos", "no network, any scale", "nothing", (False,)),
     "ncnn": Kind(

@@ -1,6 +1,8 @@
-"""``keys=upscaler:RUN``: the ``FrameUpscaler`` of a run of ``stage=train_keys``."""
+"""``keys=upscaler``: the shipped ``FrameUpscaler``, or that of a run of ``stage=train_keys`` (``upscaler:RUN``)."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +11,8 @@ from toolkit import zoo
 from toolkit.errors import UserError
 from toolkit.venhancer.clips.classic import to_pixels, to_tensor
 from toolkit.zoo.video.upscaler import FrameUpscaler
+
+SHIPPED = Path(__file__).parent.parent / "weights" / "upscaler"
 
 
 class NetworkUpscaler:
@@ -27,7 +31,7 @@ class NetworkUpscaler:
 
 def load(source: str, device: str) -> NetworkUpscaler:
     """Of a run or a folder of ``save_pretrained``; Raises UserError for another network."""
-    network = zoo.load(source, device=device)
+    network = zoo.load(source or SHIPPED, device=device)
     if not isinstance(network, FrameUpscaler):
         raise UserError(f"keys=upscaler:{source}: holds a {type(network).__name__}; a run of stage=train_keys has one")
     return NetworkUpscaler(network, device)
