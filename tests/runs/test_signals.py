@@ -154,3 +154,29 @@ def test_a_run_after_an_interrupted_one_hands_on_to_the_handler_that_was_there_f
         assert signal.getsignal(signal.SIGUSR1) is mine
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+class Bypass:
+    """As submitit's handler of SIGTERM is: a method of a module of its own that leaves the job alone."""
+
+    __module__ = "submitit.core.job_environment"
+
+    def bypass(self, number, frame):
+        pass
+
+
+Bypass.bypass.__module__ = Bypass.__module__
+
+
+@pytest.mark.parametrize(("on_slurm", "waits"), [(True, [600.0]), (False, [])])
+def test_a_job_that_slurm_is_to_queue_again_stays_for_the_time_of_grace(monkeypatch, on_slurm, waits):
+    slept = []
+    monkeypatch.setattr("toolkit.runs.signals.time.sleep", slept.append)
+    monkeypatch.setenv("SLURM_JOB_ID", "7") if on_slurm else monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    before = signal.signal(signal.SIGTERM, Bypass().bypass)
+    try:
+        with raising():
+            hand_on(143)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert slept == waits

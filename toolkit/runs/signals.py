@@ -7,6 +7,7 @@ before, such as submitit's for SIGUSR2, which raises wherever it finds the job, 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from toolkit.errors import Interrupted
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 EXIT_CODES = tuple(128 + number for number in STOPS)
 PATIENCE_S = 1.0  # signals this close to the one before are the same wish: a terminal and a launcher both send it
+GRACE_S = 600.0  # Slurm's GraceTime is seldom longer; another signal ends the wait
 _asked: list[tuple[int, float]] = []  # (signal, when) of each wish to stop
 _before: dict[int, Any] = {}  # the handlers outside of the outermost raising()
 
@@ -72,10 +74,16 @@ def ignored() -> Iterator[None]:
 
 
 def hand_on(exit_code: int) -> None:
-    """Call the handler that the signal of ``exit_code`` had before: submitit's requeues the job, exits or raises."""
+    """Call the handler that the signal of ``exit_code`` had before: submitit's requeues the job, exits or raises.
+
+    Where it leaves the job alone, on SIGTERM, Slurm may be about to queue it again itself: it does so with a job that
+    is there at the end of the time of grace, and takes one that ends before for a failed one. So this waits for that.
+    """
     old = _before.get(exit_code - 128)
     if callable(old) and old is not signal.default_int_handler:
         old(exit_code - 128, None)
+        if "SLURM_JOB_ID" in os.environ and (getattr(old, "__module__", None) or "").startswith("submitit."):
+            time.sleep(GRACE_S)
 
 
 def _is_new(number: int) -> bool:
