@@ -67,12 +67,7 @@ def train(task: Task, run: Run, config: GrowLLM, store: TokenStore, accelerator:
     """
     check_batches(config.optim, config.precision)
     network, context = task.network.to(accelerator.device), config.network.context
-    module = LanguageModelLoss(network)
-    if config.optim.gradient_checkpointing:
-        checkpoint_activations(network)
-    if config.compile:
-        module.compile()
-    trained = shard(module, config.precision) if config.optim.sharding == "fsdp" else accelerator.prepare_model(module)
+    trained = _prepared(network, config, accelerator)
     optimizer = make_optimizer(network, config.optim)
     moments = OptimizerState(optimizer, network)
     if task.moments:
@@ -90,12 +85,7 @@ def train(task: Task, run: Run, config: GrowLLM, store: TokenStore, accelerator:
 
     state: dict[str, Any] = {"model": NetworkState(network), "optimizer": moments, "curve": curve}
     state |= scaler_of(accelerator)
-    loop = Loop(
-        run,
-        task.stage,
-        num_steps,
-        state,
-    )
+    loop = Loop(run, task.stage, num_steps, state)
     for step in loop:
         if task.masks:
             task.masks.set_step(step)
@@ -115,6 +105,16 @@ def train(task: Task, run: Run, config: GrowLLM, store: TokenStore, accelerator:
         point(0)
     spent = task.spent.after(task.cost, num_steps * size, context, curve.time_s)
     return Trained(network, curve, spent)
+
+
+def _prepared(network: Any, config: GrowLLM, accelerator: Accelerator) -> Any:
+    """The loss of ``network`` as a module that is compiled, recomputes and is shared among processes as asked."""
+    module = LanguageModelLoss(network)
+    if config.optim.gradient_checkpointing:
+        checkpoint_activations(network)
+    if config.compile:
+        module.compile()
+    return shard(module, config.precision) if config.optim.sharding == "fsdp" else accelerator.prepare_model(module)
 
 
 def train_step(
