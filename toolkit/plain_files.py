@@ -71,6 +71,13 @@ def _plain_loader(aliases: bool) -> Any:
                 raise yaml.YAMLError("it has an alias")
             return super().compose_node(parent, index)
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode) and name.value != "<<"]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise yaml.YAMLError(f"found duplicate key {twice}")
+            return super().construct_mapping(node, deep)
+
     number = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$")  # 1e-3 is a number, as in Hydra's files
     Plain.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     return Plain

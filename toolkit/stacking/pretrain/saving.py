@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from toolkit.errors import UserError
 from toolkit.plain_files import read_object
 from toolkit.runs import progress
 from toolkit.runs.distributed import barrier, rank
@@ -17,7 +18,7 @@ from toolkit.stacking.checkpoints.load import HISTORY_FILE, TOKENIZER_FILES
 from toolkit.stacking.checkpoints.open import Checkpoint
 from toolkit.stacking.checkpoints.safetensors_io import total_bytes
 from toolkit.stacking.checkpoints.write import carried_bytes, whole_or_nothing, write_checkpoint
-from toolkit.stacking.measure.curves import Spent
+from toolkit.stacking.measure.curves import ACCOUNTINGS, Spent
 from toolkit.stacking.operators.tensors import InMemory
 from toolkit.stacking.pretrain.corpus import tokenizer_key
 from toolkit.stacking.pretrain.networks import ARCHITECTURE
@@ -74,5 +75,7 @@ def history(checkpoint: Checkpoint) -> Spent:
     if path is None or not path.is_file():
         progress.say(f"note: {checkpoint.source} does not say what its training cost; it counts as nothing")
         return Spent()
-    kept = read_object(path, tokens=int, sequences=int, flops=float, time_s=float)
+    kept = read_object(path, tokens=int, sequences=int, flops=dict, time_s=float)
+    if any(not isinstance(kept["flops"].get(name), (int, float)) for name in ACCOUNTINGS):
+        raise UserError(f"{path}: 'flops' lacks a number for one of {', '.join(ACCOUNTINGS)}")
     return Spent(kept["tokens"], kept["sequences"], kept["flops"], kept["time_s"])
