@@ -4,7 +4,7 @@ import pytest
 
 from toolkit import plain_files
 from toolkit.errors import UserError
-from toolkit.plain_files import read_object
+from toolkit.plain_files import read_object, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,11 @@ def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
 def test_a_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_object(tmp_path / "a.json")
+
+
+def test_a_key_that_stands_twice_in_yaml_is_refused(tmp_path):
+    (tmp_path / "twice.yaml").write_text("a: 1\nb: {c: 1, c: 2}\n")
+    with pytest.raises(ValueError, match="found duplicate key c"):
+        read_yaml(tmp_path / "twice.yaml")
+    (tmp_path / "merged.yaml").write_text("base: &base {c: 1}\nb: {<<: *base, c: 2}\n")
+    assert read_yaml(tmp_path / "merged.yaml", aliases=True)["b"] == {"c": 2}
