@@ -62,7 +62,14 @@ def test_play_serves_its_page_until_it_is_interrupted(tmp_path):
     write_episode(tmp_path / "starts" / "a.npz", Episode(tiny.starts(1)[0]))
     command = [sys.executable, "-m", "toolkit.cli", "play", "world", "--episodes", "starts", "--port", "0"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where the tests run in the background
     )
     try:
         line = process.stdout.readline()

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 
 import pytest
 import torch
@@ -112,6 +113,7 @@ def test_a_preset_whose_data_is_absent_is_planned(name):
 def test_what_cannot_be_planned_is_refused_in_one_line(words, said):
     done = CliRunner().invoke(app, ["plan", *words])
     assert isinstance(done.exception, UserError) and said in str(done.exception) and "\n" not in str(done.exception)
+    assert logging.root.manager.disable == logging.NOTSET  # what a later job logs is not lost
 
 
 def test_the_help_page_needs_no_torch():

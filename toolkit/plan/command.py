@@ -101,8 +101,11 @@ def _narrow(command: Command, shape: StageShape) -> StageShape:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Libraries warn of what fake tensors do; nothing of it concerns a plan."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
