@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -107,6 +108,7 @@ def _child(
 ) -> None:
     import resource
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever nohup made of it for the tests
     os.chdir(folder)
     os.environ.pop("TOOLKIT_CONF", None)  # of the test that started the server that forks
     os.environ.update(env)
