@@ -12,12 +12,12 @@ from tests.stacking.measure.test_readings import arm
 from tests.stacking.models import grow_model, make_model, token_ids
 from toolkit.stacking.config import Compare, GrowLLM, Growth, Optim
 from toolkit.stacking.measure import compare
-from toolkit.stacking.measure.curves import Spent, flops_per_token
+from toolkit.stacking.measure.curves import Spent, TrainingCurve, flops_per_token
 from toolkit.stacking.measure.flops import Cost, cost
 from toolkit.stacking.operators import learn
 from toolkit.stacking.operators.llama import Llama
 from toolkit.stacking.operators.tensors import InMemory
-from toolkit.stacking.pretrain import train
+from toolkit.stacking.pretrain import tokens, train
 from toolkit.stacking.pretrain.language_loss import LanguageModelLoss
 from toolkit.stacking.pretrain.stages import Testbed as Bed
 from toolkit.stacking.pretrain.train import make_optimizer, measurer, train_step
@@ -141,3 +141,24 @@ def test_numbers_of_a_comparison():
     assert found["growth.spike"] == pytest.approx(3.5 - 3.0)
     assert found["growth.recovery_share"] == pytest.approx(found["growth.recovery_tokens"] / 1000)
     assert 0 < found["growth.recovery_tokens"] < 1000
+
+
+def test_a_point_has_the_mean_of_the_losses_since_the_point_before():
+    curve = TrainingCurve()
+    curve.add(0, Spent(), 5.0)
+    for losses in ((2.0, 4.0), (7.0,)):
+        for loss in losses:
+            curve.note(torch.tensor(loss), 0.25)
+        curve.add(len(curve.points), Spent(), 4.0)
+    assert [point["train_loss"] for point in curve.points] == [None, 3.0, 7.0]
+    assert [point["time_s"] for point in curve.points] == [0, 0.5, 0.75]
+
+
+def test_a_tokenizer_learns_from_training_texts_alone(monkeypatch, tmp_path):
+    def learn_from(texts):
+        raise InterruptedError(" ".join(texts))
+
+    documents = [("train", "a"), ("valid", "b"), ("train", "c")]
+    monkeypatch.setattr(tokens, "split_documents", lambda corpus, fraction: documents)
+    with pytest.raises(InterruptedError, match="^a c$"):
+        tokens._write(tmp_path, None, 0.1, learn_from, "key")
