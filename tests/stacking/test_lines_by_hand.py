@@ -160,5 +160,5 @@ def test_a_tokenizer_learns_from_training_texts_alone(monkeypatch, tmp_path):
 
     documents = [("train", "a"), ("valid", "b"), ("train", "c")]
     monkeypatch.setattr(tokens, "split_documents", lambda corpus, fraction: documents)
-    with pytest.raises(InterruptedError, match="^a c$"):
+    with pytest.raises(InterruptedError, match=r"^a c$"):
         tokens._write(tmp_path, None, 0.1, learn_from, "key")

@@ -10,6 +10,10 @@ from toolkit.zoo.disco.prior import LatentDiffusionPrior
 class Half(torch.nn.Module):
     """A denoiser that answers half of its input, and notes the noise levels."""
 
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))  # a network lies where its weights lie
+
     def forward(self, x, sigma, class_labels=None):
         self.seen = sigma
         return x / 2
