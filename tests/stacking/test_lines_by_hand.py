@@ -10,12 +10,14 @@ from torch.nn import functional as F
 
 from tests.stacking.measure.test_readings import arm
 from tests.stacking.models import grow_model, make_model, token_ids
+from toolkit.launch import launch
 from toolkit.stacking.config import Compare, GrowLLM, Growth, Optim
 from toolkit.stacking.measure import compare
 from toolkit.stacking.measure.curves import Spent, TrainingCurve, flops_per_token
 from toolkit.stacking.measure.flops import Cost, cost
 from toolkit.stacking.operators import learn
 from toolkit.stacking.operators.llama import Llama
+from toolkit.stacking.operators.masks import GrowthMasks
 from toolkit.stacking.operators.tensors import InMemory
 from toolkit.stacking.pretrain import tokens, train
 from toolkit.stacking.pretrain.language_loss import LanguageModelLoss
@@ -162,3 +164,21 @@ def test_a_tokenizer_learns_from_training_texts_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(tokens, "split_documents", lambda corpus, fraction: documents)
     with pytest.raises(InterruptedError, match=r"^a c$"):
         tokens._write(tmp_path, None, 0.1, learn_from, "key")
+
+
+def test_masks_open_step_by_step_while_the_grown_network_trains(monkeypatch, tmp_path):
+    steps, before = [], GrowthMasks.set_step
+    monkeypatch.setattr(GrowthMasks, "set_step", lambda self, step: (steps.append(step), before(self, step)))
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "experiment=grow_smoke",
+        "operator=random",
+        "optim.mask_steps=2",
+        "arms=[grown]",
+        "budget.growth_tokens=512",
+        "budget.tokens=1536",
+    ]
+    assert launch("grow-llm", [*words, "hydra.run.dir=run"]) == 0
+    trained = steps[steps.index(0) + 1 :]  # the first one is of the network as it is made
+    assert len(trained) > 2 and trained == list(range(len(trained)))

@@ -1,0 +1,34 @@
+"""Frames between and the colour fix's wavelets, with plain numbers."""
+
+import numpy as np
+import torch
+
+from toolkit.venhancer.clips.classic import interpolate
+from toolkit.venhancer.clips.colour import low_pass
+
+
+def test_wavelet_bands_are_those_of_kernels_one_two_and_four_pixels_apart():
+    line = np.zeros(63)
+    line[31] = 1.0
+    expected = line
+    for step in (1, 2, 4):
+        kernel = np.zeros(2 * step + 1)
+        kernel[[0, step, 2 * step]] = 0.25, 0.5, 0.25
+        expected = np.convolve(expected, kernel, mode="same")
+    image = torch.from_numpy(line).float().view(1, 1, 1, -1).expand(1, 1, 40, -1)
+    assert np.allclose(low_pass(image, 3)[0, 0, 20].numpy(), expected, atol=1e-6)
+
+
+def test_of_two_motions_the_one_that_explains_both_pictures_is_taken():
+    torch.manual_seed(0)
+    wide = torch.nn.functional.avg_pool2d(torch.rand(1, 1, 36, 64), 5, 1) * 255
+    a, b = wide[..., 4:44], wide[..., :40]  # to the right by 4 pixels
+    truth = wide[..., 2:42]  # halfway
+    right = torch.zeros(1, 2, *a.shape[-2:])
+    right[:, 0] = 4.0
+    wrong = torch.zeros_like(right)
+    wrong[:, 0] = 9.0
+    for forward, backward in ((right, wrong), (wrong, -right)):
+        made = interpolate(a.expand(1, 3, -1, -1), b.expand(1, 3, -1, -1), forward, backward, a, b, 0.5)
+        inside = (made - truth)[..., 6:-6, 12:-12].abs().mean()
+        assert inside < 0.1 * (a - truth)[..., 6:-6, 12:-12].abs().mean()
