@@ -1,9 +1,11 @@
 """Frames between and the colour fix's wavelets, with plain numbers."""
 
+from fractions import Fraction
+
 import numpy as np
 import torch
 
-from toolkit.venhancer.clips.classic import interpolate
+from toolkit.venhancer.clips.classic import blended_frames, interpolate
 from toolkit.venhancer.clips.colour import low_pass
 
 
@@ -32,3 +34,22 @@ def test_of_two_motions_the_one_that_explains_both_pictures_is_taken():
         made = interpolate(a.expand(1, 3, -1, -1), b.expand(1, 3, -1, -1), forward, backward, a, b, 0.5)
         inside = (made - truth)[..., 6:-6, 12:-12].abs().mean()
         assert inside < 0.1 * (a - truth)[..., 6:-6, 12:-12].abs().mean()
+
+
+def test_without_motion_a_frame_between_is_nearer_to_the_key_that_is_nearer_in_time():
+    torch.manual_seed(1)
+    a, b = torch.rand(2, 1, 1, 16, 16) * 255
+    still = torch.zeros(1, 2, 16, 16)
+    made = interpolate(a.expand(1, 3, -1, -1), b.expand(1, 3, -1, -1), still, still, a, b, 0.25)
+    assert torch.allclose(made, (0.75 * a + 0.25 * b).expand(1, 3, -1, -1), atol=1e-3)
+
+
+def test_blending_weighs_by_time():
+    class Keys:
+        num_frames = 2
+
+        def frames(self, start=0):
+            yield from [np.full((2, 2, 3), value, np.uint8) for value in (0, 100)][start:]
+
+    made = list(blended_frames(Keys(), [Fraction(0), Fraction(1, 4), Fraction(1)], 0))
+    assert [int(frame[0, 0, 0]) for frame in made] == [0, 25, 100]
