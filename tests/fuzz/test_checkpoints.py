@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.fuzz.harness import VALUES, Fuzz, damaged_bytes
-from tests.toyroom.harness import make_conf, run_here
+from tests.toyroom.harness import in_toy_folder, run_here
 from toolkit.stacking.checkpoints.open import open_weights
 from toolkit.zoo.video.import_venhancer import import_venhancer
 
@@ -74,9 +74,7 @@ def place(folder, content, step=2):
 def begun(tmp_path_factory):
     """A run that was stopped after two steps."""
     folder = tmp_path_factory.mktemp("begun")
-    with pytest.MonkeyPatch.context() as during:
-        during.setenv("TOOLKIT_CONF", str(make_conf(folder / "conf")))
-        during.chdir(folder)
+    with in_toy_folder(folder):
         assert run_here("optim.num_steps=2", "checkpoint_every_steps=1", "hydra.run.dir=one") == 0
     return folder
 

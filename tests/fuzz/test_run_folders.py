@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.fuzz.harness import Fuzz, damaged_bytes, damaged_value, files_below
-from tests.toyroom.harness import make_conf, run_here
+from tests.toyroom.harness import in_toy_folder, run_here
 from toolkit.errors import JobError, UserError
 from toolkit.resume import resume
 from toolkit.show.browse import compare_runs, list_runs, show_run
@@ -22,9 +22,7 @@ NUM_RESUMED = 60  # each may run to its end
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as during:
-        during.setenv("TOOLKIT_CONF", str(make_conf(folder / "conf")))
-        during.chdir(folder)
+    with in_toy_folder(folder):
         assert run_here("optim.num_steps=4", "log_every_steps=1", "hydra.run.dir=one") == 0
         assert run_here("-m", "seed=1,2", "optim.num_steps=1", "hydra.sweep.dir=sweep") == 0
     return folder

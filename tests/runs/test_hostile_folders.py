@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.fuzz.box import boxed
-from tests.toyroom.harness import make_conf, run_here
+from tests.toyroom.harness import finished_run_and_sweep
 from toolkit.claims.parse import load_claims
 from toolkit.claims.results import read_results
 from toolkit.plain_files import read_yaml
@@ -158,13 +158,7 @@ READERS = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run and a finished sweep."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as during:
-        during.setenv("TOOLKIT_CONF", str(make_conf(folder / "conf")))
-        during.chdir(folder)
-        assert run_here("optim.num_steps=1", "hydra.run.dir=one") == 0
-        assert run_here("-m", "optim.num_steps=1", "hydra.sweep.dir=sweep") == 0
-    return folder
+    return finished_run_and_sweep(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda one: one.__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.toyroom.harness import make_conf, run_here
+from tests.toyroom.harness import finished_run_and_sweep
 from toolkit.claims.parse import load_claims
 from toolkit.errors import UserError
 from toolkit.paths import experiments_dir
@@ -79,13 +79,7 @@ OWN = {  # overrides of Hydra's own, as a sweep keeps them
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run and a finished sweep."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as during:
-        during.setenv("TOOLKIT_CONF", str(make_conf(folder / "conf")))
-        during.chdir(folder)
-        assert run_here("optim.num_steps=1", "hydra.run.dir=one") == 0
-        assert run_here("-m", "optim.num_steps=1", "hydra.sweep.dir=sweep") == 0
-    return folder
+    return finished_run_and_sweep(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -34,6 +35,25 @@ def make_conf(folder: Path) -> Path:
     """A conf/ with the toolkit's own job.yaml and the toy room's configs."""
     shutil.copytree(HERE / "conf", folder)
     shutil.copy(REPO / "conf" / "job.yaml", folder)
+    return folder
+
+
+@contextmanager
+def in_toy_folder(folder: Path) -> Iterator[None]:
+    """``folder`` as the working one, in which ``toolkit train-toy`` is a command: the fixture ``toy`` of a module."""
+    import pytest  # not for those who only start processes
+
+    with pytest.MonkeyPatch.context() as during:
+        during.setenv("TOOLKIT_CONF", str(make_conf(folder / "conf")))
+        during.chdir(folder)
+        yield
+
+
+def finished_run_and_sweep(folder: Path) -> Path:
+    """``one``, a finished run, and ``sweep``, a finished sweep, in ``folder``."""
+    with in_toy_folder(folder):
+        assert run_here("optim.num_steps=1", "hydra.run.dir=one") == 0
+        assert run_here("-m", "optim.num_steps=1", "hydra.sweep.dir=sweep") == 0
     return folder
 
 
