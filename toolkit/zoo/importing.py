@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,6 +23,9 @@ from torch import Tensor
 from toolkit.errors import UserError
 from toolkit.paths import share
 from toolkit.plain_files import read_object
+
+UnpicklingError = torch.serialization.pickle.UnpicklingError  # what torch refuses all but tensors with
+_DAMAGES = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, struct.error)  # of old files too
 
 
 def refuse_existing(dest: Path) -> None:
@@ -35,6 +40,19 @@ def read_config(path: Path) -> dict[str, Any]:
         return read_object(path)
     except FileNotFoundError:
         raise UserError(f"{path}: not found (the source is a folder with config.json and model.safetensors)") from None
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """What a .safetensors file holds, or what .pth and .pt hold beside code, which is not run: mostly tensors by name.
+
+    Raises ValueError, one line, where it cannot be read or holds more.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except (SafetensorError, UnpicklingError, *_DAMAGES) as error:
+        raise ValueError(" ".join(str(error).split())[:120] or type(error).__name__) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.errors import UserError
+from toolkit.zoo.importing import load_tensors
 
 NUM_FEATURES, NUM_CLASSES, SIDE = 2048, 1008, 299
 PUBLISHED = "6726825d"  # how the SHA-256 of pt_inception-2015-12-05-6726825d.pth begins
@@ -208,19 +207,9 @@ def load_inception(path: str | Path) -> tuple[Inception, str]:
             "(the releases of pytorch-fid and of torch-fidelity have it)"
         )
     try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        torch.serialization.pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-    ) as error:
-        raise UserError(f"{path}: not a file of tensors ({str(error).splitlines()[0][:120]})") from None
+        tensors = load_tensors(path)
+    except ValueError as error:
+        raise UserError(f"{path}: not a file of tensors ({error})") from None
     with torch.device("meta"):
         network = Inception()
     known = network.state_dict()

@@ -4,13 +4,13 @@ weighed by learnt heads. Its weights do not come with the toolkit.
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.errors import UserError
+from toolkit.zoo.importing import load_tensors
 
 VGG_LAYERS = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512]
 TAPS = (3, 8, 15, 22, 29)  # indices of torchvision's vgg16.features after relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
@@ -100,16 +100,10 @@ def _plain_name(name: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    damaged = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, struct.error)  # of old files
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, torch.serialization.pickle.UnpicklingError, *damaged) as error:
-        raise UserError(f"{path}: cannot be read as weights ({' '.join(str(error).split())[:120]})") from None
+        return load_tensors(path)
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read as weights ({error})") from None
 
 
 def _folder(source: str | Path, key: str) -> Path:

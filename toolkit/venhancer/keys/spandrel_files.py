@@ -10,8 +10,7 @@ import torch
 
 from toolkit.errors import UserError
 from toolkit.venhancer.clips.classic import to_pixels, to_tensor
-
-_UNSAFE = torch.serialization.pickle.UnpicklingError  # what weights_only raises
+from toolkit.zoo.importing import load_tensors
 
 
 class SpandrelUpscaler:
@@ -58,11 +57,8 @@ def load(source: str, device: str) -> SpandrelUpscaler:
 def _read(path: Path, source: str) -> dict[str, Any]:
     """The state dict of a file. Raises UserError for what holds more than tensors, or something else."""
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, _UNSAFE) as error:
-        said = " ".join(str(error).split())[:120]
-        raise UserError(f"keys=spandrel:{source}: is no file of weights alone, .pth or .safetensors ({said})") from None
+        return load_tensors(path)
+    except ValueError as error:
+        raise UserError(
+            f"keys=spandrel:{source}: is no file of weights alone, .pth or .safetensors ({error})"
+        ) from None

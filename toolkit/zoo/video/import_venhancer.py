@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError, did_you_mean
-from toolkit.zoo.importing import read_config, read_tensors, refuse_existing, refuse_tensors, write_network
+from toolkit.zoo.importing import (
+    load_tensors,
+    read_config,
+    read_tensors,
+    refuse_existing,
+    refuse_tensors,
+    write_network,
+)
 from toolkit.zoo.sizes import build_on_meta
 from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
 
@@ -37,7 +44,6 @@ RELEASE = {
 }
 _EXECUTION_KEYS = ("guide_scale", "guide_rescale", "heun_steps", "discretization", "y_dim", "dropout", "use_checkpoint")
 CONTROL = "VideoControlNet."
-_UNSAFE = torch.serialization.pickle.UnpicklingError  # what torch raises at anything but tensors
 
 _RESNET = {
     "norm1": "in_layers.0",
@@ -211,9 +217,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, _UNSAFE) as error:
-        raise UserError(f"{path}: not a checkpoint that can be read safely: {str(error).splitlines()[0]}") from None
+        content: Any = load_tensors(path)
+    except ValueError as error:
+        raise UserError(f"{path}: not a checkpoint that can be read safely: {error}") from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(torch.is_tensor(one) for one in content.values()):
         raise UserError(f"{path}: expected a state dict, tensors by name")
