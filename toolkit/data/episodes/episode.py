@@ -200,6 +200,19 @@ def move_rows(
     return np.ascontiguousarray(value, np.float32)
 
 
+def move_flags(
+    path: str | Path,
+    key: str,
+    value: NDArray[Any] | None,
+    num_frames: int,
+    convention: str | None = None,
+    begins: bool = True,
+) -> NDArray[np.bool_] | None:
+    """Rows of moves that are yes or no, (num_frames,), of numbers: yes above 0. The rest as ``move_rows``."""
+    rows = move_rows(path, key, value, num_frames, convention, begins)
+    return None if rows is None else rows > 0
+
+
 def _departures(path: str | Path, key: str, value: NDArray[Any], num_frames: int, begins: bool) -> NDArray[Any]:
     """Rows [T, ...] that led to their frames as rows [T - 1, ...] that leave them; nothing led to the first frame."""
     if len(value) != num_frames:

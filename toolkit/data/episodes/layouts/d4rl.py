@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.episodes.episode import Episode, as_frames, move_rows
+from toolkit.data.episodes.episode import Episode, as_frames, move_flags, move_rows
 from toolkit.data.episodes.layouts.base import (
     NeedsOption,
     Options,
@@ -80,12 +80,11 @@ def _episode(path: Path, start: int, stop: int, options: Options) -> Episode:
         raise UserError(f"{where}: no array '{names[1]}' in it")
     num, how = len(image), options.convention or ("arrival" if new else None)
     over = None if ends is None else np.ravel(ends == 0 if new else ends).astype(float)
-    terminal = move_rows(where, names[3], over, num, how)
     return Episode(
         image,
         move_rows(where, names[1], action_rows(where, action, options.num_actions), num, how),
         move_rows(where, names[2], None if reward is None else np.ravel(reward), num, how),
-        None if terminal is None else terminal > 0,
+        move_flags(where, names[3], over, num, how),
     )
 
 

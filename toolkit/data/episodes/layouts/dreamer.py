@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data.episodes.episode import UNREADABLE, Episode, as_frames, move_rows
+from toolkit.data.episodes.episode import UNREADABLE, Episode, as_frames, move_flags, move_rows
 from toolkit.data.episodes.folder import array_shapes
 from toolkit.data.episodes.layouts.base import (
     MOST_BYTES,
@@ -100,10 +100,9 @@ def _episode(path: Path, start: int, stop: int, options: Options) -> Episode:
     ends = part["is_terminal"] if "is_terminal" in part else part["discount"] == 0 if "discount" in part else None
     over = None if ends is None else np.ravel(ends).astype(float)
     num, reward = len(image), part.get("reward")
-    terminal = move_rows(path, "is_terminal", over, num, arrival, begins)
     return Episode(
         image,
         move_rows(path, "action", action, num, options.convention or ("departure" if third else "arrival"), begins),
         move_rows(path, "reward", None if reward is None else np.ravel(reward), num, arrival, begins),
-        None if terminal is None else terminal > 0,
+        move_flags(path, "is_terminal", over, num, arrival, begins),
     )

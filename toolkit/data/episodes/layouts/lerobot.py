@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data.episodes.episode import Episode, move_rows
+from toolkit.data.episodes.episode import Episode, move_flags, move_rows
 from toolkit.data.episodes.layouts.base import MOST_BYTES, Options, Source, action_rows, choose_camera, decode, stack
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
@@ -135,12 +135,11 @@ def _episode(data: Data, number: int, options: Options) -> Episode:
     found = {key: _numbers(path, table, name) for key, name in COLUMNS.items() if name in table.column_names}
     action = action_rows(where, _numbers(path, table, "action"), options.num_actions)
     reward, over = found.get("reward"), found.get("terminal")
-    terminal = move_rows(where, "next.done", None if over is None else over.ravel().astype(float), num, how)
     return Episode(
         image,
         move_rows(where, "action", action, num, how),
         move_rows(where, "next.reward", None if reward is None else reward.ravel(), num, how),
-        None if terminal is None else terminal > 0,
+        move_flags(where, "next.done", None if over is None else over.ravel().astype(float), num, how),
     )
 
 

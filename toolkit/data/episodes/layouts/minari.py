@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.episodes.episode import Episode, move_rows
+from toolkit.data.episodes.episode import Episode, move_flags, move_rows
 from toolkit.data.episodes.layouts.base import (
     Options,
     Source,
@@ -89,10 +89,9 @@ def _episode(path: Path, name: str, options: Options, num_actions: int, start: i
         raise UserError(f"{where}: no array 'actions' in it")
     num, how = len(image), options.convention
     rewards, ends = rows.get("rewards"), rows.get("terminations")
-    terminal = None if ends is None else move_rows(where, "terminations", ends.astype(float), num, how)
     return Episode(
         image,
         move_rows(where, "actions", action_rows(where, rows["actions"], num_actions, start), num, how),
         move_rows(where, "rewards", rewards, num, how),
-        None if terminal is None else terminal > 0,
+        None if ends is None else move_flags(where, "terminations", ends.astype(float), num, how),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data.episodes.episode import Episode, move_rows
+from toolkit.data.episodes.episode import Episode, move_flags, move_rows
 from toolkit.data.episodes.layouts.base import Options, Source, action_rows, decode, stack
 from toolkit.data.episodes.tfrecord import readable_examples
 from toolkit.errors import UserError
@@ -47,12 +47,11 @@ def _episode(path: Path, example: dict[str, Any], options: Options, said: set[st
     if action is not None:
         action = action_rows(path, action, options.num_actions)
     rewards, ends = (_rows(path, example, f"steps/{name}", num) for name in ("reward", "is_terminal"))
-    terminal = move_rows(path, "is_terminal", None if ends is None else ends.ravel().astype(float), num, how)
     return Episode(
         image,
         move_rows(path, "action", action, num, how),
         move_rows(path, "reward", None if rewards is None else rewards.ravel(), num, how),
-        None if terminal is None else terminal > 0,
+        move_flags(path, "is_terminal", None if ends is None else ends.ravel().astype(float), num, how),
     )
 
 
