@@ -82,10 +82,11 @@ def pins(name: str) -> dict[str, str]:
 
 
 def _verified(home: Path, download: Download) -> bool:
-    return all((home / file).is_file() and _sha256(home / file) == pin for file, pin in download.files.items())
+    return all((home / file).is_file() and sha256_of(home / file) == pin for file, pin in download.files.items())
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

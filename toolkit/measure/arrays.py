@@ -12,6 +12,13 @@ import numpy as np
 from toolkit.errors import UserError
 
 _HEADER = 1 << 16
+_SAMPLES = "arr_0"  # what numpy.savez calls its first array, and ADM its images
+
+
+def has_samples(path: Path) -> bool:
+    """Whether a file that also holds statistics has ``arr_0``. ``path``: an ``.npz`` that can be read."""
+    with zipfile.ZipFile(path) as archive:
+        return f"{_SAMPLES}.npy" in archive.namelist()
 
 
 def samples_shape(path: Path, layout: str) -> tuple[int, ...]:
@@ -52,9 +59,10 @@ def read_samples(path: Path, shape: tuple[int, ...], size: int) -> Iterator[np.n
 
 def _member(archive: zipfile.ZipFile, path: Path) -> str:
     names = archive.namelist()
-    chosen = "arr_0.npy" if "arr_0.npy" in names else names[0] if len(names) == 1 else None
+    whole = f"{_SAMPLES}.npy"
+    chosen = whole if whole in names else names[0] if len(names) == 1 else None
     if chosen is None:
-        raise UserError(f"{path}: holds {', '.join(names[:8])}; expected samples under arr_0")
+        raise UserError(f"{path}: holds {', '.join(names[:8])}; expected samples under {_SAMPLES}")
     return chosen
 
 

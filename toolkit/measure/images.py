@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from toolkit.data.images.archives import ZipArchive
 from toolkit.errors import UserError
 from toolkit.measure.arrays import read_samples, samples_shape
 
@@ -28,10 +28,12 @@ class ImageSet:
 
     def __init__(self, source: str | Path):
         self.source = Path(source)
+        self._archive: ZipArchive | None = None
         if self.source.is_dir():
             self.names = sorted(str(path) for path in self.source.rglob("*") if _is_image(path.name) and path.is_file())
         elif self.source.suffix == ".zip" and self.source.is_file():
-            self.names = self._zip_names()
+            self._archive = ZipArchive(self.source)
+            self.names = sorted(_images_below(self._archive, ""))
         elif self._is_array:
             self.names = []
             self._shape = samples_shape(self.source, "n height width 3")
@@ -54,11 +56,10 @@ class ImageSet:
                 yield torch.from_numpy(piece).permute(0, 3, 1, 2)
             return
         first = None
-        archive = zipfile.ZipFile(self.source) if self.source.is_file() else None
         for start in range(0, len(self), size):
             images = []
             for name in self.names[start : start + size]:
-                pixels = _decode(name, archive)
+                pixels = _decode(name, self._archive)
                 first = first or (name, pixels.shape)
                 if pixels.shape != first[1]:
                     raise UserError(
@@ -67,12 +68,14 @@ class ImageSet:
                 images.append(pixels)
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
-    def _zip_names(self) -> list[str]:
-        try:
-            with zipfile.ZipFile(self.source) as archive:
-                return sorted(info.filename for info in archive.infolist() if _is_image(info.filename))
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"{self.source}: not a zip ({error})") from None
+
+def _images_below(archive: ZipArchive, folder: str) -> Iterator[str]:
+    for name, is_folder in archive.entries(folder).items():
+        path = f"{folder}/{name}" if folder else name
+        if is_folder:
+            yield from _images_below(archive, path)
+        elif _is_image(name):
+            yield path
 
 
 def _is_image(name: str) -> bool:
@@ -83,7 +86,7 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]}"
 
 
-def _decode(name: str, archive: zipfile.ZipFile | None) -> np.ndarray:
+def _decode(name: str, archive: ZipArchive | None) -> np.ndarray:
     """RGB uint8 (H, W, 3)."""
     try:
         data = archive.read(name) if archive else Path(name).read_bytes()

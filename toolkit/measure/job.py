@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from toolkit.errors import UserError
+from toolkit.measure.arrays import has_samples
 from toolkit.measure.images import ImageSet
 from toolkit.measure.statistics import Activations, activations, read_statistics, write_statistics
 from toolkit.metrics.frechet import frechet_distance
 from toolkit.metrics.inception_score import inception_score
 from toolkit.metrics.neighbours import precision_recall
+from toolkit.runs.device import check_device
 from toolkit.runs.files import write_json
 from toolkit.runs.progress import bar
 from toolkit.show.table import Table
@@ -47,19 +47,12 @@ class Plan:
 
     def check(self) -> None:
         """Raise UserError for what can be known to fail before any image is read."""
-        _check_device(self.device)
+        check_device(self.device, f"--device {self.device}")
         if self.num is not None and self.num < 2:
             raise UserError(f"--num {self.num}: expected two or more")
         for path in (self.samples, self.reference):
             if not path.exists():
                 raise UserError(f"{path}: no such file or folder")
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0][:120]}") from None
 
 
 def measure_images(plan: Plan) -> dict[str, Any]:
@@ -95,12 +88,7 @@ def measure_images(plan: Plan) -> dict[str, Any]:
 
 def _reference_images(path: Path, published: Activations | None) -> ImageSet | None:
     """The reference's images, unless its file holds statistics alone."""
-    if published is None:
-        return ImageSet(path)
-    try:
-        return ImageSet(path)
-    except UserError:
-        return None
+    return ImageSet(path) if published is None or has_samples(path) else None
 
 
 def _activations_of(
@@ -123,7 +111,7 @@ def compare(samples: Activations, reference: Activations) -> dict[str, float]:
     if samples.sfid and reference.sfid:
         numbers["sfid"] = frechet_distance(samples.sfid, reference.sfid)
     if samples.probabilities is not None:
-        numbers["inception_score"] = inception_score(samples.probabilities).mean
+        numbers["inception_score"] = inception_score(samples.probabilities)
     ours, theirs = samples.pool, reference.pool
     if ours is not None and theirs is not None and min(len(ours), len(theirs)) > _NEIGHBOURS:
         found = precision_recall(theirs, ours, _NEIGHBOURS)
@@ -151,7 +139,7 @@ def measure_and_write(plan: Plan, out: Path | None) -> Table:
 
 def make_statistics(images: Path, inception: Path, out: Path, device: str, batch_size: int) -> Path:
     """Statistics of a set of images, to be given as a reference later; ``.npz`` that EDM's fid.py reads as well."""
-    _check_device(device)
+    check_device(device, f"--device {device}")
     if out.suffix != ".npz":
         raise UserError(f"{out}: expected a name that ends in .npz")
     source = ImageSet(images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toolkit.data.fetching import sha256_of
 from toolkit.data.video.clips import videos_in
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.scan import index_video
@@ -21,6 +21,7 @@ from toolkit.measure.arrays import read_samples, samples_shape
 from toolkit.measure.statistics import Moments
 from toolkit.metrics.frechet import GaussianStats, frechet_distance
 from toolkit.metrics.ssim import ssim
+from toolkit.runs.device import check_device
 from toolkit.runs.files import write_json
 from toolkit.runs.progress import bar
 from toolkit.show.table import Table
@@ -95,8 +96,7 @@ def load_i3d(path: Path) -> tuple[Any, str]:
         network = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path}: not a TorchScript file ({str(error).splitlines()[0][:120]})") from None
-    with open(path, "rb") as file:
-        return network, hashlib.file_digest(file, "sha256").hexdigest()
+    return network, sha256_of(path)
 
 
 def video_stats(videos: VideoSet, network: Any, device: str, name: str) -> GaussianStats:
@@ -161,6 +161,7 @@ def measure_videos(plan: VideoPlan, out: Path | None = None) -> Table:
         raise UserError("nothing to measure: give --i3d FILE for FVD, --paired for PSNR and SSIM, or both")
     if plan.lpips is not None and not plan.paired:
         raise UserError("--lpips compares clip with clip: give --paired too")
+    check_device(plan.device, f"--device {plan.device}")
     lpips = load_lpips(plan.lpips, "--lpips").to(plan.device) if plan.lpips else None
     generated, reference = (VideoSet(path, plan.num_frames) for path in (plan.generated, plan.reference))
     found: dict[str, Any] = {"generated": str(plan.generated), "reference": str(plan.reference)}

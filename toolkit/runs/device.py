@@ -94,6 +94,17 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
     return accelerator
 
 
+def check_device(device: str, said: str) -> None:
+    """Raise UserError, which names the device as the user ``said`` it, where nothing can be computed on it."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a name that is none; a build without it
+        why = str(error).splitlines()[0]
+        raise UserError(f"{said}: cannot be used here ({why}); use cpu, or cuda where there is one") from None
+
+
 def dtype_of(precision: str) -> torch.dtype:
     """What ``precision`` computes in."""
     import torch

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,6 +27,7 @@ from toolkit.errors import UserError
 from toolkit.ivideogpt.build import load_world
 from toolkit.ivideogpt.control.env import action_range
 from toolkit.ivideogpt.control.packed import unpack
+from toolkit.runs.device import check_device
 from toolkit.runs.reading import read_record
 from toolkit.runs.seeds import derive
 from toolkit.schema import check
@@ -221,7 +221,7 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     Raises UserError where the model takes no actions or there is nothing to start from.
     """
     folder = SHIPPED if source is None else source
-    _check_device(device)
+    check_device(device, f"--device={device}")
     world = (unpack(SHIPPED) if source is None else load_world(folder, "play")).to(device)
     if not world.spec.action_dim:
         raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
@@ -234,16 +234,6 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
         )
     recorded, size_px = find(env_name), world.spec.resolution
     return Game(world, env_name, lambda: recorded.make(size_px, **options), None)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a name that is none; a build without it
-        why = str(error).splitlines()[0]
-        raise UserError(
-            f"--device={device}: cannot be used here ({why}); use cpu, or cuda where there is one"
-        ) from None
 
 
 def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:
