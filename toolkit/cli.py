@@ -245,13 +245,14 @@ def zoo_list() -> None:
     _print_rows("networks", [{key: row[key] for key in columns} for row in zoo.list_networks()])
     published = [{key: row[key] for key in ("name", "parameters", "note")} for row in zoo.list_published()]
     _print_rows("published world models", published)
+    _print_rows("models that come with the package (model=NAME)", zoo.list_shipped())
     _print_rows("layouts of official weights (toolkit zoo import)", zoo.list_layouts())
     _print_rows("what enlarges key frames (toolkit enhance-video keys=...)", zoo.list_upscalers())
 
 
 @zoo_app.command("show")
 def zoo_show(name: str) -> None:
-    """Show a named network or a folder of weights: parameters, FLOPs, config."""
+    """Show a named network, a shipped model or a folder of weights: parameters, FLOPs, config."""
     from toolkit import zoo
 
     shown = zoo.show_network(name)

@@ -69,8 +69,11 @@ def save_part(folder: Path, name: str, part: Any) -> None:
 
 
 def load_parts(run_folder: str | Path, names: tuple[str, ...] = PARTS) -> Parts:
-    """The artefact of a run folder. Raises UserError when there is none or its parts do not belong together."""
-    folder = Path(run_folder) / "model"
+    """The artefact of a run folder, or of a shipped model by its name.
+
+    Raises UserError when there is none or its parts do not belong together.
+    """
+    folder = zoo.local(run_folder) / "model"
     noted = _noted(folder)
     if "denoiser" not in noted:
         raise UserError(f"{run_folder}: no trained DisCo-Diff model there (model/parts.json names no denoiser)")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from toolkit.data.config import Data
 from toolkit.errors import UserError, did_you_mean
-from toolkit.schema import MISSING, Job, choice, cosmetic, number
+from toolkit.schema import MISSING, Job, choice, cosmetic, number, written
 from toolkit.zoo.config import NETWORK_SCHEMAS, NetworkConfig
 
 STAGES = ["denoiser", "baseline", "prior", "sample", "measure"]
@@ -176,7 +176,8 @@ class Sampling:
     the prior's draws. cfg_scale: guidance on z, 0 is none, 1 the paper's. cfg_interval: noise levels, low and high,
     within which it guides; None is everywhere. latents_off_below: noise level below which z is left out. null_model:
     a network without latents that takes the place of the null branch, in guidance and below latents_off_below:
-    ``baseline``, or a folder or hub id.
+    ``baseline``, or a folder or hub id. show_latents: pictures of what z means beside the samples:
+    samples that share z, and one latent changed at a time.
     """
 
     num_samples: int = number(64, least=1)
@@ -195,6 +196,7 @@ class Sampling:
     cfg_interval: list[float] | None = number(None, least=0)
     latents_off_below: float = number(0.0, least=0)
     null_model: str | None = None
+    show_latents: bool = written(False, "sample")
 
     def check(self) -> None:
         """sigma_min below sigma_max; an interval is two ordered numbers; fixed latents are given."""
@@ -248,10 +250,10 @@ class TrainDisco(Job):
     """``toolkit train-disco``.
 
     stage: the last one to run: denoiser (with its encoder), baseline, prior, sample, measure; ``all`` is every one.
-    model: a trained run or model folder, only sampled and measured. init: a run, folder or hub id of a denoiser whose
-    weights training starts from. baseline: the network to compare with: none, the same without latents, or one of as
-    many parameters as the denoiser, or (``matched_total``) as denoiser and encoder. data: a data set by name, as
-    ``toolkit data list`` shows them. network: the denoiser, by name of a file in conf/network.
+    model: a trained run, or the model that ships, ``mnist28``; only sampled and measured. init: a run, folder or hub id
+    of a denoiser whose weights training starts from. baseline: the network to compare with: none, the same without
+    latents, or one of as many parameters as the denoiser, or (``matched_total``) as denoiser and encoder. data: a data
+    set by name, as ``toolkit data list`` shows them. network: the denoiser, by name of a file in conf/network.
     """
 
     command: str = "train-disco"

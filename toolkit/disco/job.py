@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from toolkit import data
+from toolkit import data, zoo
+from toolkit.data.fetching import is_cached
 from toolkit.disco import measure as measures
 from toolkit.disco.artefact import Parts, load_parts, null_network, save_part
 from toolkit.disco.build import build_prior, build_stage, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.drawing import SampleSet
+from toolkit.disco.latent_pictures import check_shows, draw_latent_pictures
 from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, backward, collapse_warning, latent_summary
 from toolkit.disco.stage2 import train_prior
 from toolkit.errors import UserError
@@ -80,6 +81,10 @@ def data_for_samples(config: TrainDisco, run: Run) -> data.Dataset | None:
     """
     asked_for = any(word.startswith(("data=", "data.")) for word in run.record["overrides"])
     wanted = config if asked_for else dataclasses.replace(config, data=_data_of_model(config) or config.data)
+    download = data.CATALOGUE[wanted.data.name].download
+    if not asked_for and config.model in zoo.SHIPPED and download and not is_cached(download):
+        progress.say(f"no real images beside the samples: toolkit data fetch {wanted.data.name} would get them")
+        return None
     try:
         return load_data(wanted)
     except UserError as error:
@@ -89,7 +94,7 @@ def data_for_samples(config: TrainDisco, run: Run) -> data.Dataset | None:
 
 def _data_of_model(config: TrainDisco) -> Any:
     """What ``model`` was trained on, where its record says so."""
-    record = read_record(config.model) if config.model else None
+    record = read_record(zoo.local(config.model)) if config.model else None
     known = (record or {}).get("config", {}).get("data", {})
     names = {item.name for item in dataclasses.fields(config.data)}
     return type(config.data)(**known) if known and set(known) <= names else None
@@ -102,7 +107,7 @@ def _keep_splits(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
     """
     contents = dataset.contents()
     run.keep_splits(contents, of_folder=config.data.path is not None)
-    learned = (read_record(config.model) or {}).get("splits") if config.model else None
+    learned = (read_record(zoo.local(config.model)) or {}).get("splits") if config.model else None
     if learned and learned != contents:
         told = [f"{name} {learned[name]['items']} -> {contents[name]['items']} items" for name in contents]
         known = _data_of_model(config) or config.data
@@ -266,10 +271,14 @@ def _sample(run: Run, config: TrainDisco, dataset: data.Dataset | None, accelera
     Raises UserError where the encoder's latents of real images are asked for and there are none.
     """
     parts = _trained(run, config, dataset).to(accelerator.device)
-    drawn = SampleSet(run, config.sampling, parts, Path(config.model or run.dir), dataset)
+    if config.sampling.show_latents:
+        check_shows(parts)
+    drawn = SampleSet(run, config.sampling, parts, zoo.local(config.model or run.dir), dataset)
     drawn.draw()
     if rank() == 0:
         drawn.finish()
+        if config.sampling.show_latents:
+            draw_latent_pictures(run, parts, config.sampling)
 
 
 def _trained(run: Run, config: TrainDisco, dataset: data.Dataset | None) -> Parts:
@@ -281,7 +290,7 @@ def _trained(run: Run, config: TrainDisco, dataset: data.Dataset | None) -> Part
     if dataset is None:
         return parts
     if tuple(parts.denoiser.shape) != tuple(dataset.shape) or parts.denoiser.num_classes != dataset.num_classes:
-        trained = (read_record(config.model or run.dir) or {}).get("config", {}).get("data", {})
+        trained = (read_record(zoo.local(config.model or run.dir)) or {}).get("config", {}).get("data", {})
         raise UserError(
             f"model={config.model}: trained on data={trained.get('name')}, samples of {tuple(parts.denoiser.shape)} "
             f"and {parts.denoiser.num_classes} classes; data={config.data.name} has {tuple(dataset.shape)} "

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from toolkit import data
+from toolkit import data, zoo
 from toolkit.data.config import Data
 from toolkit.errors import UserError
 from toolkit.icg.config import SampleICG
@@ -59,7 +59,7 @@ def _small(config: SampleICG) -> Rows:
 
 def _given(model: str) -> Rows:
     """Parameters of the networks of a pipeline or of a model of ours, without their weights."""
-    folder = Path(model).expanduser()
+    folder = zoo.local(model).expanduser()
     if (folder / "model_index.json").exists():
         from toolkit.icg.sources.pipeline_files import read_index
 

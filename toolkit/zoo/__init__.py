@@ -1,6 +1,6 @@
 """Networks that several rooms use: build by name, load, import official weights. Importing this loads no torch."""
 
-from toolkit.zoo.catalogue import CLASSES, LAYOUTS, NAMED, PUBLISHED, Entry, Layout
+from toolkit.zoo.catalogue import CLASSES, LAYOUTS, NAMED, PUBLISHED, SHIPPED, Entry, Layout, local
 from toolkit.zoo.loading import load
 from toolkit.zoo.registry import (
     build_on_meta,
@@ -10,6 +10,7 @@ from toolkit.zoo.registry import (
     list_layouts,
     list_networks,
     list_published,
+    list_shipped,
     show_network,
 )
 from toolkit.zoo.upscalers import list_upscalers
@@ -19,6 +20,7 @@ __all__ = [
     "LAYOUTS",
     "NAMED",
     "PUBLISHED",
+    "SHIPPED",
     "Entry",
     "Layout",
     "build_on_meta",
@@ -28,7 +30,9 @@ __all__ = [
     "list_layouts",
     "list_networks",
     "list_published",
+    "list_shipped",
     "list_upscalers",
     "load",
+    "local",
     "show_network",
 ]

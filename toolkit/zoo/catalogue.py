@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -271,3 +272,22 @@ PUBLISHED: dict[str, Published] = dict(
 def hub_id(name: str) -> str:
     """The hub id of a published name; any other name as it is."""
     return PUBLISHED[name].hub if name in PUBLISHED else name
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model of ours that comes with the package. folder: below the package; it is laid out as a run, with a card."""
+
+    folder: str
+    note: str
+    licence: str = "Apache-2.0"
+
+
+SHIPPED: dict[str, Shipped] = {
+    "mnist28": Shipped("disco/weights/mnist28", "DisCo-Diff of MNIST by class, 28x28, and its baseline"),
+}
+
+
+def local(source: str | Path) -> Path:
+    """The folder of a model that ships with the package; anything else as a path."""
+    return Path(__file__).parent.parent / SHIPPED[str(source)].folder if str(source) in SHIPPED else Path(source)

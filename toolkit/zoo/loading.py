@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import UserError, did_you_mean
 from toolkit.plain_files import read_object
-from toolkit.zoo.catalogue import CLASSES, hub_id
+from toolkit.zoo.catalogue import CLASSES, hub_id, local
 from toolkit.zoo.sizes import no_larger_than, sizes_in
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def load(source: str | Path, part: str | None = None, device: str | torch.device
 
     Args:
         source: run folder (the network is ``model/<part>`` in it), folder of ``save_pretrained``, hub id, or the name
-            of a published world model.
+            of a published world model or of a model that ships with the package (``toolkit zoo list``).
         part: such as "encoder" or "prior", for folders that hold several networks. Unless given: the world model where
             there is one, else "denoiser".
         device: where to put it.
@@ -32,7 +32,7 @@ def load(source: str | Path, part: str | None = None, device: str | torch.device
     Raises:
         UserError: nothing there, the hub cannot be reached, an unknown class, or weights that do not fit the config.
     """
-    folder, name = Path(source), hub_id(str(source))
+    folder, name = local(source), hub_id(str(source))
     if folder.exists():
         network = _load_folder(_locate(folder, part))
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name):

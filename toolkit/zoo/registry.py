@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import UserError, did_you_mean
-from toolkit.zoo.catalogue import LAYOUTS, NAMED, PUBLISHED, resolve
+from toolkit.zoo.catalogue import LAYOUTS, NAMED, PUBLISHED, SHIPPED, local, resolve
 from toolkit.zoo.loading import load
+from toolkit.zoo.sizes import sizes_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +26,15 @@ def list_published() -> list[dict[str, Any]]:
     for name, one in PUBLISHED.items():
         parameters = sum(count_parameters(network) for network in _published_parts(name).values())
         rows.append({"name": name, "hub": one.hub, "parameters": parameters, "licence": one.licence, "note": one.note})
+    return rows
+
+
+def list_shipped() -> list[dict[str, Any]]:
+    """One row per model that comes with the package: name, parameters (of all its parts), licence, note."""
+    rows = []
+    for name, one in SHIPPED.items():
+        parameters = sum(sizes_in(sorted(local(name).glob("model/*/*.safetensors"))))
+        rows.append({"name": name, "parameters": parameters, "licence": one.licence, "note": one.note})
     return rows
 
 
@@ -50,18 +60,18 @@ def _show_published(name: str) -> dict[str, Any]:
 def show_network(name: str) -> dict[str, Any]:
     """What ``list_networks`` says of one network, and its "config" and "parts" (top-level module -> parameters).
 
-    ``name`` may also be a published world model's (see ``list_published``; without gflops), or a folder that ``load``
-    reads; then there are no gflops either.
+    ``name`` may also be a published world model's (see ``list_published``; without gflops), or a shipped model's, or a
+    folder that ``load`` reads; then there are no gflops either.
     """
     if name in PUBLISHED:
         return _show_published(name)
     if name in NAMED:
         network, row = build_on_meta(name), _summary(name)
-    elif Path(name).exists():
+    elif local(name).exists():
         network = load(name)
         row = {"name": name, "class": type(network).__name__, "parameters": count_parameters(network)}
     else:
-        known = [*NAMED, *PUBLISHED]
+        known = [*NAMED, *PUBLISHED, *SHIPPED]
         raise UserError(f"{name}: {did_you_mean(name, known)}no folder and none of {', '.join(known)}")
     config = getattr(network.config, "to_diff_dict", lambda: network.config)()  # transformers' own, or a mapping
     config = {key: value for key, value in config.items() if not key.startswith("_")}

@@ -199,7 +199,7 @@ class DenoiserSource(Source):
 
 def trained_how(model: str, part: str | None) -> dict[str, Any]:
     """What is known of the training: "data", and which conditions were dropped (``class_labels_dropped``...)."""
-    folder = Path(model)
+    folder = zoo.local(model)
     for place in (folder, folder / "model" / (part or "denoiser"), folder / (part or "denoiser")):
         if noted := read_training(place):
             return {"data": noted["data"], "class_labels_dropped": noted["label_drop"] > 0}

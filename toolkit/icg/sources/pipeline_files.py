@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from toolkit import zoo
 from toolkit.errors import UserError, did_you_mean
 from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders.pipeline_loop import NETWORKS
@@ -38,7 +39,7 @@ def find_index(model: str) -> dict[str, Any] | None:
 
     Raises UserError where nothing is there, the index is damaged, or the pipeline cannot be sampled.
     """
-    folder = Path(model).expanduser()
+    folder = zoo.local(model).expanduser()
     if folder.exists():
         path = folder / "model_index.json"
         return read_index(path) if path.is_file() else None
