@@ -144,11 +144,11 @@ def _place(llm: Any, embeds: Tensor, cache: KeyValueCache | None) -> _Place:
     positions = places[None] if starts is None else places - starts[:, None]
     cos, sin = llm.model.rotary_emb(embeds, positions)
     causal, mask = num > 1 and num == end and starts is None, None
-    seen = torch.arange(end, device=embeds.device)
-    if starts is not None:  # (B, 1, L, P + L)
-        mask = ((seen <= places[:, None]) & (seen >= starts[:, None, None]))[:, None]
-    elif num > 1 and not causal:
+    if starts is not None or (num > 1 and not causal):  # not where tokens of one age are decoded one by one
+        seen = torch.arange(end, device=embeds.device)
         mask = seen <= places[:, None]
+        if starts is not None:  # (B, 1, L, P + L)
+            mask = (mask & (seen >= starts[:, None, None]))[:, None]
     return _Place(cos[:, None], sin[:, None], mask, causal, dropout)
 
 

@@ -1,0 +1,46 @@
+"""What `--dry-run` says that runs cost: the sums."""
+
+import pytest
+
+import toolkit.claims.reproduce as module
+from tests.claims.small import CLAIMS, Runner
+from toolkit.claims.reproduce import reproduce, reproduce_all
+
+PAPERS = ["disco", "icg", "ivideogpt", "stacking", "venhancer"]
+
+
+def test_all_papers_are_planned_in_one_call(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert reproduce_all(level="quick", root="r", dry_run=True, launch=pytest.fail) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("5 papers, about ")
+    papers = {line.removeprefix("== ") for line in said.splitlines() if line.startswith("== ")}
+    assert papers == set(PAPERS)
+    assert "unknown cost" not in said
+
+
+def test_the_cost_of_all_papers_is_the_sum_of_what_is_not_done(paper, tmp_path, monkeypatch, capsys):
+    (tmp_path / "experiments" / "other").mkdir()
+    again = "again: {seeds: [7, 8, 9, 10], claims: [ratio]}\n"
+    (tmp_path / "experiments" / "other" / "claims.yaml").write_text(CLAIMS + again)
+    monkeypatch.setattr(module, "experiments_dir", lambda: tmp_path / "experiments")
+    Runner()("train-disco", ["experiment=disco_toy", "seed=0", "hydra.run.dir=r/small/base/seed_0"])
+    costs = {"safe": "19 min 00 s", "full": "33 min 00 s"}  # 2 * 3 * (2 + 1.5) - 2, and 4 * (2 + 1.5) more
+    for level, cost in costs.items():
+        reproduce_all(level=level, root="r", dry_run=True, launch=pytest.fail)
+        assert capsys.readouterr().out.startswith(f"2 papers, about {cost}\n")
+
+
+def test_dry_run_lists_states_and_cost(paper, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    Runner()("train-disco", ["experiment=disco_toy", "seed=0", "hydra.run.dir=r/small/base/seed_0"])
+    Runner(fail=[("base", 1)])("train-disco", ["experiment=disco_toy", "seed=1", "hydra.run.dir=r/small/base/seed_1"])
+    Runner()("train-disco", ["experiment=old", "seed=2", "hydra.run.dir=r/small/base/seed_2"])
+    assert reproduce("small", level="full", root="r", dry_run=True, launch=pytest.fail) == 0
+    text = capsys.readouterr().out
+    rows = {line.strip().split("  ")[0]: line for line in text.splitlines() if "seed=" in line}
+    assert " done " in rows["base seed=0"]
+    assert "partial (failed)" in rows["base seed=1"]
+    assert "done with other overrides" in rows["base seed=2"]
+    assert "missing" in rows["tuned seed=0"]
+    assert "8 of 9 runs to do, about 8 min 30 s and 3 of unknown cost" in text

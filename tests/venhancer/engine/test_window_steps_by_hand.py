@@ -1,0 +1,74 @@
+"""One step of one window: what the network is given, and x_0 of what it answers, with plain numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tests.venhancer.networks import tiny_pipeline
+from toolkit.venhancer.engine.in_flight import Flight
+from toolkit.venhancer.engine.layout import plan_layout
+from toolkit.venhancer.engine.settings import EnhanceSettings
+from toolkit.venhancer.engine.window_steps import WindowSteps
+
+
+class Source:
+    """Two frames of 8 by 8 pixels."""
+
+    num_frames, height, width = 2, 8, 8
+
+    def frames(self, start):
+        yield from np.zeros((2, 8, 8, 3), np.uint8)[start:]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny_pipeline()
+
+
+def first_step(pipeline, folder, monkeypatch, guided=False, **changes):
+    """(what the network was given, x_0 of the window) where latents are 0.5 and the network answers 3, and 1 to the
+    negative prompt."""
+    settings = EnhanceSettings(16, 16, frame_factor=2, noise_level=50).changed(num_steps=2, **changes)
+    layout = dataclasses.replace(plan_layout(pipeline, settings, Source()), guided=guided)
+    flight = Flight(folder, layout.geometry, "by hand")
+    flight.latents[0].write(range(3), torch.full((3, 12, 8, 8), 0.5))
+    for key in range(2):
+        flight.hints.write([key], torch.full((1, 12, 8, 8), float(key)))
+    given = {}
+
+    def velocity(x, step, text, **conditions):
+        given.update(conditions, x=x, step=step)
+        return torch.stack([torch.full(x.shape[1:], value) for value in (3.0, 1.0)[: 1 + guided]])
+
+    monkeypatch.setattr(pipeline, "velocity", velocity)
+    WindowSteps(pipeline, settings, layout, flight).run(0, 0)
+    return given, flight.window.read(range(3))
+
+
+def test_the_network_is_told_level_scale_and_key_frames(pipeline, tmp_path, monkeypatch):
+    given, _ = first_step(pipeline, tmp_path, monkeypatch, conditioning_scale=0.7)
+    assert given["t_hint"] == 49  # level n of 1, 2, ... is the schedule's step n - 1; 0 is no noise
+    assert given["conditioning_scale"] == 0.7
+    assert given["up_scale"] == 2.0  # 8 pixels become 16
+    assert given["key_frame_index"].tolist() == [[0, -1, 1]]
+    assert given["hint"].shape == (1, 12, 2, 8, 8)
+    assert given["hint"][0, 0, :, 0, 0].tolist() == [0, 1]
+    assert given["x"].shape == (1, 12, 3, 8, 8)
+
+
+def test_clean_key_frames_are_told_as_the_first_step(pipeline, tmp_path, monkeypatch):
+    assert first_step(pipeline, tmp_path, monkeypatch, noise_level=0)[0]["t_hint"] == 0
+
+
+@pytest.mark.parametrize(("guided", "v"), [(False, 3.0), (True, 1 + 2.5 * (3 - 1))])  # with w = 2.5 between 1 and 3
+def test_x0_is_that_of_the_guided_velocity(pipeline, tmp_path, monkeypatch, guided, v):
+    words = {"guidance_scale": 2.5, "guidance_rescale": 0.0, "strength": 0.5}
+    given, x0 = first_step(pipeline, tmp_path, monkeypatch, guided=guided, **words)
+    sigma = pipeline.scheduler.sigmas[given["step"]].item()
+    expected = (1 - sigma**2) ** 0.5 * 0.5 - sigma * v  # alpha z - sigma v
+    assert given["step"] == 499
+    assert torch.allclose(x0, torch.full_like(x0, expected), atol=1e-5)
