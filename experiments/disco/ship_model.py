@@ -1,7 +1,7 @@
 """Put a trained run into the package, its parts in half precision, with the record that loading it reads:
 
 toolkit train-disco experiment=disco_mnist28 hydra.run.dir=runs/mnist28
-python experiments/disco/ship.py runs/mnist28 mnist28
+python experiments/disco/ship_model.py runs/mnist28 mnist28
 
 The card beside it, README.md, is written by hand; ``toolkit train-disco model=mnist28 stage=measure`` measures what was
 put there.
@@ -23,8 +23,8 @@ from toolkit.runs.files import write_json
 from toolkit.runs.reading import read_record
 
 LIMIT = 10_000_000  # bytes
-KEPT = ("command", "status", "seed", "config", "config_hash", "git_commit", "overrides", "stages", "splits")
-KEPT += ("parameters", "machine", "versions", "wall_time_s")
+KEPT = ["command", "status", "seed", "config", "config_hash", "git_commit", "overrides", "stages", "splits"]
+KEPT = [*KEPT, "parameters", "machine", "versions"]
 
 
 def main(run: str, name: str) -> None:
