@@ -24,6 +24,18 @@ def test_digits_are_in_range_with_disjoint_stratified_splits():
     assert len(train & test) <= 1  # the set itself may hold a picture twice
 
 
+def test_digits_are_those_that_scikit_learn_loads():
+    from sklearn.datasets import load_digits
+
+    def rows(images, labels):
+        return sorted((*image.ravel().tolist(), int(label)) for image, label in zip(images, labels, strict=True))
+
+    theirs, digits = load_digits(), data.load(Data(name="digits"))
+    splits = [split.all() for split in (digits.train, digits.valid, digits.test)]
+    levels = torch.cat([(x + 1) * 8 for x, _ in splits]).round()  # 0..16
+    assert rows(levels, torch.cat([labels for _, labels in splits])) == rows(theirs.images, theirs.target)
+
+
 def test_real_splits_do_not_depend_on_the_seed_and_generated_ones_do():
     first, second = (data.load(Data(name="digits"), seed) for seed in (0, 1))
     assert first.train.fingerprint() == second.train.fingerprint()

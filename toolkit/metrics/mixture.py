@@ -85,9 +85,9 @@ def off_mode_fraction(x: Tensor, centres: Tensor, std: float, num_stds: float = 
 
 def mode_counts(x: Tensor, centres: Tensor) -> ModeCounts:
     """Points per nearest centre against equal shares; the expected chi2 of random draws is k - 1."""
-    from scipy.stats import chi2
+    from scipy.special import chdtrc
 
     counts = torch.bincount(nearest_centre(x, centres).cpu(), minlength=len(centres))
     expected = len(x) / len(centres)
     statistic = float((counts.double() - expected).square().sum() / expected)
-    return ModeCounts(counts.tolist(), statistic, float(chi2.sf(statistic, len(centres) - 1)))
+    return ModeCounts(counts.tolist(), statistic, float(chdtrc(len(centres) - 1, statistic)))

@@ -83,6 +83,6 @@ def _same_length(a: Sequence[float], b: Sequence[float]) -> None:
 
 
 def _t_quantile(freedom: float, confidence: float) -> float:
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    return float(t.ppf((1 + confidence) / 2, freedom))
+    return float(stdtrit(freedom, (1 + confidence) / 2))
