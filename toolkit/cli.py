@@ -220,6 +220,22 @@ def plan(
     print_plan(command, overrides or [], on=devices, file=device_file, as_json=as_json, measured=measure)
 
 
+@app.command(rich_help_panel=LOOK)
+def search(
+    command: Annotated[str, typer.Argument(help="A command of a paper, such as train-disco.")],
+    overrides: Annotated[
+        list[str], typer.Argument(help="Its settings; what is searched as in 'optim.lr=interval(1e-4,1e-2)'.")
+    ],
+    folder: Annotated[Path, typer.Option(help="Where the trials go; the same folder again goes on.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many in all.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choices.")] = 0,
+) -> None:
+    """Search for the settings with the smallest objective, by Optuna; survives a kill."""
+    from toolkit.search.study import search as run_search
+
+    raise typer.Exit(run_search(command, overrides, folder, trials, seed))
+
+
 @app.command(rich_help_panel=STOCK)
 def play(
     source: Annotated[

@@ -29,8 +29,8 @@ class Average:
     @functools.cached_property
     def _tensors(self) -> tuple[list[Tensor], ...]:
         """Parameters and buffers of both, listed at the first update: by then they may be spread over processes."""
-        pair = (self.model, self._of)
-        return *([*one.parameters()] for one in pair), *([*one.buffers()] for one in pair)
+        one, other = self.model, self._of
+        return [*one.parameters()], [*other.parameters()], [*one.buffers()], [*other.buffers()]
 
     def decay(self, num_images_per_step: int) -> float:
         """The weight that the next update leaves on the average."""
