@@ -17,8 +17,8 @@ from toolkit.disco.artefact import Parts, load_parts, null_network, save_part
 from toolkit.disco.build import build_prior, build_stage, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.drawing import SampleSet
-from toolkit.disco.latent_pictures import check_shows, draw_latent_pictures
 from toolkit.disco.ema_snapshots import EMASnapshots, load_post_hoc
+from toolkit.disco.latent_pictures import check_shows, draw_latent_pictures
 from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, backward, collapse_warning, latent_summary
 from toolkit.disco.stage2 import train_prior
 from toolkit.errors import UserError
