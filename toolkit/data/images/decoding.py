@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from PIL import Image, ImageFile, ImageOps
 from toolkit.data.images.archives import ArchivePath
 from toolkit.errors import UserError
 
+MOST_PIXELS = 178_956_970  # Pillow's own limit, where no key sets another
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
@@ -30,12 +33,19 @@ class Reading:
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
-    """The picture, its header read. Raises UserError, also for what goes wrong within the block, naming the file."""
+def opened(
+    path: str | Path, max_pixels: int | None = None, content: bytes | None = None
+) -> Iterator[ImageFile.ImageFile]:
+    """The picture, its header read. Raises UserError, also for what goes wrong within the block, naming the file.
+
+    max_pixels: of ``data.max_pixels``; None is ``MOST_PIXELS``. content: the file's bytes, where they are at hand.
+    """
+    most = MOST_PIXELS if max_pixels is None else max_pixels
     try:
-        Image.MAX_IMAGE_PIXELS = max_pixels  # from here Pillow warns, and refuses twice as many
-        with path.image() if isinstance(path, ArchivePath) else Image.open(path) as image:
-            if image.width * image.height > max_pixels:
+        Image.MAX_IMAGE_PIXELS = most  # Pillow refuses twice as many, and from here warns: we refuse
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        with _opened(path, content) as image:
+            if image.width * image.height > most:
                 raise UserError(f"{path}: {_too_large(f'{image.width}x{image.height} pixels', max_pixels)}")
             yield image
     except Image.DecompressionBombError as error:
@@ -47,7 +57,15 @@ def opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
         raise UserError(f"{path}: not a readable image ({reason})") from error
 
 
-def _too_large(what: str, max_pixels: int) -> str:
+def _opened(path: str | Path, content: bytes | None) -> ImageFile.ImageFile:
+    if content is not None:
+        return Image.open(io.BytesIO(content))
+    return path.image() if isinstance(path, ArchivePath) else Image.open(path)
+
+
+def _too_large(what: str, max_pixels: int | None) -> str:
+    if max_pixels is None:
+        return f"{what} is more than {MOST_PIXELS} pixels"
     return f"{what} is more than data.max_pixels={max_pixels}; if the file is to be trusted, set that higher"
 
 
@@ -72,14 +90,15 @@ def to_array(image: Image.Image, channels: int, size_px: int | None = None, resi
 
     ``size_px`` makes it a square of that edge, by the filter ``resize`` of ``FILTERS``.
     """
-    flat = _flatten(image).convert("L" if channels == 1 else "RGB")
+    flat = flattened(image).convert("L" if channels == 1 else "RGB")
     if size_px is not None:
         flat = FILTERS[resize](flat, size_px)
     array = np.asarray(flat)
     return array[None] if channels == 1 else np.moveaxis(array, -1, 0)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def flattened(image: Image.Image) -> Image.Image:
+    """Eight bits a value, transparency laid on white; of floating-point pixels a ValueError."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range")
     if image.mode.startswith("I"):
