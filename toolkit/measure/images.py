@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
 from toolkit.data.images.archives import as_folder
-from toolkit.data.images.decoding import opened, to_array
+from toolkit.data.images.decoding import opened, to_array, upright
 from toolkit.data.images.layout import by_suffix, find_images
 from toolkit.errors import UserError
 from toolkit.measure.arrays import read_samples, samples_shape
@@ -81,4 +80,4 @@ def _decode(path: Path) -> np.ndarray:
             raise UserError(f"{path}: {image.width}x{image.height}; expected at most {_MAX_SIDE} pixels a side")
         if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
             raise UserError(f"{path}: mode {image.mode}; expected pictures without transparency")
-        return to_array(ImageOps.exif_transpose(image), channels=3)
+        return to_array(upright(image), channels=3)

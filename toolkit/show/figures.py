@@ -182,7 +182,7 @@ def read_caption(path: str | Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return str(image.info.get("Description", ""))
     except Exception:  # whatever a decoder raises for a damaged file, or one that says it is huge
         return ""

@@ -14,8 +14,10 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from toolkit.data.images.archives import ArchivePath
+from toolkit.data.images.suffixes import open_picture
 from toolkit.errors import UserError
 
+ORIENTATION = 0x0112  # EXIF's tag
 MOST_PIXELS = 178_956_970  # Pillow's own limit, where no key sets another
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
@@ -59,8 +61,8 @@ def opened(
 
 def _opened(path: str | Path, content: bytes | None) -> ImageFile.ImageFile:
     if content is not None:
-        return Image.open(io.BytesIO(content))
-    return path.image() if isinstance(path, ArchivePath) else Image.open(path)
+        return open_picture(io.BytesIO(content))
+    return path.image() if isinstance(path, ArchivePath) else open_picture(path)
 
 
 def _too_large(what: str, max_pixels: int | None) -> str:
@@ -79,7 +81,7 @@ def decode(path: Path, reading: Reading) -> np.ndarray:
         if reading.resize == "bicubic":
             image.draft(None, (2 * width, 2 * height))  # JPEG only: a smaller, faster decode that is still larger
         size = width if reading.resize else None
-        array = to_array(ImageOps.exif_transpose(image), channels, size, reading.resize or "bicubic")
+        array = to_array(upright(image), channels, size, reading.resize or "bicubic")
     if array.shape != tuple(reading.shape):
         raise UserError(f"{path}: is {array.shape[2]}x{array.shape[1]} pixels, not {width}x{height}; set data.size_px")
     return array
@@ -90,11 +92,17 @@ def to_array(image: Image.Image, channels: int, size_px: int | None = None, resi
 
     ``size_px`` makes it a square of that edge, by the filter ``resize`` of ``FILTERS``.
     """
-    flat = flattened(image).convert("L" if channels == 1 else "RGB")
+    flat, mode = flattened(image), "L" if channels == 1 else "RGB"
+    flat = flat if flat.mode == mode else flat.convert(mode)  # which would copy a picture of gigabytes
     if size_px is not None:
         flat = FILTERS[resize](flat, size_px)
     array = np.asarray(flat)
     return array[None] if channels == 1 else np.moveaxis(array, -1, 0)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; the same picture, and no copy of it, where that says nothing."""
+    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
 
 
 def flattened(image: Image.Image) -> Image.Image:
@@ -115,6 +123,8 @@ def flattened(image: Image.Image) -> Image.Image:
 def _square(image: Image.Image) -> Image.Image:
     """The largest square in the middle."""
     side = min(image.size)
+    if image.width == image.height:
+        return image
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 

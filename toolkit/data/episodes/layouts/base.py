@@ -18,8 +18,6 @@ from toolkit.data.episodes.episode import Episode
 from toolkit.data.images.decoding import flattened, opened
 from toolkit.errors import UserError, did_you_mean
 
-MOST_BYTES = 8 * 2**30  # of one array of an episode
-
 
 @dataclass(frozen=True)
 class Options:
