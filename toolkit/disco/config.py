@@ -175,21 +175,22 @@ class PriorConfig:
 class Sampling:
     """How samples are drawn (algorithm 3, EDM's samplers, Restart).
 
-    num_samples: how many are shown and saved. batch_size: how many at a time. solver: ``heun`` is EDM's deterministic
-    one, ``churn`` its stochastic one, ``restart`` that of Xu et al. 2023. num_steps: noise levels; Heun evaluates the
-    network 2 num_steps - 1 times. sigma_min, sigma_max, rho: EDM's grid of noise levels. churn: S_churn of ``churn``.
-    latents: where z comes from: the prior, the encoder on real images, or ``fixed``. fixed: the codes of
-    ``latents=fixed``, one per slot. prefix: codes that the first slots keep, the prior draws the rest. temperature: of
-    the prior's draws. cfg_scale: guidance on z, 0 is none, 1 the paper's. cfg_interval: noise levels, low and high,
-    within which it guides; None is everywhere. latents_off_below: noise level below which z is left out. null_model: a
-    network without latents that takes the place of the null branch, in guidance and below latents_off_below:
-    ``baseline``, or a folder or hub id. show_latents: pictures of what z means beside the samples: samples that share
-    z, and one latent changed at a time. ema_sigma_rel: relative width of the average that samples and is measured, put
-    together from a training's snapshots (optim.ema_sigma_rels); None is the one of optim.ema_half_life_images.
+    num_samples: how many are shown and saved. batch_size: how many at a time; it changes nothing but the speed. solver:
+    ``heun`` is EDM's deterministic one, ``churn`` its stochastic one, ``restart`` that of Xu et al. 2023. num_steps:
+    noise levels; Heun evaluates the network 2 num_steps - 1 times. sigma_min, sigma_max, rho: EDM's grid of noise
+    levels. churn: S_churn of ``churn``. latents: where z comes from: the prior, the encoder on real images, or
+    ``fixed``. fixed: the codes of ``latents=fixed``, one per slot. prefix: codes that the first slots keep, the prior
+    draws the rest. temperature: of the prior's draws. cfg_scale: guidance on z, 0 is none, 1 the paper's. cfg_interval:
+    noise levels, low and high, within which it guides; None is everywhere. latents_off_below: noise level below which z
+    is left out. null_model: a network without latents that takes the place of the null branch, in guidance and below
+    latents_off_below: ``baseline``, or a folder or hub id. show_latents: pictures of what z means beside the samples:
+    samples that share z, and one latent changed at a time. ema_sigma_rel: relative width of the average that samples
+    and is measured, put together from a training's snapshots (optim.ema_sigma_rels); None is the one of
+    optim.ema_half_life_images.
     """
 
     num_samples: int = number(64, least=1)
-    batch_size: int = number(256, least=1)
+    batch_size: int = number(256, least=1, computes=False)
     solver: str = choice("heun", "heun", "churn", "restart")
     num_steps: int = number(18, least=1)
     sigma_min: float = number(0.002, above=0)

@@ -119,7 +119,7 @@ def test_transparent_parts_lie_on_white(tmp_path):
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "a.png")
     assert open_rgb(tmp_path / "a.png").getpixel((0, 0)) == (255, 255, 255)
     (tmp_path / "b.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"b\.png: is no readable picture"):
+    with pytest.raises(UserError, match=r"b\.png: not a readable image"):
         open_rgb(tmp_path / "b.png")
 
 

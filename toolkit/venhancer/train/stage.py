@@ -30,7 +30,7 @@ from toolkit.venhancer.model.codec import Codec, as_codec
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
 from toolkit.venhancer.train.batches import Batches
 from toolkit.venhancer.train.config import Optim
-from toolkit.venhancer.train.held_out import evaluate
+from toolkit.venhancer.train.held_out import evaluate, held_out_clips
 from toolkit.venhancer.train.objective import Denoising
 from toolkit.zoo.checkpointing import checkpoint_activations
 from toolkit.zoo.edm.ema import EMA
@@ -46,6 +46,8 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     Raises UserError for clips, networks or sizes that do not fit, before the first step.
     """
     check_sharding(config.optim.sharding, config.precision)
+    if "evaluate" in config.stages():
+        held_out_clips(config)  # a name that is none is said now, not when training is over
     crops = load_crops(config)
     seed_all(config.seed, "base", "init")
     vae = build_vae(config)
