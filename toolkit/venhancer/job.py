@@ -117,11 +117,12 @@ def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
 
 
 def _load_parts(config: EnhanceVideo, device: Any) -> None:
-    """What ``keys`` and ``between`` name, before any work. Raises UserError where it is not there."""
+    """What ``keys`` and ``between`` name, before any work; it is said. Raises UserError where it is not there."""
     if config.backend == "generative":
         make_between(config.between, config.classic, device)
-        if not config.diffuses:
-            load_upscaler(config.keys, str(device))
+        theirs = f"VEnhancer's network, model={config.model}"
+        what = theirs if config.diffuses else load_upscaler(config.keys, str(device)).notice
+        progress.say(f"keys={config.keys}: {what}; between={config.between}")
 
 
 def _all_ready(
