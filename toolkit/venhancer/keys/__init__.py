@@ -15,7 +15,7 @@ from toolkit.zoo.upscalers import KINDS, check_keys
 
 
 class Upscaler(Protocol):
-    """Enlarges pictures ``factor`` times. ``notice``: what it is; of what others made, whose and under which licence."""
+    """Enlarges pictures ``factor`` times. ``notice``: what it is; of what others made, whose and its licence."""
 
     factor: int
     notice: str
