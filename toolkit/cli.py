@@ -238,18 +238,18 @@ def search(
 
 @app.command(rich_help_panel=STOCK)
 def play(
-    source: Annotated[
-        Path | None,
-        typer.Argument(help="A run of train-ivideogpt or a world model; a small trained one if none is given."),
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Runs of train-ivideogpt or world models; a small trained one if none is given."),
     ] = None,
     episodes: Annotated[Path | None, typer.Option(help="Folder of npz episodes to start from.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 8321,
     device: Annotated[str, typer.Option(help="Where the model runs, such as cpu or cuda.")] = "cpu",
 ) -> None:
-    """Drive an imagined world frame by frame on a local page."""
+    """Drive an imagined world frame by frame on a local page, the simulated one beside it."""
     from toolkit.launch import run_play
 
-    raise typer.Exit(run_play(source, episodes, port, device))
+    raise typer.Exit(run_play(sources or [], episodes, port, device))
 
 
 @zoo_app.command("list")

@@ -141,9 +141,9 @@ def run_bench(paper: str, options: list[str]) -> int:
     return importlib.import_module(f"{paper_named(paper).room}.bench").main(options)
 
 
-def run_play(source: Path | None, episodes: Path | None, port: int, device: str) -> int:
-    """Serve the page that drives a world model. Raises UserError where there is none."""
-    return importlib.import_module("toolkit.ivideogpt.control.play").main(source, episodes, port, device)
+def run_play(sources: list[Path], episodes: Path | None, port: int, device: str) -> int:
+    """Serve the page that drives world models. Raises UserError where there is none."""
+    return importlib.import_module("toolkit.ivideogpt.control.play").main(sources, episodes, port, device)
 
 
 def environment_report() -> str:

@@ -28,11 +28,12 @@ def test_worlds_are_bounded_and_their_simulators_closed():
         def close(self):
             closed.append(self)
 
-    games = Games(Game(tiny.world(), "push_sprite", lambda: Env(tiny.SIZE), None), most=2)
-    words = [games.open() for _ in range(4)]
+    kind = Game(tiny.world(), "push_sprite", lambda: Env(tiny.SIZE), None)
+    games = Games([kind], most=2)
+    words = [games.open(kind.another()) for _ in range(4)]
     assert len(closed) == 2 and len(games._open) == 2 and len({*words}) == 4
     games.game(words[2])
-    games.open()
+    games.open(kind.another())
     assert games.game(words[2]) and words[3] not in games._open
 
 

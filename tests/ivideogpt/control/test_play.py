@@ -1,6 +1,9 @@
 """``toolkit play``: the local page, its requests, and a real browser that drives it."""
 
+import base64
+import io
 import json
+import re
 import shutil
 import socket
 import struct
@@ -12,12 +15,13 @@ import urllib.request
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.environments import PushSpriteEnv
 from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import UserError
-from toolkit.ivideogpt.control import play
+from toolkit.ivideogpt.control import games, play
 from toolkit.ivideogpt.control.games import MOST_WORLDS, Game, make_game
 from toolkit.ivideogpt.control.play import _Handler, make_server
 
@@ -28,8 +32,8 @@ def push_sprite():
 
 @pytest.fixture
 def url():
-    game = Game(tiny.world(), "push_sprite", push_sprite, None)
-    server = make_server(game, 0)
+    game = Game(tiny.world(), "push_sprite", push_sprite, None, "a model of a long name: " + "runs/" * 20)
+    server = make_server([game], 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -66,6 +70,78 @@ def test_the_world_is_driven_by_requests(url):
     assert ask(url + "/undo", own)["frame"] == begun["frame"]
     assert refused(url + "/undo", own) == (400, "nothing to undo")
     assert ask(url + "/step", own | {"action": [-1, 0]})["frame"] != seen[0]["frame"]
+
+
+def test_a_fork_goes_its_own_way_from_where_the_world_was(url):
+    one = {"world": ask(url + "/reset", {"start": 3, "seed": 1})["world"]}
+    seen = ask(url + "/step", one | {"action": [1, 0]})
+    forked = ask(url + "/fork", one)
+    two = {"world": forked.pop("world")}
+    assert two != one and forked == seen
+    same, other = (ask(url + "/step", which | {"action": [0, 1]}) for which in (one, two))
+    assert same == other  # the same luck ahead, and the same truth
+    apart = ask(url + "/step", one | {"action": [1, 0]}), ask(url + "/step", two | {"action": [-1, 0]})
+    assert apart[0]["truth"] != apart[1]["truth"] and [one["t"] for one in apart] == [3, 3]
+    for step in (same, seen):  # each steps back through what both have seen
+        assert ask(url + "/undo", two) == step
+    assert ask(url + "/step", one | {"action": [0, 0]})["t"] == 4
+    assert refused(url + "/fork", {"world": "x"})[0] == 410
+
+
+def test_the_error_is_that_of_the_two_frames_shown(url):
+    own = {"world": ask(url + "/reset", {"start": 3, "seed": 1})["world"]}
+    seen = ask(url + "/step", own | {"action": [1, 0]})
+    frame, truth = (pixels(seen[key]).astype(float) for key in ("frame", "truth"))
+    assert seen["psnr"] == pytest.approx(10 * np.log10(255**2 / np.square(frame - truth).mean()))
+    assert pixels(seen["difference"]).shape == frame.shape
+
+
+def pixels(source):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+
+
+def test_a_drive_is_downloaded_as_a_clip(url):
+    own = {"world": ask(url + "/reset", {"start": 3, "seed": 1})["world"]}
+    assert refused(url + "/clip", own | {"format": "gif"}) == (400, "no clip yet: drive first")
+    for _ in range(3):
+        ask(url + "/step", own | {"action": [1, 0]})
+    request = urllib.request.Request(url + "/clip", json.dumps(own | {"format": "gif"}).encode())
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.headers["Content-Type"] == "image/gif"
+        assert Image.open(io.BytesIO(answer.read())).n_frames == 4
+    assert refused(url + "/clip", own | {"format": "exe"}) == (400, "format=exe: choose one of gif, mp4")
+
+
+def test_worlds_of_several_models_are_chosen_by_number(tmp_path):
+    kinds = [
+        Game(tiny.world(), "push_sprite", push_sprite, None, "one"),
+        Game(tiny.world(action_dim=3), None, None, np.zeros((2, 1, tiny.SIZE, tiny.SIZE, 3), np.uint8), "two"),
+    ]
+    server = make_server(kinds, 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        told = ask(url + "/info")["games"]
+        assert [game["name"] for game in told] == ["one", "two"]
+        assert told[0]["names"] == ["to the right", "down"] and told[1]["names"] == ["action 1", "action 2", "action 3"]
+        own = {"world": ask(url + "/reset", {"start": 1, "seed": 0, "game": 1})["world"]}
+        assert ask(url + "/step", own | {"action": [1, 0, 0]})["truth"] is None
+        assert refused(url + "/reset", {"start": 0, "seed": 0, "game": 2}) == (400, "game=2: there are 0..1")
+        assert refused(url + "/reset", {"start": 0, "seed": 0, "game": "x"}) == (400, "game: expected a whole number")
+        assert "start=2: there are 0..1" in refused(url + "/reset", {"start": 2, "seed": 0, "game": 1})[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_long_drive_keeps_its_first_frame_and_the_newest(monkeypatch):
+    monkeypatch.setattr(games, "MOST_SEEN", 3)
+    game = Game(tiny.world(), "push_sprite", push_sprite, None)
+    game.reset(0, 0)
+    first = game.seen[0]
+    for _ in range(5):
+        game.step([1, 0])
+    assert game.seen[0] is first and len(game.seen) == 4 and game.t == 5
 
 
 def test_past_the_positions_the_context_is_renewed_and_said(url):
@@ -166,7 +242,7 @@ def test_only_this_machines_own_page_may_ask(url):
 def test_a_taken_port_and_models_that_cannot_be_driven_are_refused(url, tmp_path):
     port = int(url.rsplit(":", 1)[1])
     with pytest.raises(UserError, match=f"--port={port}: cannot be used"):
-        make_server(Game(tiny.world(), "push_sprite", push_sprite, None), port)
+        make_server([Game(tiny.world(), "push_sprite", push_sprite, None)], port)
     tiny.world(action_dim=0).save_pretrained(tmp_path / "free")
     with pytest.raises(UserError, match="action-free model"):
         make_game(tmp_path / "free")
@@ -187,27 +263,49 @@ def test_a_taken_port_and_models_that_cannot_be_driven_are_refused(url, tmp_path
 DRIVE = """
 <script>
 window.addEventListener("load", async () => {
+  const said = document.body.dataset, all = selector => [...document.querySelectorAll(selector)];
   const wait = ms => new Promise(done => setTimeout(done, ms));
-  const settled = async t => { for (let i = 0; i < 200 && document.body.dataset.t !== t; i++) await wait(25); };
-  await settled("0");
-  const frames = [document.getElementById("frame").src];
+  const settled = async test => { for (let i = 0; i < 400 && !test(); i++) await wait(25); };
+  const at = t => () => said.t === String(t) && !busy, frame = () => document.getElementById("frame").src;
+  const press = key => document.dispatchEvent(new KeyboardEvent("keydown", { key: key, bubbles: true }));
+  await settled(at(0));
+  const frames = [frame()];
   let t = 0;
   for (const key of ["ArrowRight", "ArrowLeft", "ArrowDown", " "]) {
-    document.dispatchEvent(new KeyboardEvent("keydown", { key: key, bubbles: true }));
-    await settled(String(++t));
-    frames.push(document.getElementById("frame").src);
+    press(key);
+    await settled(at(++t));
+    frames.push(frame());
   }
-  const report = document.createElement("pre");
-  report.id = "report";
-  const sliders = document.querySelectorAll("input").length;
-  report.textContent = "FRAMES " + new Set(frames).size + " T " + document.body.dataset.t + " SLIDERS " + sliders;
-  document.body.append(report);
+  said.frames = new Set(frames).size;
+  press("z");
+  await settled(at(3));
+  said.back = frame() === frames[3];
+  press("f");
+  await settled(() => said.world === "B" && !busy);
+  said.same = frame() === frames[3];
+  press("ArrowUp");
+  await settled(at(4));
+  all("#worlds button")[0].click();
+  said.worlds = all("#worlds button").length + " " + said.world + " " + said.t;
+  const [down, up] = ["pointerdown", "pointerup"].map(name => new PointerEvent(name, { bubbles: true }));
+  const key = document.querySelector('[aria-label="to the right"]');
+  key.dispatchEvent(down);
+  await settled(() => Number(said.t) >= 6);
+  key.dispatchEvent(up);
+  await settled(() => !busy);
+  press("g");
+  await settled(() => said.clip);
+  said.sliders = all("input[type=range]").length;
+  said.keys = all(".pad button").map(one => one.getAttribute("aria-label")).join(", ");
+  said.lines = all("#plot path").filter(line => line.getBoundingClientRect().width > 20).length;
+  said.wide = document.documentElement.scrollWidth <= innerWidth;
+  said.done = "yes";
 });
 </script>
 """
 
 
-def test_keys_change_the_imagined_frames_in_a_browser(url, tmp_path, monkeypatch):
+def test_a_drive_in_a_browser(url, tmp_path, monkeypatch):
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
@@ -220,22 +318,19 @@ def test_keys_change_the_imagined_frames_in_a_browser(url, tmp_path, monkeypatch
             (page.replace("</body>", DRIVE + "</body>")).encode() if path.name == "play.html" else original(path)
         ),
     )
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-component-update",
-    ]
-    flags += ["--disable-background-networking", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-    flags += ["--virtual-time-budget=20000", "--dump-dom"]
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-component-update"
+    flags += " --disable-background-networking --disable-sync --virtual-time-budget=40000 --dump-dom"
+    flags += " --window-size=360,740 --enable-logging=stderr"
     started = time.monotonic()
-    found = subprocess.run([browser, *flags, url + "/"], capture_output=True, text=True, timeout=120)
-    assert '<pre id="report">' in found.stdout, (found.stdout[-2000:], found.stderr[-2000:], time.monotonic() - started)
-    report = found.stdout.split('<pre id="report">')[1].split("</pre>")[0]
-    words = report.split()
-    assert int(words[1]) >= 4 and words[3] == "4" and words[5] == "2", report
+    command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", url + "/"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = dict(re.findall(r'data-(\w+)="([^"]*)"', re.search("<body[^>]*>", found.stdout)[0]))
+    assert said.get("done") == "yes", (said, found.stderr[-2000:], time.monotonic() - started)
+    assert int(said["frames"]) >= 4 and said["back"] == said["same"] == said["wide"] == "true"
+    assert said["worlds"] == "2 A 3" and int(said["t"]) >= 6  # the fork went on, the first world stayed
+    assert int(said["clip"]) > 1000 and said["sliders"] == said["lines"] == "2"
+    assert said["keys"] == "up, to the left, down, to the right"
+    assert "CONSOLE" not in found.stderr
 
 
 def answers(url, *lines):

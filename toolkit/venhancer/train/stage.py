@@ -48,11 +48,11 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     check_sharding(config.optim.sharding, config.precision)
     if "evaluate" in config.stages():
         held_out_clips(config)  # a name that is none is said now, not when training is over
-    crops = load_crops(config)
     seed_all(config.seed, "base", "init")
     vae = build_vae(config)
     base = build_base(config, as_codec(vae).channels)
     check_crop(config, as_codec(vae), base)
+    crops = load_crops(config)
     if not config.init and not config.optim.joint and config.optim.base_num_steps:
         with run.stage("base"):
             base = _train_base(config, run, accelerator, base, vae, crops)
