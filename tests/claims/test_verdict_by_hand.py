@@ -1,8 +1,6 @@
 """Verdicts at their limits, and what a definition's identity depends on, with intervals computed by hand."""
 
 import dataclasses
-import hashlib
-import json
 import math
 
 import numpy as np
@@ -78,15 +76,6 @@ def test_the_definition_changes_with_all_that_a_result_depends_on_and_with_nothi
     assert len({definition(), *others}) == len(others) + 1
     assert definition(changed(CLAIM, statement="said otherwise", source="table 2")) == definition()
     assert definition(a=changed(RUN, minutes=3.0, quick_overrides=["x=1"])) == definition()
-
-
-def test_what_was_published_before_runs_had_recipes_is_found_again():
-    runs = [
-        {"name": "a", "command": "train-disco", "overrides": ["optim.num_steps=5"], "seeds": [0, 1, 2]},
-        {"name": "b", "command": "train-disco", "overrides": ["model=@a", "data=digits"], "seeds": [0, 1, 2]},
-    ]
-    text = json.dumps([[{"kind": "value", "terms": [["b", "loss"]]}, [0, 1, 2], {"<=": 1.0}], runs], sort_keys=True)
-    assert definition() == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_ratios_and_differences_are_of_the_first_term_to_the_second():

@@ -172,10 +172,3 @@ def test_a_linear_denoisers_jacobian_and_curvature_are_known():
     bend = (tangents[0] - tangents[1]).norm(dim=1) / (x - back).norm(dim=1)
     found = curvature(denoise, x, level, step, torch.float64)
     torch.testing.assert_close(found, bend)
-
-
-def test_curvature_is_that_of_the_piece_that_lies_towards_less_noise():
-    turned = lambda level: torch.stack([torch.cos(level**2), torch.sin(level**2)])  # noqa: E731
-    denoise = lambda x, level: x - level * turned(level)  # noqa: E731 - a slope of length 1 that turns, the same everywhere
-    found = curvature(denoise, torch.zeros(1, 2), 1.0, 0.1, torch.float64)
-    assert found.item() == pytest.approx(2 * math.sin((1 - 0.9**2) / 2) / 0.1)
