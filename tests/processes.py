@@ -1,11 +1,13 @@
 """The four trainings under torchrun and accelerate: the losses of one process, and what a killed rank leaves.
 
-    python tests/processes.py [--commands train-disco ...] [--out table.json]
+    python tests/processes.py [--commands train-disco ...] [--parts copies sharding] [--out table.json]
 
 Each command trains a tiny network on one global batch: in one process, in 2 and 4, in 2 with four passes a step. Their
 curves must be those of the one process up to rounding (``TOLERANCE``, relative). Then rank 1 of 2 is killed: the job
 must end within a minute and leave a checkpoint from which 4 processes go on to the end; and a job whose processes are
-all killed, resumed, must equal one that nobody touched, byte by byte. Prints a table; exits with 1 where one fails.
+all killed, resumed, must equal one that nobody touched, byte by byte. ``--parts sharding``: 2 processes that share
+weights, gradients, moments and averages (FSDP), and one process that goes on from what they left. Prints a table; exits
+with 1 where one fails.
 """
 
 from __future__ import annotations
@@ -65,6 +67,10 @@ MICRO = {
     "train-ivideogpt": ["optim.tokenizer.micro_batch_size=2", "optim.transformer.micro_batch_size=2"],
     "grow-llm": ["optim.micro_batch_size=2"],
     "enhance-video": ["optim.micro_batch_size=2"],
+}
+SHARDED_STAGE = {"train-ivideogpt": "transformer"}
+SHARDED = {command: ["optim.sharding=fsdp"] for command in WORDS} | {
+    "train-ivideogpt": ["optim.transformer.sharding=fsdp"]
 }
 
 
@@ -164,9 +170,9 @@ def ranks_of(job: subprocess.Popen) -> dict[int, psutil.Process]:
     return found
 
 
-def wait_for_checkpoint(job: subprocess.Popen, folder: str) -> None:
+def wait_for_checkpoint(job: subprocess.Popen, folder: str, stage: str = "*") -> None:
     """Return when the job has written one."""
-    while not list(Path(folder).glob("checkpoints/*/step-*.pt")):
+    while not list(Path(folder).glob(f"checkpoints/{stage}/step-*.pt")):
         assert job.poll() is None, "the job ended before its first checkpoint"
         time.sleep(0.005)
 
@@ -199,9 +205,30 @@ def kill_all(command: str) -> bool:
     return outcome("again") == outcome("torchrun_2_micro")
 
 
+def stop_sharding(command: str) -> dict[str, float]:
+    """Kill both ranks of a sharded job after a checkpoint; one process, which shares nothing, goes on."""
+    job = start("torchrun", 2, command, *SHARDED[command], "hydra.run.dir=unsharded")
+    wait_for_checkpoint(job, "unsharded", SHARDED_STAGE.get(command, "*"))
+    for process in [job, *ranks_of(job).values()]:
+        process.send_signal(signal.SIGKILL)
+    job.wait()
+    train("python", 1, command, "unsharded")
+    return difference("unsharded", "one")
+
+
+def check_sharding(command: str) -> list[dict[str, Any]]:
+    """The rows of weights, gradients, moments and averages that are spread over two processes."""
+    train("torchrun", 2, command, "sharded", *SHARDED[command])
+    rows = []
+    cases = {"2, fsdp": difference("sharded", "one"), "2, fsdp, killed, 1 goes on": stop_sharding(command)}
+    for case, found in cases.items():
+        rows.append({"case": case, **found, "holds": max(found.values()) <= TOLERANCE})
+        show(command, rows[-1])
+    return rows
+
+
 def check(command: str) -> list[dict[str, Any]]:
     """The rows of one command's table."""
-    train("python", 1, command, "one")
     rows = []
     cases: list[tuple[str, int, list[str]]] = [
         ("torchrun", 2, []), ("torchrun", 4, []), ("accelerate", 2, []), ("torchrun", 2, MICRO[command]),
@@ -228,6 +255,7 @@ def show(command: str, row: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", nargs="+", default=list(WORDS), choices=list(WORDS))
+    parser.add_argument("--parts", nargs="+", default=["copies", "sharding"], choices=["copies", "sharding"])
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     out = asked.out and asked.out.resolve()
@@ -236,7 +264,9 @@ def main() -> int:
         folder = tempfile.mkdtemp(prefix="processes-")
         os.chdir(folder)
         make_data()
-        table[command] = check(command)
+        train("python", 1, command, "one")
+        table[command] = check(command) if "copies" in asked.parts else []
+        table[command] += check_sharding(command) if "sharding" in asked.parts else []
         os.chdir(REPO)
         shutil.rmtree(folder)
     if out:

@@ -3,7 +3,9 @@
 import importlib.util
 import inspect
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.toyroom.harness import REPO
 
@@ -21,4 +23,26 @@ def test_a_script_can_be_imported_and_runs_nothing(path, tmp_path, monkeypatch, 
 
 
 def test_there_are_scripts():
-    assert {path.parts[1] for path in SCRIPTS} == {"ivideogpt", "stacking", "venhancer"}
+    assert {path.parts[1] for path in SCRIPTS} >= {"ivideogpt", "stacking", "venhancer", "pictures.py"}
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    spec = importlib.util.spec_from_file_location("script_pictures", REPO / "experiments" / "pictures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_gallery_is_what_its_script_writes_and_every_picture_is_small(pictures):
+    assert (REPO / "docs" / "gallery.md").read_text() == pictures.gallery()
+    shown = [REPO / "experiments" / picture for _, picture, _, _ in pictures.GALLERY]
+    assert len(shown) == 5 and all(path.stat().st_size < 200_000 for path in shown)
+
+
+@pytest.mark.parametrize(("paper", "make"), [("ivideogpt", "arm"), ("venhancer", "street"), ("stacking", "stack")])
+def test_a_picture_put_together_is_of_the_pictures_beside_it(pictures, paper, make):
+    with Image.open(REPO / "experiments" / paper / "picture.png") as image:
+        kept = np.asarray(image.convert("RGB"), float)
+    made = np.asarray(getattr(pictures, make)(), float)
+    assert kept.shape == made.shape and np.abs(kept - made).mean() < 4  # 128 colours are kept

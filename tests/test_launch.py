@@ -2,7 +2,9 @@
 
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from tests.toyroom.harness import record, run_here
 
@@ -104,6 +106,20 @@ def test_a_bug_shows_its_traceback_and_fails_with_1(toy, capfd, monkeypatch):
     assert saved["status"] == "failed" and saved["error"] == "KeyError: 'missing'"
     assert saved["stages"]["train"]["status"] == "done"
     assert "KeyError" in (toy / "one/run.log").read_text()
+
+
+@pytest.mark.parametrize("used", [lambda: torch.empty(2**52), lambda: np.empty(2**52), lambda: bytearray(2**62)])
+def test_memory_that_is_used_up_is_one_line(toy, capfd, monkeypatch, used):
+    from tests.toyroom import job
+
+    monkeypatch.setattr(job, "_measure", lambda *_: used())
+    assert run_here("optim.num_steps=2", "hydra.run.dir=one") == 1
+    error = capfd.readouterr().err
+    [line] = [line for line in error.splitlines() if "error" in line]
+    assert (
+        line.startswith("toolkit: error: one: out of memory (") and "toolkit plan" in line and "Traceback" not in error
+    )
+    assert record("one")["status"] == "failed" and record("one")["stages"]["train"]["status"] == "done"
 
 
 def test_a_run_folder_holds_what_the_readme_says(toy, capfd):

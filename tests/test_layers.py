@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "measure": {"errors", "data", "metrics", "runs", "show", "zoo"},
     "bench": {"errors", "schema", "runs", "show"},
     "plan": BRIDGE | {"show"},
+    "search": BRIDGE | {"launch"},
     "claims": BRIDGE | {"data", "metrics", "show"},
     "configs": GROUND | {"data"},
     "help": GROUND | {"configs"},
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "launch": BRIDGE | {"one_job", "sweep"},
     "resume": BRIDGE | {"launch"},
     "api": BRIDGE | PAPERS | {"launch", "show", "zoo"},
-    "cli": BRIDGE | {"launch", "resume", "help", "zoo", "data", "show", "claims", "measure", "plan"},
+    "cli": BRIDGE | {"launch", "resume", "help", "zoo", "data", "show", "claims", "measure", "plan", "search"},
     **dict.fromkeys(PAPERS, FLOOR | {"paths", "zoo", "data", "metrics", "runs", "show", "bench"}),
 }
 MOST_FILES = 18  # of a folder, without __init__.py: more than one sees at a glance

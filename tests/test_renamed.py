@@ -68,6 +68,13 @@ MENDED = {  # what a preset said that the paper does not, and says otherwise sin
     "disco_imagenet64": {"optim.grad_clip": None},
     "disco_imagenet128": {"optim.grad_clip": None},
 }
+PLAIN = {  # of enhance-video: what its default was is enhance_small, and the default of now asks no diffusion
+    "fidelity": "balanced",
+    "sampling.guidance_scale": 7.5,
+    "sampling.mode": "fast",
+    "sampling.num_steps": 50,
+}
+MENDED |= {"enhance-video": PLAIN, "enhance_default": PLAIN}
 
 
 def flat(config, prefix=""):
@@ -120,6 +127,19 @@ def test_every_preset_means_what_it_meant(name):
     if now["command"] == "sample-icg" and now["sampling.batch_size"] is None:
         now["sampling.batch_size"] = 512  # what None is for small models; pipelines take what fits
     assert {key: now.get(key, "absent") for key in then} == then  # there are more keys since
+
+
+def test_what_the_default_of_enhance_video_was_has_a_preset():
+    now = dict(flat(dataclasses.asdict(compose(COMMANDS["enhance-video"], ["experiment=enhance_small"]))))
+    then = translated(before("enhance_default"))
+    assert {key: now[key] for key in then} == then and now["keys"] == "network"
+    pins = [
+        renamed.pinned("enhance-video", words, config)
+        for words, config in (([], {}), (["scale=2"], {"keys": "network"}), ([], {"keys": "upscaler"}))
+    ]
+    assert pins == [["experiment=enhance_small"]] * 2 + [[]]
+    assert renamed.pinned("enhance-video", ["experiment=enhance_smoke"], {}) == []
+    assert renamed.pinned("enhance-video", ["keys=network"], {"keys": "network"}) == []
 
 
 @pytest.mark.parametrize("name", BEFORE)

@@ -220,20 +220,36 @@ def plan(
     print_plan(command, overrides or [], on=devices, file=device_file, as_json=as_json, measured=measure)
 
 
+@app.command(rich_help_panel=LOOK)
+def search(
+    command: Annotated[str, typer.Argument(help="A command of a paper, such as train-disco.")],
+    overrides: Annotated[
+        list[str], typer.Argument(help="Its settings; what is searched as in 'optim.lr=interval(1e-4,1e-2)'.")
+    ],
+    folder: Annotated[Path, typer.Option(help="Where the trials go; the same folder again goes on.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many in all.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choices.")] = 0,
+) -> None:
+    """Search for the settings with the smallest objective, by Optuna; survives a kill."""
+    from toolkit.search.study import search as run_search
+
+    raise typer.Exit(run_search(command, overrides, folder, trials, seed))
+
+
 @app.command(rich_help_panel=STOCK)
 def play(
-    source: Annotated[
-        Path | None,
-        typer.Argument(help="A run of train-ivideogpt or a world model; a small trained one if none is given."),
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Runs of train-ivideogpt or world models; a small trained one if none is given."),
     ] = None,
     episodes: Annotated[Path | None, typer.Option(help="Folder of npz episodes to start from.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 8321,
     device: Annotated[str, typer.Option(help="Where the model runs, such as cpu or cuda.")] = "cpu",
 ) -> None:
-    """Drive an imagined world frame by frame on a local page."""
+    """Drive an imagined world frame by frame on a local page, the simulated one beside it."""
     from toolkit.launch import run_play
 
-    raise typer.Exit(run_play(source, episodes, port, device))
+    raise typer.Exit(run_play(sources or [], episodes, port, device))
 
 
 @zoo_app.command("list")

@@ -36,6 +36,12 @@ def is_full_disk(error: BaseException) -> bool:
     return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the machine or of an accelerator: Python's error, numpy's, and those of torch's two allocators."""
+    is_torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torchs
+
+
 def did_you_mean(word: str, options: Any) -> str:
     """``"did you mean 'x'? "`` or the empty string."""
     near = difflib.get_close_matches(word, list(options), n=1)

@@ -24,7 +24,7 @@ from toolkit.configs import check_preset, compose, is_config_error, one_line, re
 from toolkit.errors import Interrupted, UserError
 from toolkit.one_job import Ending
 from toolkit.paths import conf_dir
-from toolkit.runs import output, threads
+from toolkit.runs import distributed, output, signals, threads
 from toolkit.runs.output import complain, tell
 
 LAUNCHERS = ("submitit.", "joblib.", "ray.")  # whose own errors are about jobs, not about configs
@@ -37,16 +37,18 @@ def launch(command_name: str, arguments: list[str]) -> int:
 
 def launched(command_name: str, arguments: list[str]) -> Ending:
     """:func:`launch`, for who wants to know more than the exit code."""
-    threads.before_torch()
     one_job.last = Ending()
-    with output.lossy():
-        one_job.last.exit_code = _launch(command_name, arguments)
+    with output.lossy(), signals.raising():  # the jobs of a parallel sweep have processes and handlers of their own
+        try:
+            threads.before_torch()
+            one_job.last.exit_code = _launch(command_name, arguments)
+        except Interrupted as stop:  # before or after what _launch does
+            one_job.last.exit_code = stop.exit_code
     return one_job.last
 
 
 def _launch(command_name: str, arguments: list[str]) -> int:
     from toolkit import sweep
-    from toolkit.runs import distributed, signals
 
     sweep.forget()
     command = COMMANDS[command_name]
@@ -55,9 +57,8 @@ def _launch(command_name: str, arguments: list[str]) -> int:
         for note in notes:
             tell(f"toolkit: {note}")
         check_preset(command, arguments)
-        with signals.raising():  # the jobs of a parallel sweep have processes and handlers of their own
-            distributed.start()
-            _run_hydra(command, arguments)
+        distributed.start()
+        _run_hydra(command, arguments)
     except UserError as error:
         sweep.take_back()
         return _refused(error, 2)
@@ -140,9 +141,9 @@ def run_bench(paper: str, options: list[str]) -> int:
     return importlib.import_module(f"{paper_named(paper).room}.bench").main(options)
 
 
-def run_play(source: Path | None, episodes: Path | None, port: int, device: str) -> int:
-    """Serve the page that drives a world model. Raises UserError where there is none."""
-    return importlib.import_module("toolkit.ivideogpt.control.play").main(source, episodes, port, device)
+def run_play(sources: list[Path], episodes: Path | None, port: int, device: str) -> int:
+    """Serve the page that drives world models. Raises UserError where there is none."""
+    return importlib.import_module("toolkit.ivideogpt.control.play").main(sources, episodes, port, device)
 
 
 def environment_report() -> str:

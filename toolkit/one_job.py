@@ -16,7 +16,7 @@ from typing import Any
 
 from toolkit.commands import COMMANDS, Command
 from toolkit.configs import typed_config
-from toolkit.errors import Interrupted, JobError, UserError, is_full_disk
+from toolkit.errors import Interrupted, JobError, UserError, is_full_disk, is_out_of_memory
 from toolkit.runs.files import remove_empty, write_atomic
 
 log = logging.getLogger("toolkit")
@@ -81,10 +81,23 @@ def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple
     except JobError as error:
         return complain(error, 1), str(error), None
     except (Exception, SystemExit) as error:
-        if is_full_disk(error):
-            return complain(JobError(f"{folder}: {error}"), 1), str(error), None
+        if _is_the_machines(error):
+            known = _of_the_machine(folder, error)
+            return complain(known, 1), str(known), None
         traceback.print_exc()  # a bug
         return 1, f"{type(error).__name__}: {error}", None
+
+
+def _is_the_machines(error: BaseException) -> bool:
+    """No bug: the disk is full, or memory is used up."""
+    return is_full_disk(error) or is_out_of_memory(error)
+
+
+def _of_the_machine(folder: Path, error: BaseException) -> JobError:
+    if not is_out_of_memory(error):
+        return JobError(f"{folder}: {error}")
+    said = " ".join(str(error).split())[:160] or type(error).__name__
+    return JobError(f"{folder}: out of memory ({said}); smaller batches need less, and toolkit plan says how much")
 
 
 def _in_folder(cfg: Any, folder: Path, overrides: list[str], number: int) -> float | None:
@@ -145,7 +158,7 @@ def _close(run: Any, error: BaseException) -> bool:
     elif isinstance(error, UserError) and run.take_back():
         return False
     else:
-        expected = isinstance(error, (UserError, JobError)) or is_full_disk(error)
+        expected = isinstance(error, (UserError, JobError)) or _is_the_machines(error)
         _close_failed(run, str(error) if expected else f"{type(error).__name__}: {error}")
         if not expected and run.dir.exists():
             with open(run.dir / "run.log", "a", encoding="utf-8") as file:

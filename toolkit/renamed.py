@@ -105,13 +105,17 @@ def config_now(command: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def pinned(command: str, overrides: list[str], config: dict[str, Any]) -> list[str]:
-    """Words that keep what a run of ``config`` had in another unit, where its words change the batch size.
+    """Words that keep what a run of ``config`` had where they mean something else now.
 
-    A preset that says a warm-up in steps, once in images, means another one with another batch size than its own.
+    A preset that says a warm-up in steps, once in images, means another one with another batch size than its own. The
+    default of enhance-video was its small diffusion model, which has a preset of its own now.
     """
     keys = {name_now(command, key) or key for key in (word.partition("=")[0] for word in overrides)}
     units = [entry.new for entry in RENAMED.get(command, {}).values() if entry.unit and entry.new not in keys]
-    return [f"{key}={_get(config, key)}" for key in units if BATCH_SIZE in keys and _has(config, key)]
+    found = [f"{key}={_get(config, key)}" for key in units if BATCH_SIZE in keys and _has(config, key)]
+    if command == "enhance-video" and not keys & {"experiment", "keys"} and config.get("keys", "network") == "network":
+        found.append("experiment=enhance_small")
+    return found
 
 
 def _converted(command: str, config: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:

@@ -74,6 +74,7 @@ class Job:
     num_threads: of a CPU job; None is as many as cores are free when it starts, and the same again when it goes on.
     num_workers: threads that read data ahead; they change nothing but the speed. log_every_steps: steps between two
     values of a curve. checkpoint_every_steps: steps between two checkpoints, from which an interrupted run goes on.
+    checkpoint_in_background: whether they are written, from a copy in the CPU's memory, while training goes on.
     keep_checkpoints: how many of the newest are kept. keep_every_steps: checkpoints of multiples of this step are kept
     besides; None keeps none. tracker: who else is told the curves, beside ``metrics.jsonl``.
     """
@@ -87,6 +88,7 @@ class Job:
     num_workers: int = number(0, least=0, computes=False)
     log_every_steps: int = number(50, least=1, computes=False)
     checkpoint_every_steps: int = number(500, least=1, computes=False)
+    checkpoint_in_background: bool = cosmetic(False)
     keep_checkpoints: int = number(2, least=1, computes=False)
     keep_every_steps: int | None = number(None, least=1, computes=False)
     tracker: str = choice("none", "none", "tensorboard", "wandb", computes=False)

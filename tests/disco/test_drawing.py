@@ -17,7 +17,7 @@ from toolkit.disco.build import build_denoiser, build_encoder, build_prior
 from toolkit.disco.config import Sampling
 from toolkit.disco.drawing import SampleSet
 from toolkit.errors import UserError
-from toolkit.runs.record import Run
+from toolkit.runs.record import Run, compare_configs
 
 DATA = tiny.images(num_classes=4)
 
@@ -78,9 +78,9 @@ def test_two_processes_and_an_interruption_leave_the_files_of_one(trained, tmp_p
     monkeypatch.setattr(drawing, "rank", lambda: 1)
     sample_set(trained, tmp_path / "two").draw()
     [kept] = (tmp_path / "two" / "draws").rglob("*.safetensors")
-    assert kept.name == "00000003.safetensors" and (tmp_path / "two/images/ours/00005.png").exists()
+    assert kept.name == "00000003-00000006.safetensors" and (tmp_path / "two/images/ours/00005.png").exists()
     written = kept.stat().st_mtime_ns
-    damaged = kept.with_name("00000006.safetensors")
+    damaged = kept.with_name("00000006-00000007.safetensors")
     damaged.write_bytes(b"half of a file")
     monkeypatch.setattr(drawing, "rank", lambda: 0)
     rest = sample_set(trained, tmp_path / "two")
@@ -93,6 +93,16 @@ def test_two_processes_and_an_interruption_leave_the_files_of_one(trained, tmp_p
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     assert not (tmp_path / "two" / "draws").exists()
     assert rest.run.record["evaluations_per_sample"] == {"ours": 5, "baseline": 5}
+
+
+def test_a_set_goes_on_with_another_batch_size(trained, tmp_path):
+    """Its blocks begin at the same samples and hold other numbers of them: none is taken for another."""
+    whole, config = drawn(trained, tmp_path / "whole"), tiny.config(tiny.mlp())
+    sample_set(trained, tmp_path / "two", batch_size=4).draw()
+    agree(whole, drawn(trained, tmp_path / "two", batch_size=2))
+    before = dataclasses.asdict(config)
+    config.sampling.batch_size += 1
+    assert compare_configs(tmp_path, before, config) == ({}, {})
 
 
 def test_blocks_of_other_weights_are_not_taken(trained, tmp_path):

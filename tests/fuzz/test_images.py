@@ -111,7 +111,7 @@ def test_hostile(folder, monkeypatch):
                     "" if skip or size is None else name,
                 )
         path.unlink()
-    for name in ("bomb.png", "empty.png", "postscript.png"):
+    for name in ("1048576_1048576.png", "empty.png", "postscript.png"):
         path = folder / "data" / name
         path.write_bytes(hostile()[name])
         words = ["experiment=disco_smoke", "data=folder", f"data.path={folder}/data", "data.size_px=8"]

@@ -18,7 +18,7 @@ def port():
     """A server of the small model; it waits a second for the rest of a request."""
     with pytest.MonkeyPatch.context() as during:
         during.setattr(play._Handler, "timeout", 1)
-        server = play.make_server(play.make_game(None), 0)
+        server = play.make_server([play.make_game(None)], 0)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server.server_port
@@ -57,6 +57,9 @@ def bodies(dice):
         yield "/step", {"action": text}
         yield "/step", {"action": [text, 0]}
         yield "/step", text
+        yield "/reset", {"start": 0, "seed": 0, "game": text}
+        yield "/fork", {"world": text}
+        yield "/clip", {"world": text, "format": text}
     yield from (("/step", b"[" * 9000), ("/step", b'{"action": [1e999, 0]}'), ("/step", b"\xff"), ("/../step", {}))
 
 

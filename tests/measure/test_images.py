@@ -47,6 +47,30 @@ def test_grey_is_repeated(tmp_path):
     assert torch.equal(all_of(tmp_path), torch.full((1, 3, 4, 4), 7, dtype=torch.uint8))
 
 
+def test_every_suffix_that_training_reads_counts_and_others_are_said(tmp_path, caplog):
+    images = pictures(6)
+    for suffix in ("png", "gif", "tga", "jpe", "jfif", "ppm"):
+        Image.fromarray(images[0]).save(tmp_path / f"a.{suffix}")
+    (tmp_path / "b.raw").write_bytes(b"x")
+    found = ImageSet(tmp_path)
+    assert [path.suffix for path in found.files] == [".gif", ".jfif", ".jpe", ".png", ".ppm", ".tga"]
+    assert torch.cat(list(found.batches(4))).shape == (6, 3, 6, 4)
+    assert "passed over, not read as images: 1 .raw" in caplog.text
+
+
+def test_pictures_are_decoded_as_training_decodes_them(tmp_path):
+    """Sixteen bits brought to eight, turned as a camera says."""
+    deep = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    turned = Image.fromarray(pictures(1, height=6, width=4)[0])
+    exif = turned.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    turned.save(tmp_path / "turned.png", exif=exif)
+    found = all_of(tmp_path)
+    assert torch.equal(found[0, 0], torch.from_numpy((deep // 257).astype(np.uint8)))
+    assert torch.equal(found[1], torch.from_numpy(np.array(turned)).rot90(-1, (0, 1)).permute(2, 0, 1))
+
+
 def refuse(source, match):
     with pytest.raises(UserError, match=match):
         all_of(source)
@@ -55,16 +79,16 @@ def refuse(source, match):
 def test_what_cannot_be_measured_is_named(tmp_path):
     refuse(tmp_path / "none", "none: expected a folder or .zip of images, or an .npz")
     (tmp_path / "empty").mkdir()
-    refuse(tmp_path / "empty", "empty: holds no image")
+    refuse(tmp_path / "empty", "empty: no images found")
     folder = write_folder(tmp_path / "sizes", pictures())
     Image.fromarray(pictures(height=9)[0]).save(folder / "004.png")
     refuse(folder, r"004\.png: is 4x9 where .*000\.png is 4x6; expected one size")
     folder = write_folder(tmp_path / "damaged", pictures())
     (folder / "002.png").write_bytes((folder / "002.png").read_bytes()[:60])
-    refuse(folder, r"002\.png: cannot be read as an image")
+    refuse(folder, r"002\.png: not a readable image")
     folder = write_folder(tmp_path / "alpha", pictures())
     Image.fromarray(np.zeros((6, 4, 4), np.uint8)).save(folder / "001.png")
-    refuse(folder, r"001\.png: mode RGBA; expected 8-bit")
+    refuse(folder, r"001\.png: mode RGBA; expected pictures without transparency")
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):

@@ -295,7 +295,8 @@ def test_a_base_of_before_is_grown():
 
 
 def test_an_enhancer_enhances_as_well_as_it_did():
-    words = ["stage=enhance", "model=enhance-video/run/model", "baselines=[]", "hydra.run.dir=new"]
+    words = ["experiment=enhance_small", "stage=enhance", "model=enhance-video/run/model", "baselines=[]"]
+    words.append("hydra.run.dir=new")
     assert toolkit("enhance-video", *again("enhance-video/run", *words)) == 0
     found, expected = (record(folder)["metrics"]["ours.psnr"] for folder in ("new", "enhance-video/run"))
     assert found == pytest.approx(expected, abs=0.1)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.toyroom.harness import finish, record, result, run_here, start
+from toolkit import launch
 from toolkit.errors import Interrupted
 from toolkit.runs.signals import PATIENCE_S, deferred, hand_on, raising
 
@@ -39,6 +40,16 @@ def test_a_signal_checkpoints_first_and_the_run_goes_on_exactly(toy, name):
     assert run_here("log_every_steps=1", "hydra.run.dir=one") == 0
     assert run_here("log_every_steps=1", "hydra.run.dir=whole") == 0
     assert result("one") == result("whole")
+
+
+@pytest.mark.parametrize("name", ["USR2", "TERM"])
+@pytest.mark.parametrize("place", ["before_torch", "check_preset"])
+def test_a_signal_before_hydra_composes_is_no_death(toy, monkeypatch, name, place):
+    """While presets are read, and while threads are chosen, before anything else."""
+    where = launch.threads if place == "before_torch" else launch
+    monkeypatch.setattr(where, place, lambda *_: os.kill(os.getpid(), signal.Signals[f"SIG{name}"]))
+    assert run_here("hydra.run.dir=one") == STOPS[name]
+    assert not (toy / "one").exists()
 
 
 def test_five_within_a_moment_are_one(toy):

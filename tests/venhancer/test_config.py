@@ -56,6 +56,9 @@ def test_rates_that_are_none(text):
         (["input=a.mp4", "frame_factor=9"], "at most 8"),
         (["input=a.mp4", "scale=2", "width=640"], "give the scale or the size"),
         (["input=a.mp4", "noise_level=301"], "at most 300"),
+        (["input=a.mp4", "noise_level=30"], "keys=upscaler is asked; add keys=network, or experiment=enhance_small"),
+        (["stage=all"], "trains VEnhancer's network; with keys=upscaler"),
+        (["stage=train"], "network.asymmetric=true: training crops are square"),
         (["input=a.mp4", "backend=magic"], "choose one of generative, classic, bicubic"),
         (["reference=b.mp4"], r"belongs to input"),
         (["stage=train", "data.held_out=[]"], r"data.held_out=\[\]: name at least one clip"),
@@ -72,11 +75,17 @@ def test_what_does_not_fit_is_refused(words, message):
 
 def test_the_demonstration_is_only_for_want_of_an_input():
     demo = compose(COMMAND, []).resolved()
-    assert demo.input == "bikes" and demo.degrade.scale == 4 and demo.duration_s == 1.5
+    assert (
+        (demo.keys, demo.between) == ("upscaler", "motion")
+        and demo.input == "bikes"
+        and demo.degrade.scale == 4
+        and demo.duration_s == 1.5
+    )
     own = compose(COMMAND, ["input=a.mp4"]).resolved()
     assert not own.degrade.active and own.duration_s is None
 
 
 def test_fidelity_names_noise_levels():
-    levels = [compose(COMMAND, [f"fidelity={name}"]).noise for name in ("faithful", "balanced", "creative")]
-    assert levels == sorted(levels) and compose(COMMAND, ["noise_level=0"]).noise == 0
+    small = "experiment=enhance_small"
+    levels = [compose(COMMAND, [small, f"fidelity={name}"]).noise for name in ("faithful", "balanced", "creative")]
+    assert levels == sorted(levels) and compose(COMMAND, [small, "noise_level=0"]).noise == 0

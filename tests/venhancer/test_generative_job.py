@@ -29,7 +29,7 @@ NETWORK = [
     "network.norm_num_groups=4",
     "network.asymmetric=false",
 ]
-SMALL = ["sampling.mode=normal", "sampling.num_steps=2", "windows.num_frames=9", "encode.speed=ultrafast"]
+SMALL = ["experiment=enhance_small", "sampling.num_steps=2", "windows.num_frames=9", "encode.speed=ultrafast"]
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +142,30 @@ def test_too_little_disk_is_refused_with_windows_that_fit(folder, model, capfd, 
 
 
 def test_a_model_that_is_not_there_is_named(folder, capfd):
-    assert launch("enhance-video", ["model=nowhere/near", "input=IN.mp4", "hydra.run.dir=RUN"]) == 2
+    words = ["experiment=enhance_small", "model=nowhere/near", "input=IN.mp4", "hydra.run.dir=RUN"]
+    assert launch("enhance-video", words) == 2
     error = capfd.readouterr().err.strip()
     assert "nowhere/near" in error and len(error.splitlines()) == 1 and not (folder / "RUN").exists()
+
+
+def test_as_it_comes_the_shipped_upscaler_makes_the_key_frames_and_says_so(folder):
+    from toolkit.venhancer.keys import load_upscaler
+    from toolkit.venhancer.keys.tiled import enlarge_to
+
+    assert launch("enhance-video", ["input=IN.mp4", "output=OUT.mp4", "frame_factor=2", "hydra.run.dir=RUN"]) == 0
+    made, upscaler = read(folder / "OUT.mp4"), load_upscaler("upscaler", "cpu")
+    keys = [enlarge_to(upscaler, frame, 180, 124, (256, 256)) for frame in read(folder / "IN.mp4")]
+    assert made.shape == (18, 124, 180, 3) and np.abs(made[:17:2].astype(int) - keys).mean() < 4  # but for encoding
+    said = (folder / "RUN/run.log").read_text()
+    assert "keys=upscaler: the regression network in the package, 4 times; between=motion" in said
+
+
+@pytest.mark.parametrize("word", ["between=network", "fidelity=creative", "sampling.num_steps=3", "model=mine"])
+def test_what_only_the_diffusion_model_does_is_refused_as_it_comes(word, folder, capfd):
+    assert launch("enhance-video", ["input=IN.mp4", word, "hydra.run.dir=RUN"]) == 2
+    error = capfd.readouterr().err.strip()
+    assert word.partition("=")[0].partition(".")[0] in error and "keys=network" in error
+    assert len(error.splitlines()) == 1 and not (folder / "RUN").exists()
 
 
 def test_dry_run_says_what_it_would_take(folder, model, capsys):

@@ -93,9 +93,13 @@ def test_a_folder_is_enhanced_clip_by_clip(folder):
     (clips / "more").mkdir(parents=True)
     write(clips / "a.mp4", CLIP[:3])
     write(clips / "more" / "b.mkv", CLIP[:4])
+    for name in ("a.txt", "more/notes.odt", "take.clip", ".hidden"):
+        (clips / name).write_text("no video")
     assert enhance("input=clips", "output=made", "scale=1", "hydra.run.dir=RUN") == 0
     assert sorted(path.name for path in (folder / "made").iterdir()) == ["a.mp4", "more__b.mp4"]
     assert {name: entry["frames"] for name, entry in record("RUN")["clips"].items()} == {"a": 3, "more__b": 4}
+    said = (folder / "RUN/run.log").read_text()
+    assert "input=clips: passed over, no videos by their suffix: more/notes.odt, take.clip\n" in said
     write(clips / "a.mkv", CLIP[:3])
     assert enhance("input=clips", "output=more", "hydra.run.dir=RUN2") == 2
 

@@ -167,14 +167,15 @@ def _hub_file(repository: str, file: str) -> Path:
 
 def _read_parquet(path: Path) -> tuple[Any, Any]:
     import numpy as np
-    from PIL import Image
+
+    from toolkit.data.images.suffixes import open_picture
 
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise SourceFailed("needs pyarrow (pip install pyarrow)") from error
     table = pyarrow.parquet.read_table(path)
-    images = [np.asarray(Image.open(io.BytesIO(one["bytes"]))) for one in table["image"].to_pylist()]
+    images = [np.asarray(open_picture(io.BytesIO(one["bytes"]))) for one in table["image"].to_pylist()]
     return np.stack(images), np.asarray(table["label"].to_pylist(), np.uint8)
 
 

@@ -110,7 +110,9 @@ class Optim:
     Adam. warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after that. grad_clip:
     largest norm of the gradient; None sets no limit. ema_half_life_images: training images after which a weight counts
     half in the average that is sampled. ema_ramp_up: cuts the half-life to this share of the images seen so far; None
-    does not.
+    does not. ema_sigma_rels: relative widths of the averages that are tracked for post-hoc EMA (EDM2's are 0.05 and
+    0.1); empty tracks none. ema_snapshot_every_steps: steps between two snapshots of them. sharding: ``fsdp`` spreads
+    weights, gradients, moments and averages over the processes.
     """
 
     num_steps: int = number(2000, least=1, extends="denoiser,baseline")
@@ -126,11 +128,16 @@ class Optim:
     grad_clip: float | None = number(1.0, above=0)
     ema_half_life_images: int = number(50_000_000, least=1)
     ema_ramp_up: float | None = number(0.05, above=0)
+    ema_sigma_rels: list[float] = number([], above=0, most=0.28)
+    ema_snapshot_every_steps: int = number(1000, least=1)
+    sharding: str = choice("none", "none", "fsdp", computes=False)
 
     def check(self) -> None:
-        """Adam has two betas."""
+        """Adam has two betas; no width twice."""
         if len(self.betas) != 2:
             raise UserError(f"optim.betas={self.betas}: must be two numbers, as in [0.9,0.999]")
+        if len(set(self.ema_sigma_rels)) < len(self.ema_sigma_rels):
+            raise UserError(f"optim.ema_sigma_rels={self.ema_sigma_rels}: holds a width twice")
 
 
 @dataclass
@@ -168,20 +175,22 @@ class PriorConfig:
 class Sampling:
     """How samples are drawn (algorithm 3, EDM's samplers, Restart).
 
-    num_samples: how many are shown and saved. batch_size: how many at a time. solver: ``heun`` is EDM's deterministic
-    one, ``churn`` its stochastic one, ``restart`` that of Xu et al. 2023. num_steps: noise levels; Heun evaluates the
-    network 2 num_steps - 1 times. sigma_min, sigma_max, rho: EDM's grid of noise levels. churn: S_churn of ``churn``.
-    latents: where z comes from: the prior, the encoder on real images, or ``fixed``. fixed: the codes of
-    ``latents=fixed``, one per slot. prefix: codes that the first slots keep, the prior draws the rest. temperature: of
-    the prior's draws. cfg_scale: guidance on z, 0 is none, 1 the paper's. cfg_interval: noise levels, low and high,
-    within which it guides; None is everywhere. latents_off_below: noise level below which z is left out. null_model:
-    a network without latents that takes the place of the null branch, in guidance and below latents_off_below:
-    ``baseline``, or a folder or hub id. show_latents: pictures of what z means beside the samples:
-    samples that share z, and one latent changed at a time.
+    num_samples: how many are shown and saved. batch_size: how many at a time; it changes nothing but the speed. solver:
+    ``heun`` is EDM's deterministic one, ``churn`` its stochastic one, ``restart`` that of Xu et al. 2023. num_steps:
+    noise levels; Heun evaluates the network 2 num_steps - 1 times. sigma_min, sigma_max, rho: EDM's grid of noise
+    levels. churn: S_churn of ``churn``. latents: where z comes from: the prior, the encoder on real images, or
+    ``fixed``. fixed: the codes of ``latents=fixed``, one per slot. prefix: codes that the first slots keep, the prior
+    draws the rest. temperature: of the prior's draws. cfg_scale: guidance on z, 0 is none, 1 the paper's. cfg_interval:
+    noise levels, low and high, within which it guides; None is everywhere. latents_off_below: noise level below which z
+    is left out. null_model: a network without latents that takes the place of the null branch, in guidance and below
+    latents_off_below: ``baseline``, or a folder or hub id. show_latents: pictures of what z means beside the samples:
+    samples that share z, and one latent changed at a time. ema_sigma_rel: relative width of the average that samples
+    and is measured, put together from a training's snapshots (optim.ema_sigma_rels); None is the one of
+    optim.ema_half_life_images.
     """
 
     num_samples: int = number(64, least=1)
-    batch_size: int = number(256, least=1)
+    batch_size: int = number(256, least=1, computes=False)
     solver: str = choice("heun", "heun", "churn", "restart")
     num_steps: int = number(18, least=1)
     sigma_min: float = number(0.002, above=0)
@@ -197,6 +206,7 @@ class Sampling:
     latents_off_below: float = number(0.0, least=0)
     null_model: str | None = None
     show_latents: bool = written(False, "sample")
+    ema_sigma_rel: float | None = number(None, above=0, most=0.28)
 
     def check(self) -> None:
         """sigma_min below sigma_max; an interval is two ordered numbers; fixed latents are given."""
@@ -289,6 +299,13 @@ class TrainDisco(Job):
             raise UserError("sampling.null_model=baseline: baseline=none has none")
         if self.baseline == "none" and self.stage == "baseline":
             raise UserError("stage=baseline: baseline=none has none to train")
+        if self.sampling.ema_sigma_rel and not (self.model or self.optim.ema_sigma_rels):
+            raise UserError(
+                f"sampling.ema_sigma_rel={self.sampling.ema_sigma_rel}: training must keep snapshots; "
+                "add optim.ema_sigma_rels=[0.05,0.1]"
+            )
+        if self.optim.sharding == "fsdp" and self.latents.restart_dead_codes:
+            raise UserError("optim.sharding=fsdp: not with latents.restart_dead_codes=true, which rewrites weights")
         if self.latents.kind == "none" and self.stage == "prior":
             raise UserError("stage=prior: latents.kind=none has no latents to model")
 

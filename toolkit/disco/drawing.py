@@ -68,7 +68,8 @@ class SampleSet:
         return (range(start, min(start + size, self.num)) for start in range(0, self.num, size))
 
     def _file(self, block: range) -> Path:
-        return self.folder / f"{block.start:08d}.safetensors"
+        """Named by both ends: ``sampling.batch_size`` may be another one when a set goes on."""
+        return self.folder / f"{block.start:08d}-{block.stop:08d}.safetensors"
 
     def _draw_block(self, block: range) -> None:
         tensors: dict[str, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +16,7 @@ from toolkit.disco.config import TrainDisco
 from toolkit.disco.stage1 import JointModel
 from toolkit.disco.stage2 import negative_log_likelihood
 from toolkit.runs.stage_shape import Networks, StageShape
-from toolkit.zoo.checkpointing import checkpointing_of
+from toolkit.zoo.checkpointing import checkpointed_blocks, checkpointing_of
 from toolkit.zoo.disco.prior import LatentDiffusionPrior
 
 
@@ -37,6 +38,7 @@ def stages(config: TrainDisco) -> list[StageShape]:
             config.precision,
             optim.micro_batch_size,
             optim.gradient_checkpointing,
+            sharded=optim.sharding == "fsdp",
         )
         for name in ("denoiser", "baseline")
     }
@@ -65,7 +67,13 @@ def _stage_1(config: TrainDisco, dataset: Dataset, name: str) -> Networks:
         known = torch.randint(len(dataset.class_names), (batch,)) if of_labels else None
         return joint(y, labels, known)[0]
 
-    return Networks(joint, loss, averaged=[joint.denoiser], recompute=checkpointing_of(joint.denoiser))
+    return Networks(
+        joint,
+        loss,
+        averaged=[joint.denoiser, *(copy.deepcopy(joint.denoiser) for _ in config.optim.ema_sigma_rels)],
+        units=checkpointed_blocks(joint),
+        recompute=checkpointing_of(joint.denoiser),
+    )
 
 
 def _stage_2(config: TrainDisco, dataset: Dataset) -> Networks:

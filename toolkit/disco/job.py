@@ -17,6 +17,7 @@ from toolkit.disco.artefact import Parts, load_parts, null_network, save_part
 from toolkit.disco.build import build_prior, build_stage, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.drawing import SampleSet
+from toolkit.disco.ema_snapshots import EMASnapshots, load_post_hoc
 from toolkit.disco.latent_pictures import check_shows, draw_latent_pictures
 from toolkit.disco.stage1 import RESTART_EVERY_STEPS, JointModel, backward, collapse_warning, latent_summary
 from toolkit.disco.stage2 import train_prior
@@ -31,8 +32,10 @@ from toolkit.runs.reading import read_record
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import seed_all
+from toolkit.runs.states.sharding import check_sharding, fill, gather, plain_copy, shard, spread_like
 from toolkit.show.terminal import dry_run_table, show, show_end
-from toolkit.zoo.checkpointing import checkpoint_activations
+from toolkit.zoo.checkpointing import checkpoint_activations, checkpointed_blocks
+from toolkit.zoo.edm.edm2 import EDM2UNet
 from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.registry import count_flops, count_parameters
 
@@ -43,6 +46,8 @@ LEAST_TEST_ITEMS = 10  # scores by neighbours need a few
 def main(config: TrainDisco, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
     only_samples = all(name == "sample" or run.stage_done(name) for name in config.stages())
+    if not only_samples:
+        check_sharding(config.optim.sharding, config.precision)
     dataset: Any = data_for_samples(config, run) if only_samples else load_data(config)
     if dataset is not None and (not only_samples or config.model is None):
         _keep_splits(run, config, dataset)
@@ -145,27 +150,48 @@ def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, acceler
     denoiser, encoder = build_stage(config, dataset, name)
     joint = JointModel(denoiser, encoder, config).to(accelerator.device)
     ema = EMA(denoiser, config.optim.ema_half_life_images, config.optim.ema_ramp_up)
-    optimizer = make_optimizer(joint, config)
+    snapshots = EMASnapshots(run.dir / "ema" / name, denoiser, config.optim.ema_sigma_rels)
+    plain_encoder = plain_copy(encoder, config.optim.sharding)
     if config.optim.gradient_checkpointing:
         checkpoint_activations(denoiser)
     if config.compile:
         denoiser.compile()
-    trained: Any = accelerator.prepare_model(joint) if _trainable(joint) else joint
+    trained = _prepared(joint, [ema, *snapshots.averages.values()], config, accelerator)
+    optimizer = make_optimizer(joint, config)
     batches = device_batches(dataset, config, accelerator)
     state: dict[str, Any] = {"model": joint, "optimizer": optimizer, "ema": ema} | scaler_of(accelerator)
+    state |= {"snapshots": snapshots} if snapshots.averages else {}
     loop = Loop(run, name, config.optim.num_steps, state)
     for step in loop:
         train_step(step, trained, joint, optimizer, ema, batches(step), loop, config, accelerator)
+        snapshots.update(config.optim.batch_size)
+        if (step + 1) % config.optim.ema_snapshot_every_steps == 0 or step + 1 == config.optim.num_steps:
+            snapshots.store(step + 1)
+    gather(ema.model)
+    if encoder is not None:
+        fill(plain_encoder, encoder)
     if rank() == 0:
         save_part(run.path("model"), name, ema.model)
         if encoder is not None:
-            save_part(run.path("model"), "encoder", joint.encoder)
+            save_part(run.path("model"), "encoder", plain_encoder)
         write_json(run.path("model", "data.json"), dataclasses.asdict(config.data))
     run.record.setdefault("parameters", {})[name] = {
         "denoiser": count_parameters(denoiser),
         "encoder": count_parameters(encoder),
     }
     barrier()
+
+
+def _prepared(joint: JointModel, averages: list[Any], config: TrainDisco, accelerator: Accelerator) -> Any:
+    """``joint`` shared among processes as asked, its averages spread alike. Raises UserError where it cannot be."""
+    if config.optim.sharding == "fsdp":
+        if isinstance(joint.denoiser, EDM2UNet):
+            raise UserError("optim.sharding=fsdp: not with EDM2UNet, which rewrites its weights; use none")
+        trained = shard(joint, checkpointed_blocks(joint), config.precision)
+        for average in averages:
+            spread_like(average.model, joint.denoiser)
+        return trained
+    return accelerator.prepare_model(joint) if _trainable(joint) else joint
 
 
 def train_step(
@@ -283,14 +309,19 @@ def _sample(run: Run, config: TrainDisco, dataset: data.Dataset | None, accelera
 
 def _trained(run: Run, config: TrainDisco, dataset: data.Dataset | None) -> Parts:
     """The artefact of this run, or of ``config.model``. Raises UserError where that was trained on other data."""
-    parts = load_parts(config.model or run.dir)
+    folder = zoo.local(config.model or run.dir)
+    parts = load_parts(folder)
+    if config.sampling.ema_sigma_rel:
+        for name, network in (("denoiser", parts.denoiser), ("baseline", parts.baseline)):
+            if network is not None:
+                load_post_hoc(network, folder / "ema" / name, config.sampling.ema_sigma_rel)
     if config.sampling.null_model:
         denoiser = parts.denoiser
         parts.null = null_network(config.sampling.null_model, parts.baseline, denoiser.shape, denoiser.num_classes)
     if dataset is None:
         return parts
     if tuple(parts.denoiser.shape) != tuple(dataset.shape) or parts.denoiser.num_classes != dataset.num_classes:
-        trained = (read_record(zoo.local(config.model or run.dir)) or {}).get("config", {}).get("data", {})
+        trained = (read_record(folder) or {}).get("config", {}).get("data", {})
         raise UserError(
             f"model={config.model}: trained on data={trained.get('name')}, samples of {tuple(parts.denoiser.shape)} "
             f"and {parts.denoiser.num_classes} classes; data={config.data.name} has {tuple(dataset.shape)} "

@@ -26,6 +26,7 @@ from toolkit.disco.discretize import (
 )
 from toolkit.runs.distributed import world_size
 from toolkit.runs.passes import add_terms, passes
+from toolkit.zoo.checkpointing import called
 from toolkit.zoo.disco.encoders import LatentEncoder
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.latents import SlotLinear
@@ -159,7 +160,8 @@ def backward(
     means: dict[str, Tensor] = {}
     logits = []
     for part, share in passes(trained, (*batch, drawn), micro_batch_size):
-        loss, logs = trained(*part)
+        with accelerator.autocast():
+            loss, logs = trained(*part)
         accelerator.backward(loss * share)
         logits += [logs.pop("logits")] if "logits" in logs else []
         add_terms(means, logs, share)
@@ -172,9 +174,14 @@ def _whole_use(joint: JointModel, y: Tensor, micro_batch_size: int | None, accel
     use = torch.zeros_like(joint.mean_usage)
     for part, share in passes(joint, y, micro_batch_size):
         with accelerator.autocast():
-            logits = code_logits(joint.encoder, part)  # type: ignore[arg-type]
+            logits = called(_logits, joint, part)
         use += logits.float().softmax(-1).mean(0) * share
     return accelerator.reduce(use, "mean")  # type: ignore[no-any-return]
+
+
+def _logits(joint: JointModel, y: Tensor) -> Tensor:
+    assert joint.encoder is not None
+    return code_logits(joint.encoder, y)
 
 
 def _embedding_tables(denoiser: Denoiser) -> list[Tensor]:

@@ -37,14 +37,14 @@ class Column:
         label = label_of(self.name)
         if self.guidance.guides:
             first, *other = label.split(" + ")
-            label = " + ".join([f"{first} {self.scale:g}", *(f"{one} {self._tsg_scale:g}" for one in other)])
+            label = " + ".join([f"{first} {self.scale:g}", *(f"{one} {self._second_scale:g}" for one in other)])
         return label + (f" ({MODELS[self.model]})" if MODELS[self.model] else "")
 
     @property
-    def _tsg_scale(self) -> float:
-        """Of the time-step guidance beside another."""
-        assert self.guidance.on_time is not None
-        return self.guidance.on_time.scales[0]
+    def _second_scale(self) -> float:
+        """Of the second of two methods."""
+        assert self.guidance.beside is not None
+        return self.guidance.beside.scales[0]
 
 
 def scale_key(scale: float) -> str:

@@ -185,7 +185,8 @@ class SampleICG(Job):
         if self.call is not None and not isinstance(self.call, dict):
             raise UserError(f"call={self.call}: must be arguments by name, 'call={{num_frames: 16}}'")
         if self.negative_prompt is not None and not any(one.needs_null for one in self.methods()):
-            raise UserError("negative_prompt: only cfg and cfg_tsg read it; the others make their own second branch")
+            readers = ", ".join(name for name, kind in METHODS.items() if kind.needs_null)
+            raise UserError(f"negative_prompt: only {readers} read it; the others make their own second branch")
         if self.model == "exact" and self.data is not None:
             raise UserError("data: model=exact has data of its own; see exact.num_classes and exact.std")
         if self.model is None and self.data is not None and not self.data.class_labels:
@@ -207,7 +208,7 @@ class SampleICG(Job):
         if name not in METHODS:
             raise UserError(f"compare={name}: {did_you_mean(str(name), METHODS)}choose from {', '.join(METHODS)}")
         kind = METHODS[name]
-        known = {key for key in kind.__dataclass_fields__ if key not in ("method", "tsg")}
+        known = {key for key in kind.__dataclass_fields__ if key not in ("method", "tsg", "slg")}
         for key in settings:
             if key not in known:
                 raise UserError(

@@ -31,7 +31,7 @@ class Guidance:
         on_condition: it weighs the condition, so it needs a conditional model; such methods are compared at one scale.
         needs_null: it needs the null condition, that is training with dropping.
         has_curve: the small models are measured along a curve of scales.
-        in_pipelines: it reads noise or velocities, which pipelines alone predict.
+        in_pipelines: it reads noise or velocities, or skips blocks: of pipelines alone.
         own_pipeline: the name of the method where diffusers' own pipelines do it, and no guider.
     """
 
@@ -66,6 +66,23 @@ class Guidance:
     def on_time(self) -> Any:
         """The settings of the time-step guidance in it, or None."""
         return None
+
+    @property
+    def beside(self) -> Guidance | None:
+        """The settings of the second of two methods, or None."""
+        return None
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether it changes what is inside of the network, which must then be no compiled form."""
+        return self.on_time is not None
+
+    def check_network(self, network: Any) -> None:
+        """Raises UserError where ``network`` has nothing that the method would perturb."""
+        if (tsg := self.on_time) is not None:
+            from toolkit.icg.guiders.time_embeddings import find_time_embeddings
+
+            find_time_embeddings(network, tsg.time_embedding_modules, tsg.max_layers)
 
     @property
     def interval(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One table of guidance methods: the settings of each, and what ``sample-icg`` must know of it.
 
-A new method is its guider (toolkit/icg/guiders) and its row here. No torch is imported before a guider is made.
+A new method is its guider (toolkit/icg/guiders, those of others in toolkit/icg/peers) and its row here. No torch is
+imported before a guider is made.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from toolkit.icg.guidance import Guidance, Seed
-from toolkit.icg.peers import PAG, SAG, TCFG, CFGZeroStar
+from toolkit.icg.peers.settings import FDG, PAG, SAG, SLG, TCFG, CFGAndSLG, CFGZeroStar
 from toolkit.schema import choice, number
 
 if TYPE_CHECKING:
@@ -145,6 +146,10 @@ class ICGAndTSG(ICG):
     def on_time(self) -> TSG:
         return self.tsg
 
+    @property
+    def beside(self) -> TSG:
+        return self.tsg
+
 
 @dataclass
 class CFGAndTSG(CFG):
@@ -167,6 +172,10 @@ class CFGAndTSG(CFG):
     def on_time(self) -> TSG:
         return self.tsg
 
+    @property
+    def beside(self) -> TSG:
+        return self.tsg
+
 
 @dataclass
 class AutoGuidance(Guidance):
@@ -185,7 +194,10 @@ class AutoGuidance(Guidance):
 
 METHODS: dict[str, type[Guidance]] = {
     kind.method: kind
-    for kind in (NoGuidance, CFG, ICG, TSG, ICGAndTSG, CFGAndTSG, CFGZeroStar, TCFG, PAG, SAG, AutoGuidance)
+    for kind in (
+        *(NoGuidance, CFG, ICG, TSG, ICGAndTSG, CFGAndTSG),
+        *(CFGZeroStar, TCFG, FDG, SLG, CFGAndSLG, PAG, SAG, AutoGuidance),
+    )
 }
 
 

@@ -165,7 +165,8 @@ class TransformerOptim:
     learning rate. betas: AdamW's two. schedule: of the learning rate after the warm-up. warmup_steps: over which it
     rises from 0. weight_decay: that of AdamW. grad_clip: largest norm of the gradient. first_frame_weight: of the loss
     of the first future frame (ours). reward_weight: of the loss of the rewards. cached_clips: how many clips are
-    tokenised once and learned from; None takes new clips at every step.
+    tokenised once and learned from; None takes new clips at every step. sharding: ``fsdp`` spreads weights, gradients
+    and moments over the processes.
     """
 
     num_steps: int = number(100_000, least=0, extends="transformer")
@@ -181,6 +182,7 @@ class TransformerOptim:
     first_frame_weight: float = number(1.0, above=0)
     reward_weight: float = number(1.0, least=0)
     cached_clips: int | None = number(None, least=1)
+    sharding: str = choice("none", "none", "fsdp", computes=False)
 
     def check(self) -> None:
         """Adam has two betas."""

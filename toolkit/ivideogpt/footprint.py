@@ -51,6 +51,7 @@ def stages(config: TrainIVideoGPT) -> list[StageShape]:
             config.precision,
             transformer.micro_batch_size,
             transformer.gradient_checkpointing,
+            sharded=transformer.sharding == "fsdp",
             cache_bytes=_cache_bytes(config, actions),
             notes=notes,
         ),
@@ -108,7 +109,8 @@ def _transformer(config: TrainIVideoGPT, num_actions: int) -> Networks:
         rewards = torch.rand(batch, time) if config.reward_head else None
         return objective(TokenClips(tokens, actions, rewards))["loss"]
 
-    return Networks(objective, loss, frozen=[tokenizer], recompute=checkpointing_of(objective.transformer))
+    layers = list(objective.transformer.llm.model.layers)
+    return Networks(objective, loss, [tokenizer], units=layers, recompute=checkpointing_of(objective.transformer))
 
 
 def _fresh_tokenizer(config: TrainIVideoGPT) -> CompressiveVQModel:

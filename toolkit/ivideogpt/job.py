@@ -30,6 +30,7 @@ from toolkit.ivideogpt.train.transformer import train_transformer
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
+from toolkit.runs.states.sharding import check_sharding
 from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.zoo.registry import count_parameters
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
@@ -38,8 +39,11 @@ from toolkit.zoo.world.tokenizer import CompressiveVQModel
 def main(config: TrainIVideoGPT, run: Run) -> float | None:
     """Run the stages that ``config.stage`` asks for and that are not done yet. Returns the objective of a sweep."""
     _check_sources(config)
+    trains_transformer = "transformer" in config.stages() and not run.stage_done("transformer")
+    if trains_transformer:
+        check_sharding(config.optim.transformer.sharding, config.precision, "optim.transformer.sharding")
     clips = load_clips(config)
-    if "transformer" in config.stages() and not run.stage_done("transformer"):
+    if trains_transformer:
         init_transformer(config, clips)  # a refusal comes before the tokenizer is trained
     accelerator = accelerator_of(run)
     dataset = clips.dataset
@@ -112,7 +116,9 @@ def _train_transformer(run: Run, config: TrainIVideoGPT, clips: Clips, accelerat
     transformer.bind(tokenizer)
     _note_parameters(run, transformer=transformer)
     if config.optim.transformer.num_steps:
-        train_transformer(transformer, tokenizer, run, config, clips, accelerator, normalised=not knows_units)
+        transformer = train_transformer(
+            transformer, tokenizer, run, config, clips, accelerator, normalised=not knows_units
+        )
     if rank() == 0:
         join(tokenizer.cpu(), transformer.cpu(), config, clips).save_pretrained(run.path("model"))
     barrier()

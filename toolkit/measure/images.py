@@ -1,49 +1,49 @@
-"""Images to be measured: a folder, a zip or an ``.npz`` of samples, read in batches of uint8 (n, 3, H, W)."""
+"""Images to be measured: a folder, a zip or an ``.npz`` of samples, read in batches of uint8 (n, 3, H, W).
+
+Which files are images, and how one is decoded, is as in training (``toolkit.data.images``).
+"""
 
 from __future__ import annotations
 
-import io
-import warnings
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from toolkit.data.images.archives import ZipArchive
+from toolkit.data.images.archives import as_folder
+from toolkit.data.images.decoding import opened, to_array, upright
+from toolkit.data.images.layout import by_suffix, find_images
 from toolkit.errors import UserError
 from toolkit.measure.arrays import read_samples, samples_shape
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 _MAX_SIDE = 4096  # an image that says it is larger is refused before it is decoded
+_log = logging.getLogger(__name__)
 
 
 class ImageSet:
-    """Images in the order of their names, all of one size.
+    """Images in the order of their names, all of one size; what is passed over is logged.
 
     Raises UserError: nothing there, a file that is no image, images of several sizes.
     """
 
     def __init__(self, source: str | Path):
         self.source = Path(source)
-        self._archive: ZipArchive | None = None
-        if self.source.is_dir():
-            self.names = sorted(str(path) for path in self.source.rglob("*") if _is_image(path.name) and path.is_file())
-        elif self.source.suffix == ".zip" and self.source.is_file():
-            self._archive = ZipArchive(self.source)
-            self.names = sorted(_images_below(self._archive, ""))
+        self.files: list[Path] = []
+        if self.source.is_dir() or (self.source.suffix == ".zip" and self.source.is_file()):
+            found = find_images(self.source if self.source.is_dir() else as_folder(self.source), by_class=False)
+            self.files = sorted(found.files, key=str)
+            if found.skipped:
+                _log.warning("%s: passed over, not read as images: %s", source, by_suffix(found.skipped))
         elif self._is_array:
-            self.names = []
             self._shape = samples_shape(self.source, "n height width 3")
         else:
             raise UserError(f"{source}: expected a folder or .zip of images, or an .npz of samples as ADM writes them")
-        if not len(self):
-            raise UserError(f"{source}: holds no image ({', '.join(SUFFIXES)})")
 
     def __len__(self) -> int:
-        return self._shape[0] if self._is_array else len(self.names)
+        return self._shape[0] if self._is_array else len(self.files)
 
     @property
     def _is_array(self) -> bool:
@@ -58,47 +58,26 @@ class ImageSet:
         first = None
         for start in range(0, len(self), size):
             images = []
-            for name in self.names[start : start + size]:
-                pixels = _decode(name, self._archive)
-                first = first or (name, pixels.shape)
+            for path in self.files[start : start + size]:
+                pixels = _decode(path)
+                first = first or (path, pixels.shape)
                 if pixels.shape != first[1]:
                     raise UserError(
-                        f"{name}: is {_size(pixels.shape)} where {first[0]} is {_size(first[1])}; expected one size"
+                        f"{path}: is {_size(pixels.shape)} where {first[0]} is {_size(first[1])}; expected one size"
                     )
                 images.append(pixels)
-            yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-
-
-def _images_below(archive: ZipArchive, folder: str) -> Iterator[str]:
-    for name, is_folder in archive.entries(folder).items():
-        path = f"{folder}/{name}" if folder else name
-        if is_folder:
-            yield from _images_below(archive, path)
-        elif _is_image(name):
-            yield path
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+            yield torch.from_numpy(np.stack(images))
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]}"
+    return f"{shape[2]}x{shape[1]}"
 
 
-def _decode(name: str, archive: ZipArchive | None) -> np.ndarray:
-    """RGB uint8 (H, W, 3)."""
-    try:
-        data = archive.read(name) if archive else Path(name).read_bytes()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is the lower one
-            image = Image.open(io.BytesIO(data))
+def _decode(path: Path) -> np.ndarray:
+    """RGB uint8 (3, H, W). Raises UserError: no image, too large, or transparent, for what lies behind is not known."""
+    with opened(path) as image:
         if max(image.size) > _MAX_SIDE:
-            raise UserError(f"{name}: {image.width}x{image.height}; expected at most {_MAX_SIDE} pixels a side")
-        if image.mode not in ("RGB", "L", "1", "P", "CMYK", "YCbCr") or "transparency" in image.info:
-            raise UserError(f"{name}: mode {image.mode}; expected 8-bit colour or grey without transparency")
-        return np.asarray(image.convert("RGB"))
-    except UserError:
-        raise
-    except Exception as error:  # whatever a decoder raises for a damaged file
-        raise UserError(f"{name}: cannot be read as an image ({str(error).splitlines()[0][:120]})") from None
+            raise UserError(f"{path}: {image.width}x{image.height}; expected at most {_MAX_SIDE} pixels a side")
+        if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+            raise UserError(f"{path}: mode {image.mode}; expected pictures without transparency")
+        return to_array(upright(image), channels=3)

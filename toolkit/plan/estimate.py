@@ -199,9 +199,10 @@ def _memory(shape: StageShape, seen: Trace, count: int, accumulating: bool) -> M
     gathered = size * (seen.outside + UNITS_AT_HAND * seen.unit)
     gradients = BYTES * (seen.trained if accumulating else seen.trained // count + seen.unit)
     exchange = gathered + BYTES * seen.unit
-    resident = (seen.weights + moments) // count + seen.averages
+    averages = seen.averages // count
+    resident = (seen.weights + moments) // count + averages
     peak = resident + gradients + exchange + seen.passing
-    return Memory(seen.weights // count, gradients, moments // count, seen.averages, seen.activations, exchange, peak)
+    return Memory(seen.weights // count, gradients, moments // count, averages, seen.activations, exchange, peak)
 
 
 def _exchanged(shape: StageShape, seen: Trace, passes: int, count: int) -> int:
@@ -245,6 +246,7 @@ def _bytes_a_second(device: Device) -> float:
 
 def update_s(seen: Trace, shape: StageShape, cluster: Cluster) -> float:
     """Seconds of clipping, AdamW and averages, which are bound by memory: each number is read or written once."""
-    trained = BYTES * seen.trained / (cluster.count if shape.sharded else 1)
+    parts = cluster.count if shape.sharded else 1
+    trained, averages = BYTES * seen.trained / parts, seen.averages / parts
     clip, adam = 3 * trained, 7 * trained
-    return (clip + adam + 3 * seen.averages) / _bytes_a_second(cluster.device)
+    return (clip + adam + 3 * averages) / _bytes_a_second(cluster.device)

@@ -19,6 +19,8 @@ from toolkit.runs import checkpoint, progress, signals
 from toolkit.runs.distributed import barrier, gather, rank, world_size
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import seed_all
+from toolkit.runs.states.sharding import spread, whole
+from toolkit.runs.states.writing import Writer
 
 T = TypeVar("T")
 
@@ -71,6 +73,7 @@ class Loop:
         self.folder = run.dir / "checkpoints" / stage
         self._pending: dict[str, list[Any]] = {}
         self._is_touched = False
+        self._writer = Writer(run.config.checkpoint_in_background)
         self._watch_optimizers()
 
     def log(self, **scalars: Any) -> None:
@@ -112,10 +115,12 @@ class Loop:
                 # ranks must stop at the same step, and agreeing costs a collective call
                 if (world_size() == 1 or self.step % 10 == 0) and _agreed(caught):
                     self._save()
+                    self._settle()
                     raise Interrupted(128 + caught[0])
                 if last or self.step % config.checkpoint_every_steps == 0:
                     self._save()
                 show.advance(self.step)
+            self._settle()
         self.run.record["stages"][self.stage]["step"] = self.step
         if _agreed(caught):  # while the last step was being saved
             raise Interrupted(128 + caught[0])
@@ -146,6 +151,7 @@ class Loop:
         """Stop every rank if any has a problem; the first one is named."""
         found = next((problem for problem in gather(next(problems, None)) if problem), None)
         if found:
+            self._writer.wait()
             name, value, step = found
             good = checkpoint.newest_good(self.folder)
             kept = f"the last good checkpoint is {good}" if good else "no checkpoint was written before it"
@@ -170,10 +176,16 @@ class Loop:
         if world_size() == 1 and self.step and not self._is_touched:
             with contextlib.suppress(JobError, OSError):  # what went wrong first is what is said
                 self._save()
+                self._writer.wait()
+
+    def _settle(self) -> None:
+        """Every process waits for the file that is being written."""
+        self._writer.wait()
+        barrier()
 
     def _save(self) -> None:
         pending = gather(dict(self._flush()))
-        states = {name: item.state_dict() for name, item in self.state.items()}
+        states = {name: whole(item.state_dict()) for name, item in self.state.items()}
         self._refuse(
             (f"tensor {name}", float("nan"), self.step)
             for name, tensor in _tensors(states)
@@ -188,11 +200,14 @@ class Loop:
                 "stop_early": self.stop_early,
                 **{f"state.{name}": state for name, state in states.items()},
             }
-            config = self.run.config
-            checkpoint.save(self.folder, self.step, content, config.keep_checkpoints, config.keep_every_steps)
+            self._writer.submit(self._write, content)
             self.run.record["stages"][self.stage]["step"] = self.step
             self.run.save()
         barrier()
+
+    def _write(self, content: dict[str, Any]) -> None:
+        config = self.run.config
+        checkpoint.save(self.folder, content["step"], content, config.keep_checkpoints, config.keep_every_steps)
 
     def _resume(self) -> None:
         found = checkpoint.load(self.folder)
@@ -220,7 +235,7 @@ class Loop:
     def _restore(self, content: dict[str, Any]) -> int:
         """Take the state of a checkpoint; returns how many processes wrote it."""
         for name, item in self.state.items():
-            item.load_state_dict(content[f"state.{name}"])
+            item.load_state_dict(spread(item, content[f"state.{name}"]))
         self.stop_early = bool(content["stop_early"])
         pending = content["pending"][rank() % content["world_size"]]
         self._pending = {str(name): [float(value) for value in window] for name, window in pending.items()}

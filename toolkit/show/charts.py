@@ -8,16 +8,33 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from toolkit.runs.reading import metrics_line
-from toolkit.show.table import format_number
+from toolkit.show.table import Spread, format_number
 
 MOST_POINTS = 300  # per line; longer ones keep the extremes of each stretch
+MOST_OF_CHART = 6000  # points of all lines together, where the lines have more than LEAST_POINTS
+LEAST_POINTS = 40
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 240, 58, 12, 10, 34
 LOG_RATIO = 50  # positive values that span more than this are drawn on a logarithmic axis
 NUM_COLORS = 8
 
-Points = list[tuple[float, float]]
+Points = list[tuple[float, float]]  # (step, value)
+Point = tuple[float, float, float, int]  # (step, mean, standard deviation, n)
+
+
+class Line(NamedTuple):
+    """One line of a chart: a run's values, or a mean with its band, and the runs behind it.
+
+    color: which colour and dash, counted from 0; lines of one number in several charts belong together. points: (step,
+    value), or (step, mean, standard deviation, n).
+    """
+
+    label: str
+    color: int
+    points: Sequence[tuple[Any, ...]]
+    runs: Sequence[Sequence[tuple[Any, ...]]] = ()
 
 
 @dataclass
@@ -63,15 +80,17 @@ def read_scalars(folder: str | Path) -> tuple[dict[tuple[str, str], Points], int
     return series, damaged
 
 
-def chart(title: str, lines: Sequence[tuple[str, int, Points]], xlabel: str = "step") -> str:
-    """One figure with ``lines`` of (label, colour index, points). Values that are not finite leave a gap."""
-    finite = [(x, y) for _, _, points in lines for x, y in points if math.isfinite(y)]
-    if not finite:
+def chart(title: str, lines: Sequence[Line], xlabel: str = "step") -> str:
+    """One figure. Values that are not finite leave a gap; a line of means has a band of one deviation on both sides."""
+    ends = [end for line in lines for point in line.points for end in _ends(point)]
+    ends += [point for line in lines for run in line.runs for point in run if math.isfinite(point[1])]
+    if not ends:
         return f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption><p>no finite value</p></figure>'
-    xaxis = Axis(*_span([x for x, _ in finite]), LEFT, WIDTH - RIGHT)
-    yaxis = _y_axis([y for _, y in finite])
-    thinned = [(label, index, thin(points)) for label, index, points in lines]
-    marks = [_path(points, index, xaxis, yaxis) for _, index, points in thinned]
+    xaxis = Axis(*_span([x for x, _ in ends]), LEFT, WIDTH - RIGHT)
+    yaxis = _y_axis([y for _, y in ends], [p[1] for line in lines for p in line.points if math.isfinite(p[1])])
+    most = max(LEAST_POINTS, min(MOST_POINTS, MOST_OF_CHART // sum(1 + len(line.runs) for line in lines)))
+    thinned = [Line(*line[:2], thin(line.points, most), [thin(run, most) for run in line.runs]) for line in lines]
+    marks = [_marks(line, xaxis, yaxis) for line in thinned]
     name = html.escape(title) + (' <span class="dim">(log scale)</span>' if yaxis.log else "")
     return (
         f'<figure class="chart" data-chart="{html.escape(_chart_data(thinned, xaxis, yaxis), quote=True)}">'
@@ -81,11 +100,11 @@ def chart(title: str, lines: Sequence[tuple[str, int, Points]], xlabel: str = "s
     )
 
 
-def thin(points: Points) -> Points:
-    """At most ``MOST_POINTS`` points; of each stretch the lowest and the highest stay, so no spike is lost."""
-    if len(points) <= MOST_POINTS:
+def thin(points: Sequence[tuple[Any, ...]], most: int = MOST_POINTS) -> Sequence[tuple[Any, ...]]:
+    """At most ``most`` points; of each stretch the lowest and the highest stay, so no spike is lost."""
+    if len(points) <= most:
         return points
-    stretches = MOST_POINTS // 2
+    stretches = most // 2
     kept = []
     for index in range(stretches):
         part = points[index * len(points) // stretches : (index + 1) * len(points) // stretches]
@@ -108,10 +127,19 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return (low - pad, high + pad) if low == high else (low, high)
 
 
-def _y_axis(values: Sequence[float]) -> Axis:
+def _ends(point: tuple[Any, ...]) -> Points:
+    """What of a point the axes must hold: its value, or both ends of its band."""
+    x, y, deviation = *point[:2], point[2] if len(point) > 2 and math.isfinite(point[2]) else 0.0
+    return [(x, end) for end in (y - deviation, y + deviation) if math.isfinite(end)]
+
+
+def _y_axis(values: Sequence[float], lines: Sequence[float]) -> Axis:
+    """For ``values`` of which ``lines`` decide on the scale; a logarithmic one leaves out what is not positive."""
     low, high = _span(values)
-    if min(values) > 0 and max(values) / min(values) > LOG_RATIO:
-        return Axis(min(values) / 1.15, max(values) * 1.15, HEIGHT - BOTTOM, TOP, log=True)
+    if lines and min(lines) > 0 and max(lines) / min(lines) > LOG_RATIO:
+        floor = min(lines) / LOG_RATIO
+        positive = [value for value in values if value > floor]  # a band may reach down to 0
+        return Axis(min(positive) / 1.15, max(values) * 1.15, HEIGHT - BOTTOM, TOP, log=True)
     pad = (high - low) * 0.05
     return Axis(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
 
@@ -135,26 +163,56 @@ def _tick(value: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 1000 and value % 100 == 0 else format_number(value, digits=3)
 
 
-def _path(points: Points, index: int, xaxis: Axis, yaxis: Axis) -> str:
-    """The line, in pieces between gaps; a piece of one point is a dot."""
-    color, dash = index % NUM_COLORS, index // NUM_COLORS % 3
-    pieces: list[list[str]] = [[]]
-    for x, y in points:
-        if math.isfinite(y):
-            pieces[-1].append(f"{xaxis(x):.1f} {yaxis(y):.1f}")
+def _marks(line: Line, xaxis: Axis, yaxis: Axis) -> str:
+    """The band, the single runs and the line itself, which are shown and hidden together."""
+    single = "".join(_path(run, line.color, xaxis, yaxis, "one ") for run in line.runs)
+    parts = f"{_band(line, xaxis, yaxis)}{single}{_path(line.points, line.color, xaxis, yaxis)}"
+    return f'<g data-line="{line.color}">{parts}</g>'
+
+
+def _pieces(points: Sequence[tuple[Any, ...]], values: int) -> list[list[tuple[Any, ...]]]:
+    """``points`` between gaps: where one of the numbers 1 .. ``values`` is not finite."""
+    pieces: list[list[tuple[Any, ...]]] = [[]]
+    for point in points:
+        if all(math.isfinite(value) for value in point[1 : values + 1]):
+            pieces[-1].append(point)
         else:
             pieces.append([])
+    return [piece for piece in pieces if piece]
+
+
+def _band(line: Line, xaxis: Axis, yaxis: Axis) -> str:
+    """One standard deviation around the mean, where more than one run counts; cut at a logarithmic axis' end."""
+    if not line.points or len(line.points[0]) < 3:
+        return ""
+    outlines = []
+    for piece in _pieces(line.points, 2):
+        above = [(x, mean + deviation) for x, mean, deviation, _ in piece]
+        below = [(x, mean - deviation) for x, mean, deviation, _ in reversed(piece)]
+        places = [f"{xaxis(x):.1f} {yaxis(max(y, yaxis.low)):.1f}" for x, y in above + below]
+        outlines.append("M" + "L".join(places) + "Z")
+    return f'<path class="band s{line.color % NUM_COLORS}" d="{"".join(outlines)}"/>' if outlines else ""
+
+
+def _path(points: Sequence[tuple[Any, ...]], index: int, xaxis: Axis, yaxis: Axis, kind: str = "") -> str:
+    """The line, in pieces between gaps; a piece of one point is a dot."""
+    color, dash = index % NUM_COLORS, index // NUM_COLORS % 3
+    pieces = [[f"{xaxis(p[0]):.1f} {yaxis(max(p[1], yaxis.low)):.1f}" for p in part] for part in _pieces(points, 1)]
     line = "".join("M" + "L".join(piece) for piece in pieces if len(piece) > 1)
     places = [piece[0].split() for piece in pieces if len(piece) == 1]
-    dots = "".join(f'<circle class="dot s{color}" r="3" cx="{x}" cy="{y}"/>' for x, y in places)
-    return f'<path class="line s{color} d{dash}" d="{line}"/>{dots}'
+    dots = "".join(f'<circle class="{kind}dot s{color}" r="3" cx="{x}" cy="{y}"/>' for x, y in places)
+    return f'<path class="{kind}line s{color} d{dash}" d="{line}"/>{dots}'
 
 
-def _chart_data(lines: Sequence[tuple[str, int, Points]], xaxis: Axis, yaxis: Axis) -> str:
+def _chart_data(lines: Sequence[Line], xaxis: Axis, yaxis: Axis) -> str:
     """What the script needs for the values under the pointer; no NaN, which JSON in browsers refuses."""
     series = []
-    for label, index, points in lines:
-        finite = [(x, y) for x, y in points if math.isfinite(y)]
-        shown = [[round(xaxis(x), 1), round(yaxis(y), 1), _tick(x), format_number(y)] for x, y in finite]
-        series.append({"label": label, "color": index % NUM_COLORS, "points": shown})
+    for line in lines:
+        finite = [point for point in line.points if math.isfinite(point[1])]
+        shown = [[round(xaxis(p[0]), 1), round(yaxis(p[1]), 1), _tick(p[0]), _value(p)] for p in finite]
+        series.append({"label": line.label, "line": line.color, "color": line.color % NUM_COLORS, "points": shown})
     return json.dumps(series, separators=(",", ":"), ensure_ascii=False)
+
+
+def _value(point: tuple[Any, ...]) -> str:
+    return format_number(point[1]) if len(point) == 2 else str(Spread(*point[1:]))

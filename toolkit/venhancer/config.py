@@ -139,7 +139,8 @@ class EnhanceVideo(Job):
     name them, ``classic`` motion compensation and Lanczos, ``bicubic`` the plainest.
 
     model: ``small`` (shipped), a folder, or a hub id. init: of stage=train, folder or hub id of the base (a VideoUNet,
-    or a UNet3DConditionModel such as ModelScope's text-to-video) that stays frozen. vae, text_encoder: for a model that
+    or a UNet3DConditionModel such as ModelScope's text-to-video) that stays frozen; of stage=train_keys, a run of that
+    stage that is trained on. vae, text_encoder: for a model that
     has none of its own. prompt: what is to be seen, for models with a text encoder; None is no text. negative_prompt:
     what is not to be seen; None is no text. fidelity: how free the network is, by the noise on the key frames: level
     50, 150 or 250. noise_level: the same as a number, 0 (faithful) to 300 (free); None takes fidelity's.
@@ -236,7 +237,7 @@ class EnhanceVideo(Job):
     def _check_keys(self) -> None:
         """Raises UserError for what only VEnhancer's network could do, where it is not asked."""
         check_keys(self.keys)
-        if self.diffuses or self.backend != "generative":
+        if self.diffuses or self.backend != "generative" or "enhance" not in self.stages():
             return
         if self.between == "network":
             raise UserError(f"between=network: needs keys=network; with keys={self.keys} take motion, blend or rife")
@@ -244,7 +245,7 @@ class EnhanceVideo(Job):
         for key in _OF_THE_NETWORK:
             if getattr(self, key) != getattr(plain, key):
                 raise UserError(f"{key}: is of VEnhancer's network, and keys={self.keys} is asked; add {_SMALL}")
-        if "train" in self.stages() and "enhance" in self.stages():
+        if "train" in self.stages():
             raise UserError(f"stage={self.stage}: trains VEnhancer's network; with keys={self.keys} add {_SMALL}")
 
     def check(self) -> None:
@@ -266,14 +267,20 @@ class EnhanceVideo(Job):
             raise UserError(f"reference={self.reference}: with degrade the input itself is the reference")
         if "train_keys" in self.stages() and not (self.upscaler.photographs or self.upscaler.films):
             raise UserError("upscaler.photographs=false, upscaler.films=false: nothing to learn from; one must be true")
+        if "train_keys" in self.stages() and self.optim.sharding != "none":
+            raise UserError(f"optim.sharding={self.optim.sharding}: is of stage=train; that of key frames is small")
         if "evaluate" in self.stages() and not self.data.held_out:
             raise UserError("data.held_out=[]: name at least one clip that training does not see")
+        deep = len(self.network.block_out_channels) > 2  # one halving leaves square latents as they are
+        if "train" in self.stages() and self.init is None and self.network.asymmetric and deep:
+            why = "training crops are square, which the release's odd padding does not take"
+            raise UserError(f"network.asymmetric=true: {why}; add network.asymmetric=false, or init=")
         for name in self.baselines:
             if name not in ("bicubic", "classic"):
                 raise UserError(f"baselines={name}: choose among bicubic, classic")
 
 
-_SMALL = "keys=network"
+_SMALL = "keys=network, or experiment=enhance_small"
 _OF_THE_NETWORK = (
     *("model", "vae", "text_encoder", "prompt", "negative_prompt"),
     *("fidelity", "noise_level", "scale_condition", "conditioning_scale", "sampling"),

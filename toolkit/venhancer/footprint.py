@@ -20,6 +20,7 @@ from toolkit.venhancer.train.augment import Degraded, frames_for
 from toolkit.venhancer.train.objective import Denoising
 from toolkit.venhancer.train.stage import check_crop
 from toolkit.zoo.checkpointing import checkpointing_of
+from toolkit.zoo.video.unet import layers_of
 
 STABLE_DIFFUSION: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -54,6 +55,7 @@ def stages(config: EnhanceVideo) -> list[StageShape]:
             config.precision,
             optim.micro_batch_size,
             optim.gradient_checkpointing,
+            sharded=optim.sharding == "fsdp",
             cache_bytes=data.num_crops * data.num_frames * 3 * data.crop_px**2 if name == "train" else 0,
             notes=(*notes, "clips of frame factor 1: the longest"),
         )
@@ -83,7 +85,7 @@ def _networks(config: EnhanceVideo, name: str) -> Networks:
 
     beside = [pipeline.vae, pipeline.text_encoder, denoiser.unet if trained is denoiser.controlnet else None]
     frozen = [part for part in beside if part is not None]
-    return Networks(trained, loss, frozen, averaged=[trained], recompute=checkpointing_of(denoiser))
+    return Networks(trained, loss, frozen, [trained], layers_of(trained), recompute=checkpointing_of(denoiser))
 
 
 def _vae(config: EnhanceVideo) -> Any:

@@ -93,7 +93,7 @@ def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
     """All clips are read and checked before work on the first one begins; with ``skip_bad`` bad ones are left out."""
     config = _trained(config, run)
     network = Network(config, device) if config.diffuses else None
-    _load_parts(config, device)
+    parts = _load_parts(config, device)
     todo = [task for task in tasks if not is_done(run, task, config)]
     is_new = not (run.dir / "work").exists()
     try:
@@ -102,7 +102,7 @@ def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
         if is_new:
             shutil.rmtree(run.dir / "work", ignore_errors=True)
         raise
-    for line in (*(line for _, notes in ready for line in notes), *(f"left out: {line}" for line in bad)):
+    for line in (*parts, *(line for _, notes in ready for line in notes), *(f"left out: {line}" for line in bad)):
         progress.say(line)
     for work, _ in ready:
         try:
@@ -116,12 +116,14 @@ def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
         raise JobError(f"{made}; not made, and tried again when the run is resumed: {few(bad, 10)}")
 
 
-def _load_parts(config: EnhanceVideo, device: Any) -> None:
-    """What ``keys`` and ``between`` name, before any work. Raises UserError where it is not there."""
-    if config.backend == "generative":
-        make_between(config.between, config.classic, device)
-        if not config.diffuses:
-            load_upscaler(config.keys, str(device))
+def _load_parts(config: EnhanceVideo, device: Any) -> list[str]:
+    """Load what ``keys`` and ``between`` name; what it is, in a line. Raises UserError where it is not there."""
+    if config.backend != "generative":
+        return []
+    make_between(config.between, config.classic, device)
+    theirs = f"VEnhancer's network, model={config.model}"
+    what = theirs if config.diffuses else load_upscaler(config.keys, str(device)).notice
+    return [f"keys={config.keys}: {what}; between={config.between}"]
 
 
 def _all_ready(
@@ -315,8 +317,7 @@ def dry_run(config: EnhanceVideo) -> None:
 
     config = config.resolved()
     network = Network(config, "cpu")
-    _load_parts(config, "cpu")
-    rows = []
+    rows: list[list[Any]] = [["", line, ""] for line in _load_parts(config, "cpu")]
     with tempfile.TemporaryDirectory(prefix="toolkit-") as scratch:
         for task in find_tasks(config, Path("samples")):
             work = prepare(task, config, Path(scratch) / task.name)
@@ -324,8 +325,6 @@ def dry_run(config: EnhanceVideo) -> None:
             rows += [["", note.partition(": ")[2], ""] for note in work.notes]
             if config.diffuses:
                 rows += _network_rows(work, network)
-    if not rows:
-        raise UserError(f"input={config.input}: nothing to do")
     show(Table("dry run", ["clip", "what", "size"], rows, "nothing was run"))
 
 

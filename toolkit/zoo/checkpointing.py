@@ -30,6 +30,17 @@ class CheckpointedBlock(nn.Module):
         return super().__call__(*args, **keys)
 
 
+def called(function: Callable[..., Any], module: nn.Module, *arguments: Any) -> Any:
+    """``function(module, *arguments)`` as a forward call of ``module``, for who gathers its weights around those."""
+    through = getattr(module, "forward_through", None)
+    return function(module, *arguments) if through is None else through(function, *arguments)
+
+
+def checkpointed_blocks(network: nn.Module) -> list[nn.Module]:
+    """The blocks of ours in a network: what is computed again, and what is gathered at a time."""
+    return [module for module in network.modules() if isinstance(module, CheckpointedBlock)]
+
+
 def checkpoint_activations(network: nn.Module, key: str = "optim.gradient_checkpointing") -> None:
     """Set it in every block of ours, of diffusers and of transformers. Raises UserError naming ``key`` where a network
     has none."""

@@ -1,6 +1,8 @@
 """npz episodes: what is read, what is refused (in one line that names the file), and how folders are split."""
 
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -302,3 +304,14 @@ def test_a_manifest_names_no_package_to_import(tmp_path, monkeypatch):
             found.make_env()
         assert not touched.exists()
     assert folder_of(tmp_path / "there", env="CartPole-v1").env == "CartPole-v1"
+
+
+def test_arrays_beyond_their_file_or_beyond_memory_are_refused_unread(tmp_path, monkeypatch):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 16, 16, 3)})
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w") as archive:
+        archive.writestr("image.npy", header.getvalue() + bytes(768))
+    assert "shape (1000000000, 16, 16, 3) does not fit its 896 bytes" in refused(tmp_path / "lie.npz")
+    monkeypatch.setattr("toolkit.data.episodes.npz.BOMB_BYTES", 2**20)
+    np.savez_compressed(tmp_path / "bomb.npz", image=np.zeros((4096, 16, 16, 3), np.uint8))
+    assert "bomb.npz: 3 MiB of arrays in 0.0 MiB; an episode has at most 8 GiB" in refused(tmp_path / "bomb.npz")

@@ -163,6 +163,14 @@ def test_files_that_are_no_images_are_named(tmp_path):
             load(tmp_path)
 
 
+def test_postscript_of_any_name_is_no_image_and_starts_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", None)  # Pillow would give it to Ghostscript
+    bad, text = fill(tmp_path) / "cat" / "bad.png", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
+    bad.write_text(text)
+    with pytest.raises(UserError, match=r"bad.png: not a readable image \(its content is of no known image format"):
+        load(tmp_path)
+
+
 def test_a_flipped_byte_is_found_before_training(tmp_path):
     bad = fill(tmp_path, size=(64, 64)) / "cat" / "0.png"
     content = bytearray(bad.read_bytes())

@@ -1,6 +1,9 @@
 """``toolkit play``: the local page, its requests, and a real browser that drives it."""
 
+import base64
+import io
 import json
+import re
 import shutil
 import socket
 import struct
@@ -12,19 +15,15 @@ import urllib.request
 
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.environments import PushSpriteEnv
 from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import UserError
-from toolkit.ivideogpt.control import play
-from toolkit.ivideogpt.control.games import MOST_WORLDS, Game, Games, make_game
+from toolkit.ivideogpt.control import games, play
+from toolkit.ivideogpt.control.games import MOST_WORLDS, Game, make_game
 from toolkit.ivideogpt.control.play import _Handler, make_server
-from toolkit.ivideogpt.measure.tracking import TRACKED, locate
-from toolkit.ivideogpt.rollout import imagine
-from toolkit.zoo.world.model import WorldModel
-from toolkit.zoo.world.sampling import Sampling
 
 
 def push_sprite():
@@ -33,8 +32,8 @@ def push_sprite():
 
 @pytest.fixture
 def url():
-    game = Game(tiny.world(), "push_sprite", push_sprite, None)
-    server = make_server(game, 0)
+    game = Game(tiny.world(), "push_sprite", push_sprite, None, "a model of a long name: " + "runs/" * 20)
+    server = make_server([game], 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -71,6 +70,78 @@ def test_the_world_is_driven_by_requests(url):
     assert ask(url + "/undo", own)["frame"] == begun["frame"]
     assert refused(url + "/undo", own) == (400, "nothing to undo")
     assert ask(url + "/step", own | {"action": [-1, 0]})["frame"] != seen[0]["frame"]
+
+
+def test_a_fork_goes_its_own_way_from_where_the_world_was(url):
+    one = {"world": ask(url + "/reset", {"start": 3, "seed": 1})["world"]}
+    seen = ask(url + "/step", one | {"action": [1, 0]})
+    forked = ask(url + "/fork", one)
+    two = {"world": forked.pop("world")}
+    assert two != one and forked == seen
+    same, other = (ask(url + "/step", which | {"action": [0, 1]}) for which in (one, two))
+    assert same == other  # the same luck ahead, and the same truth
+    apart = ask(url + "/step", one | {"action": [1, 0]}), ask(url + "/step", two | {"action": [-1, 0]})
+    assert apart[0]["truth"] != apart[1]["truth"] and [one["t"] for one in apart] == [3, 3]
+    for step in (same, seen):  # each steps back through what both have seen
+        assert ask(url + "/undo", two) == step
+    assert ask(url + "/step", one | {"action": [0, 0]})["t"] == 4
+    assert refused(url + "/fork", {"world": "x"})[0] == 410
+
+
+def test_the_error_is_that_of_the_two_frames_shown(url):
+    own = {"world": ask(url + "/reset", {"start": 3, "seed": 1})["world"]}
+    seen = ask(url + "/step", own | {"action": [1, 0]})
+    frame, truth = (pixels(seen[key]).astype(float) for key in ("frame", "truth"))
+    assert seen["psnr"] == pytest.approx(10 * np.log10(255**2 / np.square(frame - truth).mean()))
+    assert pixels(seen["difference"]).shape == frame.shape
+
+
+def pixels(source):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+
+
+def test_a_drive_is_downloaded_as_a_clip(url):
+    own = {"world": ask(url + "/reset", {"start": 3, "seed": 1})["world"]}
+    assert refused(url + "/clip", own | {"format": "gif"}) == (400, "no clip yet: drive first")
+    for _ in range(3):
+        ask(url + "/step", own | {"action": [1, 0]})
+    request = urllib.request.Request(url + "/clip", json.dumps(own | {"format": "gif"}).encode())
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.headers["Content-Type"] == "image/gif"
+        assert Image.open(io.BytesIO(answer.read())).n_frames == 4
+    assert refused(url + "/clip", own | {"format": "exe"}) == (400, "format=exe: choose one of gif, mp4")
+
+
+def test_worlds_of_several_models_are_chosen_by_number(tmp_path):
+    kinds = [
+        Game(tiny.world(), "push_sprite", push_sprite, None, "one"),
+        Game(tiny.world(action_dim=3), None, None, np.zeros((2, 1, tiny.SIZE, tiny.SIZE, 3), np.uint8), "two"),
+    ]
+    server = make_server(kinds, 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        told = ask(url + "/info")["games"]
+        assert [game["name"] for game in told] == ["one", "two"]
+        assert told[0]["names"] == ["to the right", "down"] and told[1]["names"] == ["action 1", "action 2", "action 3"]
+        own = {"world": ask(url + "/reset", {"start": 1, "seed": 0, "game": 1})["world"]}
+        assert ask(url + "/step", own | {"action": [1, 0, 0]})["truth"] is None
+        assert refused(url + "/reset", {"start": 0, "seed": 0, "game": 2}) == (400, "game=2: there are 0..1")
+        assert refused(url + "/reset", {"start": 0, "seed": 0, "game": "x"}) == (400, "game: expected a whole number")
+        assert "start=2: there are 0..1" in refused(url + "/reset", {"start": 2, "seed": 0, "game": 1})[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_long_drive_keeps_its_first_frame_and_the_newest(monkeypatch):
+    monkeypatch.setattr(games, "MOST_SEEN", 3)
+    game = Game(tiny.world(), "push_sprite", push_sprite, None)
+    game.reset(0, 0)
+    first = game.seen[0]
+    for _ in range(5):
+        game.step([1, 0])
+    assert game.seen[0] is first and len(game.seen) == 4 and game.t == 5
 
 
 def test_past_the_positions_the_context_is_renewed_and_said(url):
@@ -154,21 +225,6 @@ def test_every_page_has_a_world_of_its_own_and_the_longest_idle_one_ends(url):
     assert refused(url + "/step", {"world": "x" * 9000, "action": [0, 0]})[0] == 410
 
 
-def test_worlds_are_bounded_and_their_simulators_closed():
-    closed = []
-
-    class Env(PushSpriteEnv):
-        def close(self):
-            closed.append(self)
-
-    games = Games(Game(tiny.world(), "push_sprite", lambda: Env(tiny.SIZE), None), most=2)
-    words = [games.open() for _ in range(4)]
-    assert len(closed) == 2 and len(games._open) == 2 and len({*words}) == 4
-    games.game(words[2])
-    games.open()
-    assert games.game(words[2]) and words[3] not in games._open
-
-
 def test_a_simulator_that_breaks_is_a_line_and_the_server_goes_on(url, monkeypatch, capfd):
     own = {"world": ask(url + "/reset", {"start": 3, "seed": 1})["world"]}
     with monkeypatch.context() as patch:
@@ -176,19 +232,6 @@ def test_a_simulator_that_breaks_is_a_line_and_the_server_goes_on(url, monkeypat
         assert refused(url + "/step", own | {"action": [0, 0]}) == (500, "ZeroDivisionError: division by zero")
     assert capfd.readouterr().err == "play: ZeroDivisionError: division by zero\n"
     assert ask(url + "/step", own | {"action": [0, 0]})["t"] == 1
-
-
-def test_a_true_episode_that_is_over_is_said_and_not_stepped_on():
-    class Ends(PushSpriteEnv):
-        def step(self, action):
-            frame, reward, _, _, info = super().step(action)
-            return frame, reward, True, False, info
-
-    game = Game(tiny.world(), None, lambda: Ends(tiny.SIZE), None)
-    game.reset(0, 0)
-    first, second = game.step([1, 0]), game.step([1, 0])
-    assert first["ended"] and first["truth"] and second["ended"] and second["truth"] is None and second["frame"]
-    assert game.undo()["truth"] == first["truth"] and not game.undo()["ended"]
 
 
 def test_only_this_machines_own_page_may_ask(url):
@@ -199,7 +242,7 @@ def test_only_this_machines_own_page_may_ask(url):
 def test_a_taken_port_and_models_that_cannot_be_driven_are_refused(url, tmp_path):
     port = int(url.rsplit(":", 1)[1])
     with pytest.raises(UserError, match=f"--port={port}: cannot be used"):
-        make_server(Game(tiny.world(), "push_sprite", push_sprite, None), port)
+        make_server([Game(tiny.world(), "push_sprite", push_sprite, None)], port)
     tiny.world(action_dim=0).save_pretrained(tmp_path / "free")
     with pytest.raises(UserError, match="action-free model"):
         make_game(tmp_path / "free")
@@ -217,49 +260,52 @@ def test_a_taken_port_and_models_that_cannot_be_driven_are_refused(url, tmp_path
         game.reset(1, 0)
 
 
-def test_the_model_that_ships_obeys_the_arrow_keys():
-    game = make_game(None)
-    info, world, red = game.info(), game.world, TRACKED["push_sprite"]["agent"]
-    starts = (
-        torch.from_numpy(np.stack([game.env.reset(seed=seed)[0] for seed in range(12)])).movedim(-1, 1)[:, None] / 255
-    )
-    ends = {}
-    for axis, key in enumerate(("right", "down")):
-        for sign in (-1, 1):
-            action = torch.zeros(len(starts), 3, 2)
-            action[..., info[key]] = sign
-            frames, _ = imagine(world, starts, action, 3, range(len(starts)), None)
-            ends[axis, sign] = locate(frames[:, -1], red)[0].mean(0)
-    for axis in (0, 1):
-        moved = ends[axis, 1] - ends[axis, -1]  # walls stop some; nothing stops: 6 x 0.11
-        assert moved[axis] > 0.3 and moved[1 - axis].abs() < 0.1
-    assert info["truth"] and game.reset(3, 0)["frame"] and game.step([1.0, 0.0])["frame"]
-
-
 DRIVE = """
 <script>
 window.addEventListener("load", async () => {
+  const said = document.body.dataset, all = selector => [...document.querySelectorAll(selector)];
   const wait = ms => new Promise(done => setTimeout(done, ms));
-  const settled = async t => { for (let i = 0; i < 200 && document.body.dataset.t !== t; i++) await wait(25); };
-  await settled("0");
-  const frames = [document.getElementById("frame").src];
+  const settled = async test => { for (let i = 0; i < 400 && !test(); i++) await wait(25); };
+  const at = t => () => said.t === String(t) && !busy, frame = () => document.getElementById("frame").src;
+  const press = key => document.dispatchEvent(new KeyboardEvent("keydown", { key: key, bubbles: true }));
+  await settled(at(0));
+  const frames = [frame()];
   let t = 0;
   for (const key of ["ArrowRight", "ArrowLeft", "ArrowDown", " "]) {
-    document.dispatchEvent(new KeyboardEvent("keydown", { key: key, bubbles: true }));
-    await settled(String(++t));
-    frames.push(document.getElementById("frame").src);
+    press(key);
+    await settled(at(++t));
+    frames.push(frame());
   }
-  const report = document.createElement("pre");
-  report.id = "report";
-  const sliders = document.querySelectorAll("input").length;
-  report.textContent = "FRAMES " + new Set(frames).size + " T " + document.body.dataset.t + " SLIDERS " + sliders;
-  document.body.append(report);
+  said.frames = new Set(frames).size;
+  press("z");
+  await settled(at(3));
+  said.back = frame() === frames[3];
+  press("f");
+  await settled(() => said.world === "B" && !busy);
+  said.same = frame() === frames[3];
+  press("ArrowUp");
+  await settled(at(4));
+  all("#worlds button")[0].click();
+  said.worlds = all("#worlds button").length + " " + said.world + " " + said.t;
+  const [down, up] = ["pointerdown", "pointerup"].map(name => new PointerEvent(name, { bubbles: true }));
+  const key = document.querySelector('[aria-label="to the right"]');
+  key.dispatchEvent(down);
+  await settled(() => Number(said.t) >= 6);
+  key.dispatchEvent(up);
+  await settled(() => !busy);
+  press("g");
+  await settled(() => said.clip);
+  said.sliders = all("input[type=range]").length;
+  said.keys = all(".pad button").map(one => one.getAttribute("aria-label")).join(", ");
+  said.lines = all("#plot path").filter(line => line.getBoundingClientRect().width > 20).length;
+  said.wide = document.documentElement.scrollWidth <= innerWidth;
+  said.done = "yes";
 });
 </script>
 """
 
 
-def test_keys_change_the_imagined_frames_in_a_browser(url, tmp_path, monkeypatch):
+def test_a_drive_in_a_browser(url, tmp_path, monkeypatch):
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
@@ -272,22 +318,19 @@ def test_keys_change_the_imagined_frames_in_a_browser(url, tmp_path, monkeypatch
             (page.replace("</body>", DRIVE + "</body>")).encode() if path.name == "play.html" else original(path)
         ),
     )
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-component-update",
-    ]
-    flags += ["--disable-background-networking", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-    flags += ["--virtual-time-budget=20000", "--dump-dom"]
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-component-update"
+    flags += " --disable-background-networking --disable-sync --virtual-time-budget=40000 --dump-dom"
+    flags += " --window-size=360,740 --enable-logging=stderr"
     started = time.monotonic()
-    found = subprocess.run([browser, *flags, url + "/"], capture_output=True, text=True, timeout=120)
-    assert '<pre id="report">' in found.stdout, (found.stdout[-2000:], found.stderr[-2000:], time.monotonic() - started)
-    report = found.stdout.split('<pre id="report">')[1].split("</pre>")[0]
-    words = report.split()
-    assert int(words[1]) >= 4 and words[3] == "4" and words[5] == "2", report
+    command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", url + "/"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = dict(re.findall(r'data-(\w+)="([^"]*)"', re.search("<body[^>]*>", found.stdout)[0]))
+    assert said.get("done") == "yes", (said, found.stderr[-2000:], time.monotonic() - started)
+    assert int(said["frames"]) >= 4 and said["back"] == said["same"] == said["wide"] == "true"
+    assert said["worlds"] == "2 A 3" and int(said["t"]) >= 6  # the fork went on, the first world stayed
+    assert int(said["clip"]) > 1000 and said["sliders"] == said["lines"] == "2"
+    assert said["keys"] == "up, to the left, down, to the right"
+    assert "CONSOLE" not in found.stderr
 
 
 def answers(url, *lines):
@@ -348,71 +391,3 @@ def test_deep_nesting_is_refused(url):
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request, timeout=10)
     assert caught.value.code == 400
-
-
-def test_of_a_choice_the_largest_entry_is_acted_in_both_worlds():
-    plain = tiny.world()
-    game = Game(WorldModel(plain.tokenizer, plain.transformer, discrete=2), None, push_sprite, None)
-    assert game.info()["discrete"] == 2
-    seen = []
-    for action in ([0.2, 0.1], [1.0, 0.0], [0.0, 1.0]):
-        game.reset(3, 1)
-        seen.append(game.step(action))
-    assert seen[0] == seen[1] != seen[2] and seen[0]["truth"] != seen[2]["truth"]
-
-
-def test_play_draws_as_the_model_says():
-    plain, own = tiny.world(), Sampling(temperature=0.01, top_k=1)
-    told = plain.begin(PushSpriteEnv(tiny.SIZE).reset(seed=3)[0][None, None], [1])
-    expected = plain.step(told, np.float32([[1, 0]]), own)[1]
-    game = Game(WorldModel(plain.tokenizer, plain.transformer, sampling=own), None, push_sprite, None)
-    game.reset(3, 1)
-    assert game.step([1, 0])["entropy"] == float(expected.entropy[0])
-    assert (game.states[-1].observation == expected.frame).all()
-    assert make_game(None).world.sampling == Sampling(temperature=0.5)
-
-
-def test_a_gymnasium_environment_that_data_came_from_is_driven_beside(tmp_path):
-    pytest.importorskip("pygame", reason="gymnasium's pictures of CartPole need pygame")
-    plain = tiny.world()
-    WorldModel(plain.tokenizer, plain.transformer, discrete=2).save_pretrained(tmp_path)
-    facts = {"command": "train-ivideogpt", "status": "done", "config": {}, "data": {"env": "CartPole-v1"}}
-    (tmp_path / "run.json").write_text(json.dumps(facts))
-    game = make_game(tmp_path)
-    assert game.reset(0, 0)["truth"] and game.step([0, 1])["truth"]
-
-
-@pytest.mark.parametrize(
-    ("env", "options", "message"),
-    [
-        ("push_sprite", {"texture": "much"}, "texture=much: expected a value such as 0.0"),
-        ("push_sprite", {"texture": 7.0}, "texture=7.0: must be at most 1"),
-        ("push_sprite", {"agent_shape": "disk"}, "agent_shape=disk"),
-        ("push_sprite", {"num_distractors": 10**9}, "num_distractors=1000000000: must be at most 64"),
-        ("push_sprite", {"sim": 1}, "expected texture, num_distractors, random_goal, agent_shape"),
-        ("push_sprite", [1], "expected texture"),
-        ("CartPole-v1", {"entry_point": "os:system"}, "expected none"),
-    ],
-)
-def test_options_of_a_simulator_in_a_run_folder_are_checked(tmp_path, env, options, message):
-    tiny.world().save_pretrained(tmp_path)
-    facts = {"command": "train-ivideogpt", "status": "done", "config": {}, "data": {"env": env, "env_options": options}}
-    (tmp_path / "run.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=message):
-        make_game(tmp_path)
-
-
-def test_a_goal_conditioned_model_is_shown_a_goal_first(tmp_path):
-    plain = tiny.world(context_length=2, positions=200)
-    world = WorldModel(plain.tokenizer, plain.transformer, goal_conditioned=True)
-    game = Game(world, "push_sprite", push_sprite, None)
-    begun = game.reset(5, 0)
-    goal, now = game.states[0].recent[0].numpy()
-    assert begun["goal"] and begun["goal"] != begun["frame"] == begun["truth"]
-    assert (now == push_sprite().reset(seed=5)[0]).all() and (goal != now).any()
-    assert game.step([1, 0])["frame"] and (game.states[-1].recent[0, 0].numpy() == goal).all()
-    world.save_pretrained(tmp_path / "world")
-    frames = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((16, 16, 3), np.uint8)
-    write_episode(tmp_path / "episodes" / "a.npz", Episode(frames))
-    given = make_game(tmp_path / "world", tmp_path / "episodes")
-    assert given.starts[0, :, 0, 0, 0].tolist() == [3, 0] and given.reset(0, 0)["goal"]

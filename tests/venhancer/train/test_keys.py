@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,17 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(folder, tmp_path, monkey
     assert isinstance(network, FrameUpscaler) and network.last.weight.abs().max() > 0
 
 
+def test_training_goes_on_from_the_weights_of_a_run_and_from_no_other_network(folder, tmp_path):
+    first = trained(config_for(folder), tmp_path / "first")
+    again = replace(config_for(folder), init=str(tmp_path / "first"))
+    found = keys.first_network(again).state_dict()
+    assert all(torch.equal(found[name], first[name]) for name in first)
+    fresh = keys.first_network(config_for(folder)).state_dict()
+    assert any(not torch.equal(found[name], fresh[name]) for name in fresh)
+    with pytest.raises(UserError, match=r"'channels': 4.*upscaler.channels and upscaler.num_blocks must say the same"):
+        keys.first_network(replace(again, upscaler=Upscaler(channels=8, num_blocks=1)))
+
+
 def test_what_is_left_out_of_a_film_is_in_no_crop(tmp_path, monkeypatch):
     monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
     frames = np.stack([np.full((32, 32, 3), 5 * second, np.uint8) for second in range(50)])
@@ -119,7 +132,7 @@ def test_transparent_parts_lie_on_white(tmp_path):
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "a.png")
     assert open_rgb(tmp_path / "a.png").getpixel((0, 0)) == (255, 255, 255)
     (tmp_path / "b.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"b\.png: is no readable picture"):
+    with pytest.raises(UserError, match=r"b\.png: not a readable image"):
         open_rgb(tmp_path / "b.png")
 
 

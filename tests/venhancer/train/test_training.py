@@ -229,3 +229,12 @@ def test_refused_before_the_first_step(changes, message, folder, tmp_path):
     run, accelerator = start(config, tmp_path / "run")
     with pytest.raises(UserError, match=message), run.stage("train"):
         training.train(config, run, accelerator)
+
+
+def test_a_held_out_clip_that_is_none_is_refused_before_training(folder, tmp_path):
+    config = config_for(folder)
+    config.data.held_out = ["clips_folder", "bikess"]
+    run, accelerator = start(config, tmp_path / "run")
+    with pytest.raises(UserError, match=r"data\.held_out: clip bikess: did you mean 'bikes'"), run.stage("train"):
+        training.train(config, run, accelerator)
+    assert not (run.dir / "checkpoints").exists()

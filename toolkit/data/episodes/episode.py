@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from toolkit.data.episodes.npz import array_shapes, load_arrays
 from toolkit.errors import UserError
 from toolkit.runs.files import write_atomic
-
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -133,23 +130,11 @@ def read_episode(path: str | Path, spec: EpisodeSpec) -> Episode:
 def _arrays(path: Path, image_key: str) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if image_key not in file.files:
-                names = ", ".join(file.files) or "nothing"
-                raise UserError(
-                    f"{path}: no array '{image_key}' in it (found {names}); name the frames with data.image_key"
-                )
-            return {name: file[name] for name in (image_key, "action", "reward") if name in file.files}
-    except UNREADABLE as error:
-        if isinstance(error, UserError):
-            raise
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{path}: truncated or no npz file of plain arrays ({why}); record or convert it anew"
-        ) from None
-    except TypeError:  # np.load gives a bare array for a .npy file under another name
-        raise UserError(f"{path}: a single array, not an npz file with '{image_key}'") from None
+    shapes = array_shapes(path)
+    if image_key not in shapes:
+        names = ", ".join(shapes) or "nothing"
+        raise UserError(f"{path}: no array '{image_key}' in it (found {names}); name the frames with data.image_key")
+    return load_arrays(path, [name for name in (image_key, "action", "reward") if name in shapes])
 
 
 def as_frames(path: str | Path, key: str, image: NDArray[Any]) -> NDArray[np.uint8]:

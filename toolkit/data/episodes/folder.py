@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from toolkit.data.episodes.episode import UNREADABLE, Episode, EpisodeSet, EpisodeSpec, read_episode
+from toolkit.data.episodes.episode import Episode, EpisodeSet, EpisodeSpec, read_episode
+from toolkit.data.episodes.npz import array_shapes
 from toolkit.errors import UserError, refuse_files
 
 IN_MEMORY_BYTES = 4 * 2**30  # of frames; what exceeds it is read again when a clip asks for it
@@ -109,28 +107,6 @@ def _look_at_headers(path: Path, spec: EpisodeSpec, room: int) -> Found:
         raise UserError(f"{path}: reward has shape {list(shapes['reward'])}, expected [T], one number per frame")
     size = (spec.size_px, spec.size_px) if spec.size_px else (image[1], image[2])
     return Found(path, None, image[0], size, action[1] if action else None, "reward" in shapes)
-
-
-def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Array name -> shape, from the headers of the arrays in an npz."""
-    shapes = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as member:
-                    version = np.lib.format.read_magic(member)
-                    read = (
-                        np.lib.format.read_array_header_1_0
-                        if version == (1, 0)
-                        else np.lib.format.read_array_header_2_0
-                    )
-                    shapes[name.removesuffix(".npy")] = read(member)[0]
-    except UNREADABLE as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{path}: truncated or no npz file of plain arrays ({why}); record or convert it anew"
-        ) from None
-    return shapes
 
 
 def _same_kind(one: Found, first: Found) -> None:

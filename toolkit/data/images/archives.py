@@ -20,6 +20,7 @@ from PIL import Image, ImageFile
 
 from toolkit.data.images.arrays import stored_array, stored_arrays
 from toolkit.data.images.shards import ShardArchive, find_shards
+from toolkit.data.images.suffixes import open_picture
 from toolkit.errors import UserError
 
 MOST_MEMBER_BYTES = 2**30  # of one image file
@@ -163,7 +164,7 @@ class ZipArchive:
             raise OSError(f"{error}") from error
 
     def image(self, name: str) -> ImageFile.ImageFile:
-        return Image.open(io.BytesIO(self.read(name)))
+        return open_picture(io.BytesIO(self.read(name)))
 
 
 class StackArchive:

@@ -16,7 +16,7 @@ import numpy as np
 from toolkit.errors import UserError
 
 T = TypeVar("T")
-_DAMAGES = (  # what zipfile and numpy's reader of headers raise on arbitrary bytes
+DAMAGES = (  # what zipfile and numpy's reader of headers raise on arbitrary bytes
     *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, OSError, EOFError, SyntaxError),
     *(ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError, RuntimeError),
 )
@@ -50,7 +50,7 @@ def _or_refuse(read: Callable[[], T], path: Path, what: str) -> T:
         return read()
     except UserError:
         raise
-    except _DAMAGES as error:
+    except DAMAGES as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"{path}: not {what} ({reason})") from error
 

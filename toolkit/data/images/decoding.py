@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +14,11 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from toolkit.data.images.archives import ArchivePath
+from toolkit.data.images.suffixes import open_picture
 from toolkit.errors import UserError
 
+ORIENTATION = 0x0112  # EXIF's tag
+MOST_PIXELS = 178_956_970  # Pillow's own limit, where no key sets another
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
@@ -30,12 +35,19 @@ class Reading:
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
-    """The picture, its header read. Raises UserError, also for what goes wrong within the block, naming the file."""
+def opened(
+    path: str | Path, max_pixels: int | None = None, content: bytes | None = None
+) -> Iterator[ImageFile.ImageFile]:
+    """The picture, its header read. Raises UserError, also for what goes wrong within the block, naming the file.
+
+    max_pixels: of ``data.max_pixels``; None is ``MOST_PIXELS``. content: the file's bytes, where they are at hand.
+    """
+    most = MOST_PIXELS if max_pixels is None else max_pixels
     try:
-        Image.MAX_IMAGE_PIXELS = max_pixels  # from here Pillow warns, and refuses twice as many
-        with path.image() if isinstance(path, ArchivePath) else Image.open(path) as image:
-            if image.width * image.height > max_pixels:
+        Image.MAX_IMAGE_PIXELS = most  # Pillow refuses twice as many, and from here warns: we refuse
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        with _opened(path, content) as image:
+            if image.width * image.height > most:
                 raise UserError(f"{path}: {_too_large(f'{image.width}x{image.height} pixels', max_pixels)}")
             yield image
     except Image.DecompressionBombError as error:
@@ -47,7 +59,15 @@ def opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
         raise UserError(f"{path}: not a readable image ({reason})") from error
 
 
-def _too_large(what: str, max_pixels: int) -> str:
+def _opened(path: str | Path, content: bytes | None) -> ImageFile.ImageFile:
+    if content is not None:
+        return open_picture(io.BytesIO(content))
+    return path.image() if isinstance(path, ArchivePath) else open_picture(path)
+
+
+def _too_large(what: str, max_pixels: int | None) -> str:
+    if max_pixels is None:
+        return f"{what} is more than {MOST_PIXELS} pixels"
     return f"{what} is more than data.max_pixels={max_pixels}; if the file is to be trusted, set that higher"
 
 
@@ -61,7 +81,7 @@ def decode(path: Path, reading: Reading) -> np.ndarray:
         if reading.resize == "bicubic":
             image.draft(None, (2 * width, 2 * height))  # JPEG only: a smaller, faster decode that is still larger
         size = width if reading.resize else None
-        array = to_array(ImageOps.exif_transpose(image), channels, size, reading.resize or "bicubic")
+        array = to_array(upright(image), channels, size, reading.resize or "bicubic")
     if array.shape != tuple(reading.shape):
         raise UserError(f"{path}: is {array.shape[2]}x{array.shape[1]} pixels, not {width}x{height}; set data.size_px")
     return array
@@ -72,14 +92,21 @@ def to_array(image: Image.Image, channels: int, size_px: int | None = None, resi
 
     ``size_px`` makes it a square of that edge, by the filter ``resize`` of ``FILTERS``.
     """
-    flat = _flatten(image).convert("L" if channels == 1 else "RGB")
+    flat, mode = flattened(image), "L" if channels == 1 else "RGB"
+    flat = flat if flat.mode == mode else flat.convert(mode)  # which would copy a picture of gigabytes
     if size_px is not None:
         flat = FILTERS[resize](flat, size_px)
     array = np.asarray(flat)
     return array[None] if channels == 1 else np.moveaxis(array, -1, 0)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; the same picture, and no copy of it, where that says nothing."""
+    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
+
+
+def flattened(image: Image.Image) -> Image.Image:
+    """Eight bits a value, transparency laid on white; of floating-point pixels a ValueError."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range")
     if image.mode.startswith("I"):
@@ -96,6 +123,8 @@ def _flatten(image: Image.Image) -> Image.Image:
 def _square(image: Image.Image) -> Image.Image:
     """The largest square in the middle."""
     side = min(image.size)
+    if image.width == image.height:
+        return image
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 

@@ -15,13 +15,12 @@ import numpy as np
 
 from toolkit.data.fetching import cache_root
 from toolkit.data.images.archives import ArchivePath
-from toolkit.data.images.decoding import opened, to_array
+from toolkit.data.images.decoding import ORIENTATION, opened, to_array
 from toolkit.data.sets import fixed_subset
 from toolkit.errors import UserError, few, refuse_files
 
 REMEMBER_ABOVE = 10_000  # files; checking more than this takes long enough to keep the result
 LOOKED_AT = 64  # 16-bit files that are decoded to see how many of the bits are used
-_ORIENTATION = 0x0112
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 _log = logging.getLogger(__name__)
 
@@ -129,7 +128,7 @@ def _check_file(path: Path, max_pixels: int, whole: bool) -> tuple[int, int, boo
     """(width, height, grey). A file whose end looks wrong, or has no mark to look for, is decoded to be sure."""
     with opened(path, max_pixels) as image:
         width, height = image.size
-        if "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5:
+        if "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5:
             width, height = height, width
         if whole or not _ends_well(path, image.format):
             image.load()

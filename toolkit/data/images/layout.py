@@ -201,10 +201,11 @@ def _say(place: Path, name: str, part: Found, unlabelled: str) -> None:
         each = few([f"{one} {count}" for one, count in zip(part.class_names, counts, strict=True)])
         _log.info("%s (%s): %d images of %d classes: %s", place, name, len(part.files), len(counts), each)
     if part.skipped:
-        _log.warning("%s (%s): passed over, not read as images: %s", place, name, _counts(part.skipped))
+        _log.warning("%s (%s): passed over, not read as images: %s", place, name, by_suffix(part.skipped))
 
 
-def _counts(skipped: Counter[str]) -> str:
+def by_suffix(skipped: Counter[str]) -> str:
+    """For people: how many files of each suffix."""
     return few([f"{number} {suffix or 'without a suffix'}" for suffix, number in sorted(skipped.items())])
 
 
@@ -268,7 +269,7 @@ def _images_under(folder: Path) -> tuple[list[Path], Counter[str]]:
     """``_walk``; UserError where there is no image, or splits that would be mixed."""
     files, skipped = _walk(folder)
     if not files:
-        there = f"; there are {_counts(skipped)}" if skipped else ""
+        there = f"; there are {by_suffix(skipped)}" if skipped else ""
         raise UserError(f"{folder}: no images found (looked for {', '.join(sorted(readable_suffixes()))}{there})")
     _refuse_splits_inside(folder, {file.parent for file in files})
     return files, skipped
@@ -284,4 +285,4 @@ def _refuse_splits_inside(folder: Path, places: set[Path]) -> None:
             place = place.parent
     for parent, names in sorted(splits.items()):
         if len(names) > 1:
-            raise UserError(f"{parent}: holds splits; give it as data.path, or lay classes inside of splits")
+            raise UserError(f"{parent}: holds splits; give that folder or one split, or lay classes inside of splits")

@@ -13,9 +13,9 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from PIL import Image, ImageFile
+from PIL import ImageFile
 
-from toolkit.data.images.suffixes import is_image, suffix_of
+from toolkit.data.images.suffixes import is_image, open_picture, suffix_of
 from toolkit.data.splits import split_of
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
@@ -125,7 +125,7 @@ class ShardArchive:
         return shard.read(item)
 
     def image(self, name: str) -> ImageFile.ImageFile:
-        return Image.open(io.BytesIO(self.read(name)))
+        return open_picture(io.BytesIO(self.read(name)))
 
 
 def _split_of(path: Path, name: str) -> str:

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from toolkit.data.fetching import cache_root
+from toolkit.data.images.decoding import flattened, opened
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.scan import index_video
 from toolkit.errors import UserError
@@ -76,15 +77,10 @@ def still_crops(
 def open_rgb(path: Path, long_side_px: int | None = None) -> Image.Image:
     """A picture as RGB, on white where it is transparent, its longer side reduced to ``long_side_px`` at most.
 
-    Raises UserError for what is no picture.
+    Raises UserError for what is no picture, and for one that is too large.
     """
-    try:
-        with Image.open(path) as found:
-            image = found.convert("RGBA")
-    except OSError as error:
-        raise UserError(f"{path}: is no readable picture ({error})") from None
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    image = Image.alpha_composite(white, image).convert("RGB")
+    with opened(path) as found:
+        image = flattened(found).convert("RGB")
     if long_side_px and max(image.size) > long_side_px:
         share = long_side_px / max(image.size)
         image = image.resize([round(side * share) for side in image.size], Image.Resampling.LANCZOS)  # type: ignore[arg-type]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
+from typing import IO
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -19,6 +21,17 @@ def readable_suffixes() -> frozenset[str]:
     Image.init()
     kinds = Image.registered_extensions()
     return frozenset(suffix for suffix in SUFFIXES if kinds.get(suffix) in Image.OPEN)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    kinds = Image.registered_extensions()
+    return tuple(sorted({kinds[suffix] for suffix in readable_suffixes()}))
+
+
+def open_picture(file: str | Path | IO[bytes]) -> ImageFile.ImageFile:
+    """Pillow's ``open`` for the formats of ``SUFFIXES`` alone: for PostScript it would start Ghostscript."""
+    return Image.open(file, formats=_formats())
 
 
 def suffix_of(name: str) -> str:

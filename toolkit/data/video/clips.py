@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from toolkit.data.config import Data
 from toolkit.data.fetching import cache_root, fetch
-from toolkit.errors import UserError, did_you_mean
+from toolkit.errors import UserError, did_you_mean, few
+from toolkit.runs import progress
 
 if TYPE_CHECKING:
     from toolkit.data.sets import Dataset
@@ -78,12 +79,19 @@ def clip_paths(name: str, path: str | Path | None = None) -> list[Path]:
 
 
 def videos_in(folder: Path, key: str) -> list[Path]:
-    """Every video file below ``folder``, sorted; hidden files are passed over. Raises UserError naming ``key``."""
+    """Every video file below ``folder``, sorted. Raises UserError naming ``key``.
+
+    Hidden files, and texts called as a video is (captions), are passed over; other files too, and a line says which.
+    """
     if not folder.is_dir():
         raise UserError(f"{key}={folder}: {'is a file, not a folder' if folder.is_file() else 'no such folder'}")
-    found = sorted(path for path in folder.rglob("*") if _is_video(path))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = [path for path in files if _is_video(path)]
     if not found:
         raise UserError(f"{key}={folder}: no video in it ({', '.join(sorted(VIDEO_SUFFIXES))})")
+    captions = {path.with_suffix(".txt") for path in found}
+    if others := [str(path.relative_to(folder)) for path in files if path not in captions.union(found)]:
+        progress.say(f"{key}={folder}: passed over, no videos by their suffix: {few(others, 5)}")
     return found
 
 

@@ -177,7 +177,7 @@ class WeakBranchGuidance(BaseGuidance):
     @property
     def is_conditional(self) -> bool:
         branch = self.plan[self._count_prepared - 1] if 0 < self._count_prepared <= len(self.plan) else None
-        return branch is None or branch.group == "tsg"
+        return branch is None or not (branch.slot or branch.fields)
 
     @property
     def num_conditions(self) -> int:

@@ -18,14 +18,16 @@ class OutputChange:
 
     An output has a row per sample, several in turn where the network has a time per token, or one for all samples. A
     module whose name is in ``once`` is changed at its first call of a pass only. ``late`` names modules whose argument
-    ``temb`` is changed by ``change_late``, with rows as the embedding has them.
+    ``temb`` is changed by ``change_late``, with rows as the embedding has them. ``skips(module, args, kwargs, output)``
+    takes the place of ``change`` where the modules are to be left out.
     """
 
     find: Callable[[nn.Module], Sequence[tuple[str, nn.Module]]]
-    change: Callable[[Tensor, int], Tensor]
+    change: Callable[[Tensor, int], Tensor] = lambda output, _: output
     once: Callable[[nn.Module], set[str]] = lambda _: set()
     late: Callable[[nn.Module], Sequence[tuple[str, nn.Module]]] = lambda _: ()
     change_late: Callable[[Tensor, int], Tensor] = lambda temb, _: temb
+    skips: Callable[..., Any] | None = None
 
 
 class Attached:
@@ -45,6 +47,11 @@ class Attached:
             raise UserError("guidance that perturbs embeddings needs the network itself, not its compiled form")
         for change, rows in changes:
             once = change.once(network)
+            if change.skips is not None:
+                for _, module in change.find(network):
+                    hook = self._skip_hook(change.skips, rows)
+                    self.handles.append(module.register_forward_hook(hook, with_kwargs=True))
+                continue
             for name, module in change.find(network):
                 self.handles.append(module.register_forward_hook(self._hook(change.change, rows, name in once)))
             for _, module in change.late(network):
@@ -77,6 +84,24 @@ class Attached:
             return self._changed(output, change, rows)
 
         return hook
+
+    def _skip_hook(self, skips: Callable[..., Any], rows: slice | None) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            skipped = skips(module, args, kwargs, output)
+            if isinstance(output, Tensor):
+                return self._mixed(output, skipped, rows)
+            return type(output)(self._mixed(*pair, rows) for pair in zip(output, skipped, strict=True))
+
+        return hook
+
+    def _mixed(self, values: Any, other: Any, rows: slice | None) -> Any:
+        """``values`` with ``other``'s rows of those samples; None stays None."""
+        if values is None or rows is None:
+            return None if values is None else other
+        each = len(values) // self.num_samples
+        mixed = values.clone()
+        mixed[each * rows.start : each * rows.stop] = other[each * rows.start : each * rows.stop]
+        return mixed
 
     def _late_hook(self, change: Callable[[Tensor, int], Tensor], rows: slice | None) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -19,7 +19,6 @@ from toolkit.icg.guiders.combined_guidance import CombinedGuidance
 from toolkit.icg.guiders.in_denoisers import GuidedDenoiser
 from toolkit.icg.guiders.independent_condition_guidance import IndependentConditionGuidance
 from toolkit.icg.guiders.interval import Interval
-from toolkit.icg.guiders.time_embeddings import find_time_embeddings
 from toolkit.icg.labels_and_prompts import read_labels
 from toolkit.icg.methods import ICG, AutoGuidance, Guidance
 from toolkit.icg.sources.base import Request, Source, refuse_control, refuse_diffusers
@@ -85,8 +84,7 @@ class DenoiserSource(Source):
                 raise UserError(
                     f"guidance.fields={name}: the model in {self.name} has {' and '.join(self.conditions) or 'none'}"
                 )
-        if (tsg := guidance.on_time) is not None:
-            find_time_embeddings(self.denoiser, tsg.time_embedding_modules, tsg.max_layers)
+        guidance.check_network(self.denoiser)
         if isinstance(guidance, AutoGuidance) and self.weak is None:
             if guidance.weak is None:
                 raise UserError("guidance.weak: autoguidance needs a worse version of the model, guidance.weak=RUN")

@@ -14,7 +14,6 @@ from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders import random_text as text
 from toolkit.icg.guiders.in_pipelines import guided
 from toolkit.icg.guiders.pipeline_loop import EXPERTS, networks_of, own_guidance_off
-from toolkit.icg.guiders.time_embeddings import find_time_embeddings
 from toolkit.icg.labels_and_prompts import draw_labels, read_labels, read_prompts
 from toolkit.icg.methods import ICG, PAG, Guidance, ICGAndTSG
 from toolkit.icg.sources import pipeline_files as files
@@ -87,11 +86,10 @@ class PipelineSource(Source):
 
     def refuse(self, guidance: Guidance) -> None:
         files.refuse(self.kind, guidance)
-        if (tsg := guidance.on_time) is not None:
-            for network in self.networks:
-                find_time_embeddings(network, tsg.time_embedding_modules, tsg.max_layers)
-            if self.config.compile:
-                raise UserError("compile=true: time-step guidance needs the network itself, not its compiled form")
+        for network in self.networks:
+            guidance.check_network(network)
+        if guidance.perturbs and self.config.compile:
+            raise UserError(f"compile=true: {guidance.label} needs the network itself, not its compiled form")
 
     @torch.no_grad()
     def prepare(self, guidance: Guidance) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import zoo
+from toolkit.data.images.decoding import flattened, opened
 from toolkit.errors import UserError, did_you_mean
 from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders.pipeline_loop import NETWORKS
@@ -186,16 +187,16 @@ def change_scheduler(pipe: Any, name: str) -> None:
 
 def read_call(given: dict[str, Any] | None, size_px: int | None) -> dict[str, Any]:
     """``call`` with pictures read: text given for an argument with image in its name is a file. Raises UserError."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     found = dict(given or {})
     for name, value in found.items():
         if "image" not in name or not isinstance(value, str):
             continue
         try:
-            with Image.open(Path(value).expanduser()) as opened:
-                picture = opened.convert("L" if "mask" in name else "RGB")
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise UserError(f"call.{name}={value}: cannot be read as a picture ({error})") from None
+            with opened(Path(value).expanduser()) as image:
+                picture = flattened(image).convert("L" if "mask" in name else "RGB")
+        except UserError as error:
+            raise UserError(f"call.{name}: {error}") from None
         found[name] = picture if size_px is None else picture.resize((size_px, size_px), Image.Resampling.LANCZOS)
     return found

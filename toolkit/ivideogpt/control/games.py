@@ -1,13 +1,11 @@
 """Worlds that pages drive: each has an imagined one of its own and, where a simulator is here, the true one beside it.
 
-States of the imagined world share their memory, so that a step back costs nothing; the simulator is run again from its
-start.
+States of the imagined world share their memory, so that a step back and a fork cost nothing; the simulator is run again
+from its start.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import secrets
 import threading
 import time
@@ -17,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from toolkit.data.config import EpisodeData
 from toolkit.data.episodes.environments import ImageEnv, find, is_known, one_hot
@@ -25,6 +22,7 @@ from toolkit.data.episodes.episode import EpisodeSpec, read_episode
 from toolkit.data.episodes.sets import PUSH_OPTIONS
 from toolkit.errors import UserError
 from toolkit.ivideogpt.build import load_world
+from toolkit.ivideogpt.control.beside import Seen, answer
 from toolkit.ivideogpt.control.env import action_range
 from toolkit.ivideogpt.control.packed import unpack
 from toolkit.runs.device import check_device
@@ -38,10 +36,16 @@ SHIPPED = Path(__file__).parents[1] / "weights" / "push.safetensors"
 MOST_STARTS = 2**31  # worlds of a simulator
 MOST_FILES = 1000  # of episodes to start from
 MOST_WORLDS = 8  # at a time: each keeps the transformer's memory, 75 MB at the paper's size
+MOST_SEEN = 600  # frames of a drive that a clip can show
 KEYS = {  # by environment: which action the right and down arrows raise
     "push_sprite": (0, 1),
     "pusht": (0, 1),
     "kuka": (1, 0),
+}
+NAMES = {  # by environment: what its actions move
+    "push_sprite": ("to the right", "down"),
+    "pusht": ("to the right", "down"),
+    "kuka": ("towards you", "to the right", "up", "turn"),
 }
 
 
@@ -58,16 +62,33 @@ class Game:
         env_name: str | None,
         make_env: Callable[[], ImageEnv] | None,
         starts: NDArray[np.uint8] | None,
+        name: str = "",
     ):
         self.world, self.env_name, self.make_env, self.starts = world, env_name, make_env, starts
+        self.name = name or env_name or "a world model"
         self.env = None if make_env is None else make_env()
         self.states: list[State] = []  # since the context was last encoded; the newest is where the world is
         self.start, self.t, self.ended = 0, 0, False
         self.taken: list[NDArray[np.float32]] = []
+        self.seen: list[Seen] = []  # the first one, and the last MOST_SEEN
+        self.goal: NDArray[np.uint8] | None = None
 
     def another(self) -> Game:
         """A game of the same model and starts."""
-        return Game(self.world, self.env_name, self.make_env, self.starts)
+        return Game(self.world, self.env_name, self.make_env, self.starts, self.name)
+
+    def fork(self) -> Game:
+        """A game that is where this one is, with the same luck ahead; each goes its own way from here.
+
+        Raises UserError where there is no world yet.
+        """
+        if not self.states:
+            raise UserError("no world yet: /reset comes before /fork")
+        twin = self.another()
+        twin.start, twin.t, twin.goal = self.start, self.t, self.goal
+        twin.states, twin.taken, twin.seen = [*self.states], [*self.taken], [*self.seen]
+        twin._replay()
+        return twin
 
     def close(self) -> None:
         """The simulator's own end."""
@@ -79,7 +100,10 @@ class Game:
         spec = self.world.spec
         low, high = action_range(self.world)
         right, down = KEYS.get(self.env_name or "", (0, min(1, spec.action_dim - 1)))
+        names = NAMES.get(self.env_name or "", ())
         return {
+            "name": self.name,
+            "names": [*names, *(f"action {i + 1}" for i in range(len(names), spec.action_dim))],
             "resolution": spec.resolution,
             "low": low.tolist(),
             "high": high.tolist(),
@@ -102,8 +126,13 @@ class Game:
         self.start, self.taken = start, []
         context = self._true_context() if self.starts is None else self.starts[start]
         self.states, self.t = [self.world.begin(context[None], [seed])], 0
-        shown = {"goal": _png(context[0])} if self.world.spec.goal_conditioned else {}
-        return {"t": 0, "frame": _png(context[-1]), "truth": _png(context[-1]) if self.env else None, **shown}
+        self.goal = context[0] if self.world.spec.goal_conditioned else None
+        self.seen = [Seen(context[-1], context[-1] if self.env else None)]
+        return self.shown()
+
+    def shown(self) -> dict[str, Any]:
+        """What is to be seen of the world as it is."""
+        return {"t": self.t, "ended": self.ended, **answer(self.seen, self.goal)}
 
     def check(self, start: int, seed: int) -> None:
         """Raises UserError where there is no such start or luck."""
@@ -145,53 +174,56 @@ class Game:
         self.states = [state] if pred.recontextualised else [*self.states, state]
         self.taken.append(rows[0].astype(np.float32))
         self.t += 1
-        return {
-            "t": self.t,
-            "frame": _png(pred.frame[0].cpu().numpy()),
-            "truth": truth,
-            "ended": self.ended,
+        facts = {
             "reward": None if pred.reward is None else float(pred.reward[0]),
             "entropy": float(pred.entropy[0]),
             "recontextualised": pred.recontextualised,
         }
+        self.seen.append(Seen(pred.frame[0].cpu().numpy(), truth, facts))
+        del self.seen[1 : len(self.seen) - MOST_SEEN]
+        return self.shown()
 
-    def _true_step(self, row: NDArray[np.float32]) -> str | None:
+    def _true_step(self, row: NDArray[np.float32]) -> NDArray[np.uint8] | None:
         """The simulator's next frame; None where there is none or its episode is over."""
         if self.env is None or self.ended:
             return None
         frame, _, terminated, truncated, _ = self.env.step(row)
         self.ended = bool(terminated or truncated)
-        return _png(frame)
+        return np.asarray(frame)
+
+    def _replay(self) -> None:
+        """Bring the simulator from its start to where the actions taken lead."""
+        if self.env is not None:
+            self._true_context()
+            for row in self.taken:
+                self._true_step(row)
 
     def undo(self) -> dict[str, Any]:
         """One frame back, with the same luck ahead. Raises UserError at the start and where the context was renewed."""
         if len(self.states) < 2:
             raise UserError("nothing to undo" + (": the context was renewed here" if self.t else ""))
-        self.states, self.taken, self.t = self.states[:-1], self.taken[:-1], self.t - 1
-        truth = None
-        if self.env is not None:
-            truth = _png(self._true_context()[-1])
-            for row in self.taken:
-                truth = self._true_step(row) or truth
-        frame = _png(self.states[-1].observation[0].cpu().numpy())
-        return {"t": self.t, "frame": frame, "truth": truth, "ended": self.ended}
-
-
-def _png(frame: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        self.states, self.taken, self.seen = self.states[:-1], self.taken[:-1], self.seen[:-1]
+        self.t -= 1
+        self._replay()
+        return self.shown()
 
 
 class Games:
-    """At most ``most`` open worlds like ``first``, by a word that only their page knows; the longest idle gives way.
+    """At most ``most`` open worlds like those of ``kinds``, each by a word that only its page knows.
 
-    ``lock`` is held by whoever uses a game: the model and the simulators work for one page at a time.
+    The longest idle gives way. ``lock`` is held by whoever uses a game: the models and the simulators work for one page
+    at a time.
     """
 
-    def __init__(self, first: Game, most: int = MOST_WORLDS):
-        self.first, self.most, self.lock = first, most, threading.Lock()
+    def __init__(self, kinds: Sequence[Game], most: int = MOST_WORLDS):
+        self.kinds, self.most, self.lock = kinds, most, threading.Lock()
         self._open: dict[str, tuple[Game, float]] = {}
+
+    def kind(self, number: int) -> Game:
+        """What the page's chooser has at ``number``. Raises UserError where there is none."""
+        if not 0 <= number < len(self.kinds):
+            raise UserError(f"game={number}: there are 0..{len(self.kinds) - 1}")
+        return self.kinds[number]
 
     def game(self, word: str) -> Game:
         """The open world called ``word``. Raises Gone."""
@@ -204,13 +236,13 @@ class Games:
         self._open[word] = game, time.monotonic()
         return game
 
-    def open(self) -> str:
+    def open(self, game: Game) -> str:
         """A world more, by its word; the one that was idle longest ends where there would be too many."""
         while len(self._open) >= self.most:
             idle = min(self._open, key=lambda word: self._open[word][1])
             self._open.pop(idle)[0].close()
         word = secrets.token_urlsafe(12)
-        self._open[word] = self.first.another(), time.monotonic()
+        self._open[word] = game, time.monotonic()
         return word
 
 
@@ -226,14 +258,15 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     if not world.spec.action_dim:
         raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
     env_name, options = _simulator(Path(folder))
+    name = f"{env_name or 'a world model'}: {'the small model that comes along' if source is None else source}"
     if episodes is not None:
-        return Game(world, env_name, None, _starts(Path(episodes), world))
+        return Game(world, env_name, None, _starts(Path(episodes), world), name)
     if env_name is None or not is_known(env_name):
         raise UserError(
             f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
         )
     recorded, size_px = find(env_name), world.spec.resolution
-    return Game(world, env_name, lambda: recorded.make(size_px, **options), None)
+    return Game(world, env_name, lambda: recorded.make(size_px, **options), None, name)
 
 
 def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""``toolkit play RUN``: a page on this machine's loopback where keys and sliders drive the imagined world.
+"""``toolkit play [RUN ...]``: a page on this machine's loopback where keys and sliders drive the imagined world.
 
 The standard library's server, bound to 127.0.0.1 alone; requests that name another host are refused, so no other page
 in the browser can reach it. Every page has a world of its own. Whatever is sent, the answer is one line of JSON.
@@ -11,13 +11,14 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError
+from toolkit.ivideogpt.control.beside import clip
 from toolkit.ivideogpt.control.games import Game, Games, Gone, make_game
 
 HOST = "127.0.0.1"
@@ -26,6 +27,7 @@ MOST_CONNECTIONS = 64  # at a time
 WAIT_S = 10  # for the next bytes of a request
 REQUEST_S = 20  # for all bytes of a request
 SHOWN = 200  # characters of what was sent that an answer repeats
+MOVES = ("/reset", "/step", "/undo", "/fork", "/clip")
 
 
 class _Refused(UserError):
@@ -37,7 +39,7 @@ class _Refused(UserError):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """GET / and /info; POST /reset, /step and /undo; everything else is refused in a line."""
+    """GET / and /info; POST ``MOVES``; everything else is refused in a line."""
 
     games: Games
     timeout = WAIT_S
@@ -95,29 +97,40 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/":
             return Path(__file__).with_name("play.html").read_bytes(), "text/html; charset=utf-8"
         if path == "/info":
-            return _json(self.games.first.info())
+            kinds = [game.info() for game in self.games.kinds]
+            return _json(kinds[0] | {"games": kinds})
         raise _Refused(HTTPStatus.NOT_FOUND, f"{path[:SHOWN]}: no such page")
 
     def _post(self) -> tuple[bytes, str]:
         path = self.path.partition("?")[0]
         body = self._body()
         self.clock.cancel()
-        if path not in ("/reset", "/step", "/undo"):
+        if path not in MOVES:
             raise _Refused(HTTPStatus.NOT_FOUND, f"{path[:SHOWN]}: no such page")
         word = body.get("world")
         if not isinstance(word, str) and not (word is None and path == "/reset"):
             raise UserError("world: expected the word that /reset gave")
-        if path == "/reset":
-            start, seed = _whole(body, "start"), _whole(body, "seed")
+        if path == "/reset" or word is None:
+            return _json(self._reset(body, word))
         action = _numbers(body, "action") if path == "/step" else []
         with self.games.lock:
-            if path == "/reset":
-                self.games.first.check(start, seed)
-            word = self.games.open() if word is None else word
             game = self.games.game(word)
-            if path == "/reset":
-                return _json(game.reset(start, seed) | {"world": word})
-            return _json(game.step(action) if path == "/step" else game.undo())
+            if path == "/fork":
+                twin = game.fork()
+                return _json(twin.shown() | {"world": self.games.open(twin)})
+            if path != "/clip":
+                return _json(game.step(action) if path == "/step" else game.undo())
+            seen = [*game.seen]
+        return clip(seen, str(body.get("format"))[:SHOWN])
+
+    def _reset(self, body: dict[str, Any], word: str | None) -> dict[str, Any]:
+        """A world begins anew, or one more of the kind that ``game`` numbers."""
+        start, seed = _whole(body, "start"), _whole(body, "seed")
+        kind = self.games.kind(_whole(body, "game") if "game" in body else 0)
+        with self.games.lock:
+            (kind if word is None else self.games.game(word)).check(start, seed)
+            word = self.games.open(kind.another()) if word is None else word
+            return self.games.game(word).reset(start, seed) | {"world": word}
 
     def _body(self) -> dict[str, Any]:
         """The object that was sent. Raises UserError on anything else."""
@@ -229,9 +242,9 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def make_server(game: Game, port: int) -> ThreadingHTTPServer:
-    """A server on 127.0.0.1; port 0 takes a free one. Raises UserError where the port is taken."""
-    handler = type("Handler", (_Handler,), {"games": Games(game)})
+def make_server(kinds: Sequence[Game], port: int) -> ThreadingHTTPServer:
+    """A server on 127.0.0.1 for worlds of ``kinds``; port 0 takes a free one. Raises UserError where it is taken."""
+    handler = type("Handler", (_Handler,), {"games": Games(kinds)})
     try:
         return _Server((HOST, port), handler)
     except OSError as error:
@@ -240,9 +253,9 @@ def make_server(game: Game, port: int) -> ThreadingHTTPServer:
         ) from None
 
 
-def main(source: str | Path | None, episodes: str | Path | None, port: int, device: str) -> int:
-    """Serve until Ctrl-C; returns the exit code."""
-    server = make_server(make_game(source, episodes, device), port)
+def main(sources: Sequence[str | Path], episodes: str | Path | None, port: int, device: str) -> int:
+    """Serve worlds of ``sources``, of none the small model that comes along, until Ctrl-C; returns the exit code."""
+    server = make_server([make_game(source, episodes, device) for source in sources or (None,)], port)
     print(f"drive the imagined world at http://{HOST}:{server.server_port}/ (Ctrl-C ends)", flush=True)
     try:
         server.serve_forever()

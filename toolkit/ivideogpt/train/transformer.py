@@ -23,6 +23,7 @@ from toolkit.runs.passes import accumulate, own_part, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor
 from toolkit.runs.seeds import derive
+from toolkit.runs.states.sharding import fill, plain_copy, reshard, shard
 from toolkit.zoo.checkpointing import checkpoint_activations
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
 from toolkit.zoo.world.transformer import VideoTransformer, reward_targets
@@ -107,11 +108,12 @@ def train_transformer(
     tokenizer.to(device).eval()
     transformer.to(device).train()
     objective = TransformerObjective(transformer, tokenizer, config, clips.statistics if normalised else {}).to(device)
+    plain = plain_copy(transformer, optim.sharding)
     if optim.gradient_checkpointing:
         checkpoint_activations(transformer)
     if config.compile:
         transformer.compile()
-    trained: Any = accelerator.prepare_model(objective)
+    trained = _prepared(objective, config, accelerator)
     optimizer = make_optimizer(transformer, config)
     batches = _batches(tokenizer, run, config, clips, device)
     valid = tokenise(tokenizer, arrange(clips.valid.fixed(NUM_VALID_CLIPS), config), device).to(device)
@@ -124,10 +126,19 @@ def train_transformer(
         grad_norm = update(optimizer, transformer.parameters(), optim.grad_clip, accelerator)
         loop.log(**terms, grad_norm=grad_norm)
         if (step + 1) % (VALID_EVERY_LOGS * config.log_every_steps) == 0:
-            loop.log(**held_out(objective, valid))
-    if transformer.action_dim:
-        transformer.absorb_normaliser(objective.mean, objective.std)
-    return transformer.eval()
+            with accelerator.autocast():
+                loop.log(**held_out(objective, valid))
+    fill(plain, transformer)
+    if plain.action_dim:
+        plain.absorb_normaliser(objective.mean, objective.std)
+    return plain.eval()
+
+
+def _prepared(objective: TransformerObjective, config: TrainIVideoGPT, accelerator: Accelerator) -> Any:
+    """The objective shared among processes as asked."""
+    if config.optim.transformer.sharding == "fsdp":
+        return shard(objective, objective.transformer.llm.model.layers, config.precision)
+    return accelerator.prepare_model(objective)
 
 
 @torch.no_grad()
@@ -143,6 +154,7 @@ def held_out(objective: TransformerObjective, valid: TokenClips) -> dict[str, Te
         exchanged = TokenClips(valid.tokens, valid.actions.roll(1, 0), valid.rewards)
         terms["valid_rise_with_other_actions"] = objective(exchanged)["tokens"] - terms["valid_tokens"]
     objective.train()
+    reshard(objective)
     return terms
 
 

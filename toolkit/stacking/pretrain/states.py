@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import JobError, UserError
-from toolkit.runs.distributed import rank, world_size
+from toolkit.runs.states.sharding import full, is_spread, kept, like
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -25,12 +25,12 @@ class NetworkState:
         self.network = network
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(_kept(whole(self.network)))
+        return dict(kept(whole(self.network)))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
             for name, parameter in self.network.named_parameters():
-                parameter.copy_(_like(parameter, state[name]))
+                parameter.copy_(like(parameter, state[name]))
 
 
 class OptimizerState:
@@ -46,15 +46,15 @@ class OptimizerState:
             if parameter in self.optimizer.state
             for part in MOMENTS
         }
-        return dict(_kept((name, _whole(tensor)) for name, tensor in parts.items()))
+        return dict(kept((name, _whole(tensor)) for name, tensor in parts.items()))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, parameter in self.network.named_parameters():
             if f"{name}/step" in state:
                 self.optimizer.state[parameter] = {
                     "step": state[f"{name}/step"].to(parameter.device, copy=True),
-                    "exp_avg": _like(parameter, state[f"{name}/exp_avg"]).clone(),
-                    "exp_avg_sq": _like(parameter, state[f"{name}/exp_avg_sq"]).clone(),
+                    "exp_avg": like(parameter, state[f"{name}/exp_avg"]).clone(),
+                    "exp_avg_sq": like(parameter, state[f"{name}/exp_avg_sq"]).clone(),
                 }
 
 
@@ -65,41 +65,7 @@ def whole(network: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _whole(tensor: Any) -> Tensor:
-    return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor
-
-
-def _kept(tensors: Any) -> Iterator[tuple[str, Tensor]]:
-    """Only rank 0 writes; the others take part in the gathering and keep nothing."""
-    for name, tensor in tensors:
-        if rank() == 0:
-            yield name, tensor
-
-
-def _like(parameter: Any, value: Tensor) -> Any:
-    """A whole tensor on the device of ``parameter``, sharded as it is."""
-    value = value.to(parameter.device)
-    if not hasattr(parameter, "full_tensor"):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements)
-
-
-def shard(module: Any, precision: str) -> Any:
-    """FSDP: weights, gradients and moments of ``module`` (a LanguageModelLoss) are spread over all processes.
-
-    Each layer is gathered only while it computes.
-    """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-    kind = next(module.parameters()).device.type
-    mesh = init_device_mesh(kind, (world_size(),))
-    half = torch.bfloat16 if precision == "bf16" else None
-    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
-    for layer in module.network.model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    return fully_shard(module, mesh=mesh, mp_policy=policy)
+    return full(tensor).cpu() if is_spread(tensor) else tensor
 
 
 def check_moments(state: dict[str, Any] | None, source: str) -> dict[str, Any]:

@@ -12,18 +12,18 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from toolkit.errors import UserError
 from toolkit.runs.distributed import gather, rank, world_size
 from toolkit.runs.loop import Loop
 from toolkit.runs.passes import accumulate, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
+from toolkit.runs.states.sharding import check_sharding, reshard, shard
 from toolkit.stacking.config import GrowLLM, Optim
 from toolkit.stacking.measure.curves import Spent, TrainingCurve
 from toolkit.stacking.measure.flops import Cost
 from toolkit.stacking.operators.masks import GrowthMasks
 from toolkit.stacking.pretrain.language_loss import LanguageModelLoss
-from toolkit.stacking.pretrain.states import NetworkState, OptimizerState, shard
+from toolkit.stacking.pretrain.states import NetworkState, OptimizerState
 from toolkit.stacking.pretrain.tokens import Sequences, TokenStore, held_out
 from toolkit.zoo.checkpointing import checkpoint_activations
 
@@ -114,7 +114,9 @@ def _prepared(network: Any, config: GrowLLM, accelerator: Accelerator) -> Any:
         checkpoint_activations(network)
     if config.compile:
         module.compile()
-    return shard(module, config.precision) if config.optim.sharding == "fsdp" else accelerator.prepare_model(module)
+    if config.optim.sharding == "fsdp":
+        return shard(module, network.model.layers, config.precision)
+    return accelerator.prepare_model(module)
 
 
 def train_step(
@@ -174,8 +176,7 @@ def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Acce
             part_ids, part_targets = (x[part].to(accelerator.device) for x in (ids, targets))
             with accelerator.autocast():
                 total += trained(part_ids, part_targets).item() * len(rows)
-        if hasattr(trained, "reshard"):  # FSDP leaves the outermost weights whole until the next backward pass
-            trained.reshard()
+        reshard(trained)
         return math.fsum(gather(total)) / len(ids)
 
     return measure
@@ -183,10 +184,5 @@ def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Acce
 
 def check_batches(optim: Optim, precision: str) -> None:
     """Raises UserError where a batch cannot be shared among the processes, nor weights."""
-    if optim.sharding == "fsdp" and precision == "fp16":
-        raise UserError("precision=fp16: its loss scaling does not know optim.sharding=fsdp; use precision=bf16")
-    if optim.sharding == "fsdp" and world_size() == 1:
-        raise UserError(
-            "optim.sharding=fsdp: needs several processes, as in torchrun --nproc_per_node 8 -m toolkit.cli"
-        )
+    check_sharding(optim.sharding, precision)
     share_of_batch(optim.batch_size)

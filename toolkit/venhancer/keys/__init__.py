@@ -1,6 +1,6 @@
 """``keys=``: what enlarges the key frames, one at a time. One file for each kind, behind :class:`Upscaler`.
 
-What others packaged is imported when it is asked for; its licence is said then.
+What others packaged is imported when it is asked for; the job says its licence then.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from toolkit.runs import progress
 from toolkit.zoo.upscalers import KINDS, check_keys
 
 
 class Upscaler(Protocol):
-    """Enlarges pictures ``factor`` times. ``notice``: what it is, whose, under which licence; empty if it is ours."""
+    """Enlarges pictures ``factor`` times. ``notice``: what it is; of what others made, whose and its licence."""
 
     factor: int
     notice: str
@@ -28,11 +27,8 @@ class Upscaler(Protocol):
 
 @functools.cache
 def load_upscaler(keys: str, device: str) -> Any:
-    """The upscaler that ``keys`` names; what it is and its licence are said. Raises UserError where it is not there."""
+    """The upscaler that ``keys`` names. Raises UserError where it is not there."""
     check_keys(keys)
     name, _, rest = keys.partition(":")
     module, function = KINDS[name].loader.split(":")
-    upscaler = getattr(importlib.import_module(module), function)(rest, device)
-    if upscaler.notice:
-        progress.say(f"keys={keys}: {upscaler.notice}")
-    return upscaler
+    return getattr(importlib.import_module(module), function)(rest, device)

@@ -18,10 +18,8 @@ SHIPPED = Path(__file__).parent.parent / "weights" / "upscaler"
 class NetworkUpscaler:
     """Enlarges with a ``FrameUpscaler``."""
 
-    notice = ""
-
-    def __init__(self, network: FrameUpscaler, device: str) -> None:
-        self.network, self.device, self.factor = network.float(), device, network.factor
+    def __init__(self, network: FrameUpscaler, device: str, notice: str = "") -> None:
+        self.network, self.device, self.factor, self.notice = network.float(), device, network.factor, notice
 
     @torch.no_grad()
     def enlarge(self, pixels: np.ndarray) -> np.ndarray:
@@ -34,4 +32,5 @@ def load(source: str, device: str) -> NetworkUpscaler:
     network = zoo.load(source or SHIPPED, device=device)
     if not isinstance(network, FrameUpscaler):
         raise UserError(f"keys=upscaler:{source}: holds a {type(network).__name__}; a run of stage=train_keys has one")
-    return NetworkUpscaler(network, device)
+    made = "the regression network in the package" if not source else f"the regression network of {source}"
+    return NetworkUpscaler(network, device, f"{made}, {network.factor} times")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -35,18 +36,29 @@ def enlarge_to(upscaler: Upscaler, pixels: np.ndarray, width: int, height: int, 
 
 
 def enlarge_in_tiles(upscaler: Upscaler, pixels: np.ndarray, tile: tuple[int, int]) -> np.ndarray:
-    """The whole frame, ``factor`` times as large, made in tiles that fade into each other."""
+    """The whole frame, ``factor`` times as large, made in tiles that fade into each other.
+
+    Sums are held for one row of tiles alone: of the whole there is no more than the result.
+    """
     height, width = pixels.shape[:2]
     if height <= tile[0] and width <= tile[1]:
         return upscaler.enlarge(pixels)
     factor, overlap = upscaler.factor, min(0.5, OVERLAP_PX / min(tile))
-    made = np.zeros((height * factor, width * factor, 3), np.float32)
-    for one in grid((height, width), tile, overlap):
-        rows, columns = (slice(span.start, span.stop) for span in (one.rows, one.columns))
-        part = upscaler.enlarge(np.ascontiguousarray(pixels[rows, columns]))
-        place = tuple(slice(span.start * factor, span.stop * factor) for span in (one.rows, one.columns))
-        made[place] += part * _weight(one, factor)
-    return np.clip(np.rint(made), 0, 255).astype(np.uint8)
+    made = np.empty((height * factor, width * factor, 3), np.uint8)
+    begun = np.zeros((0, width * factor, 3), np.float32)  # what rows of tiles further up gave to rows not finished yet
+    bands = [list(tiles) for _, tiles in itertools.groupby(grid((height, width), tile, overlap), lambda one: one.rows)]
+    for band, after in zip(bands, [*bands[1:], None], strict=True):
+        rows = band[0].rows
+        sums = np.zeros(((rows.stop - rows.start) * factor, width * factor, 3), np.float32)
+        sums[: len(begun)] = begun
+        for one in band:
+            columns = slice(one.columns.start, one.columns.stop)
+            part = upscaler.enlarge(np.ascontiguousarray(pixels[rows.start : rows.stop, columns]))
+            sums[:, columns.start * factor : columns.stop * factor] += part * _weight(one, factor)
+        first, stop = rows.start * factor, (after[0].rows.start if after else height) * factor
+        made[first:stop] = np.clip(np.rint(sums[: stop - first]), 0, 255)
+        begun = sums[stop - first :]
+    return made
 
 
 def _weight(tile: Tile, factor: int) -> np.ndarray:

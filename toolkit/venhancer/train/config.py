@@ -125,7 +125,8 @@ class Optim:
     gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward pass. lr:
     learning rate. betas: AdamW's two. weight_decay: that of AdamW. warmup_steps: over which the learning rate rises
     from 0. schedule: of the learning rate after that. grad_clip: largest norm of the gradient. ema_half_life_images:
-    training clips after which a weight counts half in the average that is sampled.
+    training clips after which a weight counts half in the average that is sampled. sharding: ``fsdp`` spreads weights,
+    gradients, moments and the average over the processes; of ``stage=train``.
     """
 
     joint: bool = False
@@ -142,3 +143,4 @@ class Optim:
     schedule: str = choice("constant", "constant", "cosine")
     grad_clip: float = number(1.0, above=0)
     ema_half_life_images: float = number(4000.0, above=0)
+    sharding: str = choice("none", "none", "fsdp", computes=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from toolkit.data.video.clips import clip_paths
 from toolkit.data.video.crops import clip_crops
+from toolkit.errors import UserError
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive, seed_all
@@ -42,6 +44,14 @@ def evaluate(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
             run.path("tables", "held_out.json")
         )
     barrier()
+
+
+def held_out_clips(config: EnhanceVideo) -> list[Path]:
+    """The files of ``data.held_out``. Raises UserError for a name that is none."""
+    try:
+        return [path for name in config.data.held_out for path in clip_paths(name, config.data.path)]
+    except UserError as error:
+        raise UserError(f"data.held_out: {error}") from None
 
 
 @torch.no_grad()
@@ -85,8 +95,7 @@ def _batches(
     config: EnhanceVideo, pipeline: VideoEnhancePipeline, device: torch.device
 ) -> Iterator[tuple[augment.Degraded, int]]:
     """Crops of every held-out clip, each frame factor and scale in turn."""
-    data = config.data
-    paths = [path for name in data.held_out for path in clip_paths(name, data.path)]
+    data, paths = config.data, held_out_clips(config)
     crops = clip_crops(paths, data.held_out_crops, data.num_frames, data.crop_px, None, seed=0)
     order = np.random.default_rng(0).permutation(len(crops))
     for number, start in enumerate(range(0, len(order), BATCH)):

@@ -45,12 +45,12 @@ BORDER_PX, MOST_PX, REDUCE_ABOVE_PX = 8, 480, 700  # of the pictures held out: w
 def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     """Train and save a ``FrameUpscaler`` in ``run.path("model")``.
 
-    Raises UserError for crops that do not fit or pictures that cannot be had, before the first step.
+    Raises UserError for crops that do not fit, pictures that cannot be had or an ``init`` of another form, before the
+    first step.
     """
     optim, device = config.optim, accelerator.device
     crops = load_crops(config)
-    seed_all(config.seed, "train_keys", "init")
-    network = FrameUpscaler(FACTOR, config.upscaler.channels, config.upscaler.num_blocks)
+    network = first_network(config)
     nn.Module.to(network, device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = EMA(network, optim.ema_half_life_images, ramp_up_ratio=0.2)
     betas = (optim.betas[0], optim.betas[1])
@@ -76,6 +76,21 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
         averaged: Any = ema.model
         averaged.save_pretrained(run.path("model"))
     barrier()
+
+
+def first_network(config: EnhanceVideo) -> FrameUpscaler:
+    """The network before its first step: ``init``'s, or a new one. Raises UserError for an ``init`` of another form."""
+    asked = {"factor": FACTOR, "channels": config.upscaler.channels, "num_blocks": config.upscaler.num_blocks}
+    if config.init is None:
+        seed_all(config.seed, "train_keys", "init")
+        return FrameUpscaler(**asked)
+    network = zoo.load(config.init).float()
+    if not isinstance(network, FrameUpscaler):
+        raise UserError(f"init={config.init}: holds a {type(network).__name__}; stage=train_keys goes on from its own")
+    found = {key: network.config[key] for key in asked}
+    if found != asked:
+        raise UserError(f"init={config.init}: has {found}; upscaler.channels and upscaler.num_blocks must say the same")
+    return network
 
 
 class Enlarging(nn.Module):

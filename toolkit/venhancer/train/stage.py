@@ -23,17 +23,19 @@ from toolkit.runs.passes import accumulate, own_part, rows, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import seed_all
+from toolkit.runs.states.sharding import check_sharding, gather, plain_copy, shard, spread_like
 from toolkit.venhancer.build import build_base, build_pipeline, build_vae
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.model.codec import Codec, as_codec
 from toolkit.venhancer.pipeline import VideoEnhancePipeline
 from toolkit.venhancer.train.batches import Batches
-from toolkit.venhancer.train.held_out import evaluate
+from toolkit.venhancer.train.config import Optim
+from toolkit.venhancer.train.held_out import evaluate, held_out_clips
 from toolkit.venhancer.train.objective import Denoising
 from toolkit.zoo.checkpointing import checkpoint_activations
 from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.registry import count_parameters
-from toolkit.zoo.video.unet import VideoUNet
+from toolkit.zoo.video.unet import VideoUNet, layers_of
 
 __all__ = ["evaluate", "train"]
 
@@ -43,11 +45,14 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
 
     Raises UserError for clips, networks or sizes that do not fit, before the first step.
     """
-    crops = load_crops(config)
+    check_sharding(config.optim.sharding, config.precision)
+    if "evaluate" in config.stages():
+        held_out_clips(config)  # a name that is none is said now, not when training is over
     seed_all(config.seed, "base", "init")
     vae = build_vae(config)
     base = build_base(config, as_codec(vae).channels)
     check_crop(config, as_codec(vae), base)
+    crops = load_crops(config)
     if not config.init and not config.optim.joint and config.optim.base_num_steps:
         with run.stage("base"):
             base = _train_base(config, run, accelerator, base, vae, crops)
@@ -96,7 +101,8 @@ def _train_control(
     trained = denoiser if config.optim.joint else denoiser.controlnet
     denoising = Denoising(pipeline, controlled=True, step_weighting=config.optim.step_weighting)
     averaged = _optimise(config, run, accelerator, "train", denoising, trained, crops)
-    trained.load_state_dict(averaged.state_dict())
+    denoiser = pipeline.denoiser
+    (denoiser if config.optim.joint else denoiser.controlnet).load_state_dict(averaged.state_dict())
     run.record["parameters"] = {
         "base": count_parameters(denoiser.unet),
         "control": count_parameters(denoiser.controlnet),
@@ -115,7 +121,10 @@ def _optimise(
     trained: nn.Module,
     crops: ClipCrops,
 ) -> nn.Module:
-    """Train ``trained`` inside ``denoising``; returns its average."""
+    """Train ``trained`` inside ``denoising``; returns its average.
+
+    With ``optim.sharding`` the pipeline has another denoiser afterwards, in which nothing is spread.
+    """
     optim, device = config.optim, accelerator.device
     pipeline = denoising.pipeline[0]
     for part in (denoising, pipeline.vae, pipeline.text_encoder):
@@ -123,19 +132,18 @@ def _optimise(
             part.to(device)
     num_steps = optim.num_steps if stage == "train" else optim.base_num_steps
     ema = EMA(trained, optim.ema_half_life_images, ramp_up_ratio=0.2)
-    optimizer = torch.optim.AdamW(
-        [one for one in trained.parameters() if one.requires_grad],
-        lr=optim.lr,
-        betas=(optim.betas[0], optim.betas[1]),
-        weight_decay=optim.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
+    plain = plain_copy(pipeline.denoiser, optim.sharding)
     batches = Batches(config, crops, pipeline, device)
     if optim.gradient_checkpointing:
         checkpoint_activations(pipeline.denoiser)
     if config.compile:
         pipeline.denoiser.compile()
-    wrapped: Any = accelerator.prepare_model(denoising)
+    if optim.sharding == "fsdp":
+        wrapped: Any = shard(denoising, layers_of(denoising), config.precision)
+        spread_like(ema.model, trained)
+    else:
+        wrapped = accelerator.prepare_model(denoising)
+    optimizer = _optimizer(trained, optim)
     trained.train()
     state: dict[str, Any] = {"model": trained, "optimizer": optimizer, "ema": ema} | scaler_of(accelerator)
     loop = Loop(run, stage, num_steps, state)
@@ -149,4 +157,17 @@ def _optimise(
         norm = update(optimizer, trained.parameters(), optim.grad_clip, accelerator)
         ema.update(optim.batch_size)
         loop.log(**terms, grad_norm=norm)
+    gather(ema.model)
+    pipeline.register_modules(denoiser=plain.to(device))
     return ema.model
+
+
+def _optimizer(trained: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    parameters = [one for one in trained.parameters() if one.requires_grad]
+    return torch.optim.AdamW(
+        parameters,
+        lr=optim.lr,
+        betas=(optim.betas[0], optim.betas[1]),
+        weight_decay=optim.weight_decay,
+        fused=parameters[0].device.type in ("cpu", "cuda"),
+    )

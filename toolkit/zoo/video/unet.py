@@ -13,11 +13,12 @@ import torch
 from diffusers import UNet3DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from toolkit.zoo.checkpointing import called, recomputed
 from toolkit.zoo.video import layers as layers
 
 ENCODER_KEYS = (
@@ -34,6 +35,12 @@ ENCODER_KEYS = (
 )
 ENCODER_PARTS = ("conv_in", "time_proj", "time_embedding", "transformer_in", "down_blocks", "mid_block")
 _ATTENTION, _PLAIN = ("CrossAttnDownBlock3D", "CrossAttnUpBlock3D"), ("DownBlock3D", "UpBlock3D")
+
+
+def layers_of(network: nn.Module) -> list[nn.Module]:
+    """What ``VideoEncoder`` computes at a time: residual blocks, temporal convolutions and both transformers."""
+    kinds = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel)
+    return [module for module in network.modules() if isinstance(module, kinds)]
 
 
 class VideoEncoder(nn.Module):
@@ -113,8 +120,8 @@ class VideoEncoder(nn.Module):
 
     def _run(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False)
-        return function(*arguments)
+            return recomputed(called, function, *arguments)
+        return called(function, *arguments)
 
     def _finish(self, asymmetric: bool, dropout: float) -> None:
         """What diffusers' constructors have no argument for."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toolkit.zoo.checkpointing import recomputed
+from toolkit.zoo.checkpointing import called, recomputed
 from toolkit.zoo.world.linear import linear
 
 
@@ -131,7 +131,7 @@ def llama_pass(llm: Any, embeds: Tensor, cache: KeyValueCache | None = None, fir
     hidden, place = embeds, _place(llm, embeds, cache)
     last = len(llm.model.layers) - 1
     again = llm.model.gradient_checkpointing and torch.is_grad_enabled()
-    run = functools.partial(recomputed, _layer) if again else _layer
+    run = functools.partial(recomputed, called, _layer) if again else functools.partial(called, _layer)
     for number, layer in enumerate(llm.model.layers):
         hidden = run(layer, hidden, place, cache, number, first if number == last else 0)
     return _norm(llm.model.norm, hidden)

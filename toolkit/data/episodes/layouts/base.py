@@ -6,7 +6,6 @@ that depart: row t of action and reward is the move from frame t.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from toolkit.data.episodes.episode import Episode
+from toolkit.data.images.decoding import flattened, opened
 from toolkit.errors import UserError, did_you_mean
-
-MOST_BYTES = 8 * 2**30  # of one array of an episode
 
 
 @dataclass(frozen=True)
@@ -151,10 +148,8 @@ def _refuse_guess(where: str | Path, rows: NDArray[Any]) -> None:
 
 def decode(path: str | Path, data: bytes) -> NDArray[np.uint8]:
     """One picture (H, W, 3) of a file's bytes. Raises UserError naming ``path`` where it is none."""
-    try:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: a frame is no image ({error})") from None
+    with opened(path, content=data) as image:
+        return np.asarray(flattened(image).convert("RGB"))
 
 
 def stack(path: str | Path, frames: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -6,18 +6,15 @@ action taken at frame t beside the reward that led to it; its chunks are cut any
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data.episodes.episode import UNREADABLE, Episode, as_frames, move_flags, move_rows
-from toolkit.data.episodes.folder import array_shapes
+from toolkit.data.episodes.episode import Episode, as_frames, move_flags, move_rows
 from toolkit.data.episodes.layouts.base import (
-    MOST_BYTES,
     Options,
     Source,
     action_rows,
@@ -26,6 +23,7 @@ from toolkit.data.episodes.layouts.base import (
     name_of,
     pictures,
 )
+from toolkit.data.episodes.npz import array_shapes, load_arrays
 from toolkit.errors import UserError
 
 Arrays = dict[str, NDArray[Any]]
@@ -67,29 +65,16 @@ def _bounds(path: Path) -> list[tuple[int, int]]:
     for name in KEYS & shapes.keys():
         if shapes[name][:1] != (num,):
             raise UserError(f"{path}: {name} has shape {list(shapes[name])}, expected {num} rows as action has")
-    first = np.ravel(_load(path, ["is_first"])["is_first"]) if "is_first" in shapes else np.zeros(0)
+    first = np.ravel(load_arrays(path, ["is_first"])["is_first"]) if "is_first" in shapes else np.zeros(0)
     starts = sorted({0, *np.flatnonzero(first[:num]).tolist()})
     return list(zip(starts, [*starts[1:], num], strict=True))
-
-
-def _load(path: Path, names: Iterable[str]) -> Arrays:
-    """Those arrays of a file. Raises UserError where one is too large to hold, or cannot be read."""
-    shapes = array_shapes(path)
-    for name in names:
-        if math.prod(shapes[name]) > MOST_BYTES:
-            raise UserError(f"{path}: {name} has shape {list(shapes[name])}, more than is read of one episode")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
-    except UNREADABLE as error:
-        raise UserError(f"{path}: truncated or no npz file of plain arrays ({' '.join(str(error).split())})") from None
 
 
 def _episode(path: Path, start: int, stop: int, options: Options) -> Episode:
     shapes = array_shapes(path)
     cameras = [name for name, shape in shapes.items() if len(shape) == 4 and shape[-1] in (1, 3)]
     key = choose_camera(path, cameras, options.image_key or ("image" if "image" in cameras else None))
-    found = _load(path, [key, *(KEYS & shapes.keys())])
+    found = load_arrays(path, [key, *(KEYS & shapes.keys())])
     if len(found[key]) != len(found["action"]):
         raise UserError(f"{path}: {key} has {len(found[key])} frames, action {len(found['action'])} rows")
     part = {name: value[start:stop] for name, value in found.items()}

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.data.episodes.episode import as_frames
-from toolkit.data.episodes.layouts.base import MOST_BYTES, choose_camera, decode, is_pictures, pictures, stack
+from toolkit.data.episodes.layouts.base import choose_camera, decode, is_pictures, pictures, stack
+from toolkit.data.episodes.npz import MOST_BYTES
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
 

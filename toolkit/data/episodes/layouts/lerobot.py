@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.data.episodes.episode import Episode, move_flags, move_rows
-from toolkit.data.episodes.layouts.base import MOST_BYTES, Options, Source, action_rows, choose_camera, decode, stack
+from toolkit.data.episodes.layouts.base import Options, Source, action_rows, choose_camera, decode, stack
+from toolkit.data.episodes.npz import MOST_BYTES
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
 

@@ -1,0 +1,196 @@
+"""Methods of others, to stand beside: guiders of ours or of diffusers, or pipelines of their own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from toolkit.errors import UserError
+from toolkit.icg.guidance import Guidance, Seed
+from toolkit.schema import number
+
+
+@dataclass
+class OfDiffusers(Guidance):
+    """Classifier-free guidance as a guider of diffusers varies it, which reads noise or velocities: in pipelines."""
+
+    on_condition: ClassVar[bool] = True
+    needs_null: ClassVar[bool] = True
+    in_pipelines: ClassVar[bool] = True
+    guider: ClassVar[str] = ""
+
+    def make(self, scale: float, seed: Seed) -> Any:
+        from diffusers import guiders
+
+        return getattr(guiders, self.guider)(
+            guidance_scale=float(scale),
+            guidance_rescale=self.rescale,
+            start=self.start,
+            stop=self.stop,
+            **self.more(scale),
+        )
+
+    def more(self, scale: float) -> dict[str, Any]:
+        """Settings of this guider alone."""
+        return {}
+
+    def check(self) -> None:
+        """Of the interval diffusers' guiders know the steps."""
+        super().check()
+        for key, unset in {"t_min": 0.0, "t_max": 1000.0, "sigma_min": None, "sigma_max": None}.items():
+            if getattr(self, key) != unset:
+                raise UserError(f"guidance.{key}={getattr(self, key)}: {self.method} takes start and stop alone")
+
+
+@dataclass
+class CFGZeroStar(OfDiffusers):
+    """CFG-Zero* (Fan et al. 2025), for flow matching: the null prediction scaled to fit, the first steps left out.
+
+    zero_init_steps: how many first steps do nothing.
+    """
+
+    label: ClassVar[str] = "CFG-Zero*"
+    guider: ClassVar[str] = "ClassifierFreeZeroStarGuidance"
+    method: str = "cfg_zero_star"
+    scale: Any = 3.0
+    zero_init_steps: int = number(1, least=0)
+
+    def more(self, scale: float) -> dict[str, Any]:
+        return {"zero_init_steps": 0 if scale == 1 else self.zero_init_steps}
+
+
+@dataclass
+class TCFG(OfDiffusers):
+    """Tangential classifier-free guidance (Kwon et al. 2025): the null prediction without its second direction."""
+
+    label: ClassVar[str] = "TCFG"
+    guider: ClassVar[str] = "TangentialClassifierFreeGuidance"
+    method: str = "tcfg"
+    scale: Any = 3.0
+
+
+@dataclass
+class FDG(Guidance):
+    """Frequency-decoupled guidance (Sadat et al. 2025): a scale for each level of a Laplacian pyramid.
+
+    ``scale`` is that of the finest level. coarse_scales: those of the coarser levels, the coarsest last.
+    """
+
+    label: ClassVar[str] = "FDG"
+    on_condition: ClassVar[bool] = True
+    needs_null: ClassVar[bool] = True
+    in_pipelines: ClassVar[bool] = True
+    method: str = "fdg"
+    scale: Any = 3.0
+    coarse_scales: list[float] = number([1.5], least=0)
+
+    def make(self, scale: float, seed: Seed) -> Any:
+        from toolkit.icg.peers.frequency_decoupled_guidance import FrequencyDecoupledGuidance
+
+        scales = [scale] if scale == 1 else [scale, *self.coarse_scales]  # 1 is no guidance, of any method
+        return FrequencyDecoupledGuidance(scales, guidance_rescale=self.rescale, **self.interval)
+
+    def check(self) -> None:
+        """Scales are finite."""
+        super().check()
+        if not all(map(math.isfinite, self.coarse_scales)):
+            raise UserError(f"guidance.coarse_scales={self.coarse_scales}: must be finite numbers")
+
+
+@dataclass
+class SLG(Guidance):
+    """Skip-layer guidance (Stable Diffusion 3.5): the weak branch leaves transformer blocks out. ``scale`` is its w.
+
+    layers: numbers of the blocks that are left out, from 0.
+    """
+
+    label: ClassVar[str] = "SLG"
+    in_pipelines: ClassVar[bool] = True
+    method: str = "slg"
+    scale: Any = 2.8
+    layers: list[int] = number([7, 8, 9], least=0)
+
+    def make(self, scale: float, seed: Seed) -> Any:
+        return self.guider(scale)
+
+    def guider(self, scale: float, **more: Any) -> Any:
+        """At w = ``scale``; ``more`` are settings of the guider."""
+        from toolkit.icg.peers.skip_layer_guidance import SkipLayerGuidance
+
+        options = {"guidance_rescale": self.rescale, **self.interval} | more
+        return SkipLayerGuidance(float(scale), self.layers, **options)
+
+    @property
+    def perturbs(self) -> bool:
+        return True
+
+    def check_network(self, network: Any) -> None:
+        from toolkit.icg.peers.skip_layer_guidance import find_blocks
+
+        find_blocks(network, self.layers)
+
+    def check(self) -> None:
+        """There is something to leave out."""
+        super().check()
+        if not self.layers:
+            raise UserError("guidance.layers=[]: name at least one block to leave out")
+
+
+@dataclass
+class CFGAndSLG(Guidance):
+    """Classifier-free and skip-layer guidance in three calls, as for Stable Diffusion 3.5; ``scale`` is the former's.
+
+    slg: the latter's settings.
+    """
+
+    label: ClassVar[str] = "CFG + SLG"
+    on_condition: ClassVar[bool] = True
+    needs_null: ClassVar[bool] = True
+    in_pipelines: ClassVar[bool] = True
+    method: str = "cfg_slg"
+    scale: Any = 3.0
+    slg: SLG = field(default_factory=SLG)
+
+    def make(self, scale: float, seed: Seed) -> Any:
+        more = {"guidance_scale": float(scale), "guidance_rescale": self.rescale, **self.interval}
+        return self.slg.guider(self.slg.scales[0], **more)
+
+    @property
+    def calls_per_step(self) -> int:
+        return 3
+
+    @property
+    def beside(self) -> SLG:
+        return self.slg
+
+    @property
+    def perturbs(self) -> bool:
+        return True
+
+    def check_network(self, network: Any) -> None:
+        self.slg.check_network(network)
+
+
+@dataclass
+class PAG(Guidance):
+    """Perturbed attention guidance by diffusers' own pipelines (Ahn et al. 2024); their pag_scale is w - 1.
+
+    layers: names or patterns of the layers that are perturbed; None is the pipeline's own choice.
+    """
+
+    label: ClassVar[str] = "PAG"
+    own_pipeline: ClassVar[str] = "pag"
+    method: str = "pag"
+    scale: Any = 4.0
+    layers: list[str] | None = None
+
+
+@dataclass
+class SAG(Guidance):
+    """Self-attention guidance by diffusers' own pipeline (Hong et al. 2023); its sag_scale is w - 1."""
+
+    label: ClassVar[str] = "SAG"
+    own_pipeline: ClassVar[str] = "sag"
+    method: str = "sag"
+    scale: Any = 1.75

@@ -1,0 +1,1 @@
+"""What a checkpoint holds: states spread over processes, brought together and written."""

@@ -1,0 +1,1 @@
+"""``toolkit search``: settings that make a command's objective small, by Optuna."""
