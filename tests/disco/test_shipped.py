@@ -52,39 +52,42 @@ def test_a_shipped_name_is_no_folder_and_a_folder_is_no_shipped_name():
 
 @pytest.fixture(scope="module")
 def from_nothing(tmp_path_factory):
-    """A run of the preset, with few steps, where no data set is; and what was said."""
+    """The folder of a run of the preset, with few steps, where no data set is."""
     folder = tmp_path_factory.mktemp("nothing")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOOLKIT_CACHE", str(folder / "cache"))
         patch.chdir(folder)
-        keys = {"num_samples": 30, "num_steps": 5, "show_latents": False}
-        return toolkit.run("train-disco", experiment="disco_shipped", sampling=keys, folder=folder / "run")
+        keys = {"num_samples": 30, "num_steps": 8, "show_latents": False}
+        toolkit.run("train-disco", experiment="disco_shipped", sampling=keys, folder=folder / "run")
+    return folder / "run"
 
 
-def real_digits():
-    """Means of scikit-learn's digits, (10, 8, 8), which no network here has seen; each has mean 0 and norm 1."""
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float()
-    return torch.stack([normal(images[torch.from_numpy(bunch.target == label)].mean(0)) for label in range(10)])
-
-
-def normal(image):
-    centred = image - image.mean((-2, -1), keepdim=True)
-    return centred / centred.square().sum((-2, -1), keepdim=True).sqrt()
+def boxed(image):
+    """The digit (H, W) alone, in the middle of a square, at 8x8 as scikit-learn's are."""
+    ink = image > 0
+    rows, columns = (ink.any(dim).nonzero().flatten() for dim in (1, 0))
+    digit = image[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
+    lacks = [max(digit.shape) - side for side in reversed(digit.shape)]
+    square = F.pad(digit, (lacks[0] // 2, -(-lacks[0] // 2), lacks[1] // 2, -(-lacks[1] // 2)), value=-1.0)
+    return F.adaptive_avg_pool2d(F.interpolate(square[None, None], (32, 32)), 8).flatten()
 
 
 def read_by_strangers(images):
-    """The class of 28x28 digits (n, 1, 28, 28) by the nearest mean of scikit-learn's, int64 (n,)."""
-    seen = normal(F.adaptive_avg_pool2d(images[:, 0, 3:25, 3:25], 8))
-    return (seen[:, None] * real_digits()).sum((-2, -1)).argmax(1)
+    """The class of digits (n, 1, 28, 28) by the nearest five of scikit-learn's, which no network here has seen."""
+    bunch = load_digits()
+    known, labels = torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target)
+    seen, known = (
+        F.normalize(one - one.mean(1, keepdim=True)) for one in (torch.stack([*map(boxed, images[:, 0])]), known)
+    )
+    return labels[(seen @ known.T).topk(5).indices].mode(1).values
 
 
 def test_digits_of_the_class_asked_for_come_from_the_package_alone(from_nothing):
-    drawn = load_file(from_nothing.folder / "samples" / "samples.safetensors")
-    assert "real" not in drawn and not list((from_nothing.folder.parent / "cache").rglob("*idx3*"))
+    drawn = load_file(from_nothing / "samples" / "samples.safetensors")
+    assert "real" not in drawn and not list((from_nothing.parent / "cache").rglob("*idx3*"))
     for network in ("ours", "baseline"):
         right = read_by_strangers(drawn[network]) == drawn["class_labels"]
-        assert right.float().mean() > 0.5  # by chance 0.1
+        assert right.float().mean() > 0.35  # by chance 0.1; of real MNIST 0.63
 
 
 def test_guidance_on_a_shipped_model_by_its_name():
