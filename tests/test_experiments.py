@@ -23,7 +23,7 @@ def test_a_script_can_be_imported_and_runs_nothing(path, tmp_path, monkeypatch, 
 
 
 def test_there_are_scripts():
-    assert {path.parts[1] for path in SCRIPTS} >= {"ivideogpt", "stacking", "venhancer", "pictures.py"}
+    assert {path.parts[1] for path in SCRIPTS} >= {"ivideogpt", "stacking", "venhancer", "together", "pictures.py"}
 
 
 @pytest.fixture(scope="module")

@@ -132,3 +132,16 @@ def test_joblib_runs_jobs_in_processes_and_reports_as_one(toy, capfd):
     assert resume(Path("sweep")) == 1
     assert "2 of 4 jobs done in sweep" in capfd.readouterr().out
     assert record("sweep/0")["stages"] == ended
+
+
+@pytest.mark.slow
+def test_jobs_on_a_local_cluster_of_ray(toy, capfd):
+    """Needs the extra ``ray``."""
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    try:
+        assert run_here("-m", "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "seed=1,2", *SHORT) == 0
+    finally:
+        ray.shutdown()
+    assert "2 of 2 jobs done in sweep" in capfd.readouterr().out
+    assert statuses(toy / "sweep") == {"0": "done", "1": "done"}

@@ -1,12 +1,22 @@
-"""What `--dry-run` says that runs cost: the sums."""
+"""What `--dry-run` says that runs cost: the sums, and that they are near what runs took."""
+
+import json
 
 import pytest
 
 import toolkit.claims.reproduce as module
 from tests.claims.small import CLAIMS, Runner
+from toolkit.claims.parse import load_claims
 from toolkit.claims.reproduce import reproduce, reproduce_all
+from toolkit.paths import experiments_dir
 
 PAPERS = ["disco", "icg", "ivideogpt", "stacking", "venhancer"]
+WITHIN = 1.5
+NEVER_ALONE = {  # every recorded seed ran beside other work; the cost is that of runs of the same kind, or an estimate
+    "stacking": {"micro", "tiny", "micro_low", "zero", "interleave"},
+    "icg": {"digits_300"},
+    "ivideogpt": {"push_oracle"},  # 17 to 23 seconds of the processor, 6 to 12 minutes by the clock
+}
 
 
 def test_all_papers_are_planned_in_one_call(monkeypatch, capsys, tmp_path):
@@ -44,3 +54,22 @@ def test_dry_run_lists_states_and_cost(paper, capsys, monkeypatch):
     assert "done with other overrides" in rows["base seed=2"]
     assert "missing" in rows["tuned seed=0"]
     assert "8 of 9 runs to do, about 8 min 30 s and 3 of unknown cost" in text
+
+
+def fastest(paper, run):
+    """Minutes of the seed of ``run`` that took least, for other work only slows; None where none was recorded."""
+    runs = json.loads((experiments_dir() / paper / "results.json").read_text())["runs"]
+    seeds = [seed for name in (run, f"{run}_again") for seed in runs.get(name, {}).get("seeds", {}).values()]
+    return min((seed["wall_time_s"] / 60 for seed in seeds), default=None)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_what_a_run_is_said_to_cost_is_near_what_it_took(paper):
+    spec = load_claims(experiments_dir() / paper / "claims.yaml")
+    for name in spec.needed_runs(spec.claims.values()):
+        said, took = spec.runs[name].minutes, fastest(paper, name.removesuffix("_again"))
+        assert said is not None, name
+        if took is not None:
+            assert said <= took * WITHIN, f"{name}: {said} minutes, took {took:.2f}"
+            alone = name.removesuffix("_again") not in NEVER_ALONE.get(paper, ())
+            assert said >= took / WITHIN or not alone, f"{name}: {said} minutes, took {took:.2f}"

@@ -56,6 +56,8 @@ def test_at_most_so_many_neighbours_a_side(digits, features):
     found = judge.score(images)
     assert len(judge.test) == 50 and (found["precision"], found["recall"]) == (expected.precision, expected.recall)
     assert found["frechet"] == pytest.approx(frechet_distance(features(images), features(digits.test.all()[0])))
+    expected, few = precision_recall(judge.test[:30], features(images[:30]), 2), judge.score(images[:30])
+    assert (few["precision"], few["recall"]) == (expected.precision, expected.recall)  # as many a side
     rows = {tuple(row) for row in features(digits.test.all()[0]).tolist()}
     assert {tuple(row) for row in judge.test.tolist()} < rows
 

@@ -68,7 +68,11 @@ def test_killed_before_its_objective_was_noted_a_run_still_has_one(toy):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"world_size": 0}, {"world_size": "2"}, {"pending": [{"loss": 3}]}, {"pending": [{"loss": [None]}]}]
+    "changes",
+    [
+        *({"world_size": 0}, {"world_size": "2"}, {"pending": [{"loss": 3}]}, {"pending": [{"loss": [None]}]}),
+        *({"state.ballast": {}}, {"state.ballast": {"numbers": None}}, {"state.ballast": 3}),
+    ],
 )
 def test_a_checkpoint_that_contradicts_itself_is_one_line(toy, capfd, changes):
     words = ["checkpoint_every_steps=1", "keep_checkpoints=1", "hydra.run.dir=one"]

@@ -10,7 +10,7 @@
         each: [[input=a], [input=b], [input=c]]   # words of each seed, where a seed is a clip
         recipe: 2                        # counted up when code changes what the run computes
         keep: ["loss.*"]                 # metrics kept in results.json beside those that claims name
-        minutes: 1.5                     # expected cost of one seed
+        minutes: 1.5                     # cost of one seed where nothing else runs: the fastest record, about
         quick_overrides: [steps=100]     # added by --quick, which runs the first seed only
         quick_minutes: 0.1
         command: train-disco             # where it differs from the one above

@@ -274,7 +274,7 @@ def plan_table(jobs: Sequence[Job]) -> Table:
 
 
 def minutes_left(jobs: Sequence[Job]) -> float:
-    """What the jobs that are not done cost, on one idle core."""
+    """What the jobs that are not done cost where nothing else runs."""
     return math.fsum(job.minutes or 0 for job in jobs if job.state() != "done")
 
 

@@ -187,7 +187,7 @@ def _prepared(joint: JointModel, averages: list[Any], config: TrainDisco, accele
     if config.optim.sharding == "fsdp":
         if isinstance(joint.denoiser, EDM2UNet):
             raise UserError("optim.sharding=fsdp: not with EDM2UNet, which rewrites its weights; use none")
-        trained = shard(joint, checkpointed_blocks(joint), config.precision)
+        trained = shard(joint, checkpointed_blocks(joint))
         for average in averages:
             spread_like(average.model, joint.denoiser)
         return trained

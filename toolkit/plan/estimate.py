@@ -195,7 +195,7 @@ def _memory(shape: StageShape, seen: Trace, count: int, accumulating: bool) -> M
         resident = seen.weights + moments + seen.averages + exchange
         peak = resident + max(seen.passing, seen.gradients)
         return Memory(seen.weights, seen.gradients, moments, seen.averages, seen.activations, exchange, peak)
-    size = 2 if shape.precision == "bf16" else BYTES
+    size = 2 if shape.half else BYTES
     gathered = size * (seen.outside + UNITS_AT_HAND * seen.unit)
     gradients = BYTES * (seen.trained if accumulating else seen.trained // count + seen.unit)
     exchange = gathered + BYTES * seen.unit
@@ -212,7 +212,7 @@ def _exchanged(shape: StageShape, seen: Trace, passes: int, count: int) -> int:
     gradients = BYTES * seen.trained * (count - 1) // count
     if not shape.sharded:
         return 2 * gradients
-    size = 2 if shape.precision == "bf16" else BYTES
+    size = 2 if shape.half else BYTES
     return gradients + 2 * passes * size * seen.parameters * (count - 1) // count
 
 

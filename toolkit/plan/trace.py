@@ -79,7 +79,7 @@ def trace(
     with torch.device("meta"):
         networks = shape.build()
     with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
-        _move_from_meta(networks, torch.bfloat16 if shape.sharded and shape.precision == "bf16" else None)
+        _move_from_meta(networks, torch.bfloat16 if shape.sharded and shape.half else None)
         if shape.sharded:  # each unit's gradients are spread over the processes as they come
             for parameter in networks.trained.parameters():
                 parameter.register_post_accumulate_grad_hook(_forget_gradient)

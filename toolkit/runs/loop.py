@@ -40,8 +40,23 @@ class Values(dict):
         return dict(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.clear()
+        """Raises ValueError for other names, or values of another kind or shape, than there are."""
+        if _kinds(state_dict) != _kinds(self):
+            raise ValueError(f"values {_kinds(state_dict)}, expected {_kinds(self)}")
         self.update(state_dict)
+
+
+def _kinds(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ValueError(f"{type(values).__name__} in the place of values")
+    return {str(name): _kind(value) for name, value in values.items()}
+
+
+def _kind(value: Any) -> Any:
+    """The shape of a tensor, "number", or the name of another type."""
+    if torch.is_tensor(value):
+        return tuple(value.shape)
+    return "number" if isinstance(value, (int, float)) else type(value).__name__
 
 
 class Loop:

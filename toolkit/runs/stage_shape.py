@@ -47,6 +47,7 @@ class StageShape:
         micro_batch_size: items of a forward pass and process, where the config says it.
         checkpointing: whether the config asks for activation checkpointing.
         sharded: whether weights, gradients and moments are spread over the processes (FSDP).
+        half: whether weights are gathered in bfloat16 then.
         repeats: how often it is trained, as at several learning rates.
         replicated: whether every process computes the same steps.
         cache_bytes: files that are made once and read in every epoch.
@@ -62,6 +63,7 @@ class StageShape:
     micro_batch_size: int | None = None
     checkpointing: bool = False
     sharded: bool = False
+    half: bool = False
     repeats: int = 1
     replicated: bool = False
     cache_bytes: int = 0

@@ -36,6 +36,7 @@ def stages(config: GrowLLM) -> list[StageShape]:
             optim.micro_batch_size,
             optim.gradient_checkpointing,
             sharded=optim.sharding == "fsdp",
+            half=config.precision == "bf16",
             repeats=len(config.scratch_lrs()) if name == "scratch" else 1,
             cache_bytes=0 if number else round(itemsize * max(one[2] for one in trained)),
         )

@@ -53,7 +53,7 @@ def trained(rank, sharded, folder):
     network, x = Network(), torch.randn(STEPS, BATCH, 5)
     ema, plain = EMA(network, 30.0), plain_copy(network, "fsdp" if sharded else "none")
     if sharded:
-        shard(network, [network.one, network.two], "fp32")
+        shard(network, [network.one, network.two])
         spread_like(ema.model, network)
     items = {"network": network, "ema": ema}
     items["optimizer"] = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 0.1, fused=True)

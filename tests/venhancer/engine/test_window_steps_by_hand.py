@@ -72,3 +72,23 @@ def test_x0_is_that_of_the_guided_velocity(pipeline, tmp_path, monkeypatch, guid
     expected = (1 - sigma**2) ** 0.5 * 0.5 - sigma * v  # alpha z - sigma v
     assert given["step"] == 499
     assert torch.allclose(x0, torch.full_like(x0, expected), atol=1e-5)
+
+
+def test_every_step_and_every_frame_has_fresh_noise_of_its_own(pipeline, tmp_path, monkeypatch):
+    settings = EnhanceSettings(16, 16, frame_factor=2).changed(num_steps=3, strength=0.9)  # the stochastic solver
+    layout = plan_layout(pipeline, settings, Source())
+    flight = Flight(tmp_path, layout.geometry, "by hand")
+    monkeypatch.setattr(pipeline, "velocity", lambda x, *_, **__: torch.zeros_like(x))
+    steps, noise, memory = WindowSteps(pipeline, settings, layout, flight), [], 0.0
+    flight.latents[0].write(range(3), torch.full((3, 12, 8, 8), 0.5))
+    for step, one in enumerate(layout.evaluations[:2]):
+        z = flight.latents[step % 2].read(range(3)).clone()
+        steps.run(step, 0)
+        after = flight.latents[(step + 1) % 2].read(range(3))
+        x0 = one.alpha * z  # of v = 0
+        noise.append((after - one.keep * z - one.pull * x0 - one.recall * memory) / one.noise)
+        memory = x0
+    drawn = torch.cat(noise).flatten(1)  # three frames of each step
+    assert abs(drawn.mean()) < 0.06 and abs(drawn.std() - 1) < 0.04  # four standard errors of 4608 values
+    apart = torch.corrcoef(drawn) - torch.eye(6)
+    assert apart.abs().max() < 0.15  # four standard errors of 768

@@ -35,9 +35,9 @@ def config_of(optim=None, **augment):
 
 
 def test_the_loop_is_adamw_on_clipped_gradients_and_what_is_saved_is_the_average(tmp_path):
-    """A warm-up of two in four steps times a cosine; the half-life is a fifth of the clips seen, at most 3."""
+    """A warm-up of two in four steps times a cosine; the half-life is a fifth of the clips seen, at most one."""
     optim = {"joint": True, "num_steps": 4, "batch_size": 2, "lr": 3e-2, "warmup_steps": 2, "schedule": "cosine"}
-    config = config_of(optim | {"weight_decay": 0.3, "grad_clip": 0.05, "ema_half_life_images": 3.0})
+    config = config_of(optim | {"weight_decay": 0.3, "grad_clip": 0.05, "ema_half_life_images": 1.0})
     crops, pipeline, again = crops_in(tmp_path), tiny_pipeline(), tiny_pipeline()
     run = Run(tmp_path / "run", config)
     run.open([])
@@ -60,7 +60,7 @@ def test_the_loop_is_adamw_on_clipped_gradients_and_what_is_saved_is_the_average
         factor = min(1, (step + 1) / 2) * (1 + math.cos(math.pi * step / 4)) / 2
         optimizer.param_groups[0]["lr"] = 3e-2 * factor
         optimizer.step()
-        kept = 0.5 ** (2 / min(3.0, 0.2 * 2 * step)) if step else 0.0
+        kept = 0.5 ** (2 / min(1.0, 0.2 * 2 * step)) if step else 0.0
         average = {name: kept * average[name] + (1 - kept) * one.detach() for name, one in network.named_parameters()}
         losses.append(loss.item())
     rows = [json.loads(line) for line in (run.dir / "metrics.jsonl").read_text().splitlines()]

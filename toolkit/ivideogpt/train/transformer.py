@@ -137,7 +137,7 @@ def train_transformer(
 def _prepared(objective: TransformerObjective, config: TrainIVideoGPT, accelerator: Accelerator) -> Any:
     """The objective shared among processes as asked."""
     if config.optim.transformer.sharding == "fsdp":
-        return shard(objective, objective.transformer.llm.model.layers, config.precision)
+        return shard(objective, objective.transformer.llm.model.layers)
     return accelerator.prepare_model(objective)
 
 

@@ -7,6 +7,7 @@ have without sharding, so that a run goes on with another number of processes, o
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator
 from types import MethodType
 from typing import Any
@@ -29,18 +30,21 @@ def check_sharding(sharding: str, precision: str, key: str = "optim.sharding") -
         raise UserError(f"{key}=fsdp: needs several processes, as in torchrun --nproc_per_node 8 -m toolkit.cli")
 
 
-def shard(module: Any, units: Iterable[nn.Module], precision: str) -> Any:
+def shard(module: Any, units: Iterable[nn.Module], half: bool = False) -> Any:
     """Spread ``module`` over all processes, in place; each of ``units``, parts of it, is gathered by itself.
 
-    With ``precision=bf16`` weights are gathered in bfloat16; what each process keeps, gradients and moments are
-    float32. A function that computes with a unit without calling it goes through ``zoo.checkpointing.called``.
+    half: gather weights in bfloat16, for networks that have no float32 parts; what each process keeps, gradients and
+    moments are float32 all the same. A function that computes with a unit without calling it goes through
+    ``zoo.checkpointing.called``.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+    # of layers whose output is a view: nothing of ours writes into one
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(next(module.parameters()).device.type, (world_size(),))
-    half = torch.bfloat16 if precision == "bf16" else None
-    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    kind = torch.bfloat16 if half else None
+    policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for part in (*units, module):
         fully_shard(part, mesh=mesh, mp_policy=policy)
         part.forward_through = MethodType(_through, part)
@@ -138,7 +142,8 @@ def _spread_like(template: Any, state: Any) -> Any:
     if is_spread(template):
         return like(template, state)
     if isinstance(template, dict) and isinstance(state, dict):
-        return {name: _spread_like(template.get(name), one) for name, one in state.items()}
+        made = {name: _spread_like(template.get(name), one) for name, one in state.items()}
+        return made if any(made[name] is not state[name] for name in state) else state
     return state
 
 

@@ -115,7 +115,7 @@ def _prepared(network: Any, config: GrowLLM, accelerator: Accelerator) -> Any:
     if config.compile:
         module.compile()
     if config.optim.sharding == "fsdp":
-        return shard(module, network.model.layers, config.precision)
+        return shard(module, network.model.layers, half=config.precision == "bf16")
     return accelerator.prepare_model(module)
 
 

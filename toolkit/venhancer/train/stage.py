@@ -139,7 +139,7 @@ def _optimise(
     if config.compile:
         pipeline.denoiser.compile()
     if optim.sharding == "fsdp":
-        wrapped: Any = shard(denoising, layers_of(denoising), config.precision)
+        wrapped: Any = shard(denoising, layers_of(denoising))
         spread_like(ema.model, trained)
     else:
         wrapped = accelerator.prepare_model(denoising)
