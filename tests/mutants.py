@@ -151,7 +151,7 @@ def run(only: str | None, jobs: int, results: Path, timeout_s: float) -> int:
     """Try what has no result yet. Returns 1 where a mutant that is not equivalent was not noticed."""
     mutants = {one.key: one for one in read_mutants(only)}  # by the bytes of now: files may change while this runs
     known = read_results(results)
-    todo = [(key, one) for key, one in mutants.items() if key not in known]
+    todo = most_wanted([(key, one) for key, one in mutants.items() if key not in known], known)
     os.environ["OMP_NUM_THREADS"] = "1"
     FORK.set_forkserver_preload(SLOW_TO_LOAD)
     with tempfile.TemporaryDirectory() as scratch, results.open("a", encoding="utf-8") as out:
@@ -187,13 +187,24 @@ def read_results(path: Path) -> dict[str, dict[str, str]]:
     return {row.pop("key"): row for row in map(json.loads, lines)}
 
 
+def latest(known: dict[str, dict[str, str]]) -> dict[tuple[str, str, str], str]:
+    """What was said last of each broken line, whatever the bytes were."""
+    return {(row["file"], row["old"], row["new"]): row["outcome"] for row in known.values()}
+
+
+def most_wanted(todo: list[tuple[str, Mutant]], known: dict[str, dict[str, str]]) -> list[tuple[str, Mutant]]:
+    """First what survived before, then what was never tried, then what is tried again."""
+    before, order = latest(known), [SURVIVED, None, LATE, NOTICED]
+    return sorted(todo, key=lambda pair: order.index(before.get(pair[1].what)))
+
+
 def table(results: Path) -> str:
     """Markdown: per room how many lines there are, what the tests said of each, and each survivor's explanation.
 
     What was tried before the file or one of its tests changed is counted apart, as it was last.
     """
     known, mutants = read_results(results), read_mutants()
-    before = {(row["file"], row["old"], row["new"]): row["outcome"] for row in known.values()}
+    before = latest(known)
     rows, survivors = [], []
     for room in [*dict.fromkeys(one.room for one in mutants), "all"]:
         ours = [one for one in mutants if room in (one.room, "all")]

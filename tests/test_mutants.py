@@ -43,3 +43,11 @@ def test_the_table_counts_what_was_said_of_the_bytes_of_now_apart_from_what_was_
     (tmp_path / "results").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = mutants.table(tmp_path / "results")
     assert "| toy | 4 | 1 | 0 | 1 | 1 | 0 | 1 |" in found and "`1` -> `` (why): no way" in found
+
+
+def test_what_survived_before_is_tried_first_and_what_was_noticed_last():
+    lines = [Mutant("toy", "file", (), str(n), "", "why") for n in range(3)]
+    said = [("noticed", lines[0]), ("survived", lines[2])]
+    known = {word: {"file": one.file, "old": one.old, "new": one.new, "outcome": word} for word, one in said}
+    found = mutants.most_wanted([("", one) for one in lines], known)
+    assert [one.old for _, one in found] == ["2", "1", "0"]

@@ -129,7 +129,7 @@ def markup() -> Told:
     asked = {
         "[red]x[!red].png": ["train-disco", "experiment=disco_smoke", "data=folder", f"data.path='{pictures}'"],
         "[/]": ["sample-icg", "experiment=icg_smoke", "model='[/]'"],
-        "[green]": ["grow-llm", "experiment=grow_smoke", "model='[green]'", "stage=grow"],
+        "[green]": ["grow-llm", "experiment=grow_smoke", "model='[green]'", "stage=grow", "factor=2"],
         "[blue]": ["train-ivideogpt", "experiment=ivideogpt_smoke", "init='[blue]'"],
     }
     for name, words in asked.items():

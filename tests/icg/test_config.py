@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from toolkit.errors import UserError
-from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, SchedulerClock, TimeStepGuidance
+from toolkit.icg import (
+    CombinedGuidance,
+    FrequencyDecoupledGuidance,
+    IndependentConditionGuidance,
+    SchedulerClock,
+    SkipLayerGuidance,
+    TimeStepGuidance,
+)
 from toolkit.icg.guiders import presets
 from toolkit.icg.guiders.clock import NoiseLevels
 from toolkit.zoo.edm.mlp import MLPDenoiser
@@ -24,6 +31,8 @@ ICG, TSG = IndependentConditionGuidance, TimeStepGuidance
         ICG(1.7, condition="bank", fields=["latents"], seed=[1, 2], std=0.5, num_draws=2, sigma_max=3.0),
         TSG(3.0, 1.25, 0.25, t_min=100, time_embedding_modules=["a.*"], max_layers=4, seed=None),
         CombinedGuidance([ICG(1.4, num_classes=7), TSG(2.0, alpha=0.0)], guidance_rescale=0.3),
+        FrequencyDecoupledGuidance([3.0, 1.5, 1.0], guidance_rescale=0.2, start=0.1),
+        SkipLayerGuidance(2.5, [1, 2], t_min=100, guidance_scale=4.0),
     ],
 )
 def test_round_trips(guider, tmp_path):

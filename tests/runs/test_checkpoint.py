@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, damaged ones named and skipped, a full disk loses nothing."""
 
 import contextlib
+import hashlib
 import subprocess
 from pathlib import Path
 
@@ -73,6 +74,24 @@ def test_nothing_is_unpickled(tmp_path):
     checkpoint.save(tmp_path, 1, {"evil": Opens()}, keep=1)
     with pytest.raises(UserError, match=r"cannot be read as a checkpoint \(it holds more than tensors"):
         checkpoint.load(tmp_path)
+
+
+def test_a_file_of_another_maker_with_the_right_checksum_is_one_line(tmp_path):
+    """Every byte of the archive's end in turn: torch raises runtime errors for some, the system's for others."""
+    path = checkpoint.save(tmp_path, 1, {"numbers": torch.zeros(2000)}, keep=1)
+    whole, seen = path.read_bytes(), set()
+    path.unlink()
+    for place in range(1, 100):
+        content = whole[:-place] + b"\xff" + whole[len(whole) - place + 1 :]
+        path = tmp_path / f"step-000000001-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        path.write_bytes(content)
+        try:
+            checkpoint.load(tmp_path)
+        except UserError as error:
+            assert "cannot be read as a checkpoint (" in str(error)
+            seen.add("Invalid argument" in str(error))
+        path.unlink()
+    assert seen == {True, False}
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(toy, capfd):

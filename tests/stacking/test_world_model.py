@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tests.zoo.world.nano_world import nano_clips, nano_world
+from toolkit.errors import UserError
 from toolkit.launch import launch
+from toolkit.stacking.checkpoints.open import find_network
 from toolkit.stacking.config import Growth
 from toolkit.stacking.zoo_networks import grow_network
 from toolkit.zoo import load
@@ -26,9 +28,11 @@ def scores(world):
     return torch.cat([found.logprobs.flatten(), found.rewards.flatten()])
 
 
-@pytest.fixture(params=[False, True], ids=["untied", "tied"])
+@pytest.fixture(
+    params=[{}, {"tie_word_embeddings": True}, {"spatial_embedding": True}], ids=["untied", "tied", "cells"]
+)
 def world(request):
-    world = nano_world(has_reward=True, tie_word_embeddings=request.param)
+    world = nano_world(has_reward=True, **request.param)
     for name, parameter in world.transformer.named_parameters():
         torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
     return world
@@ -48,6 +52,18 @@ def test_stack_repeats_the_layers(world):
         source = world.transformer.llm.model.layers[number % 2].state_dict()
         assert all(torch.equal(tensor, source[name]) for name, tensor in layer.state_dict().items())
     assert target.config.tokenizer_fingerprint == world.transformer.config.tokenizer_fingerprint
+
+
+def test_a_run_of_a_world_model_is_taken_as_a_whole_unless_a_part_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    for place in ("model", "model/tokenizer", "model/transformer"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "config.json").write_text("{}")
+    assert find_network(str(tmp_path)) == str(tmp_path / "model")
+    assert find_network(str(tmp_path), "transformer") == str(tmp_path / "model" / "transformer")
+    (tmp_path / "model" / "config.json").unlink()  # of a DisCo-Diff's parts none is the whole
+    with pytest.raises(UserError, match="has several networks; part= is one of tokenizer, transformer"):
+        find_network(str(tmp_path))
 
 
 def test_a_saved_world_model_grows_through_the_command(tmp_path, monkeypatch):

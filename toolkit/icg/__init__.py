@@ -57,6 +57,8 @@ __getattr__, __dir__ = lazy(
         "IndependentConditionGuidance": "toolkit.icg.guiders.independent_condition_guidance",
         "TimeStepGuidance": "toolkit.icg.guiders.time_step_guidance",
         "CombinedGuidance": "toolkit.icg.guiders.combined_guidance",
+        "FrequencyDecoupledGuidance": "toolkit.icg.peers.frequency_decoupled_guidance",
+        "SkipLayerGuidance": "toolkit.icg.peers.skip_layer_guidance",
         "SchedulerClock": "toolkit.icg.guiders.clock",
         "guided": "toolkit.icg.guiders.in_pipelines",
         "GuidedDenoiser": "toolkit.icg.guiders.in_denoisers",

@@ -167,6 +167,7 @@ class VideoLlama(Llama, ZooArchitecture):
         "reward_linear.bias": Spec("bias", ("",)),
         "action_recon_linear.weight": Spec("head", ("", "residual"), reads=1),
         "action_recon_linear.bias": Spec("bias", ("",)),
+        **{f"spatial.{table}.weight": Spec("embedding", ("", "residual")) for table in ("own", "next", "within")},
     }
 
     def skeleton(self, config: Any) -> nn.Module:

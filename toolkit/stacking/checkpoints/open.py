@@ -62,9 +62,10 @@ class Shards(Tensors):
 
 
 def find_network(source: str, part: str | None = None) -> str:
-    """Where the network is that ``source`` and ``part`` name: ``model/<part>`` of a run; anything else as it is.
+    """Where the network is that ``source`` and ``part`` name; anything but a run as it is.
 
-    Raises UserError where a run has no such part, or several and none is named.
+    Of a run that is ``model/<part>``; without ``part`` its only network, or the world model that several are parts of.
+    Raises UserError where a run has no such part, or several that are no whole and none is named.
     """
     folder = Path(source)
     if part is None and not (folder / "run.json").is_file():
@@ -72,6 +73,8 @@ def find_network(source: str, part: str | None = None) -> str:
     found = {path.parent.name: str(path.parent) for path in sorted(folder.glob("model/*/config.json"))}
     if part is None and len(found) == 1:
         return next(iter(found.values()))
+    if part is None and (folder / "model" / "config.json").is_file():
+        return str(folder / "model")
     if part not in found:
         what = f"has no network {part}" if part else "has several networks"
         raise UserError(f"model={source}: {what}; part= is one of {', '.join(found) or 'none: it saved no network'}")
