@@ -19,15 +19,16 @@ BASE, GROWN = ("#0072B2", "#4f9fd0", "#9cc9e6"), ("#009E73", "#4fbd9c", "#9bdac6
 GALLERY = (  # paper, picture, what it shows, the command that made it
     (
         "DisCo-Diff",
-        "disco/default_run/samples.png",
-        "Digits from five minutes of training: DisCo-Diff, the same network without latents, and real ones.",
-        "toolkit train-disco",
+        "disco/shipped/samples.png",
+        "Digits of the model that ships, a class per column, each with discrete latents drawn by its prior.",
+        "toolkit train-disco experiment=disco_shipped",
     ),
     (
         "ICG and TSG",
-        "icg/default_run/grid.png",
-        "The same noise in every column: without guidance, with CFG, ICG, TSG and both. Framed: read as another digit.",
-        "toolkit sample-icg",
+        "icg/shipped/grid.png",
+        "The same noise in every column, on a model that was trained without label dropping and ships. Framed: read as "
+        "another digit.",
+        "toolkit sample-icg experiment=icg_shipped measure.enabled=true measure.num_samples=300",
     ),
     (
         "iVideoGPT",

@@ -1,10 +1,11 @@
 """Put a trained run into the package, its parts in half precision, with the record that loading it reads:
 
-toolkit train-disco experiment=disco_mnist28 hydra.run.dir=runs/mnist28
-python experiments/disco/ship_model.py runs/mnist28 mnist28
+toolkit train-disco experiment=disco_mnist28 baseline=none stage=prior hydra.run.dir=runs/mnist28
+toolkit train-disco experiment=disco_mnist28 baseline=none latents.kind=none stage=denoiser hydra.run.dir=runs/plain
+python experiments/disco/ship_model.py mnist28 runs/mnist28 runs/plain
 
-The card beside it, README.md, is written by hand; ``toolkit train-disco model=mnist28 stage=measure`` measures what was
-put there.
+The second run is the baseline, where the first has none of its own. The card beside it, README.md, is written by hand;
+``toolkit train-disco model=mnist28 stage=measure`` measures what was put there.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ KEPT = ["command", "status", "seed", "config", "config_hash", "git_commit", "ove
 KEPT = [*KEPT, "parameters", "machine", "versions"]
 
 
-def main(run: str, name: str) -> None:
+def main(name: str, run: str, baseline: str | None = None) -> None:
     folder, record, parts = zoo.local(name), read_record(run), load_parts(run)
+    if baseline is not None:
+        parts.baseline = load_parts(baseline).denoiser
     assert record is not None and folder != Path(name), f"{name}: not in the zoo's SHIPPED"
     shutil.rmtree(folder / "model", ignore_errors=True)
     (folder / "model").mkdir(parents=True)

@@ -77,6 +77,15 @@ def test_a_verdict_that_is_replaced_stays_as_a_line(paper):
     assert (entry["center"], entry["verdict"]) == (18.0, "holds")
 
 
+def test_other_values_leave_a_line_though_the_verdict_is_the_same(paper):
+    reproduce("small", ["wins"], root="r", launch=Runner())
+    reproduce("small", ["wins"], root="elsewhere", launch=Runner(scale=1.1))
+    entry = results(paper)["claims"]["wins"]
+    (line,) = entry["history"]
+    assert line["verdict"] == entry["verdict"] == "does not hold"
+    assert (line["center"], entry["center"]) == (6.0, pytest.approx(6.6))
+
+
 def test_a_withdrawn_claim_is_not_run_and_keeps_what_it_said(paper):
     reproduce("small", level="full", root="r", launch=Runner())
     (paper / "claims.yaml").write_text(CLAIMS + "    withdrawn: one clip is no sample\n")

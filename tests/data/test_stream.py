@@ -61,6 +61,13 @@ def test_flips_mirror_about_half_of_the_images():
     assert torch.equal(x[mirrored].flip(-1)[0], x[~mirrored][0])
 
 
+def test_every_step_mirrors_other_places_of_the_batch():
+    ramp = torch.arange(4, dtype=torch.uint8).expand(64, 1, 4, 4)
+    steps = take(batches(MemorySplit(ramp), 64, seed=0, flip=True), 3)
+    mirrored = [tuple((x[:, 0, 0, 0] > x[:, 0, 0, -1]).tolist()) for x in steps]
+    assert len(set(mirrored)) == 3
+
+
 def test_points_are_not_flipped(split):
     with pytest.raises(UserError, match="only images can be mirrored"):
         batches(split, 2, seed=0, flip=True)

@@ -8,7 +8,7 @@ import torch
 
 from tests.ivideogpt import tiny
 from toolkit.data.config import EpisodeData
-from toolkit.data.episodes.clips import Clip
+from toolkit.data.episodes.clips import Clip, ClipSource
 from toolkit.data.episodes.episode import Episode, memory_set
 from toolkit.errors import UserError
 from toolkit.ivideogpt.clips import action_statistics, arrange, load_clips, tokenizer_frames, window_frames
@@ -74,6 +74,15 @@ def test_action_statistics_are_those_of_all_rows_and_a_constant_column_is_left_a
     assert (
         found["std"][1] == 1 and (found["low"][:2] == every.min(0)).all() and (found["high"][2:] == every.max(0)).all()
     )
+
+
+def test_between_two_frames_all_actions_are_kept_and_rewards_are_summed():
+    rows, frames = np.arange(1.0, 8, dtype=np.float32), np.zeros((7, 2, 2, 3), np.uint8)
+    episodes = memory_set([Episode(frames, rows[:, None], rows)], ["x"])
+    found = ClipSource(episodes, num_frames=3, frame_step=2).sample(1, 0)
+    first = found.actions[0, 0, 0].item()
+    wanted = [[first + step, first + step + 1] for step in (0, 2, 4)]
+    assert found.actions[0].tolist() == wanted and found.rewards[0].tolist() == [sum(pair) for pair in wanted]
 
 
 def test_frames_that_are_not_square_are_refused_unless_they_are_cropped(tmp_path):

@@ -36,6 +36,22 @@ def test_the_score_is_the_mean_cosine_of_each_picture_with_its_prompt(clip):
     assert score(grey, ["a"]) == pytest.approx(score(grey.expand(1, 3, 16, 16), ["a"]))
 
 
+def test_pictures_are_shown_as_clip_was_trained_and_what_does_not_fit_counts_nothing(clip):
+    """Against CLIPModel's own logits, its scale times the cosines; a text turned round has minus the cosine."""
+    score = ClipScore(clip, torch.device("cpu"))
+    images, prompts = torch.rand(6, 3, 16, 16) * 2 - 1, ["a", "b c", "b", "c a", "a b", "c"]
+    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    pixels = ((images + 1) / 2 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    tokens = score.tokenizer(prompts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = score.net(pixel_values=pixels, **tokens).logits_per_image.diag()
+        cosines = logits / score.net.logit_scale.exp()
+        assert score(images, prompts) == pytest.approx(100 * float(cosines.clamp(min=0).mean()), abs=1e-3)
+        score.net.text_projection.weight.neg_()
+    assert score(images, prompts) == pytest.approx(100 * float((-cosines).clamp(min=0).mean()), abs=1e-3)
+    assert cosines.abs().min() > 1e-3
+
+
 def test_what_is_no_clip_model_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"measure\.clip=.*cannot be loaded"):
         ClipScore(str(tmp_path), torch.device("cpu"))

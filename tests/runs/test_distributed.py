@@ -19,7 +19,7 @@ def test_two_ranks_share_one_folder_repeat_themselves_and_resume_exactly(toy):
     assert finish(*start_ranks(2, *WORDS)) == [0, 0]
     [folder] = (toy / "runs/train-toy").iterdir()
     assert (toy / "output.txt").read_text().count("train: step 30/30") == 1
-    assert record(folder)["status"] == "done"
+    assert record(folder)["status"] == "done" and record(folder)["device"] == "cpu"
 
     ranks = start_ranks(2, *WORDS, "step_time_s=0.03", "hydra.run.dir=one")
     while not list((toy / "one").glob("checkpoints/train/step-*")):

@@ -20,6 +20,8 @@ def test_a_generator_leaves_the_default_one_alone():
     first = torch.rand(3, generator=generator(5, "noise"))
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(first, torch.rand(3, generator=generator(5, "noise")))
+    for other in (generator(6, "noise"), generator(5, "data"), generator(5, "noise", 1)):
+        assert not torch.equal(first, torch.rand(3, generator=other))
 
 
 def test_seed_all_repeats_the_default_generator():

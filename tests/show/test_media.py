@@ -61,6 +61,13 @@ def test_links_that_lead_out_of_the_folder_are_not_followed(tmp_path):
     assert gallery(tmp_path / "run", "samples", Shelf()) == ""
 
 
+def test_of_a_gif_that_is_a_film_too_the_film_is_shown(tmp_path):
+    picture(tmp_path / "samples" / "roll.gif")
+    picture(tmp_path / "samples" / "still.gif")
+    (tmp_path / "samples" / "roll.mp4").write_bytes(b"a film")
+    assert list(media.media_files(tmp_path)) == ["samples/roll.mp4", "samples/still.gif"]
+
+
 def test_pictures_of_one_name_stand_in_a_row_and_the_first_runs_go_first(tmp_path, monkeypatch):
     runs = []
     for run in range(3):

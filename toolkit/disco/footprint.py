@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -39,6 +40,7 @@ def stages(config: TrainDisco) -> list[StageShape]:
             optim.micro_batch_size,
             optim.gradient_checkpointing,
             sharded=optim.sharding == "fsdp",
+            notes=_snapshots(config),
         )
         for name in ("denoiser", "baseline")
     }
@@ -55,6 +57,13 @@ def stages(config: TrainDisco) -> list[StageShape]:
             replicated=True,
         )
     return [found[name] for name in config.stages() if name in found]
+
+
+def _snapshots(config: TrainDisco) -> tuple[str, ...]:
+    """What post-hoc EMA adds to the disk."""
+    optim = config.optim
+    number = len(optim.ema_sigma_rels) * math.ceil(optim.num_steps / optim.ema_snapshot_every_steps)
+    return (f"{number} snapshots of averages, each as large as the denoiser's weights",) if number else ()
 
 
 def _stage_1(config: TrainDisco, dataset: Dataset, name: str) -> Networks:

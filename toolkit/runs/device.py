@@ -91,6 +91,8 @@ def make_accelerator(config: Job, job_number: int = 0) -> Accelerator:
         raise UserError("precision=fp16: needs a GPU; on a CPU use precision=bf16 or fp32")
     accelerator = Accelerator(cpu=cpu, mixed_precision="no" if config.precision == "fp32" else config.precision)
     assert accelerator.num_processes == world_size()
+    if cpu:  # with several processes it is cpu:0, to which weights that lie in a file are copied: other roundings
+        accelerator.state.device = torch.device("cpu")
     return accelerator
 
 

@@ -52,13 +52,14 @@ class Shelf:
 
 
 def media_files(run: Path) -> dict[str, Path]:
-    """``{name below the run: file}`` of the samples, then of the figures."""
+    """``{name below the run: file}`` of the samples, then of the figures; of a GIF that is an mp4 too the mp4 alone."""
     found = {}
     for folder in (run / "samples", run / "figures"):
         for path in sorted(folder.rglob("*")):
             shown = path.suffix.lower() in IMAGES | VIDEOS or path.suffix.lower() in TEXTS
             inside = path.is_file() and path.resolve().is_relative_to(folder.resolve())
-            if shown and inside and not path.name.startswith("."):
+            twice = path.suffix.lower() == ".gif" and path.with_suffix(".mp4").is_file()
+            if shown and inside and not twice and not path.name.startswith("."):
                 found[path.relative_to(run).as_posix()] = path
     return found
 

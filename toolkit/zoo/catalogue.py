@@ -283,7 +283,9 @@ class Shipped:
     licence: str = "Apache-2.0"
 
 
-SHIPPED: dict[str, Shipped] = {}
+SHIPPED: dict[str, Shipped] = {
+    "mnist28": Shipped("disco/weights/mnist28", "DisCo-Diff of MNIST by class, 28x28, and its baseline"),
+}
 
 
 def local(source: str | Path) -> Path:

@@ -17,6 +17,7 @@ from toolkit.disco.artefact import Parts
 from toolkit.disco.baselines import LabelEncoder
 from toolkit.disco.build import build_denoiser, build_encoder, build_prior
 from toolkit.disco.config import MEASURES
+from toolkit.disco.measure.loss import _curve
 from toolkit.disco.measure.setting import Setting, scale_key, sigma_key
 from toolkit.errors import UserError
 from toolkit.metrics.mixture import posterior_mean
@@ -106,6 +107,15 @@ def test_loss_of_exact_denoisers_is_the_closed_form(exact):
     )
 
 
+def test_every_held_out_item_has_noise_of_its_own_whatever_the_batch(exact):
+    curves = []
+    for size in (7, 64, 4096):
+        sampling = dataclasses.replace(exact.config.sampling, batch_size=size)
+        setting = Setting(exact.parts, exact.dataset, dataclasses.replace(exact.config, sampling=sampling), exact.run)
+        curves.append(_curve(setting, exact.parts.baseline, None))
+    assert curves[0] == pytest.approx(curves[2], rel=1e-5) and curves[1] == pytest.approx(curves[2], rel=1e-5)
+
+
 def test_use_of_true_modes_is_ln_8(exact):
     found = measures.use(exact)
     assert found["information"] == pytest.approx(2.079, abs=0.01)
@@ -119,6 +129,7 @@ def test_known_mode_makes_the_ode_straight(exact):
     assert found["mean.ours"] < 0.1
     assert 60 < found["mean.baseline"] < 140  # 105 over many trajectories
     assert found["ratio"] < 0.002
+    assert found["ratio"] == pytest.approx(found["mean.ours"] / found["mean.baseline"])
     assert found["curvature.baseline.sigma_1"] > 0.3
 
 

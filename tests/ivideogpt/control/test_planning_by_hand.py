@@ -8,6 +8,7 @@ from toolkit.data.episodes.environments import PushSpriteEnv
 from toolkit.ivideogpt.config import Plan
 from toolkit.ivideogpt.control.planning import Task, _scorer, control
 from toolkit.runs.seeds import derive
+from toolkit.zoo.world.model import WorldModel
 
 
 class Paying(PushSpriteEnv):
@@ -83,3 +84,23 @@ def test_the_next_round_of_candidates_is_drawn_around_the_elite(monkeypatch):
     search(score, Task(None, -box, box, 1), settings, np.random.default_rng(0), "cem")
     best = rounds[0][np.argmax(score(rounds[0]))]
     assert np.abs(rounds[1].mean(0) - best).max() < 0.05 and 0.02 < rounds[1].std(0).mean() < 0.08
+
+
+def test_every_plan_begins_at_what_is_seen_by_then(monkeypatch):
+    class Noted(PushSpriteEnv):
+        def reset(self, **keys):
+            frame, info = super().reset(**keys)
+            self.frames = [frame]
+            return frame, info
+
+        def step(self, action):
+            found = super().step(action)
+            self.frames.append(found[0])
+            return found
+
+    shown, own = [], WorldModel.begin
+    monkeypatch.setattr(WorldModel, "begin", lambda *args, **keys: shown.append(args[1]) or own(*args, **keys))
+    env, settings = Noted(16), {"num_steps": 4, "replan_every": 2, "objective": "reward"}
+    control(tiny.world(), Task(env, env.action_space.low, env.action_space.high, 1), config_of(**settings), "cem", 0)
+    assert len(shown) == 2 and (env.frames[0] != env.frames[2]).any()
+    assert (shown[0][0, 0] == env.frames[0]).all() and (shown[1][0, 0] == env.frames[2]).all()

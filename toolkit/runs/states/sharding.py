@@ -142,7 +142,8 @@ def _spread_like(template: Any, state: Any) -> Any:
     if is_spread(template):
         return like(template, state)
     if isinstance(template, dict) and isinstance(state, dict):
-        return {name: _spread_like(template.get(name), one) for name, one in state.items()}
+        made = {name: _spread_like(template.get(name), one) for name, one in state.items()}
+        return made if any(made[name] is not state[name] for name in state) else state
     return state
 
 

@@ -1,0 +1,41 @@
+"""How long a drawn condition is kept, and what brings the contrast of a guided prediction back."""
+
+import torch
+
+from tests.icg.guiders.test_in_denoisers import CODES, ICG, K, M, mlp
+from toolkit.icg import guided_denoiser
+
+
+def given(num):
+    generator = torch.Generator().manual_seed(num)
+    return {
+        "class_labels": torch.randint(K, (num,), generator=generator),
+        "latents": torch.randint(CODES, (num, M), generator=generator),
+    }
+
+
+def points(num):
+    return torch.randn(num, 2, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_condition_is_kept_for_a_step_or_for_a_run_and_never_into_the_next():
+    model, each, whole = mlp(), ICG(2.0), ICG(2.0, resample="run")
+    for guider, same in ((each, False), (whole, True)):
+        denoise = guided_denoiser(model, guider, **given(6))
+        assert torch.equal(denoise(points(6), 1.0), denoise(points(6), 1.0)) == same
+    denoise.restart()  # the next run has another batch
+    again = guided_denoiser(model, whole, **given(3))(points(3), 1.0)
+    alone = guided_denoiser(model, ICG(2.0, resample="run"), **given(3))(points(3), 1.0)
+    assert torch.equal(again, alone)
+
+
+def test_rescaling_brings_the_deviation_of_each_sample_towards_the_conditional_ones():
+    """Lin et al. 2024, eq. 15 and 16."""
+    model, x, conditions = mlp(), points(6), given(6)
+    plain = guided_denoiser(model, ICG(4.0), **conditions)(x, 1.0)
+    found = guided_denoiser(model, ICG(4.0, guidance_rescale=0.7), **conditions)(x, 1.0)
+    with torch.no_grad():
+        conditional = model(x, torch.tensor(1.0), **conditions)
+    ratio = conditional.std(dim=1, keepdim=True) / plain.std(dim=1, keepdim=True)
+    torch.testing.assert_close(found, plain * (0.7 * ratio + 0.3), rtol=1e-4, atol=1e-5)
+    assert (ratio - 1).abs().min() > 1e-3
