@@ -169,6 +169,7 @@ def test_sharded_weights_gradients_and_moments_are_divided_by_the_devices():
         plan_stage(mlp(batch_size=4, sharded=way), Cluster(LARGE, 4), Tracer(True), 2).memory for way in (False, True)
     )
     assert (sharded.weights, sharded.moments) == (plain.weights // 4, plain.moments // 4)
+    assert plain.averages and sharded.averages == plain.averages // 4
 
 
 def tight(gib):

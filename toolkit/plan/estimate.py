@@ -122,7 +122,7 @@ def _word(checkpointing: bool) -> str:
 
 def _share(shape: StageShape, cluster: Cluster) -> int:
     if shape.sharded and cluster.count == 1:
-        raise UserError("optim.sharding=fsdp: spreads weights over several devices, as in --devices 8xH100")
+        raise UserError(f"{shape.name}: sharding=fsdp spreads weights over several devices, as in --devices 8xH100")
     if shape.replicated:
         return shape.batch_size
     if shape.batch_size % cluster.count:

@@ -12,6 +12,7 @@ from torch import nn
 
 from tests.toyroom.harness import _processes, finish
 from toolkit.errors import UserError
+from toolkit.launch import launch
 from toolkit.runs.states.sharding import check_sharding
 from toolkit.zoo.checkpointing import called
 
@@ -130,3 +131,35 @@ def test_refusals(precision, said):
     check_sharding("none", precision, "x")
     with pytest.raises(UserError, match=said):
         check_sharding("fsdp", precision, "x")
+
+
+SEVERAL, SLOW = "sharding=fsdp: needs several processes", pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        ("train-disco", ["experiment=disco_smoke", "optim.sharding=fsdp"], f"optim.{SEVERAL}"),
+        (
+            "train-disco",
+            ["experiment=disco_smoke", "optim.sharding=fsdp", "latents.restart_dead_codes=true"],
+            "not with latents.restart_dead_codes=true",
+        ),
+        pytest.param(
+            "train-ivideogpt",
+            ["experiment=ivideogpt_smoke", "optim.transformer.sharding=fsdp"],
+            f"optim.transformer.{SEVERAL}",
+            marks=SLOW,
+        ),
+        pytest.param(
+            "enhance-video", ["experiment=enhance_train_small", "optim.sharding=fsdp"], f"optim.{SEVERAL}", marks=SLOW
+        ),
+        pytest.param(
+            "enhance-video", ["experiment=enhance_train_keys", "optim.sharding=fsdp"], "is of stage=train", marks=SLOW
+        ),
+    ],
+)
+def test_commands_refuse_it_before_they_begin(tmp_path, monkeypatch, capfd, command, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert launch(command, [*words, "hydra.run.dir=one"]) == 2
+    assert said in capfd.readouterr().err and not (tmp_path / "one").exists()
