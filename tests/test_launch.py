@@ -1,5 +1,8 @@
 """Bad input to a job command: exit code 2, one line that names the key, nothing left on disk."""
 
+import errno
+import os
+import shutil
 import sys
 
 import numpy as np
@@ -120,6 +123,19 @@ def test_memory_that_is_used_up_is_one_line(toy, capfd, monkeypatch, used):
         line.startswith("toolkit: error: one: out of memory (") and "toolkit plan" in line and "Traceback" not in error
     )
     assert record("one")["status"] == "failed" and record("one")["stages"]["train"]["status"] == "done"
+
+
+def test_a_disk_that_is_full_when_a_folder_is_copied_is_one_line(toy, capfd, monkeypatch):
+    from tests.toyroom import job
+
+    def copy(*_):
+        why = f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}: 'b/net'"
+        raise shutil.Error([("a/net", "one/b/net", why), ("a/other", "one/b/other", why)])
+
+    monkeypatch.setattr(job, "_measure", copy)
+    assert run_here("optim.num_steps=2", "hydra.run.dir=one") == 1
+    error = capfd.readouterr().err
+    assert "toolkit: error: one: one/b/net could not be written ([Errno 28]" in error and "a/other" not in error
 
 
 def test_a_run_folder_holds_what_the_readme_says(toy, capfd):

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -94,6 +95,9 @@ def _is_the_machines(error: BaseException) -> bool:
 
 
 def _of_the_machine(folder: Path, error: BaseException) -> JobError:
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of a copied folder: (from, to, why) each
+        _, target, why = error.args[0][0]
+        return JobError(f"{folder}: {target} could not be written ({why})")
     if not is_out_of_memory(error):
         return JobError(f"{folder}: {error}")
     said = " ".join(str(error).split())[:160] or type(error).__name__

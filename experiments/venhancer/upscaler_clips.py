@@ -36,9 +36,10 @@ def run(words: list[str], place: Path) -> dict[str, Any]:
 
 
 def means(records: list[dict[str, Any]]) -> dict[str, float]:
-    """Of every measure that all clips have, and of the memory."""
+    """Of every measure over the clips that have it (tree has no frames between), and of the memory."""
     rows = [record["metrics"] | {"peak_memory_mib": record["peak_memory_mib"]} for record in records]
-    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0] if all(key in row for row in rows)}
+    found = {key: [row[key] for row in rows if key in row] for key in rows[0]}
+    return {key: sum(values) / len(values) for key, values in found.items()}
 
 
 def main(out: Path, root: Path, span: Path | None = None) -> None:
