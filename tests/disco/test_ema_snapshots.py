@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 
@@ -12,6 +13,7 @@ from toolkit.disco.ema_snapshots import EMASnapshots, load_post_hoc
 from toolkit.errors import UserError
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.record import Run
+from toolkit.runs.states.sharding import shard, spread_like
 from toolkit.schema import check
 from toolkit.zoo.edm.post_hoc_ema import gamma_of
 
@@ -85,6 +87,29 @@ def test_what_is_put_together_is_near_the_average_taken_directly(tmp_path):
         load_post_hoc(network, tmp_path, sigma_rel)
         np.testing.assert_allclose(network.weight.detach().numpy()[0], exact, atol=0.02)
     assert np.abs(exact - weights[-1]).max() > 0.1
+
+
+def test_averages_that_are_spread_over_processes_leave_the_same_files(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for name in ("whole", "spread"):
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+            snapshots = EMASnapshots(tmp_path / name, network, [0.05, 0.1])
+            if name == "spread":
+                shard(network, [network[0]])
+                for average in snapshots.averages.values():
+                    spread_like(average.model, network)
+            for _ in range(3):
+                with torch.no_grad():
+                    for number, parameter in enumerate(network.parameters()):
+                        parameter.mul_(1.1 + 0.1 * number)
+                snapshots.update(8)
+            snapshots.store(3)
+    finally:
+        dist.destroy_process_group()
+    one, other = ([path.read_bytes() for path in sorted((tmp_path / name).iterdir())] for name in ("whole", "spread"))
+    assert len(one) == 2 and one == other
 
 
 def test_files_of_a_training_that_was_given_up_go(tmp_path):

@@ -289,5 +289,6 @@ SHIPPED: dict[str, Shipped] = {
 
 
 def local(source: str | Path) -> Path:
-    """The folder of a model that ships with the package; anything else as a path."""
-    return Path(__file__).parent.parent / SHIPPED[str(source)].folder if str(source) in SHIPPED else Path(source)
+    """The folder of a model that ships with the package, by its name; anything else, and every ``Path``, as a path."""
+    is_name = isinstance(source, str) and source in SHIPPED
+    return Path(__file__).parent.parent / SHIPPED[str(source)].folder if is_name else Path(source)
