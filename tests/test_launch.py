@@ -111,7 +111,14 @@ def test_a_bug_shows_its_traceback_and_fails_with_1(toy, capfd, monkeypatch):
     assert "KeyError" in (toy / "one/run.log").read_text()
 
 
-@pytest.mark.parametrize("used", [lambda: torch.empty(2**52), lambda: np.empty(2**52), lambda: bytearray(2**62)])
+def linker():
+    raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+
+USES = [lambda: torch.empty(2**52), lambda: np.empty(2**52), lambda: bytearray(2**62), linker]
+
+
+@pytest.mark.parametrize("used", USES)
 def test_memory_that_is_used_up_is_one_line(toy, capfd, monkeypatch, used):
     from tests.toyroom import job
 

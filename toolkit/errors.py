@@ -37,8 +37,9 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of the machine or of an accelerator: Python's error, numpy's, and those of torch's two allocators."""
-    is_torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    """Of the machine or of an accelerator: Python's error, numpy's, those of torch's allocators, and the linker's."""
+    words = ("can't allocate memory", "failed to map segment from shared object")
+    is_torchs = type(error).__name__ == "OutOfMemoryError" or any(one in str(error) for one in words)
     return isinstance(error, MemoryError) or is_torchs
 
 

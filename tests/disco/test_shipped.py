@@ -58,7 +58,7 @@ def from_nothing(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOOLKIT_CACHE", str(folder / "cache"))
         patch.chdir(folder)
-        keys = {"num_samples": 30, "num_steps": 8, "show_latents": False}
+        keys = {"num_samples": 20, "num_steps": 6, "show_latents": False}
         toolkit.run("train-disco", experiment="disco_shipped", sampling=keys, folder=folder / "run")
     return folder / "run"
 
