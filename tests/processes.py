@@ -194,15 +194,16 @@ def kill_one_rank(command: str) -> dict[str, Any]:
     return {"ended_s": round(ended_s, 1), "resumed on 4": status, **difference("killed", "one")}
 
 
-def kill_all(command: str) -> bool:
-    """Kill both ranks of a job of four passes a step, resume it; whether it equals the one that nobody touched."""
-    job = start("torchrun", 2, command, *MICRO[command], "hydra.run.dir=again")
-    wait_for_checkpoint(job, "again")
+def kill_all(command: str, words: list[str], untouched: str, stage: str = "*") -> bool:
+    """Kill both ranks of a job with ``words``, resume it; whether it equals the one that nobody touched."""
+    shutil.rmtree("again", ignore_errors=True)
+    job = start("torchrun", 2, command, *words, "hydra.run.dir=again")
+    wait_for_checkpoint(job, "again", stage)
     for process in [job, *ranks_of(job).values()]:
         process.send_signal(signal.SIGKILL)
     job.wait()
-    train("torchrun", 2, command, "again", *MICRO[command])
-    return outcome("again") == outcome("torchrun_2_micro")
+    train("torchrun", 2, command, "again", *words)
+    return outcome("again") == outcome(untouched)
 
 
 def stop_sharding(command: str) -> dict[str, float]:
@@ -224,6 +225,9 @@ def check_sharding(command: str) -> list[dict[str, Any]]:
     for case, found in cases.items():
         rows.append({"case": case, **found, "holds": max(found.values()) <= TOLERANCE})
         show(command, rows[-1])
+    same = kill_all(command, SHARDED[command], "sharded", SHARDED_STAGE.get(command, "*"))
+    rows.append({"case": "2, fsdp, all killed, resumed to the bit", "holds": same})
+    show(command, rows[-1])
     return rows
 
 
@@ -242,7 +246,12 @@ def check(command: str) -> list[dict[str, Any]]:
     holds = killed["ended_s"] < PATIENCE_S and killed["resumed on 4"] == "done"
     rows.append({"case": "rank 1 of 2 killed, 4 go on", **killed, "holds": holds})
     show(command, rows[-1])
-    rows.append({"case": "2 x 4 passes, all killed, resumed to the bit", "holds": kill_all(command)})
+    rows.append(
+        {
+            "case": "2 x 4 passes, all killed, resumed to the bit",
+            "holds": kill_all(command, MICRO[command], "torchrun_2_micro"),
+        }
+    )
     show(command, rows[-1])
     return rows
 

@@ -51,3 +51,9 @@ def test_grown_world(measure, digits):
     assert all(0.97 < one["compute"][arm] < 1.03 for one in seeds for arm in ("scratch", "grown", "continued"))
     values = {arm: [one["arms"][arm][measure] for one in seeds] for arm in ("scratch", "grown", "continued")}
     check_gaps(found[measure], values, digits)
+
+
+def test_grown_prior():
+    found = record("grown_prior")
+    values = {arm: [one["nats"][arm] for one in found["seeds"].values()] for arm in ("scratch", "grown", "continued")}
+    check_gaps(found["nats"], values, 3)

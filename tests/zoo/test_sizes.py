@@ -8,7 +8,9 @@ import pytest
 from tests.toyroom.harness import REPO
 from toolkit import zoo
 from toolkit.errors import UserError
+from toolkit.zoo.importing import read_tensors
 from toolkit.zoo.loading import refuse_other_libraries
+from toolkit.zoo.sizes import sizes_in
 
 BEFORE = REPO / "tests/files/before"
 DENOISER = "train-disco/run/model/denoiser"
@@ -64,3 +66,14 @@ def test_an_enhancer_s_index_names_no_library_of_somebody_else(tmp_path, monkeyp
         with pytest.raises(UserError, match="comes from evil, and only parts of diffusers"):
             load_pipeline(str(folder))
     assert not (tmp_path / "MADE").exists()
+
+
+@pytest.mark.parametrize(("name", "read"), [("safe_open", lambda path: sizes_in([path])), ("load_file", read_tensors)])
+def test_a_file_too_long_to_be_mapped_is_one_line(tmp_path, monkeypatch, name, read):
+    def refuse(*_, **__):
+        raise MemoryError("Cannot allocate memory (os error 12)")
+
+    monkeypatch.setattr(f"safetensors.{name}" if name == "safe_open" else f"toolkit.zoo.importing.{name}", refuse)
+    (tmp_path / "a.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"a\.safetensors: .*safetensors file.*Cannot allocate memory"):
+        read(tmp_path / "a.safetensors")

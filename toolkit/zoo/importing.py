@@ -25,7 +25,9 @@ from toolkit.paths import share
 from toolkit.plain_files import read_object
 
 UnpicklingError = torch.serialization.pickle.UnpicklingError  # what torch refuses all but tensors with
-_DAMAGES = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, struct.error)  # of old files too
+_DAMAGES = (  # of old files too; a file too long to be mapped is a MemoryError
+    *(RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, struct.error, MemoryError),
+)
 
 
 def refuse_existing(dest: Path) -> None:
@@ -61,7 +63,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
-    except SafetensorError as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise UserError(f"{path}: not a readable safetensors file: {error}") from None
 
 

@@ -44,7 +44,7 @@ def unpack(path: str | Path) -> WorldModel:
             tokenizer = CompressiveVQModel(**configs["tokenizer"])
             transformer = VideoTransformer(LlamaConfig(**configs["transformer"]))
         world = configs["world"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{path}: not a packed world model ({' '.join(str(error).split())})") from None
     for part, network in (("tokenizer", tokenizer), ("transformer", transformer)):
         network.load_state_dict(_unpacked(tensors, f"{part}."))
