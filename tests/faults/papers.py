@@ -146,7 +146,7 @@ def names_of_folders() -> Told:
         code, text = paper(command, f"experiment={preset}", f"hydra.run.dir={here}/{command}")
         assert code == 0, text[-500:]
         for path in Path(command, "model").rglob("*.json"):
-            if here in path.read_text() or "_name_or_path" in json.loads(path.read_text()):
+            if here in path.read_text() or json.loads(path.read_text()).get("_name_or_path"):
                 bad.append(str(path))
         shutil.rmtree(command)
     return Told("looked for in every JSON file under model/", ", ".join(bad) or "nothing", len(PRESETS))

@@ -63,6 +63,8 @@ def test_load_from_run_folder_by_part(tmp_path):
     default, other = zoo.load(run), zoo.load(run, part="baseline")
     assert not torch.equal(default.map_in.weight, other.map_in.weight)
     assert torch.equal(default.map_in.weight, zoo.load(run / "model" / "denoiser").map_in.weight)
+    other.save_pretrained(tmp_path / "again")
+    assert str(tmp_path) not in (tmp_path / "again/config.json").read_text()
     with pytest.raises(UserError, match=r"no network 'prior' there \(found: baseline, denoiser\)"):
         zoo.load(run, part="prior")
 

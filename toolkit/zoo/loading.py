@@ -159,6 +159,7 @@ def _load_strictly(network_class: Any, source: str, **where: Any) -> Any:
     for what in ("missing_keys", "unexpected_keys"):
         if info[what]:
             raise UserError(f"{source}: {what.replace('_', ' ')} in the weights: {', '.join(sorted(info[what])[:8])}")
+    network.register_to_config(_name_or_path=None)  # what is saved from it shall name no folder of this machine
     return network
 
 

@@ -293,6 +293,7 @@ window.addEventListener("load", async () => {
   await settled(() => Number(said.t) >= 6);
   key.dispatchEvent(up);
   await settled(() => !busy);
+  HTMLAnchorElement.prototype.click = () => {};  // a download can hold a headless browser up for ever
   press("g");
   await settled(() => said.clip);
   said.sliders = all("input[type=range]").length;

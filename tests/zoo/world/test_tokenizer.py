@@ -236,3 +236,5 @@ def test_saved_and_loaded_is_the_same(tokenizer, tmp_path):
     loaded, clips = CompressiveVQModel.from_pretrained(tmp_path).eval(), nano_clips(dtype=torch.float32)[0]
     assert torch.equal(loaded.tokenize(clips), network.tokenize(clips))
     assert loaded.fingerprint() == network.fingerprint() and loaded.config.resolution == SIZE
+    loaded.save_pretrained(tmp_path / "again")
+    assert str(tmp_path) not in (tmp_path / "again/config.json").read_text()

@@ -224,7 +224,8 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
             return self._decode_frames(self.dynamics_quantize.embedding(codes), context.memory)
 
     def save_pretrained(self, folder: str | Path, **more: Any) -> None:
-        """A ``tokenizer/`` folder of the release's layout."""
+        """A ``tokenizer/`` folder of the release's layout, which does not say where the network was loaded from."""
+        self.register_to_config(_name_or_path=None)
         self.save_config(folder)
         write_tensors(self, Path(folder) / TOKENIZER_WEIGHTS)
 
