@@ -180,11 +180,11 @@ COMMANDS = {
     "world": [
         ("play", "model", "--port", "0"),
         ("train-ivideogpt", "experiment=ivideogpt_smoke", "init=model", "hydra.run.dir=run"),
-        ("grow-llm", "experiment=grow_smoke", "stage=grow", "model=model", "out=out", "hydra.run.dir=run"),
+        ("grow-llm", "experiment=grow_smoke", "stage=grow", "factor=2", "model=model", "out=out", "hydra.run.dir=run"),
     ],
     "enhancer": [("enhance-video", "experiment=enhance_smoke", "model=model", "hydra.run.dir=run")],
     "language model": [
-        ("grow-llm", "experiment=grow_smoke", "stage=grow", "model=model", "out=out", "hydra.run.dir=run")
+        ("grow-llm", "experiment=grow_smoke", "stage=grow", "factor=2", "model=model", "out=out", "hydra.run.dir=run")
     ],
 }
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, OPTConfig
 
 from tests.stacking.models import make_model, make_tokenizer
 from toolkit.errors import JobError, UserError
-from toolkit.stacking.checkpoints.open import open_checkpoint
+from toolkit.stacking.checkpoints.open import open_checkpoint, open_weights
 from toolkit.stacking.config import Growth
 from toolkit.stacking.grow_folder import grow_checkpoint
 from toolkit.stacking.operators.grow import grow
@@ -274,3 +274,9 @@ def test_configs_with_values_of_all_kinds_are_grown_or_refused_in_one_line(one):
                 grow(checkpoint.architecture, checkpoint.config, checkpoint.tensors, STACK)
             except UserError as error:
                 assert "\n" not in str(error)
+
+
+def test_a_bin_file_that_holds_more_than_tensors(tmp_path):
+    torch.save({"a": torch.zeros(2), "b": {"c": torch.zeros(2)}}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: b is a dict, expected tensors by name"):
+        open_weights(tmp_path)

@@ -199,6 +199,9 @@ def _open_pickled(paths: list[Path]) -> Tensors:
             state |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except Exception as error:  # torch raises pickle, zip, OS and runtime errors alike
             raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or not isinstance(name, str):
+                raise UserError(f"{path}: {name} is a {type(value).__name__}, expected tensors by name")
     return InMemory({name: tensor for name, tensor in state.items() if not name.endswith(CONSTANTS)})
 
 
