@@ -62,6 +62,17 @@ def test_trials_that_fail_are_told_and_counted(toy, capfd):
         search("train-toy", [*words, "seed=1"], Path("one"), 4, 0)
 
 
+def test_a_journal_of_somebody_else_names_nothing_that_is_run(toy):
+    words = ["optim.lr=0.01,0.02", "optim.num_steps=1"]
+    assert search("train-toy", words, Path("one"), 1, 0) == 0
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("one/study.log"))
+    theirs = optuna.load_study(study_name="train-toy", storage=storage)
+    theirs.ask({"hydra.callbacks.own._target_": optuna.distributions.CategoricalDistribution(["os.abort"])})
+    theirs.ask()  # killed before its settings were chosen
+    assert search("train-toy", words, Path("one"), 4, 0) == 0
+    assert [state for *_, state in trials(toy / "one")] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+
+
 def test_a_run_without_an_objective_is_no_trial(toy, monkeypatch):
     monkeypatch.setattr(study, "read_record", lambda folder: {"objective": None})
     with pytest.raises(UserError, match="0000: the run has no objective to search by"):

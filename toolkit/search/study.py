@@ -15,6 +15,7 @@ from typing import Any
 
 from toolkit.commands import COMMANDS
 from toolkit.errors import UserError, did_you_mean
+from toolkit.installation import install_hint
 from toolkit.launch import launch
 from toolkit.runs.distributed import world_size
 from toolkit.runs.output import tell
@@ -40,7 +41,7 @@ def search(command: str, words: list[str], folder: Path, num_trials: int, seed: 
     space = parse(words)
     study = _open(optuna, folder, command, space)
     while (number := _next(optuna, study, space, folder, num_trials, seed)) is not None:
-        with _held(folder, number) as is_ours:
+        with _held(folder / f"{number:04d}.lock") as is_ours:
             if is_ours and (code := _run(optuna, study, number, command, space, folder)) in EXIT_CODES:
                 tell(f"toolkit: search interrupted; the same command goes on in {folder}")
                 return code
@@ -51,7 +52,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError("search: needs Optuna; pip install 'five-papers-toolkit[search]'") from None
+        raise UserError(f"search: needs Optuna; {install_hint('search')}") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -75,23 +76,27 @@ def _open(optuna: Any, folder: Path, command: str, space: Space) -> Any:
 
 def _next(optuna: Any, study: Any, space: Space, folder: Path, num_trials: int, seed: int) -> int | None:
     """The number of the trial to run: one that nobody works on any more, or a new one; None where there are enough."""
-    begun = [trial.number for trial in study.trials if not trial.state.is_finished()]
-    for number in begun:
-        with _held(folder, number) as is_free:
-            if is_free:
-                return number
-    if len(study.trials) >= num_trials:
-        return None
-    study.sampler = optuna.samplers.TPESampler(seed=derive(seed, "search", len(study.trials)) % 2**32)
-    return study.ask(space.distributions).number  # type: ignore[no-any-return]
+    with _held(folder / "next.lock", waits=True):  # no other process sees a trial whose settings are being chosen
+        for number in [trial.number for trial in study.trials if not trial.state.is_finished()]:
+            with _held(folder / f"{number:04d}.lock") as is_free:
+                if not is_free:
+                    continue
+                if study.trials[number].distributions == space.distributions:
+                    return number
+                # Killed while its settings were chosen; nor may a journal of somebody else name what is run.
+                study.tell(number, state=optuna.trial.TrialState.FAIL)
+        if len(study.trials) >= num_trials:
+            return None
+        study.sampler = optuna.samplers.TPESampler(seed=derive(seed, "search", len(study.trials)) % 2**32)
+        return study.ask(space.distributions).number  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
-def _held(folder: Path, number: int) -> Iterator[bool]:
-    """Whether this process alone works on a trial: a lock that goes with the process."""
-    with open(folder / f"{number:04d}.lock", "w", encoding="utf-8") as file:
+def _held(lock: Path, waits: bool = False) -> Iterator[bool]:
+    """Whether this process alone has a lock, which goes with the process."""
+    with open(lock, "w", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except OSError:
             yield False
             return
