@@ -130,6 +130,7 @@ def test_memory_that_is_used_up_is_one_line(toy, capfd, monkeypatch, used):
         line.startswith("toolkit: error: one: out of memory (") and "toolkit plan" in line and "Traceback" not in error
     )
     assert record("one")["status"] == "failed" and record("one")["stages"]["train"]["status"] == "done"
+    assert line == f"toolkit: error: {record('one')['error']}"
 
 
 def test_a_disk_that_is_full_when_a_folder_is_copied_is_one_line(toy, capfd, monkeypatch):

@@ -162,7 +162,9 @@ def _close(run: Any, error: BaseException) -> bool:
     elif isinstance(error, UserError) and run.take_back():
         return False
     else:
-        expected = isinstance(error, (UserError, JobError)) or _is_the_machines(error)
+        if _is_the_machines(error):
+            error = _of_the_machine(run.dir, error)
+        expected = isinstance(error, (UserError, JobError))
         _close_failed(run, str(error) if expected else f"{type(error).__name__}: {error}")
         if not expected and run.dir.exists():
             with open(run.dir / "run.log", "a", encoding="utf-8") as file:
