@@ -174,7 +174,8 @@ def zip_of(name, content=b"x"):
         tar_of("a", type=tarfile.CHRTYPE), tar_of("a", bytes(9999)), zip_of("a", bytes(9999)), zip_of("a")[:-30],
         tar_of("a", b"a" * 99)[:60], zip_of("a" * 300),
     ],
-    ids="nothing text out link device large large_zip cut_zip cut long_name".split(),  # the bytes hold the time
+    # The bytes hold the time.
+    ids=["nothing", "text", "out", "link", "device", "large", "large_zip", "cut_zip", "cut", "long_name"],
 )  # fmt: skip
 def test_an_archive_that_is_damaged_large_or_leads_elsewhere_is_one_line(tmp_path, monkeypatch, content):
     monkeypatch.setattr(sources, "MOST_UNPACKED_BYTES", 5000)
