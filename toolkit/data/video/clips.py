@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from toolkit.data.config import Data
 from toolkit.data.fetching import cache_root, fetch
 from toolkit.errors import UserError, did_you_mean, few
-from toolkit.runs import progress
 
 if TYPE_CHECKING:
     from toolkit.data.sets import Dataset
@@ -91,6 +90,8 @@ def videos_in(folder: Path, key: str) -> list[Path]:
         raise UserError(f"{key}={folder}: no video in it ({', '.join(sorted(VIDEO_SUFFIXES))})")
     captions = {path.with_suffix(".txt") for path in found}
     if others := [str(path.relative_to(folder)) for path in files if path not in captions.union(found)]:
+        from toolkit.runs import progress  # its bars take rich; the catalogue of data is read without
+
         progress.say(f"{key}={folder}: passed over, no videos by their suffix: {few(others, 5)}")
     return found
 
