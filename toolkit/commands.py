@@ -36,7 +36,7 @@ _COMMANDS = [
         "Train DisCo-Diff and its baseline, sample, measure.",
         "disco",
         examples=(
-            ("toolkit train-disco", "the default: digits, 5 minutes on 2 cores"),
+            ("toolkit train-disco", "the default: digits, 2 to 5 minutes on 2 cores"),
             ("toolkit train-disco experiment=disco_folder data.path=PHOTOS", "images of your own"),
             ("toolkit train-disco -m seed=1,2,3 optim.lr=1e-3,2e-3", "a sweep of six runs"),
         ),
