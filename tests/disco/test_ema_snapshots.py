@@ -141,3 +141,8 @@ def test_keys_that_do_not_fit():
     config.optim.ema_sigma_rels = [0.3]
     with pytest.raises(UserError, match=r"optim\.ema_sigma_rels=0\.3: must be at most 0\.28"):
         check(config)
+
+
+def test_a_training_that_tracks_no_average_leaves_no_folder(tmp_path):
+    EMASnapshots(tmp_path / "ema", torch.nn.Linear(1, 1), []).store(1)
+    assert not (tmp_path / "ema").exists()

@@ -37,6 +37,8 @@ class EMASnapshots:
 
     def store(self, step: int) -> None:
         """Write one file of each average; rank 0 does. Files of later steps are of a training that was given up."""
+        if not self.averages:
+            return
         if rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in _files(self.folder):
