@@ -71,11 +71,16 @@ def independent_condition(case: Case) -> Callable[[Callable[..., Any], dict[str,
     return weak
 
 
+def by_noise_level(scheduler: Any) -> bool:
+    """Whether time is log sigma / 4: two ways to t then part by a rounding of powers and exponentials."""
+    return scheduler.config.get("timestep_type") == "continuous" or "EDM" in type(scheduler).__name__
+
+
 def share(scheduler: Any, time: float) -> float:
     """t in [0, 1]: steps over their number; IPNDM's own; where log sigma / 4 is counted, that of EDM's schedule."""
     if type(scheduler).__name__ == "IPNDMScheduler":
         return time
-    if scheduler.config.get("timestep_type") == "continuous" or "EDM" in type(scheduler).__name__:
+    if by_noise_level(scheduler):
         ends = [scheduler.config[name] ** (1 / 7) for name in ("sigma_min", "sigma_max")]
         return (2.718281828459045 ** (4 * time / 7) - ends[0]) / (ends[1] - ends[0])
     return time / scheduler.config.num_train_timesteps
