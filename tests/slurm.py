@@ -2,11 +2,12 @@
 preemption, scancel, a node that dies, one job over two nodes.
 
     apt-get install slurm-wlm munge && pip install -e '.[slurm]'
-    python tests/slurm.py [--steps 1500] [--only NAME ...] [--keep FOLDER]
+    python tests/slurm.py [--steps 1500] [--only NAME ...] [--keep FOLDER] [--out record.json]
 
-Needs root (the daemons run as whoever starts them) and about a quarter of an hour. Every scenario ends when the
-training is done; its weights must equal those of a run that nobody disturbed. Prints a table; exits with 1 where they
-do not.
+Needs root (the daemons run as whoever starts them) and about a quarter of an hour. What disturbs a training waits for
+its steps, not for seconds, so that a crowded machine changes nothing. Every scenario ends when the training is done;
+its weights must equal those of a run that nobody disturbed. Prints a table; exits with 1 where they do not. ``--out``
+keeps the rows of trials that are not run this time; ``--keep`` keeps the undisturbed runs for the next time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,7 +35,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={root}/munge.socket
+AuthInfo=socket={root}/munge.socket,cred_expire=30
 StateSaveLocation={root}/state
 SlurmdSpoolDir={root}/spool-%n
 SlurmctldPidFile={root}/slurmctld.pid
@@ -128,6 +129,19 @@ class Cluster:
         """The number of the job that runs in the partition ``low``; empty where none does."""
         return output("squeue", "--noheader", "--states=RUNNING", "--partition=low", "--format=%A").strip()
 
+    def let_time_run_out(self, job: str) -> None:
+        """Set the time limit of ``job`` to less than two minutes from now; its next start has an hour."""
+        begun = self.about(job)["Restarts"]
+        minutes = 2 + int(output("squeue", "--noheader", f"--jobs={job}", "--format=%M").split(":")[-2])
+        subprocess.run(["scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}"], check=True)
+        wait_for(lambda: self.about(job)["Restarts"] != begun, 300, f"job {job} is queued again")
+        subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=60"], check=True)
+
+    def about(self, job: str) -> dict[str, str]:
+        """What Slurm says of a job: JobState, Restarts and the like."""
+        words = output("scontrol", "show", "job", job).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
     def cut_power(self, name: str) -> None:
         """Kill a node's daemon, its steps' daemons and what they run; first those that would tell the controller."""
         doomed = [int((self.root / f"slurmd-{name}.pid").read_text())]
@@ -164,6 +178,7 @@ class Trial:
 
     def __init__(self, cluster: Cluster, folder: Path, steps: int):
         self.cluster, self.folder, self.steps = cluster, folder, steps
+        folder.mkdir(exist_ok=True)
 
     def words(self, folder: str, every: int = 10**6) -> list[str]:
         """A checkpoint is written by nothing but a signal, unless ``every`` so many steps."""
@@ -178,8 +193,8 @@ class Trial:
             f"hydra.run.dir={folder}",
         ]
 
-    def toolkit(self, *words: str) -> int:
-        command = [sys.executable, "-m", "toolkit.cli", *words]
+    def toolkit(self, *words: str, launcher: Sequence[str] = ()) -> int:
+        command = [sys.executable, *launcher, "-m", "toolkit.cli", *words]
         with open(self.folder / "shell.log", "a", encoding="utf-8") as log:
             return subprocess.run(command, cwd=self.folder, stdout=log, stderr=log).returncode
 
@@ -213,7 +228,12 @@ class Trial:
         return found
 
     def wait_for_steps(self, number: int) -> None:
-        wait_for(lambda: self.step() >= number, 300, f"{number} steps in {self.folder}")
+        wait_for(lambda: self.step() >= number, 1200, f"{number} steps in {self.folder}")
+
+    def status(self) -> str:
+        """How the one run stands."""
+        [run] = self.runs()
+        return str(json.loads((run / "run.json").read_text(encoding="utf-8"))["status"])
 
     def wait_for_job(self) -> str:
         wait_for(self.cluster.job, 120, "a job runs")
@@ -228,13 +248,16 @@ def sweep_of_two(trial: Trial) -> str:
 
 
 def time_limit(trial: Trial) -> str:
-    """Three minutes where the training takes longer: USR2 a minute before, queued again by submitit."""
-    options = ["hydra.launcher.timeout_min=3", "hydra.launcher.signal_delay_s=60", "hydra.launcher.max_num_timeout=20"]
+    """The limit comes near in the middle: USR2 a minute before, queued again by submitit."""
+    options = ["hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=60", "hydra.launcher.max_num_timeout=3"]
     process = trial.start_sweep("seed=0", *options)
+    job = trial.wait_for_job()
+    trial.wait_for_steps(trial.steps // 4)
+    trial.cluster.let_time_run_out(job)
+    at = trial.step()
     code = process.wait()
-    restarts = len(list(trial.folder.rglob("*_log.out")))
     assert code == 0, f"the sweep's own exit code is {code}"
-    return f"stopped and queued again until done; {restarts} log of its job"
+    return f"USR2, stopped at step {at}, queued again by submitit, went on"
 
 
 def preemption(trial: Trial) -> str:
@@ -248,17 +271,18 @@ def preemption(trial: Trial) -> str:
 
 
 def cancelled(trial: Trial) -> str:
-    """scancel, then ``toolkit runs resume`` on this machine."""
+    """scancel, which sends SIGTERM and kills after KillWait; then ``toolkit runs resume`` on this machine."""
     process = trial.start_sweep("seed=0")
     job = trial.wait_for_job()
     trial.wait_for_steps(trial.steps // 4)
-    subprocess.run(["scancel", "--signal=TERM", "--full", job], check=False)
-    time.sleep(5)
     subprocess.run(["scancel", job], check=True)
+    wait_for(lambda: not trial.cluster.job(), 120, f"job {job} is gone")
+    process.terminate()  # submitit asks sacct, which knows nothing without a data base, and waits for ever
     process.wait()
-    at = trial.step()
+    at, status = trial.step(), trial.status()
+    assert status == "interrupted", f"after scancel the run is {status}"
     assert trial.toolkit("runs", "resume", "sweep/0") == 0, "runs resume"
-    return f"stopped at step {at}, resumed by hand"
+    return f"stopped at step {at} with a checkpoint, resumed by hand"
 
 
 def node_dies(trial: Trial) -> str:
@@ -268,14 +292,15 @@ def node_dies(trial: Trial) -> str:
     trial.wait_for_steps(trial.steps // 4)
     node = output("squeue", "--noheader", "--states=RUNNING", "--partition=low", "--format=%N").strip()
     trial.cluster.cut_power(node)
+    at = trial.step()
     wait_for(lambda: "down" in trial.cluster.states(), 120, f"{node} is found dead")
     subprocess.run(["slurmd", "-N", node], check=True)
     assert process.wait() == 0, "the sweep ended with an error"
-    return f"{node} died, the job was queued again and went on"
+    return f"{node} died at step {at}, the job was queued again by Slurm and went on"
 
 
 BATCH = """#!/bin/bash
-#SBATCH --nodes=2 --ntasks-per-node=1 --partition=low --signal=TERM@60 --time=3 --requeue --open-mode=append
+#SBATCH --nodes=2 --ntasks-per-node=1 --partition=low --signal=TERM@60 --time=60 --requeue --open-mode=append
 srun {python} -m torch.distributed.run --nnodes 2 --nproc_per_node 1 --rdzv_backend c10d \\
   --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint 127.0.0.1:29511 -m toolkit.cli {words}
 code=$?
@@ -290,9 +315,11 @@ def two_nodes(trial: Trial) -> str:
     script.write_text(BATCH.format(python=sys.executable, words=" ".join(trial.words("run"))), encoding="utf-8")
     command = ["sbatch", "--parsable", "--chdir", str(trial.folder), "--output=job.log", str(script)]
     job = output(*command).strip()
-    wait_for(lambda: "COMPLETED" in output("scontrol", "show", "job", job), 900, "the job is done")
-    restarts = output("scontrol", "show", "job", job).partition("Restarts=")[2].split()[0]
-    return f"done after {restarts} restarts"
+    trial.wait_for_steps(trial.steps // 4)
+    trial.cluster.let_time_run_out(job)
+    at = trial.step()
+    wait_for(lambda: trial.cluster.about(job)["JobState"] == "COMPLETED", 1800, "the job is done")
+    return f"SIGTERM, both stopped at step {at}, queued itself again, went on"
 
 
 TRIALS = {
@@ -309,22 +336,32 @@ def weights(run: Path) -> dict[str, bytes]:
     return {str(file.relative_to(run)): file.read_bytes() for file in sorted(run.glob("model/**/*.safetensors"))}
 
 
-def compare(name: str, trial: Trial, reference: Path) -> str:
+def compare(trial: Trial, reference: Path) -> str:
     """Empty where every run of ``trial`` is done with the reference's weights; else what was lost."""
     for run in trial.runs():
         status = json.loads((run / "run.json").read_text(encoding="utf-8"))["status"]
         if status != "done":
             return f"{run.name} is {status}"
-        if name != "two nodes" and weights(run) != weights(reference):
+        if not weights(run) or weights(run) != weights(reference):
             return f"{run.name} has other weights"
     return "" if trial.runs() else "no run"
+
+
+def undisturbed(cluster: Cluster, root: Path, steps: int, processes: int) -> Path:
+    """The run folder of one process, or of two on one host."""
+    trial = Trial(cluster, root / f"undisturbed_{processes}_{steps}", steps)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes == 2 else []
+    trial.toolkit(*trial.words("run"), launcher=launcher)
+    assert trial.status() == "done", trial.folder
+    return trial.folder / "run"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--only", nargs="*", choices=TRIALS, default=list(TRIALS))
-    parser.add_argument("--keep", type=Path, help="an empty folder for everything that is written")
+    parser.add_argument("--keep", type=Path, help="a folder for everything that is written")
+    parser.add_argument("--out", type=Path, help="the record")
     options = parser.parse_args()
     missing = [name for name in ("slurmctld", "slurmd", "munged", "srun") if not shutil.which(name)]
     if missing:
@@ -332,29 +369,30 @@ def main() -> int:
     root = options.keep or Path(tempfile.mkdtemp(prefix="slurm-"))
     root.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
-    cluster = Cluster(root)
-    undisturbed = Trial(cluster, root / "undisturbed", options.steps)
-    undisturbed.folder.mkdir()
-    assert undisturbed.toolkit(*undisturbed.words("run")) == 0, undisturbed.folder
-    lost = 0
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="slurm-daemons-")))
+    references = {name: undisturbed(cluster, root, options.steps, 1 + (name == "two nodes")) for name in options.only}
+    rows = json.loads(options.out.read_text(encoding="utf-8")) if options.out and options.out.exists() else {}
     cluster.start()
     try:
         print("| what | seconds | what happened | lost |\n|---|---:|---|---|", flush=True)
         for name in options.only:
+            shutil.rmtree(root / name.replace(" ", "_"), ignore_errors=True)
             trial = Trial(cluster, root / name.replace(" ", "_"), options.steps)
-            trial.folder.mkdir()
             cluster.wait_until_idle()
             started = time.monotonic()
             try:
                 happened = TRIALS[name](trial)
-                problem = compare(name, trial, undisturbed.folder / "run")
+                problem = compare(trial, references[name])
             except AssertionError as error:
                 happened, problem = "", str(error)
-            lost += bool(problem)
-            print(f"| {name} | {time.monotonic() - started:.0f} | {happened} | {problem or 'nothing'} |", flush=True)
+            seconds = round(time.monotonic() - started)
+            rows[name] = {"steps": options.steps, "seconds": seconds, "what": happened, "lost": problem or "nothing"}
+            print(f"| {name} | {seconds} | {happened} | {problem or 'nothing'} |", flush=True)
     finally:
         cluster.stop()
-    return 1 if lost else 0
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 1 if any(rows[name]["lost"] != "nothing" for name in options.only) else 0
 
 
 if __name__ == "__main__":
