@@ -28,11 +28,16 @@ from tests.two_hosts import HOSTS, build, remove, run, space
 REPO = Path(__file__).resolve().parent.parent
 ADDRESS = f"{HOSTS['here']}:6379"
 PATIENCE_S = 1200
+TRIES = 5  # ray start gives its own processes 30 seconds
 QUIET = {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+PATIENT = {  # on a crowded machine its processes take long to come up
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_health_check_timeout_ms": "60000",
+}
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, **QUIET, "PYTHONPATH": str(REPO)}
+    return {**os.environ, **QUIET, **PATIENT, "PYTHONPATH": str(REPO)}
 
 
 def start_cluster(root: Path) -> None:
@@ -44,8 +49,13 @@ def start_cluster(root: Path) -> None:
     }
     for host, address in HOSTS.items():
         line = ["ip", "netns", "exec", space(host), *ray, f"--node-ip-address={address}", *own[host]]
-        with open(root / f"{host}.log", "ab") as log:
-            subprocess.run(line, check=True, env=environment(), stdout=log, stderr=log, cwd=root)
+        for _ in range(TRIES):
+            with open(root / f"{host}.log", "ab") as log:
+                if not subprocess.run(line, env=environment(), stdout=log, stderr=log, cwd=root).returncode:
+                    break
+            kill(host)
+        else:
+            raise SystemExit(f"{root / host}.log: ray start failed {TRIES} times")
 
 
 def processes_of(host: str) -> list[int]:

@@ -114,6 +114,9 @@ class Cluster:
     def stop(self) -> None:
         """End all jobs and all daemons."""
         subprocess.run(["scancel", f"--user={getpass.getuser()}"], check=False, capture_output=True)
+        with suppress(SystemExit, subprocess.CalledProcessError):  # steps that cannot report never end, nor does slurmd
+            wait_for(lambda: not output("squeue", "--noheader"), 90, "all jobs are gone")
+            time.sleep(2)
         for file in self.root.glob("*.pid"):
             with suppress(ProcessLookupError, ValueError):
                 os.kill(int(file.read_text()), signal.SIGTERM)

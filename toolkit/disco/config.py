@@ -306,6 +306,8 @@ class TrainDisco(Job):
             )
         if self.optim.sharding == "fsdp" and self.latents.restart_dead_codes:
             raise UserError("optim.sharding=fsdp: not with latents.restart_dead_codes=true, which rewrites weights")
+        if self.optim.sharding == "fsdp" and self.compile:
+            raise UserError("compile=true: not with optim.sharding=fsdp, for these blocks all differ; use one of them")
         if self.latents.kind == "none" and self.stage == "prior":
             raise UserError("stage=prior: latents.kind=none has no latents to model")
 

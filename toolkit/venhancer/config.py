@@ -267,6 +267,8 @@ class EnhanceVideo(Job):
             raise UserError(f"reference={self.reference}: with degrade the input itself is the reference")
         if "train_keys" in self.stages() and not (self.upscaler.photographs or self.upscaler.films):
             raise UserError("upscaler.photographs=false, upscaler.films=false: nothing to learn from; one must be true")
+        if self.optim.sharding == "fsdp" and self.compile:
+            raise UserError("compile=true: not with optim.sharding=fsdp, for these blocks all differ; use one of them")
         if "train_keys" in self.stages() and self.optim.sharding != "none":
             raise UserError(f"optim.sharding={self.optim.sharding}: is of stage=train; that of key frames is small")
         if "evaluate" in self.stages() and not self.data.held_out:

@@ -145,6 +145,11 @@ SEVERAL, SLOW = "sharding=fsdp: needs several processes", pytest.mark.slow
             ["experiment=disco_smoke", "optim.sharding=fsdp", "latents.restart_dead_codes=true"],
             "not with latents.restart_dead_codes=true",
         ),
+        (
+            "train-disco",
+            ["experiment=disco_smoke", "optim.sharding=fsdp", "compile=true"],
+            "compile=true: not with optim.sharding=fsdp",
+        ),
         pytest.param(
             "train-ivideogpt",
             ["experiment=ivideogpt_smoke", "optim.transformer.sharding=fsdp"],
@@ -156,6 +161,12 @@ SEVERAL, SLOW = "sharding=fsdp: needs several processes", pytest.mark.slow
         ),
         pytest.param(
             "enhance-video", ["experiment=enhance_train_keys", "optim.sharding=fsdp"], "is of stage=train", marks=SLOW
+        ),
+        pytest.param(
+            "enhance-video",
+            ["experiment=enhance_train_small", "optim.sharding=fsdp", "compile=true"],
+            "compile=true: not with optim.sharding=fsdp",
+            marks=SLOW,
         ),
     ],
 )

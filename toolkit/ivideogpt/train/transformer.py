@@ -111,8 +111,6 @@ def train_transformer(
     plain = plain_copy(transformer, optim.sharding)
     if optim.gradient_checkpointing:
         checkpoint_activations(transformer)
-    if config.compile:
-        transformer.compile()
     trained = _prepared(objective, config, accelerator)
     optimizer = make_optimizer(transformer, config)
     batches = _batches(tokenizer, run, config, clips, device)
@@ -137,7 +135,9 @@ def train_transformer(
 def _prepared(objective: TransformerObjective, config: TrainIVideoGPT, accelerator: Accelerator) -> Any:
     """The objective shared among processes as asked."""
     if config.optim.transformer.sharding == "fsdp":
-        return shard(objective, objective.transformer.llm.model.layers)
+        return shard(objective, objective.transformer.llm.model.layers, compiled=config.compile)
+    if config.compile:
+        objective.transformer.compile()
     return accelerator.prepare_model(objective)
 
 

@@ -30,12 +30,13 @@ def check_sharding(sharding: str, precision: str, key: str = "optim.sharding") -
         raise UserError(f"{key}=fsdp: needs several processes, as in torchrun --nproc_per_node 8 -m toolkit.cli")
 
 
-def shard(module: Any, units: Iterable[nn.Module], half: bool = False) -> Any:
+def shard(module: Any, units: Iterable[nn.Module], half: bool = False, compiled: bool = False) -> Any:
     """Spread ``module`` over all processes, in place; each of ``units``, parts of it, is gathered by itself.
 
     half: gather weights in bfloat16, for networks that have no float32 parts; what each process keeps, gradients and
-    moments are float32 all the same. A function that computes with a unit without calling it goes through
-    ``zoo.checkpointing.called``.
+    moments are float32 all the same. compiled: put each unit through torch.compile, which makes one graph of units that
+    are alike; what lies between them is not compiled. A function that computes with a unit without calling it goes
+    through ``zoo.checkpointing.called``, and is not compiled.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -45,6 +46,9 @@ def shard(module: Any, units: Iterable[nn.Module], half: bool = False) -> Any:
     mesh = init_device_mesh(next(module.parameters()).device.type, (world_size(),))
     kind = torch.bfloat16 if half else None
     policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    units = list(units)
+    for part in units if compiled else ():
+        part.compile()
     for part in (*units, module):
         fully_shard(part, mesh=mesh, mp_policy=policy)
         part.forward_through = MethodType(_through, part)

@@ -112,10 +112,10 @@ def _prepared(network: Any, config: GrowLLM, accelerator: Accelerator) -> Any:
     module = LanguageModelLoss(network)
     if config.optim.gradient_checkpointing:
         checkpoint_activations(network)
+    if config.optim.sharding == "fsdp":
+        return shard(module, network.model.layers, half=config.precision == "bf16", compiled=config.compile)
     if config.compile:
         module.compile()
-    if config.optim.sharding == "fsdp":
-        return shard(module, network.model.layers, half=config.precision == "bf16")
     return accelerator.prepare_model(module)
 
 
