@@ -4,8 +4,8 @@
 
 `grow_micro` with half its tokens (600k for 1.2M), for the time it takes. Operators of depth grow one base; width grows
 a network that was as deep from the start and half as wide. Only the rate after growth differs: 1e-3, 2e-3 (at which all
-of them ran before) and 4e-3. Where the best is at an end of these, one rate beyond it is tried, once. Reported runs take
-the rate with the lowest last held-out loss. Runs that are done are not done again.
+of them ran before) and 4e-3. Where the best is at an end of these, one rate beyond it is tried, once. Reported runs
+take the rate with the lowest last held-out loss. Runs that are done are not done again.
 """
 
 from __future__ import annotations
