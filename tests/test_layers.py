@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "bench": {"errors", "schema", "runs", "show"},
     "plan": BRIDGE | {"show"},
     "search": BRIDGE | {"launch"},
-    "claims": BRIDGE | {"data", "metrics", "show"},
+    "claims": BRIDGE | {"data", "metrics", "show", "zoo"},
     "configs": GROUND | {"data"},
     "help": GROUND | {"configs"},
     "sweep": {"runs"},

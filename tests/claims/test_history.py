@@ -1,12 +1,18 @@
 """What becomes of a verdict when what it depends on changes, or when it is decided again."""
 
+import hashlib
 import json
 
 import pytest
 
 from tests.claims.small import CLAIMS, Runner, results
+from toolkit.claims.identity import reads
 from toolkit.claims.reproduce import reproduce
+from toolkit.commands import COMMANDS
+from toolkit.configs import compose
 from toolkit.errors import UserError
+from toolkit.paths import PACKAGE
+from toolkit.zoo.catalogue import local
 
 
 def test_results_of_other_claims_are_kept_until_they_change(paper):
@@ -98,3 +104,22 @@ def test_a_withdrawn_claim_is_not_run_and_keeps_what_it_said(paper):
     assert entry["verdict"] == "withdrawn: one clip is no sample"
     assert [line["verdict"] for line in entry["history"]] == ["does not hold"]
     assert "| does not hold | abc123 | withdrawn: one clip is no sample |" in (paper / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("sample-icg", ["experiment=icg_shipped"]),
+        ("train-disco", ["experiment=disco_shipped"]),
+        ("train-disco", ["experiment=disco_mnist28", "init=mnist28"]),
+        ("train-disco", ["experiment=disco_mnist28", "sampling.null_model=mnist28", "sampling.cfg_scale=2"]),
+    ],
+)
+def test_the_weights_of_a_model_that_ships_are_what_a_verdict_depends_on(command, words):
+    job = compose(COMMANDS[command], words)
+    found = {name: digest for name, digest in reads(command, job).items() if name.startswith("disco/weights/")}
+    files = [path for path in local("mnist28").rglob("*") if path.suffix in (".json", ".safetensors")]
+    assert found == {str(path.relative_to(PACKAGE)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert any(name.endswith(".safetensors") for name in found)
+    job = compose(COMMANDS[command], ["experiment=disco_toy" if command == "train-disco" else "model=exact"])
+    assert not reads(command, job)

@@ -28,6 +28,7 @@ from toolkit.runs.files import write_atomic
 from toolkit.runs.machine import package_versions
 from toolkit.runs.record import differing_keys
 from toolkit.schema import Job
+from toolkit.zoo.catalogue import SHIPPED, local
 
 VERSIONS = ("torch", "diffusers", "transformers", "numpy", "scikit-learn")
 
@@ -84,14 +85,22 @@ def reads(command: str, job: Job) -> dict[str, str]:
         entry = CATALOGUE.get(str(name))
         if entry and entry.download:
             found |= {f"{entry.download}/{file}": pin for file, pin in pins(entry.download).items()}
-    if getattr(job, "model", None) == "small" and getattr(job, "stage", None) != "train":
-        folder = PACKAGE / COMMANDS[command].paper / "weights"
-        unread = None if getattr(job, "keys", None) == "upscaler" else folder / "upscaler"  # a network of its own
-        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
-            if path.parent == unread:
-                continue
-            found[str(path.relative_to(PACKAGE))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in _weights(command, job):
+        found[str(path.relative_to(PACKAGE))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def _weights(command: str, job: Job) -> list[Path]:
+    """The files in the package that a run of ``job`` reads: of models that ship, whichever key names them."""
+    asked = [getattr(job, key, None) for key in ("model", "init")]
+    asked.append(getattr(getattr(job, "sampling", None), "null_model", None))
+    folders = [local(name) for name in asked if name in SHIPPED]
+    unread = None
+    if getattr(job, "model", None) == "small" and getattr(job, "stage", None) != "train":
+        folders.append(PACKAGE / COMMANDS[command].paper / "weights")
+        unread = None if getattr(job, "keys", None) == "upscaler" else folders[-1] / "upscaler"  # a network of its own
+    paths = {path for folder in folders for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")}
+    return sorted(path for path in paths if path.parent != unread)
 
 
 def find_changes(spec: Claims, then: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
