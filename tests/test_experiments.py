@@ -46,3 +46,10 @@ def test_a_picture_put_together_is_of_the_pictures_beside_it(pictures, paper, ma
         kept = np.asarray(image.convert("RGB"), float)
     made = np.asarray(getattr(pictures, make)(), float)
     assert kept.shape == made.shape and np.abs(kept - made).mean() < 4  # 128 colours are kept
+
+
+def test_the_page_of_what_is_not_known_is_what_its_script_writes():
+    spec = importlib.util.spec_from_file_location("script_inconclusive", REPO / "experiments" / "inconclusive.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (REPO / "experiments" / "README.md").read_text() == module.page(), "run `python experiments/inconclusive.py`"

@@ -1,4 +1,4 @@
-"""Every number in the tables of README.md and docs/ names its record, and says what that says.
+"""Every number in the tables of README.md, docs/ and experiments/ names its record, and says what that says.
 
 Above a table of measured numbers stands a comment, which pages do not show:
 
@@ -9,9 +9,10 @@ Above a table of measured numbers stands a comment, which pages do not show:
 
 ``@`` names files of experiments/ and a place in them; ``@b`` others, which keys with ``b:`` are of. Each other line
 is a row of the table: a key per number, from the second cell on, in order. ``key / 60`` and ``key / key`` divide,
-``=`` is a number that was set, not measured. Several files: the mean, and ± the standard deviation. A claim: its
-centre and interval, ``-CLAIM`` the other way round. Where numbers are not measurements: ``<!-- numbers: none, WHY
--->``.
+``=`` is a number that was set, not measured, ``*`` in a key the mean over what lies there. Several files: the mean, and
+± the standard deviation. A claim: its centre and interval, ``-CLAIM`` the other way round. Where numbers are not
+measurements: ``<!-- numbers: none, WHY -->``. Tables that `toolkit reproduce` writes are held to results.json by
+tests/claims/test_evidence.py.
 """
 
 import json
@@ -21,10 +22,12 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.claims.results import BEGIN, END
+
 REPO = Path(__file__).parent.parent
-PAGES = [REPO / "README.md", *sorted(REPO.glob("docs/*.md"))]
+PAGES = [REPO / "README.md", *sorted(REPO.glob("docs/*.md")), *sorted(REPO.glob("experiments/**/README.md"))]
 COMMENT = re.compile(r"<!-- numbers(.*?)-->\n\n?", re.DOTALL)
-NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?: ± [\d.e-]+| \[-?[\d.]+, -?[\d.]+\])?(?![\w]*\d)")
+NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?: ± [\d.e-]+| \[-?[\d.]+, -?[\d.]+\])?(?![\w]*\d)")
 MEASURED = re.compile(r"(?<![\w.-])\d+\.\d+(?![\w.]*\d)(?!\))|±")
 LINK = re.compile(r"\]\([^)]*\)|`[^`]*`")
 
@@ -35,7 +38,8 @@ def cells(row):
 
 def tables(page):
     """``(comment or None, rows)`` of every table of a page."""
-    text = page.read_text()
+    before, _, rest = page.read_text().partition(BEGIN)
+    text = before + rest.partition(END)[2]
     for match in re.finditer(r"^\|.*\n\|[ :|-]+\|\n((?:\|.*\n?)+)", text, re.MULTILINE):
         above = [found for found in COMMENT.finditer(text, 0, match.start()) if found.end() == match.start()]
         yield (above[0][1] if above else None), match[1].splitlines()
@@ -48,6 +52,8 @@ def find(record, key):
         return find(record[int(head)], rest) if rest else record[int(head)]
     if key in record:
         return record[key]
+    if key.startswith("*."):
+        return statistics.fmean(find(one, key[2:]) for one in record.values())
     for place in (index for index, letter in enumerate(key) if letter == "."):
         if key[:place] in record and isinstance(record[key[:place]], (dict, list)):
             return find(record[key[:place]], key[place + 1 :])
@@ -65,8 +71,9 @@ def value(record, key):
 
 def check(text, values, where):
     """``text`` is what ``values`` say, rounded as it is written."""
-    main, *others = re.findall(r"-?[\d.]+(?:e-?\d+)?", text.replace(",", "") if "[" not in text else text)
-    expected = [values[0]["center"], *values[0]["interval_95"]] if isinstance(values[0], dict) else None
+    main, *others = re.findall(r"-?[\d.]+(?:e[-+]?\d+)?", text.replace(",", "") if "[" not in text else text)
+    told = values[0] if isinstance(values[0], dict) else None
+    expected = told and [*(told[key] for key in ("center", "mean", "gain") if key in told), *told["interval_95"]]
     if expected is None:
         expected = [statistics.fmean(values), *([statistics.stdev(values)] if "±" in text else [])]
     assert len(expected) >= 1 + len(others), where
@@ -97,16 +104,16 @@ def check_table(comment, rows, name):
     assert next(rows, None) is None, f"{name}: rows without keys"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO).with_suffix("")))
 def test_every_measured_number_in_a_table_is_what_its_record_says(page):
     for comment, rows in tables(page):
         measured = any(MEASURED.search(cell) for row in rows for cell in cells(row)[1:])
         if comment is None:
-            assert not measured, f"{page.name}: {rows[0]}: a table of numbers without a `numbers` comment"
+            assert not measured, f"{page}: {rows[0]}: a table of numbers without a `numbers` comment"
         elif comment.startswith(": none, "):
             continue
         else:
-            check_table(comment, rows, page.name)
+            check_table(comment, rows, page)
 
 
 def test_a_number_that_its_record_does_not_say_is_found():

@@ -123,9 +123,16 @@ def page(rows: list[dict[str, Any]]) -> str:
             f"{text['bits_per_byte']:.4f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return f"# A real checkpoint, grown\n\n{INTRODUCTION}\n\n" + "\n".join(lines) + "\n"
+    keys = (f"{n}.layers | {READ.format(n=n)}" for n in range(1, len(rows)))
+    held = ["<!-- numbers", "@ stacking/smollm2/results.json arms", SOURCE, *keys, "-->", "", *lines]
+    return f"# A real checkpoint, grown\n\n{INTRODUCTION}\n\n" + "\n".join(held) + "\n"
 
 
+SOURCE = "0.layers | = | 0.text.perplexity | 0.text.bits_per_byte"  # of the base no growth says the parameters
+READ = (
+    "{n}.parameters / 1000000 | {n}.connection_rate | {n}.function.max_logit_change | "
+    "{n}.text.perplexity | {n}.text.bits_per_byte"
+)
 INTRODUCTION = """SmolLM2-135M-Instruct (30 layers, tied embedding, grouped-query attention) as its 4-bit GGUF file,
 which transformers turns back into float32, grown by `toolkit grow-llm` without any training afterwards. Function and
 logits are compared on the built-in paragraph, perplexity per token on 5 kB of held-out Brown corpus. One measurement
