@@ -268,7 +268,8 @@ class Measure:
 
     names: the measures; ``docs/ivideogpt.md`` says what each is. num_clips: how many clips. num_counterfactual: starts
     from which every direction is imagined. num_samples: of one clip; the best of them is reported beside the mean.
-    batch_size: clips at a time.
+    batch_size: clips at a time. perceptual: PLIPS beside PSNR, a perceptual distance of our own that cannot be compared
+    with published LPIPS; its weights (6 MB) are fetched once.
     """
 
     names: list[str] = field(
@@ -278,6 +279,7 @@ class Measure:
     num_counterfactual: int = number(64, least=2)
     num_samples: int = number(1, least=1)
     batch_size: int = number(32, least=1)
+    perceptual: bool = False
 
     def check(self) -> None:
         """The measures exist."""

@@ -27,6 +27,7 @@ from toolkit.ivideogpt.rollout import check_horizon, roll_out
 from toolkit.ivideogpt.train.perceptual import make_distance
 from toolkit.ivideogpt.train.tokenizer import train_tokenizer
 from toolkit.ivideogpt.train.transformer import train_transformer
+from toolkit.metrics.plips import PLIPS
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
@@ -85,6 +86,8 @@ def _check_sources(config: TrainIVideoGPT) -> None:
     """Weights that the config names are there; said before the data is read. Raises UserError."""
     if "tokenizer" in config.stages() and config.optim.tokenizer.num_steps:
         make_distance(config.tokenizer_loss.perceptual, config.tokenizer_loss.perceptual_path)
+    if config.measure.perceptual and "measure" in config.stages():
+        PLIPS.load()
     for source in (config.init, config.model):
         if source is not None:
             zoo.load(source, "tokenizer")

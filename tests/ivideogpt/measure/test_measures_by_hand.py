@@ -5,15 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.clips import Clip
 from toolkit.ivideogpt.measure.actions import _agreement, measure_reward
 from toolkit.ivideogpt.measure.prediction import cross_entropy, measure_goal, measure_prediction
-from toolkit.ivideogpt.measure.setting import Setting
+from toolkit.ivideogpt.measure.setting import Setting, frame_plips
 from toolkit.ivideogpt.measure.tokenizer import measure_decoupling, measure_tokenizer
 from toolkit.ivideogpt.measure.tracking import pearson
 from toolkit.ivideogpt.rollout import future_actions, imagined_rows
+from toolkit.metrics.plips import PLIPS
 from toolkit.runs.record import Run
 from toolkit.zoo.world.model import WorldModel
 
@@ -52,6 +54,56 @@ def test_imagined_frames_are_held_against_their_own_truth(setting, monkeypatch):
     assert [found[gap + end] for end in ("", "_low", "_high")] == pytest.approx([9.5424] * 3, abs=1e-3)
     copied = decibel(frames[:, :1].expand(-1, 3, -1, -1, -1), frames[:, 1:])
     assert found["psnr.copy_last"] == pytest.approx(float(copied.mean()), rel=1e-4)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    made = PLIPS().eval()
+    for head in made.heads:
+        head.uniform_(0, 1)
+    return made
+
+
+def test_plips_is_of_enlarged_frames_of_255_levels_each_with_its_own_truth(network):
+    x, y = torch.rand(2, 3, 3, 24, 24), torch.rand(2, 3, 3, 24, 24)
+    x[0, 1] = y[0, 1]
+    x[1, 2] += 1  # is clamped to what can be shown
+    found = frame_plips(network, x, y, batch_size=4)
+    assert found.shape == (2, 3) and found[0, 1] == 0
+    for clip, frame in [(0, 0), (0, 2), (1, 2)]:
+        pair = [
+            interpolate(255 * one[clip, frame][None].clamp(0, 1), size=(72, 72), mode="nearest") for one in (x, y)
+        ]  # three times 24 is the first that has 64
+        assert float(found[clip, frame]) == pytest.approx(float(network(*pair)), rel=1e-4)
+    large = torch.rand(1, 3, 64, 64)
+    assert float(frame_plips(network, large, 1 - large, 1)) == pytest.approx(
+        float(network(255 * large, 255 * (1 - large))), rel=1e-4
+    )
+
+
+def test_perceptual_distances_stand_beside_psnr_for_the_same_pairs(setting, network, monkeypatch):
+    frames, own = setting.test.frames, setting.test.actions[:, 0:3]
+    wrong = {"sample_0": 0.1}
+
+    def imagine(self, context, actions, num, name):
+        return frames[:, 1:] + (wrong[name] if torch.equal(actions, own) else 0.3), None
+
+    monkeypatch.setattr(Setting, "imagine", imagine)
+    assert not [key for key in measure_prediction(setting) if "plips" in key]
+    setting.__dict__["perceptual"] = network
+    found = measure_prediction(setting)
+    last = frames[:, :1].expand(-1, 3, -1, -1, -1)
+    made = {"predicted": frames[:, 1:] + 0.1, "copy_last": last, "other_actions": frames[:, 1:] + 0.3}
+    assert {key for key in found if "plips" in key} == {f"plips.{name}" for name in made}
+    for name, one in made.items():
+        wanted = float(frame_plips(network, one, frames[:, 1:], 64).mean())
+        assert found[f"plips.{name}"] == pytest.approx(wanted, rel=1e-4) and wanted > 0
+    found = measure_tokenizer(setting)
+    assert {key for key in found if "plips" in key} == {
+        f"plips.{name}" for name in ("context", "future", "per_frame", "copy")
+    }
+    assert found["plips.copy"] == pytest.approx(float(frame_plips(network, last, frames[:, 1:], 64).mean()), rel=1e-4)
 
 
 def test_cross_entropy_is_minus_the_mean_log_probability_of_a_token(setting):

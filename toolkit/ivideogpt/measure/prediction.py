@@ -16,6 +16,8 @@ from toolkit.show.table import Table
 def measure_prediction(setting: Setting) -> dict[str, Any]:
     """PSNR and SSIM of imagined frames, by horizon, against copying the last frame and against other clips' actions.
 
+    And PLIPS where ``measure.perceptual`` asks for it, of the first sample.
+
     ``predicted`` averages the predicted frames alone; ``all_frames`` adds the reconstructed context, as the release's
     evaluation does. With several samples a clip, ``best`` takes each clip's best one, as the paper's tables do.
     """
@@ -27,7 +29,8 @@ def measure_prediction(setting: Setting) -> dict[str, Any]:
         for i in range(setting.config.measure.num_samples)
     ]
     scores = torch.stack([psnr(sample, future) for sample in samples])  # (m, B, K)
-    copied = psnr(context[:, -1:].expand_as(future), future)
+    last = context[:, -1:].expand_as(future)
+    copied = psnr(last, future)
     found: dict[str, Any] = {
         "psnr.predicted": float(scores.mean()),
         "psnr.copy_last": float(copied.mean()),
@@ -35,13 +38,15 @@ def measure_prediction(setting: Setting) -> dict[str, Any]:
         "ssim.predicted": float(frame_ssim(samples[0], future).mean()),
         "psnr.all_frames": float(torch.cat([_context_psnr(setting, context), scores[0]], 1).mean()),
     }
+    found |= setting.plips(predicted=(samples[0], future), copy_last=(last, future))
     if len(samples) > 1:
         found[f"psnr.best_of_{len(samples)}"] = float(scores.mean(2).max(0).values.mean())
     lines = {"imagined": scores.mean((0, 1)), "last frame copied": copied.mean(0)}
     if actions is not None:
-        other = psnr(setting.imagine(context, actions.roll(1, 0), future.shape[1], "sample_0")[0], future)
+        misled = setting.imagine(context, actions.roll(1, 0), future.shape[1], "sample_0")[0]
+        other = psnr(misled, future)
         found["psnr.other_actions"] = float(other.mean())
-        found |= _difference(scores[0] - other)
+        found |= setting.plips(other_actions=(misled, future)) | _difference(scores[0] - other)
         lines["imagined with other actions"] = other.mean(0)
     found["cross_entropy"] = cross_entropy(setting, context, future, actions)
     found |= {f"psnr.step_{k + 1}": float(value) for k, value in enumerate(lines["imagined"])}

@@ -16,11 +16,14 @@ from toolkit.data.episodes.environments import ImageEnv
 from toolkit.ivideogpt.clips import Clips, arrange
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.ivideogpt.rollout import imagine, sampling_of
+from toolkit.metrics.plips import PLIPS
 from toolkit.metrics.ssim import ssim
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.sampling import Sampling
+
+PERCEPTUAL_PX = 64  # smaller frames are enlarged for PLIPS: its network halves a frame four times
 
 
 @dataclass
@@ -52,6 +55,18 @@ class Setting:
         """Held-out clips as the model sees them."""
         return arrange(self.clips.test.fixed(self.config.measure.num_clips), self.config)
 
+    @cached_property
+    def perceptual(self) -> PLIPS | None:
+        """The network of ``measure.perceptual``."""
+        return PLIPS.load().to(self.device) if self.config.measure.perceptual else None
+
+    def plips(self, **pairs: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """``plips.NAME`` of pairs of frames, mean over all of them; empty unless ``measure.perceptual``."""
+        if self.perceptual is None:
+            return {}
+        size, network = self.config.measure.batch_size, self.perceptual
+        return {f"plips.{name}": float(frame_plips(network, x, y, size).mean()) for name, (x, y) in pairs.items()}
+
     def seeds(self, num: int, name: str) -> list[int]:
         """One seed per row of imagination."""
         start = derive(self.config.seed, "imagine", name) % 2**40
@@ -79,6 +94,21 @@ def frame_ssim(x: Tensor, y: Tensor) -> Tensor:
     """SSIM per frame, (...), of frames (..., 3, H, W) in [0, 1]."""
     flat = ssim(x.clamp(0, 1).flatten(0, -4), y.flatten(0, -4))
     return flat.view(x.shape[:-3])
+
+
+def frame_plips(network: PLIPS, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """PLIPS per frame, (...), of frames (..., 3, H, W) in [0, 1] (clamped first); lower is nearer.
+
+    Frames of less than 64 pixels are enlarged by a whole factor, each pixel repeated.
+    """
+    factor = -(-PERCEPTUAL_PX // min(x.shape[-2:]))
+    device = next(network.parameters()).device
+
+    def pictures(part: Tensor) -> Tensor:
+        return 255 * part.to(device).clamp(0, 1).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+    parts = zip(x.flatten(0, -4).split(batch_size), y.flatten(0, -4).split(batch_size), strict=True)
+    return torch.cat([network(pictures(one), pictures(other)).cpu() for one, other in parts]).view(x.shape[:-3])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from toolkit.zoo.world.tokenizer import CompressiveVQModel
 
 
 def measure_tokenizer(setting: Setting) -> dict[str, Any]:
-    """PSNR (dB) and SSIM of held-out context and future frames, each against the true frame.
+    """PSNR (dB), SSIM and, where asked for, PLIPS of held-out context and future frames, each against the true frame.
 
     ``future``: n tokens a frame. ``per_frame``: the same future frames by the context pair alone, N tokens a frame.
     ``copy``: the last context frame, which costs nothing.
@@ -36,6 +36,7 @@ def measure_tokenizer(setting: Setting) -> dict[str, Any]:
     for name, (made, true) in pairs.items():
         found[f"psnr.{name}"] = float(psnr(made, true).mean())
         found[f"ssim.{name}"] = float(frame_ssim(made, true).mean())
+    found |= setting.plips(**pairs)
     found["psnr.gain_over_copy"] = found["psnr.future"] - found["psnr.copy"]
     found |= _health(setting, *codes) | _sprites(setting, coded, future)
     _table(setting, found)
