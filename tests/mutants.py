@@ -149,9 +149,8 @@ def try_one(mutant: Mutant, folder: Path, timeout_s: float) -> dict[str, str]:
 
 def run(only: str | None, every: int, jobs: int, results: Path, timeout_s: float) -> int:
     """Try what has no result yet. Returns 1 where a mutant that is not equivalent was not noticed."""
-    mutants = {
-        one.key: one for one in read_mutants(only)[::every]
-    }  # by the bytes of now: files may change while this runs
+    sample = read_mutants(only)[::every]
+    mutants = {one.key: one for one in sample}  # by the bytes of now: files may change while this runs
     known = read_results(results)
     todo = most_wanted([(key, one) for key, one in mutants.items() if key not in known], known)
     os.environ["OMP_NUM_THREADS"] = "1"
