@@ -1,20 +1,21 @@
 """Plans against what training steps on this machine really took: peak memory and time. Not collected: minutes.
 
-    python tests/plan/check.py [RECORD.json]
+    OMP_NUM_THREADS=1 python tests/plan/check.py [RECORD.json] [--repeats 3]
 
-Each stage kind, in a process of its own, in two sizes. Memory: what torch's allocator gave out at the most, beside
-weights, moments and averages; the plan's is not calibrated. Time: medians of steps whose sizes alternate, so that
-another load of the machine falls on both; the plan's time of the second size is the first one's measured time, scaled
-by the model: the calibrating step.
+Each repeat of each stage is a process of its own. Memory: what torch's allocator gave out at the most, beside weights,
+moments and averages; the plan's is not calibrated. Time: the plan knows steps of some items and of a quarter as many,
+as `toolkit plan --measure` does, and predicts one of three times as many; the sizes take turns and the shortest step of
+each counts. With one thread it is processor time, which other work on the machine does not lengthen. A row is the
+repeat with the median error; the least and the greatest stand beside it.
 """
 
+import argparse
 import itertools
 import json
 import os
-import statistics
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile
@@ -24,18 +25,19 @@ from toolkit.configs import compose
 from toolkit.plan.command import shapes_of
 from toolkit.plan.devices import parse
 from toolkit.plan.estimate import Tracer, modelled_step_s
-from toolkit.plan.measured import real_step
+from toolkit.plan.measured import RealStep, clock_name, measure, pace_of, sizes_for
 from toolkit.runs.device import keep_freed_memory
+from toolkit.runs.machine import processor
 
 WIDE = ["network.hidden_size=128", "network.intermediate_size=352"]
 CASES = {  # command, settings, stage, items of a step: one to calibrate by, one to predict
     "denoiser": ("train-disco", ["data=mnist16", "network=adm_small"], "denoiser", (32, 96)),
     "tokenizer": ("train-ivideogpt", [], "tokenizer", (8, 24)),
     "transformer": ("train-ivideogpt", [], "transformer", (16, 48)),
-    "language model": ("grow-llm", WIDE, "scratch", (16, 48)),
+    "language_model": ("grow-llm", WIDE, "scratch", (16, 48)),
     "video": ("enhance-video", ["experiment=enhance_train_small"], "train", (4, 12)),
 }
-ROUNDS = 4
+REPEATS = 3
 MIB = 2**20
 
 
@@ -45,65 +47,89 @@ def shape_of(case):
     return next(shape for shape in shapes if shape.name == stage)
 
 
-def allocated(step):
+def allocated(step, size):
     """Bytes: the most that a step has taken of torch's allocator at a time."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        step()
+        step(size)
     events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     return max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
-def measured(shape, sizes):
-    """Bytes at the peak, and seconds of each round's steps, by size."""
-    keep_freed_memory()
-    steps = {size: real_step(shape, size) for size in sizes}
-    for step in steps.values():
-        step()  # makes the moments
-    peaks = {size: allocated(step) for size, step in steps.items()}
-    times = {size: [] for size in sizes}
-    for _ in range(ROUNDS):
-        for size, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[size].append(time.perf_counter() - start)
-    return peaks, times
+def resident():
+    """Bytes of this process in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def memory_row(shape, tracer, sizes):
+    """MiB at the peak of a step of either size, planned and allocated; how much the process grew for the first."""
+    before, step = resident(), RealStep(shape)
+    step(sizes[0])  # makes the moments
+    step(sizes[0])
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    row = {"resident_growth_mib": round(grown / MIB, 1)}
+    for which, size in zip(("memory", "larger_memory"), sizes, strict=True):
+        seen = tracer(shape, size, False, False)
+        kept = seen.weights + 8 * seen.trained + seen.averages
+        planned, taken = kept + max(seen.passing, seen.gradients), kept + allocated(step, size)
+        row |= {
+            f"{which}_planned_mib": round(planned / MIB, 1),
+            f"{which}_allocated_mib": round(taken / MIB, 1),
+            f"{which}_error_percent": round(100 * (planned / taken - 1), 1),
+        }
+    return row
+
+
+def time_row(shape, tracer, sizes):
+    """Seconds of a step of the second size, planned from the first and measured."""
+    cluster, known = parse("here"), sizes_for(sizes[0])
+    took = measure(shape, [*known, sizes[1]])
+    pace = pace_of(shape, {size: took[size] for size in known}, cluster, tracer)
+    planned = modelled_step_s(shape, sizes[1], cluster, tracer, pace)
+    seconds = took[sizes[1]].passes + took[sizes[1]].update
+    return {
+        "time_planned_s": round(planned, 4),
+        "time_measured_s": round(seconds, 4),
+        "time_error_percent": round(100 * (planned / seconds - 1), 1),
+        "load_average": round(os.getloadavg()[0], 1),
+    }
 
 
 def check(case):
-    """Rows of one case: what was planned and what was measured, in MiB and seconds."""
-    shape, tracer, cluster, sizes = shape_of(case), Tracer(fused=False), parse("here"), CASES[case][3]
-    peaks, times = measured(shape, sizes)
-    modelled = {size: modelled_step_s(shape, size, cluster, tracer) for size in sizes}
-    rows = []
-    for size in sizes:
-        seen = tracer(shape, size, False, False)
-        kept = seen.weights + 8 * seen.trained + seen.averages
-        planned, peak = (kept + max(seen.passing, seen.gradients)) / MIB, (kept + peaks[size]) / MIB
-        took, first = statistics.median(times[size]), statistics.median(times[sizes[0]])
-        expected = first * modelled[size] / modelled[sizes[0]]
-        rows.append({
-            "stage": case, "items": size,
-            "memory_planned_mib": round(planned, 1), "memory_measured_mib": round(peak, 1),
-            "memory_error_percent": round(100 * (planned / peak - 1), 1),
-            "time_planned_s": round(expected, 4), "time_measured_s": round(took, 4),
-            "time_error_percent": round(100 * (expected / took - 1), 1),
-            "load_average": round(os.getloadavg()[0], 1),
-        })  # fmt: skip
-    return rows
+    """One repeat of one case."""
+    shape, tracer, sizes = shape_of(case), Tracer(fused=False), CASES[case][3]
+    keep_freed_memory()
+    rows = memory_row(shape, tracer, sizes) | time_row(shape, tracer, sizes)
+    return {"items": sizes[0], "larger_items": sizes[1]} | rows
+
+
+def median_row(rows):
+    """The row with the median error of time, and the range of the errors."""
+    errors = sorted(row["time_error_percent"] for row in rows)
+    row = next(row for row in rows if row["time_error_percent"] == errors[len(errors) // 2])
+    loads = [one["load_average"] for one in rows]
+    beside = {"time_error_least_percent": errors[0], "time_error_greatest_percent": errors[-1], "repeats": len(rows)}
+    return row | beside | {"load_average": max(loads)}
 
 
 def main():
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(check(sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("record", type=Path, nargs="?")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--one", choices=CASES, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(check(asked.one) | {"clock": clock_name()}))
         return
-    found = {}
-    for case in CASES:
-        done = subprocess.run([sys.executable, __file__, "--one", case], stdout=subprocess.PIPE, text=True, check=True)
-        for row in json.loads(done.stdout.splitlines()[-1]):
-            print(json.dumps(row), flush=True)
-            found[f"{row['stage']} {row['items']}"] = row
-    if sys.argv[1:]:
-        Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n")
+    found = {case: [] for case in CASES}
+    for _, case in itertools.product(range(asked.repeats), CASES):
+        line = [sys.executable, __file__, "--one", case]
+        done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+        found[case].append(json.loads(done.stdout.splitlines()[-1]))
+        print(json.dumps({case: found[case][-1]}), flush=True)
+    machine = {"processor": processor(), "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS")}
+    record = {"machine": machine} | {case: median_row(rows) for case, rows in found.items()}
+    if asked.record:
+        asked.record.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from toolkit.commands import COMMANDS
+from toolkit.configs import compose
+from toolkit.plan.command import shapes_of
 from toolkit.plan.devices import Cluster, Device
 from toolkit.plan.estimate import Tracer, plan_stage
 from toolkit.plan.trace import trace
@@ -135,6 +138,26 @@ def test_dropout_does_not_make_a_gpu_hold_attention_weights():
     weights = 4 * 2 * 64 * 64
     assert trace(stage(), 1, fused=False).activations > weights > trace(stage(), 1).activations
     assert F.scaled_dot_product_attention.__name__ == "scaled_dot_product_attention"
+
+
+def test_a_plan_for_a_processor_takes_the_layers_that_are_for_processors_alone():
+    """As training would: stacking/pretrain/cpu_blocks.py keeps less than transformers' own layers, which a GPU runs."""
+    torch.manual_seed(0)
+    command = COMMANDS["grow-llm"]
+    stage = shapes_of(command, compose(command, ["experiment=grow_smoke", "stage=pretrain"]))[0]
+    networks, saved = stage.build(), {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in networks.trained.parameters()}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = networks.loss(2)
+    kept = sum(saved.values())
+    here, on_a_gpu = (trace(stage, 2, fused=fused) for fused in (False, True))
+    assert loss.requires_grad and kept < here.activations < 1.06 * kept < on_a_gpu.activations
 
 
 def test_memory_of_adam_and_the_average_follows_the_formula():

@@ -16,7 +16,7 @@ from toolkit.configs import compose
 from toolkit.errors import UserError, did_you_mean
 from toolkit.plan import devices
 from toolkit.plan.devices import HERE, Cluster
-from toolkit.plan.estimate import USABLE, StagePlan, Tracer, plan_stage
+from toolkit.plan.estimate import USABLE, Pace, StagePlan, Tracer, plan_stage
 from toolkit.plan.pages import tables
 from toolkit.runs.output import tell
 from toolkit.runs.stage_shape import StageShape
@@ -66,16 +66,16 @@ def make_plan(
 ) -> dict[str, Any]:
     """Everything that is printed, in plain numbers: bytes, seconds, FLOPs. Raises UserError as the parts do."""
     tracer = Tracer(fused=cluster.device.name != HERE)
-    slower, how, notes = 1.0, f"assumed: {cluster.device.assumed}", {}
+    how, notes = f"assumed: {cluster.device.assumed}", {}
+    pace: Pace | None = None
     stages: list[StagePlan] = []
     for shape in shapes:
         tell(f"plan: {shape.name}")
         if measured:
-            from toolkit.plan.measured import slowdown
+            from toolkit.plan.measured import pace_here
 
-            slower, how = slowdown(shape, _narrow(command, shape), cluster.device, tracer)
-            notes[shape.name] = how
-        stages.append(plan_stage(shape, cluster, tracer, config.keep_checkpoints, slower))
+            pace, notes[shape.name] = pace_here(shape, _narrow(command, shape), cluster.device, tracer)
+        stages.append(plan_stage(shape, cluster, tracer, config.keep_checkpoints, pace))
     return {
         "command": command.name,
         "devices": cluster.as_dict(),

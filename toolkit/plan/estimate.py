@@ -19,6 +19,19 @@ UNITS_AT_HAND = 2  # FSDP gathers the next one while one computes
 MOST_TRACES = 4  # to find the largest micro-batch; memory is nearly a line, so that two are mostly enough
 
 
+@dataclass(frozen=True)
+class Pace:
+    """What measured steps took, as multiples of what the model says, by what the time goes into.
+
+    launches: starting operations, one after another. work: their arithmetic and traffic. update: clipping, AdamW and
+    averages, which do not grow with the batch.
+    """
+
+    launches: float
+    work: float
+    update: float
+
+
 class Tracer:
     """Traces, each taken once; stages that share their ``build`` share them."""
 
@@ -83,13 +96,13 @@ class StagePlan:
 
 
 def plan_stage(
-    shape: StageShape, cluster: Cluster, tracer: Tracer, keep_checkpoints: int, slower: float = 1.0
+    shape: StageShape, cluster: Cluster, tracer: Tracer, keep_checkpoints: int, pace: Pace | None = None
 ) -> StagePlan:
     """The plan of one stage.
 
     Args:
         keep_checkpoints: how many are kept; one more lies there while it is written.
-        slower: what a measured step took, as a multiple of what the model says.
+        pace: of measured steps; None: as the device's assumptions say.
 
     Raises UserError where the batch does not divide among the devices.
     """
@@ -100,7 +113,7 @@ def plan_stage(
     passes = math.ceil(share / micro)
     seen = tracer(shape, micro, checkpointing, micro < share)
     memory = _memory(shape, seen, cluster.count, micro < share)
-    step_s, exposed = _step_s(shape, seen, share / micro, cluster, slower)
+    step_s, exposed = _step_s(shape, seen, share / micro, cluster, pace)
     total_s = step_s * shape.num_steps * shape.repeats
     checkpoint = seen.stored + MOMENTS * BYTES * seen.trained + seen.averages
     flops = round(seen.flops * share / micro) * (1 if shape.replicated else cluster.count)
@@ -216,28 +229,43 @@ def _exchanged(shape: StageShape, seen: Trace, passes: int, count: int) -> int:
     return gradients + 2 * passes * size * seen.parameters * (count - 1) // count
 
 
-def _step_s(shape: StageShape, seen: Trace, passes: float, cluster: Cluster, slower: float) -> tuple[float, float]:
+def _step_s(shape: StageShape, seen: Trace, passes: float, cluster: Cluster, pace: Pace | None) -> tuple[float, float]:
     """Seconds of a step, and those in which devices only wait for the exchange: it hides behind the backward pass."""
-    compute = passes * pass_s(seen.work, cluster.device) + update_s(seen, shape, cluster)
+    compute = passes * pass_s(seen.work, cluster.device, pace)
+    compute += update_s(seen, shape, cluster) * (pace.update if pace else 1.0)
     exchange = _exchanged(shape, seen, math.ceil(passes), cluster.count) / (cluster.exchange_gb_s * 1e9)
-    backward = compute * slower * (2 / 3 if shape.sharded else 2 / 3 / passes)
+    backward = compute * (2 / 3 if shape.sharded else 2 / 3 / passes)
     exposed = max(0.0, exchange - backward)
-    return compute * slower + exposed, exposed
+    return compute + exposed, exposed
 
 
-def modelled_step_s(shape: StageShape, micro: int, cluster: Cluster, tracer: Tracer) -> float:
-    """Seconds of a step of a single pass, before anything was measured."""
-    return _step_s(shape, tracer(shape, micro, shape.checkpointing, False), 1, cluster, 1.0)[0]
+def modelled_step_s(shape: StageShape, micro: int, cluster: Cluster, tracer: Tracer, pace: Pace | None = None) -> float:
+    """Seconds of a step of a single pass."""
+    return _step_s(shape, tracer(shape, micro, shape.checkpointing, False), 1, cluster, pace)[0]
 
 
-def pass_s(work: dict[Work, int], device: Device) -> float:
-    """Seconds of a forward and backward pass: each operation takes its arithmetic or its memory, whichever is more."""
-    return sum(count * _operation_s(kind, device) for kind, count in work.items())
+def pass_s(work: dict[Work, int], device: Device, pace: Pace | None = None) -> float:
+    """Seconds of a forward and backward pass.
+
+    Each operation takes its arithmetic or its memory, whichever is more. Launches go beside it on a GPU that is kept
+    busy, so that an operation takes no less than one; where steps were measured both have a share of their own.
+    """
+    if pace:
+        launches, busy = pass_parts_s(work, device)
+        return pace.launches * launches + pace.work * busy
+    least = device.launch_us * 1e-6
+    return sum(count * max(least, _operation_s(kind, device)) for kind, count in work.items())
+
+
+def pass_parts_s(work: dict[Work, int], device: Device) -> tuple[float, float]:
+    """Seconds of a pass's launches alone, and of its arithmetic and traffic alone."""
+    launches = sum(work.values()) * device.launch_us * 1e-6
+    return launches, sum(count * _operation_s(kind, device) for kind, count in work.items())
 
 
 def _operation_s(kind: Work, device: Device) -> float:
     arithmetic = kind.flops / (device.tflops[kind.dtype] * 1e12 * device.product_efficiency)
-    return max(arithmetic, kind.bytes / _bytes_a_second(device), device.launch_us * 1e-6)
+    return max(arithmetic, kind.bytes / _bytes_a_second(device))
 
 
 def _bytes_a_second(device: Device) -> float:

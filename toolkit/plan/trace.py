@@ -74,7 +74,8 @@ def trace(
     Args:
         checkpointing: whether blocks keep only their inputs and are computed again.
         accumulate: whether gradients of earlier micro-batches of the step are there already.
-        fused: attention as a GPU does it, whose weights are never held; False: as this CPU would.
+        fused: as a GPU computes: attention's weights are never held, and nothing written for CPUs alone is used.
+            False: as this CPU would.
     """
     with torch.device("meta"):
         networks = shape.build()
@@ -85,6 +86,7 @@ def trace(
                 parameter.register_post_accumulate_grad_hook(_forget_gradient)
         if fused:
             stack.enter_context(_fused_attention())
+            _leave_cpu_code(networks.trained)
         if checkpointing:
             assert networks.recompute is not None
             networks.recompute()
@@ -158,6 +160,12 @@ def _fused_attention() -> Iterator[None]:
         yield
     finally:
         F.scaled_dot_product_attention = attention
+
+
+def _leave_cpu_code(network: nn.Module) -> None:
+    """Whoever watches a layer sees it computed as on any device (stacking/pretrain/cpu_blocks.py)."""
+    for module in network.modules():
+        module.register_forward_hook(lambda module, inputs, output: None)
 
 
 class _Watch(TorchDispatchMode):

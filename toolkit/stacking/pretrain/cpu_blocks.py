@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from toolkit.zoo.checkpointing import recomputed
@@ -45,7 +46,8 @@ def usable(network: Any, ids: Tensor) -> bool:
         return False
     plain = config.rope_parameters.get("rope_type", "default") == "default" and config.hidden_act == "silu"
     weight = network.model.embed_tokens.weight
-    return plain and type(weight) is nn.Parameter and weight.dtype == torch.float32 and not _watched(network)
+    whole = type(weight) in (nn.Parameter, FakeTensor)  # not FSDP's; fake ones are a plan's
+    return plain and whole and weight.dtype == torch.float32 and not _watched(network)
 
 
 def _watched(network: Any) -> bool:

@@ -89,7 +89,7 @@ def _conv_over_frames(conv: Any, x: Tensor) -> Tensor:
     y = F.linear(x, here, conv.bias)
     if x.shape[1] == 1:
         return y
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or y.dtype != before.dtype:  # autocast does not cast what is written in place
         padded = F.pad(x, (0, 0, 0, 0, 0, 0, 1, 1))
         return y + F.linear(padded[:, :-2], before) + F.linear(padded[:, 2:], after)
     for one, out in zip(x.flatten(2, 3), y.flatten(2, 3), strict=True):  # (F, HW, C), in place
