@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 HD_ROWS = 720
 UNSPECIFIED = 2
@@ -19,24 +19,36 @@ _FULL_CHROMA = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolatio
 _TO_CHROMA = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
 
-def to_rgb(frame: av.VideoFrame, width: int, height: int, deep: bool = False) -> np.ndarray:
-    """The frame as uint8 RGB (height, width, 3), uint16 where ``deep``, turned upright; transparent parts lie on black.
+class ToRgb:
+    """Frames of one clip as RGB arrays, turned upright; what converts them is set up once.
 
     ``width`` and ``height`` are those of the clip, upright: a frame of another size, where a stream changes it on the
-    way, is resized to them.
+    way, is resized to them. ``deep``: 16 bits instead of 8.
     """
-    turn = orientation(frame)
-    size = (height, width) if turn.transposed else (width, height)
-    colorspace = None if frame.format.is_rgb else source_colorspace(frame)
-    has_shade = has_alpha(frame.format)
-    name = ("rgba64le" if has_shade else "rgb48le") if deep else ("rgba" if has_shade else "rgb24")
-    converted = frame.reformat(*size, name, src_colorspace=colorspace, interpolation=_FULL_CHROMA)
-    pixels: np.ndarray = converted.to_ndarray()
-    if has_shade:
-        alpha, most = pixels[..., 3:].astype(np.uint32), 65535 if deep else 255
-        on_black = (pixels[..., :3] * alpha + most // 2) // most
-        pixels = on_black.astype(np.uint16 if deep else np.uint8)
-    return np.ascontiguousarray(turn.upright(pixels))
+
+    def __init__(self, width: int, height: int, deep: bool = False):
+        self.size, self.deep = (width, height), deep
+        self.turn = Orientation()
+        self._angle: int | None = None
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """uint8 RGB (height, width, 3), uint16 where ``deep``; transparent parts lie on black."""
+        if frame.rotation != self._angle:  # side_data ties a frame to itself: few frames are asked for it, or all
+            self._angle, self.turn = frame.rotation, orientation(frame)  # stay in memory until Python collects cycles
+        size = self.size[::-1] if self.turn.transposed else self.size
+        colorspace = None if frame.format.is_rgb else source_colorspace(frame)
+        has_shade = has_alpha(frame.format)
+        name = ("rgba64le" if has_shade else "rgb48le") if self.deep else ("rgba" if has_shade else "rgb24")
+        converted = self._reformatter.reformat(
+            frame, *size, name, src_colorspace=colorspace, interpolation=_FULL_CHROMA, threads=1
+        )
+        pixels: np.ndarray = converted.to_ndarray()
+        if has_shade:
+            alpha, most = pixels[..., 3:].astype(np.uint32), 65535 if self.deep else 255
+            on_black = (pixels[..., :3] * alpha + most // 2) // most
+            pixels = on_black.astype(np.uint16 if self.deep else np.uint8)
+        return np.ascontiguousarray(self.turn.upright(pixels))
 
 
 class Orientation(NamedTuple):
@@ -75,20 +87,29 @@ def source_colorspace(frame: av.VideoFrame) -> int:
     return Colorspace.ITU709 if frame.height >= HD_ROWS else Colorspace.ITU601
 
 
-def from_rgb(pixels: np.ndarray, pix_fmt: str, matrix: int = 1) -> av.VideoFrame:
-    """A frame in ``pix_fmt``, of video range and BT.709's matrix (or another of H.273's), of uint8 or uint16 RGB."""
-    name = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=name)
-    if av.VideoFormat(pix_fmt).is_rgb:
-        return frame if pix_fmt == name else frame.reformat(format=pix_fmt)
-    return frame.reformat(
-        format=pix_fmt,
-        dst_colorspace=matrix,
-        dst_color_range=ColorRange.MPEG,
-        dst_color_trc=1,
-        dst_color_primaries=1,
-        interpolation=_TO_CHROMA,
-    )
+class FromRgb:
+    """RGB arrays as frames in ``pix_fmt``, of video range and BT.709's matrix (or another of H.273's)."""
+
+    def __init__(self, pix_fmt: str, matrix: int = 1):
+        self.pix_fmt, self.matrix = pix_fmt, matrix
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, pixels: np.ndarray) -> av.VideoFrame:
+        """The frame of uint8 or uint16 RGB (height, width, 3)."""
+        name = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=name)
+        if av.VideoFormat(self.pix_fmt).is_rgb:
+            return self._reformatter.reformat(frame, format=self.pix_fmt, threads=1)
+        return self._reformatter.reformat(
+            frame,
+            format=self.pix_fmt,
+            dst_colorspace=self.matrix,
+            dst_color_range=ColorRange.MPEG,
+            dst_color_trc=1,
+            dst_color_primaries=1,
+            interpolation=_TO_CHROMA,
+            threads=1,
+        )
 
 
 def thumbnail(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:

@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from toolkit.data.video.deinterlace import BEFORE, deinterlaced
-from toolkit.data.video.pixels import to_rgb
+from toolkit.data.video.pixels import ToRgb
 from toolkit.data.video.sequence import GUESSED_RATE, find_sequence
 from toolkit.data.video.tone import ToneMap
 from toolkit.errors import UserError
@@ -171,20 +171,17 @@ class VideoReader:
         if start >= self.num_frames:
             return
         count = start
+        to_rgb = ToRgb(self.width, self.height, self.index.deep or self.index.is_toned)
         for frame in self._full(start):
-            yield self._pixels(frame)
+            yield self._toned(to_rgb(frame)) if self.index.is_toned else to_rgb(frame)
             count += 1
             if count == self.num_frames:
                 return
         raise UserError(f"input={self.index.path}: only {count} of {self.num_frames} frames could be read again")
 
-    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
-        index = self.index
-        pixels = to_rgb(frame, self.width, self.height, index.deep or index.is_toned)
-        if not index.is_toned:
-            return pixels
+    def _toned(self, pixels: np.ndarray) -> np.ndarray:
         toned = self._toner(pixels)
-        return toned if index.deep else ((toned.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return toned if self.index.deep else ((toned.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
     @functools.cached_property
     def _toner(self) -> ToneMap:

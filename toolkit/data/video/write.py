@@ -21,7 +21,7 @@ import numpy as np
 
 from toolkit.data.video.beside import add_subtitles, keeps_time_code, time_code
 from toolkit.data.video.pictures import PICTURES, link_pictures, put_folder, remove, write_pictures
-from toolkit.data.video.pixels import from_rgb
+from toolkit.data.video.pixels import FromRgb
 from toolkit.data.video.sequence import PICTURE_SUFFIXES
 from toolkit.data.video.sound import Sound, add_sound, describe
 from toolkit.errors import JobError, UserError
@@ -74,7 +74,7 @@ def write_part(path: Path, frames: Iterable[np.ndarray], encoding: Encoding) -> 
     Of ``codec`` png it is a folder. Raises OSError when the disk is full; there is then no ``path``.
     """
     if encoding.codec == "png":
-        return write_pictures(path, (_picture(pixels, encoding) for pixels in frames))
+        return write_pictures(path, _pictures(frames, encoding))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     count = 0
@@ -91,18 +91,21 @@ def write_part(path: Path, frames: Iterable[np.ndarray], encoding: Encoding) -> 
     return count
 
 
-def _picture(pixels: np.ndarray, encoding: Encoding) -> av.VideoFrame:
-    """With the tags of its colours (cICP) where they are not those of every picture."""
-    frame = from_rgb(pixels, encoding.pix_fmt)
-    if (encoding.primaries, encoding.transfer) != (1, 1):
-        frame.color_primaries, frame.color_trc = encoding.primaries, encoding.transfer
-        frame.color_range = av.video.reformatter.ColorRange.JPEG
-    return frame
+def _pictures(frames: Iterable[np.ndarray], encoding: Encoding) -> Iterator[av.VideoFrame]:
+    """With the tags of their colours (cICP) where they are not those of every picture."""
+    from_rgb = FromRgb(encoding.pix_fmt)
+    for pixels in frames:
+        frame = from_rgb(pixels)
+        if (encoding.primaries, encoding.transfer) != (1, 1):
+            frame.color_primaries, frame.color_trc = encoding.primaries, encoding.transfer
+            frame.color_range = av.video.reformatter.ColorRange.JPEG
+        yield frame
 
 
 def _encoded(frames: Iterable[np.ndarray], stream: Any, encoding: Encoding) -> Iterator[av.Packet]:
+    from_rgb = FromRgb(encoding.pix_fmt, encoding.matrix)
     for number, pixels in enumerate(frames):
-        frame = from_rgb(pixels, encoding.pix_fmt, encoding.matrix)
+        frame = from_rgb(pixels)
         frame.pts, frame.time_base = number, 1 / encoding.rate
         yield from stream.encode(frame)
     yield from stream.encode(None)
