@@ -8,8 +8,6 @@ element-wise work on tensors, so it runs on any device.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -77,8 +75,9 @@ def _search(a: Tensor, b: Tensor) -> Tensor:
 def _refine(flow: Tensor, a: Tensor, b: Tensor, iterations: int, radius: int) -> Tensor:
     """One level: (H + s) d = s mean(d) - gradient x residual over windows, by Jacobi's iteration.
 
-    With M = (H + s)^-1, T = M H and c = M gradient x residual, a step is mean - T (mean - start) - c. All matrices are
-    symmetric: they are kept as (diagonal, off-diagonal), and ``flip`` swaps the two components of a vector.
+    With M = (H + s)^-1, T = M H and c = M gradient x residual, a step is mean - T (mean - start) - c, which is
+    (1 - T) mean + (T start - c). All matrices are symmetric: they are kept as (diagonal, off-diagonal), and ``flip``
+    swaps the two components of a vector.
     """
     gradient = _gradient(a)
     squares = box_mean(gradient * gradient, radius)
@@ -88,40 +87,39 @@ def _refine(flow: Tensor, a: Tensor, b: Tensor, iterations: int, radius: int) ->
     m_diagonal, m_off = shifted.flip(1) / determinant, -mixed / determinant
     t_diagonal = m_diagonal * squares + m_off * mixed
     t_off = m_diagonal[:, :1] * mixed + m_off * squares[:, 1:]
+    of_sum_diagonal, of_sum_off = (1 - t_diagonal) / 9, t_off / -9
     for _ in range(iterations):
         residual = (warp(b, flow) - a).clamp_(-MOST_RESIDUAL, MOST_RESIDUAL)
         pull = box_mean(gradient * residual, radius)
-        c = torch.addcmul(m_diagonal * pull, m_off, pull.flip(1))
         start = flow
+        rest = (t_diagonal * start).addcmul_(t_off, start.flip(1))
+        rest.addcmul_(m_diagonal, pull, value=-1).addcmul_(m_off, pull.flip(1), value=-1)
         for _ in range(INNER_ITERATIONS):
-            mean = _mean3(flow)
-            away = mean - start
-            flow = (mean - c).addcmul_(t_diagonal, away, value=-1).addcmul_(t_off, away.flip(1), value=-1)
+            around = _sum3(flow)
+            flow = torch.addcmul(rest, of_sum_diagonal, around).addcmul_(of_sum_off, around.flip(1))
         flow = start + (flow - start).clamp_(-MOST_STEP_PX, MOST_STEP_PX)
     return median(flow)
 
 
-def _mean3(x: Tensor) -> Tensor:
-    """Mean over 3x3 neighbours."""
+def _sum3(x: Tensor) -> Tensor:
+    """Sum over 3x3 neighbours."""
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
     rows = (padded[..., :-2, :] + padded[..., 1:-1, :]).add_(padded[..., 2:, :])
-    return (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).mul_(1 / 9)
+    return (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:])
 
 
-def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
-    """``x`` (n, c, h, w) read at p + flow(p); the border's values outside."""
-    height, width = flow.shape[-2:]
-    scale = torch.tensor([2 / width, 2 / height], device=x.device, dtype=x.dtype)
-    grid = torch.addcmul(_places(height, width, x.device, x.dtype), flow.permute(0, 2, 3, 1), scale)
+@torch.no_grad()
+def warp(x: Tensor, flow: Tensor, mode: str = "bilinear", top: int = 0) -> Tensor:
+    """``x`` (n, c, y, w) read at p + flow(p), (n, c, h, w); the border's values outside. ``flow``'s first row is
+    ``x``'s row ``top``."""
+    rows, columns = (
+        torch.arange(first, first + count, device=x.device, dtype=x.dtype).mul_(2 / side).add_(1 / side - 1)
+        for first, count, side in zip((top, 0), flow.shape[-2:], x.shape[-2:], strict=True)
+    )
+    grid = x.new_empty(len(flow), *flow.shape[-2:], 2)  # in [-1, 1] as grid_sample counts, horizontal first
+    torch.add(columns, flow[:, 0], alpha=2 / x.shape[-1], out=grid[..., 0])
+    torch.add(rows[:, None], flow[:, 1], alpha=2 / x.shape[-2], out=grid[..., 1])
     return F.grid_sample(x, grid, mode=mode, padding_mode="border", align_corners=False)
-
-
-@functools.lru_cache(maxsize=16)
-def _places(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Every pixel's own place (1, h, w, 2), horizontal first, in [-1, 1] as grid_sample counts."""
-    rows = (2 * torch.arange(height, device=device, dtype=dtype) + 1) / height - 1
-    columns = (2 * torch.arange(width, device=device, dtype=dtype) + 1) / width - 1
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], -1)[None].contiguous()
 
 
 def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
@@ -134,20 +132,34 @@ def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
 
 def halve(x: Tensor) -> Tensor:
     """Half the size, rounded down, blurred by [1 3 3 1] / 8."""
-    kernel = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8
-    channels = x.shape[1]
-    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    x = F.conv2d(x, kernel.view(1, 1, 1, 4).expand(channels, 1, 1, 4), stride=(1, 2), groups=channels)
-    return F.conv2d(x, kernel.view(1, 1, 4, 1).expand(channels, 1, 4, 1), stride=(2, 1), groups=channels)
+    height, width = x.shape[-2] // 2, x.shape[-1] // 2
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")[..., : 2 * height + 2, : 2 * width + 2]
+    x = (padded[..., 1:-1:2, :] + padded[..., 2::2, :]).mul_(3).add_(padded[..., :-2:2, :]).add_(padded[..., 3::2, :])
+    x = (x[..., 1:-1:2] + x[..., 2::2]).mul_(3).add_(x[..., :-2:2]).add_(x[..., 3::2])
+    return x.mul_(1 / 64)
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over the square of side 2 radius + 1, the border's values outside; any radius costs the same."""
+    """Mean over the square of side 2 radius + 1, the border's values outside."""
     side = 2 * radius + 1
-    sums = F.pad(x, (radius + 1, radius, 0, 0), mode="replicate").cumsum(-1)
-    x = sums[..., side:] - sums[..., :-side]
-    sums = F.pad(x, (0, 0, radius + 1, radius), mode="replicate").cumsum(-2)
-    return (sums[..., side:, :] - sums[..., :-side, :]) / side**2
+    padded = F.pad(x, (radius, radius, radius, radius), mode="replicate")
+    return _running_sum(_running_sum(padded, side, -2), side, -1).mul_(1 / side**2)
+
+
+def _running_sum(x: Tensor, side: int, dim: int) -> Tensor:
+    """Sums of ``side`` neighbours along ``dim``, from sums of 1, 2, 4, ... of them."""
+    count = x.shape[dim] - side + 1
+    total, at, length = None, 0, 1
+    while True:
+        if side & length:
+            piece = x.narrow(dim, at, count)
+            total = piece if total is None else total + piece
+            at += length
+        if at == side:
+            assert total is not None
+            return total
+        x = x.narrow(dim, 0, x.shape[dim] - length) + x.narrow(dim, length, x.shape[dim] - length)
+        length *= 2
 
 
 def median(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Reading and writing videos: every frame, its time, its colours; damage; parts that join without a seam."""
 
+import gc
 from fractions import Fraction
 
 import av
@@ -194,6 +195,17 @@ def test_a_file_that_changes_while_it_is_worked_on_is_noticed(tmp_path):
     write(tmp_path / "c.mp4", CLIP[:10])
     with pytest.raises(UserError, match="changed"):
         next(VideoReader(index).frames())
+
+
+def test_a_frame_that_was_read_does_not_stay_in_memory(tmp_path):
+    index = index_video(write(tmp_path / "clip.mp4", CLIP))
+    gc.collect()
+    gc.disable()  # what is left behind must not need it
+    try:
+        assert len(list(VideoReader(index).frames())) == 24
+        assert sum(type(one) is av.VideoFrame for one in gc.get_objects()) <= 1
+    finally:
+        gc.enable()
 
 
 def test_an_index_survives_json(tmp_path):

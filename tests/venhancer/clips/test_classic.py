@@ -1,5 +1,7 @@
 """No network: motion is followed, frames are exact where they exist, sizes are Lanczos's."""
 
+import functools
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +12,16 @@ from torch.nn import functional as F
 
 from tests.data.videos import moving, psnr
 from toolkit.metrics.flow import box_mean, estimate_flow, halve, median, resize_flow, to_grey, warp
-from toolkit.venhancer.clips.classic import blended_frames, motion_frames, resize, to_pixels, to_tensor, up_to_size
+from toolkit.venhancer.clips.classic import (
+    blended_frames,
+    motion_frames,
+    motion_tasks,
+    resize,
+    to_pixels,
+    to_tensor,
+    up_to_size,
+)
+from toolkit.venhancer.clips.together import in_order
 from toolkit.venhancer.config import Classic
 
 
@@ -114,10 +125,44 @@ def test_odd_and_tiny_frames_can_be_interpolated():
 def test_sizes_are_made_by_lanczos_once_per_picture():
     clip = moving(2, 40, 30)
     first = clip[0]
-    made = list(up_to_size(iter([first, first, clip[1]]), 97, 71, "lanczos"))
+    same = lambda: first  # noqa: E731
+    made = [task() for task in up_to_size(iter([same, same, lambda: clip[1]]), 97, 71, "lanczos")]
     assert made[0] is made[1] and made[2] is not made[1]
-    expected = np.asarray(Image.fromarray(clip[0]).resize((97, 71), Image.Resampling.LANCZOS))
-    assert np.array_equal(made[0], expected) and resize(first, 40, 30) is first
+    assert resize(first, 40, 30) is first
+    for kernel, pillow in (("lanczos", Image.Resampling.LANCZOS), ("bicubic", Image.Resampling.BICUBIC)):
+        for size in ((97, 71), (23, 19)):
+            expected = np.asarray(Image.fromarray(first).resize(size, pillow)).astype(int)
+            off = np.abs(resize(first, *size, kernel) - expected)
+            assert off.max() <= 3 and off.mean() < 0.3, (kernel, size)  # both round, borders differ
+
+
+def test_frames_made_at_once_are_those_made_one_by_one():
+    clip = moving(5, 64, 48, step=2.0)
+    wanted = [Fraction(n, 3) for n in range(13)]
+
+    def tasks():
+        return up_to_size(motion_tasks(Memory(clip), wanted, 0, Classic()), 80, 60, "lanczos")
+
+    one_by_one = [task() for task in tasks()]
+    assert np.array_equal(np.stack(list(in_order(tasks(), 3))), one_by_one)
+
+
+def test_what_is_made_ahead_is_bounded_and_ends_with_its_reader():
+    asked, go = [], threading.Event()
+
+    def wait(number):
+        return number if number == 0 or go.wait(5) else None
+
+    def tasks():
+        for number in range(100):
+            asked.append(number)
+            yield functools.partial(wait, number)
+
+    made = in_order(tasks(), 2)
+    assert next(made) == 0 and len(asked) == 3
+    go.set()
+    made.close()
+    assert len(asked) == 3
 
 
 def test_tensors_and_pixels_are_inverse():

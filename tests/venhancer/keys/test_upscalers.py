@@ -61,8 +61,9 @@ def test_any_size_is_reached_by_at_most_two_passes(scale, passes, picture):
 def test_four_times_is_the_networks_own_and_two_an_antialiased_half_of_it(picture):
     whole = enlarge_to(Repeats(4), picture, 160, 96, (64, 64))
     assert np.array_equal(whole, picture.repeat(4, 0).repeat(4, 1))
-    half = Image.fromarray(whole).resize((80, 48), Image.Resampling.LANCZOS)
-    assert np.array_equal(enlarge_to(Repeats(4), picture, 80, 48, (64, 64)), np.asarray(half))
+    half = np.asarray(Image.fromarray(whole).resize((80, 48), Image.Resampling.LANCZOS)).astype(int)
+    off = np.abs(enlarge_to(Repeats(4), picture, 80, 48, (64, 64)) - half)
+    assert off.max() <= 3 and off.mean() < 0.3  # both round, borders differ
 
 
 def test_tiles_are_the_whole_picture_where_a_network_looks_no_farther_than_they_overlap():

@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+import torch
 from av.filter import Graph
 
 from toolkit.bench import Contender, Makers
@@ -72,6 +73,7 @@ def ffmpeg_frames(
     index = reader.index
     graph: Graph | None = None
     with av.open(str(Path(index.path))) as container:
+        container.streams.video[0].thread_type = "AUTO"
         for number, frame in enumerate(itertools.islice(container.decode(video=0), index.num_frames)):
             graph = graph or _make_graph(frame, 1 / index.rate, filters)
             frame.pts, frame.time_base = number, 1 / index.rate
@@ -84,6 +86,7 @@ def ffmpeg_frames(
 
 def _make_graph(frame: av.VideoFrame, time_base: Fraction, filters: str) -> Graph:
     graph = Graph()
+    graph.threads = torch.get_num_threads()
     last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)
     for part in [*filters.split(","), "buffersink"]:
         name, _, arguments = part.partition("=")

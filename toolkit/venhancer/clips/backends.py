@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
 
 from toolkit.data.video.reader import VideoReader
 from toolkit.runs.files import write_atomic
 from toolkit.venhancer.clips.between import Between, make_between
-from toolkit.venhancer.clips.classic import blended_frames, motion_frames, resize, up_to_size
+from toolkit.venhancer.clips.classic import blend_tasks, motion_frames, motion_tasks, resize, up_to_size
 from toolkit.venhancer.clips.colour import fix_colour
 from toolkit.venhancer.clips.timeline import Shot
+from toolkit.venhancer.clips.together import in_order
 from toolkit.venhancer.config import Classic, EnhanceVideo
 from toolkit.venhancer.keys import Upscaler
 from toolkit.venhancer.keys.tiled import enlarge_to
@@ -64,7 +66,10 @@ class Backend(Protocol):
 
 
 class ClassicBackend:
-    """Motion compensation at the input's size, then Lanczos; with ``blend`` the baseline: linear, then bicubic."""
+    """Motion compensation at the input's size, then Lanczos; with ``blend`` the baseline: linear, then bicubic.
+
+    On a CPU as many frames are made at once as torch has threads.
+    """
 
     def __init__(
         self, reader: VideoReader, width: int, height: int, settings: Classic, device: Any, blend: bool = False
@@ -76,9 +81,12 @@ class ClassicBackend:
         """As in :class:`Backend`."""
         keys = KeyFrames(self.reader, shot)
         if self.blend:
-            return up_to_size(blended_frames(keys, shot.positions, start), self.width, self.height, "bicubic")
-        made = motion_frames(keys, shot.positions, start, self.settings, self.device)
-        return up_to_size(made, self.width, self.height, "lanczos")
+            tasks = up_to_size(blend_tasks(keys, shot.positions, start), self.width, self.height, "bicubic")
+        else:
+            moved = motion_tasks(keys, shot.positions, start, self.settings, self.device)
+            tasks = up_to_size(moved, self.width, self.height, "lanczos")
+        on_cpu = torch.device(self.device).type == "cpu"
+        return in_order(tasks, torch.get_num_threads() if on_cpu else 1)
 
     def stored(self, shot: Shot, stop: int) -> None:
         """Nothing is kept."""
