@@ -151,10 +151,11 @@ class EnhanceVideo(Job):
     them, or RIFE. color_fix: ``wavelet`` takes the low frequencies from the input, ``adain`` mean and contrast of each
     channel. cpu_offload: whether parts of the model wait in the CPU's memory while others work.
 
-    part_frames: frames that are enhanced and written at a time; a killed job goes on after the last part.
-    side_by_side_s: length of the video that shows input and output side by side; 0 makes none. measure_frames: how many
-    frames are measured, at most. perceptual: whether to measure PLIPS too, whose weights are fetched once (24 MB).
-    baselines: what the result is measured beside. data: the clips to train on, by name.
+    part_frames: frames that are enhanced and written at a time; a killed job goes on after the last part. live_still:
+    whether a terminal shows, below the progress bar, what is being made, once a second. side_by_side_s: length of the
+    video that shows input and output side by side; 0 makes none. measure_frames: how many frames are measured, at most.
+    perceptual: whether to measure PLIPS too, whose weights are fetched once (24 MB). baselines: what the result is
+    measured beside. data: the clips to train on, by name.
     """
 
     command: str = "enhance-video"
@@ -200,6 +201,7 @@ class EnhanceVideo(Job):
 
     encode: Encode = field(default_factory=Encode)
     part_frames: int = number(48, least=1)
+    live_still: bool = cosmetic(True)
     side_by_side_s: float = number(10.0, least=0)
     measure_frames: int = number(150, least=2)
     perceptual: bool = False

@@ -167,7 +167,7 @@ def _enhance_clip(config: EnhanceVideo, run: Run, work: Work, device: Any, netwo
     timeline, task = work.timeline, work.task
     if not is_claimed(task.output, work.claim):
         former = former_of(run, task)
-        with progress.bar(task.name, 0, timeline.num_frames, "frame") as bar:
+        with progress.bar(task.name, 0, timeline.num_frames, "frame", stills=config.live_still) as bar:
             join_parts(
                 _parts(config, run, work, device, network, former, bar),
                 task.output,

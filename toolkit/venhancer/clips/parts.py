@@ -102,6 +102,7 @@ def _taken(frames: Iterator[np.ndarray], part: Part, bar: progress.Bar | None) -
             raise JobError(f"part {part.number}: the backend ended after {number} of {part.stop} frames of its shot")
         yield frame
         if bar:
+            bar.show(frame)
             bar.advance(part.shot.first + number + 1)
 
 

@@ -76,7 +76,8 @@ def check_crop(config: EnhanceVideo, codec: Codec, base: VideoUNet) -> None:
     try:
         base.check_size(size // codec.factor, size // codec.factor)
     except ValueError as error:
-        raise UserError(f"data.crop_px={size}: {error}; network.asymmetric=false takes any size") from None
+        which = f"init={config.init}: pads oddly, as the release does" if config.init else "network.asymmetric=true"
+        raise UserError(f"data.crop_px={size}: {error} ({which}); crops are square: take a base without that") from None
     share_of_batch(config.optim.batch_size)
 
 
