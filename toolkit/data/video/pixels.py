@@ -131,7 +131,7 @@ def resize_planes(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def _planes(frame: av.VideoFrame, dtype: np.typing.DTypeLike) -> list[np.ndarray]:
     """Views (height, width) of a planar frame's colours."""
-    whole = [np.frombuffer(plane, dtype).reshape(frame.height, -1) for plane in frame.planes]
+    whole = [np.frombuffer(memoryview(plane), dtype).reshape(frame.height, -1) for plane in frame.planes]
     return [plane[:, : frame.width] for plane in whole]
 
 
