@@ -6,7 +6,7 @@ Contenders of the step, same weights, same shapes, same threads:
   official  the official network code, from a checkout of Vchitect/VEnhancer that the user names (official=PATH)
 
 ``what=tiles`` times what cutting up costs beyond the network (see tiles.py), ``what=classic`` the backend without
-a network (see classic.py).
+a network (see classic.py), ``what=backends`` all that makes frames on this machine (see backends.py).
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from toolkit.venhancer.bench.shared import NETWORK, fill
 
 @dataclass
 class Options(BenchOptions):
-    """key=value options of the benchmark; sizes in latents. clip, clip_frames: what ``what=classic`` enhances."""
+    """key=value options of the benchmark; sizes in latents. clip, clip_frames: what ``what=classic`` and ``backends``
+    enhance. ncnn, spandrel: models of others for ``what=backends``, named as after ``keys=ncnn:`` and so on."""
 
-    what: str = choice("step", "step", "tiles", "classic")
+    what: str = choice("step", "step", "tiles", "classic", "backends")
     clip: str = "bikes"
     clip_frames: int = number(12, least=3)
     num_rounds: int = number(5, least=1)
@@ -37,6 +38,8 @@ class Options(BenchOptions):
     rows: int = number(42, least=10)
     columns: int = number(64, least=8)
     official: str | None = None
+    ncnn: str | None = None
+    spandrel: str | None = None
 
     def check(self) -> None:
         """``official`` is a checkout; sizes are those that the release's padding takes."""
@@ -54,6 +57,15 @@ def main(words: list[str]) -> int:
 
         makers = bench_classic.makers(options.clip, options.clip_frames)
         return run_bench("venhancer", options, makers, "frames", bench_classic.note(options.clip, options.clip_frames))
+    if options.what == "backends":
+        from toolkit.venhancer.bench import backends as bench_backends
+        from toolkit.venhancer.bench import classic as bench_classic
+
+        makers, left_out = bench_backends.makers(options.clip, options.clip_frames, options.ncnn, options.spandrel)
+        note = "; ".join(
+            [bench_classic.note(options.clip, options.clip_frames), *(f"not run: {one}" for one in left_out)]
+        )
+        return run_bench("venhancer", options, makers, "frames", note)
     if options.what == "tiles":
         from toolkit.venhancer.bench import tiles as bench_tiles
 
