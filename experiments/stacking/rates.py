@@ -5,7 +5,7 @@
 `grow_micro` with half its tokens (600k for 1.2M), for the time it takes; all operators grow one base. Only the rate
 after growth differs: 2e-3, at which all of them ran before, and 4e-3, then the better of the two doubled or halved
 until that is worse. Reported runs take the rate with the lowest last held-out loss. Runs that are done are not done
-again, so that calls which name an operator each can share the work; OUT.json is written by the call that names none.
+again: several calls that name an operator each, with an OUT.json of their own, can share the work.
 """
 
 from __future__ import annotations
@@ -56,8 +56,6 @@ def sweep(operator: str, folder: Path) -> dict[str, float]:
 def main(out: str, folder: str, *operators: str) -> None:
     """Sweep the operators, and write what each rate ended at and which is best."""
     losses = {operator: sweep(operator, Path(folder).absolute()) for operator in operators or OPERATORS}
-    if operators:
-        return
     record = toolkit.read_run(base(Path(folder).absolute())).record
     made = {key: record[key] for key in ("git_commit", "machine", "versions", "num_threads")}
     best = {operator: float(min(found, key=found.__getitem__)) for operator, found in losses.items()}
