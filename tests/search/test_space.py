@@ -13,13 +13,13 @@ def test_every_kind_of_sweep():
 
     words = [
         "optim.num_steps=4", "optim.lr=tag(log,interval(1e-4,1e-2))", "a=interval(0.5,2.0)", "b=int(interval(1,8))",
-        "c=range(2,9,3)", "d=x,'y z'", "e=choice(1,2)",
+        "c=range(2,8,3)", "d=x,'y z'", "e=choice(1,2)",
     ]  # fmt: skip
     space = parse(words)
     assert space.fixed == ["optim.num_steps=4"]
     assert space.distributions == {
         "optim.lr": FloatDistribution(1e-4, 1e-2, log=True), "a": FloatDistribution(0.5, 2.0),
-        "b": IntDistribution(1, 8), "c": IntDistribution(2, 8, step=3), "d": CategoricalDistribution(["x", "'y z'"]),
+        "b": IntDistribution(1, 8), "c": IntDistribution(2, 5, step=3), "d": CategoricalDistribution(["x", "'y z'"]),
         "e": CategoricalDistribution(["1", "2"]),
     }  # fmt: skip
 
