@@ -1,8 +1,8 @@
 """The tokens of the next frame: iVideoGPT's transformer with a cache that lasts (section 3.2).
 
-The release passes context and all earlier frames again for every new one. Here a frame costs n single-token passes: the
-slot of a frame goes through together with the token left over from the frame before. Shapes: B rows, n tokens a frame,
-W width.
+The release passes context and all earlier frames again for every new one, and then token after token. Here the slot of
+a frame goes through together with the token left over from the frame before and with tokens that were guessed, which
+look like those of the last frame. Shapes: B rows, n tokens a frame, W width.
 """
 
 from __future__ import annotations
@@ -13,23 +13,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from toolkit.zoo.world.draft import Draft, draft_pays
+from toolkit.zoo.world.draft import Draft, can_draft, is_large
 from toolkit.zoo.world.linear import linear
 from toolkit.zoo.world.llama import KeyValueCache, llama_pass
 from toolkit.zoo.world.sampling import Draw, Sampling, draw
 from toolkit.zoo.world.tokens import TokenLayout
 from toolkit.zoo.world.transformer import VideoTransformer, symexp
 
+FEW_PLACES = 4  # at a time, of all rows, where weights are large (measured)
+MOST_PLACES = 256  # where they are not, and of a check: from there on a place more costs as much as the first
+
 
 class Past(NamedTuple):
-    """cache: of all tokens so far but ``pending`` int64 (B,), the last one, which has yet to go through (or None)."""
+    """cache: of all tokens so far but ``pending`` int64 (B,), the last one, which has yet to go through (or None).
+
+    guess int64 (B, n): what the next frame may look like, the last one's tokens.
+    """
 
     cache: KeyValueCache
     pending: Tensor | None
+    guess: Tensor
 
     def select(self, rows: Tensor) -> Past:
         """The rows, in memory of their own."""
-        return Past(self.cache.select(rows), None if self.pending is None else self.pending[rows])
+        pending = None if self.pending is None else self.pending[rows]
+        return Past(self.cache.select(rows), pending, self.guess[rows])
 
 
 class _How(NamedTuple):
@@ -46,11 +54,12 @@ class Dynamics:
 
     Args:
         transformer, layout: with the layout of the tokenizer it was trained with.
-        drafts: whether a float16 copy of the layers may guess ahead where that pays, see ``world_draft``.
+        guesses: whether several tokens of a frame may be guessed, and then passed together, where that pays. They are
+            those of token-by-token decoding, but for rounding: on a CPU, in float32 and float64.
     """
 
-    def __init__(self, transformer: VideoTransformer, layout: TokenLayout, drafts: bool = True):
-        self.transformer, self.layout, self.drafts = transformer, layout, drafts
+    def __init__(self, transformer: VideoTransformer, layout: TokenLayout, guesses: bool = True):
+        self.transformer, self.layout, self.guesses = transformer, layout, guesses
         self._draft: tuple[Any, Draft] | None = None
 
     @property
@@ -67,16 +76,19 @@ class Dynamics:
         if self.transformer.spatial is not None:
             embeds = embeds + self.transformer.spatial(self.layout.context_length, 0)
         llama_pass(self.transformer.llm, embeds, cache, first=tokens.shape[1] - 1)
-        return Past(cache, None)
+        guess = tokens.new_full((len(tokens), self.layout.tokens_per_frame), self.layout.num_context_codes)
+        return Past(cache, None, guess)
 
     def join(self, pasts: Sequence[Past], rows: Sequence[Tensor]) -> Past:
         """Rows of several pasts, of any ages, as one; those of past i become its ``rows[i]``."""
         if len({one.pending is None for one in pasts}) > 1:
             pasts = [self._settled(one) for one in pasts]
         cache = KeyValueCache.joined([one.cache for one in pasts], rows, self._spare)
+        order = torch.cat(list(rows)).argsort()
+        guess = torch.cat([one.guess for one in pasts])[order]
         if pasts[0].pending is None:
-            return Past(cache, None)
-        return Past(cache, torch.cat([one.pending for one in pasts])[torch.cat(list(rows)).argsort()])  # type: ignore[misc]
+            return Past(cache, None, guess)
+        return Past(cache, torch.cat([one.pending for one in pasts])[order], guess)  # type: ignore[misc]
 
     def _settled(self, past: Past) -> Past:
         """The same with no token left over."""
@@ -86,7 +98,7 @@ class Dynamics:
         llama_pass(
             self.transformer.llm, self._embed_inner(past.pending[:, None], self.layout.tokens_per_frame - 1), cache
         )
-        return Past(cache, None)
+        return Past(cache, None, past.guess)
 
     @property
     def _spare(self) -> int:
@@ -105,47 +117,68 @@ class Dynamics:
         num = opening.shape[1] + self.layout.tokens_per_frame - (not self.transformer.has_reward)
         cache = past.cache.extended(num, spare=self._spare)
         how = _How(sampling, seeds, number, past.cache.length + opening.shape[1])
-        alone = self.drafts and cache.starts is None and draft_pays(self.transformer.llm, len(seeds))
-        decode = self._guess_and_check if alone else self._in_turn
-        drawn, last = decode(opening, cache, how)
+        drawn, last = self._decode(opening, cache, how, past.guess)
         if not self.transformer.has_reward:
-            return Past(cache, drawn.tokens[:, -1]), drawn, None
-        return Past(cache, None), drawn, self.rewards(last)
+            return Past(cache, drawn.tokens[:, -1], drawn.tokens), drawn, None
+        return Past(cache, None, drawn.tokens), drawn, self.rewards(last)
 
-    def _in_turn(self, opening: Tensor, cache: KeyValueCache, how: _How) -> tuple[Draw, Tensor]:
-        """Token by token; the draw, and the state (B, W) at the end of the cache."""
-        draws: list[Draw] = []
-        embeds = opening
-        for place in range(self.layout.tokens_per_frame):
-            hidden = llama_pass(self.transformer.llm, embeds, cache.until(how.start + place), first=embeds.shape[1] - 1)
-            draws.append(self._draw(hidden, how, place))
-            embeds = self._embed_inner(draws[-1].tokens, place)
-        if self.transformer.has_reward:
-            hidden = llama_pass(self.transformer.llm, embeds, cache)
-        return Draw(*(torch.cat(parts, dim=1) for parts in zip(*draws, strict=True))), hidden[:, -1]
+    def _decode(self, opening: Tensor, cache: KeyValueCache, how: _How, guess: Tensor) -> tuple[Draw, Tensor]:
+        """The draw of a frame that may look like ``guess`` (B, n), and the state (B, W) at the end of the cache.
 
-    def _guess_and_check(self, opening: Tensor, cache: KeyValueCache, how: _How) -> tuple[Draw, Tensor]:
-        """The same by passes over all tokens of a guess, until the draws are the tokens they were drawn after.
-
-        Every pass settles at least one more token: the first never depends on the guess, the second is right once the
-        first is, and so on.
+        Each pass is over several tokens that were guessed (fixed-point iteration, Song et al. 2021). What is drawn
+        after right tokens is right, so every pass settles one place more than it finds guessed rightly.
         """
-        layout, llm, first = self.layout, self.transformer.llm, opening.shape[1] - 1
-        num_inner = cache.length - how.start  # tokens that are passed in this frame
-        guess = self._current_draft(how.sampling).guess(
-            opening,
-            cache.until(how.start),
-            layout.tokens_per_frame,
-            self._embed_inner,
-            lambda *one: self._pick(how, *one).tokens,
-        )
-        while True:
-            embeds = torch.cat([opening, self._embed_inner(guess[:, :num_inner])], dim=1)
-            hidden = llama_pass(llm, embeds, cache, first=first)
-            drawn = self._draw(hidden[:, : layout.tokens_per_frame], how, 0)
-            if torch.equal(drawn.tokens[:, :num_inner], guess[:, :num_inner]):
-                return drawn, hidden[:, -1]
-            guess = drawn.tokens
+        llm, tokens, parts = self.transformer.llm, guess.clone(), []
+        num, done = cache.length - how.start + 1, 0  # places; with rewards one that is not drawn
+        window, draft = self._window(len(guess)), self._drafting(how.sampling, len(guess))
+        while done < num:
+            if draft is not None:
+                self._guess(draft, tokens, opening, cache, how, done)
+            hidden, drawn, settled = self._pass(
+                llm, tokens, opening, cache, how, done, window if draft is None else num
+            )
+            parts.append(Draw(*(part[:, :settled] for part in drawn)))
+            done += settled
+        return Draw(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True))), hidden[:, -1]
+
+    def _guess(self, draft: Draft, tokens: Tensor, opening: Tensor, cache: KeyValueCache, how: _How, done: int) -> None:
+        """Put the draft's draws into ``tokens`` from place ``done`` on; the cache's rows there are then approximate."""
+        num = tokens.shape[1]
+        while done < num:
+            window = min(self._window(len(tokens)), num - done)
+            done += self._pass(draft, tokens, opening, cache, how, done, window)[2]
+
+    def _pass(
+        self, llm: Any, tokens: Tensor, opening: Tensor, cache: KeyValueCache, how: _How, done: int, window: int
+    ) -> tuple[Tensor, Draw, int]:
+        """Draw up to ``window`` places from ``done`` on, each after the ``tokens`` before it, which are then replaced.
+
+        Returns the states and draws there, and how many of them follow tokens that were right.
+        """
+        num = tokens.shape[1]
+        end = min(done + window, cache.length - how.start + 1)
+        before = max(0, done - 1)  # the token before the first place has yet to go through
+        embeds, first = self._embed_inner(tokens[:, before : end - 1], before), 0
+        if not done:
+            embeds, first = torch.cat([opening, embeds], dim=1), opening.shape[1] - 1
+        hidden = llama_pass(llm, embeds, cache.until(how.start + end - 1), first=first)
+        drawn = self._draw(llm, hidden[:, : num - done], how, done)
+        places = slice(done, done + drawn.tokens.shape[1])
+        guessed = (drawn.tokens == tokens[:, places]).all(dim=0).long().cumprod(dim=0).sum()
+        tokens[:, places] = drawn.tokens
+        return hidden, drawn, min(int(guessed) + 1, end - done)
+
+    def _window(self, num_rows: int) -> int:
+        """Places at a time: few where weights are large, for one more then costs more; one where it wasn't measured."""
+        llm, weight = self.transformer.llm, self.transformer.llm.lm_head.weight
+        if not self.guesses or weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+            return 1
+        return max(1, (FEW_PLACES if is_large(llm) else MOST_PLACES) // num_rows)
+
+    def _drafting(self, sampling: Sampling, num_rows: int) -> Draft | None:
+        llm, num_places = self.transformer.llm, num_rows * self.layout.tokens_per_frame
+        pays = self.guesses and is_large(llm) and can_draft(llm) and num_places <= MOST_PLACES
+        return self._current_draft(sampling) if pays else None
 
     def _current_draft(self, sampling: Sampling) -> Draft:
         """Made from the weights as they are now; kept while they stay so."""
@@ -155,10 +188,8 @@ class Dynamics:
             self._draft = (stamp, Draft(llm, self._head(sampling)))
         return self._draft[1]
 
-    def _draw(self, hidden: Tensor, how: _How, place: int) -> Draw:
-        return self._pick(how, self.logits(hidden, how.sampling), place)
-
-    def _pick(self, how: _How, logits: Tensor, place: int) -> Draw:
+    def _draw(self, llm: Any, hidden: Tensor, how: _How, place: int) -> Draw:
+        logits = llm.lm_head(hidden) if isinstance(llm, Draft) else self.logits(hidden, how.sampling)
         first_id = 0 if how.sampling.whole_vocabulary else self.layout.num_context_codes
         return draw(logits, first_id, how.sampling, how.seeds, how.number, place)
 

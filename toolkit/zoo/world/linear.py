@@ -26,6 +26,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _product(x, weight, bias)
 
 
+class HalfLinear:
+    """A matrix (out, in) in float16, packed, for float32 rows (..., in); products and sums are float32. On x86 only."""
+
+    def __init__(self, weight: Tensor):
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.detach(), None)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_dynamic_fp16(rows, self.packed)
+
+
 def _better(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toolkit.zoo.checkpointing import called, recomputed
-from toolkit.zoo.world.linear import linear
+from toolkit.zoo.world.linear import HalfLinear, linear
 
 
 class KeyValueCache:
@@ -199,7 +199,7 @@ def _heads(projection: Any, rows: Tensor, size: int) -> Tensor:
 
 
 def _apply(layer: Any, rows: Tensor) -> Tensor:
-    return linear(rows, layer.weight, layer.bias)
+    return layer(rows) if isinstance(layer, HalfLinear) else linear(rows, layer.weight, layer.bias)
 
 
 def _norm(norm: Any, rows: Tensor) -> Tensor:

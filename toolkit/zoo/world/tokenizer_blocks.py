@@ -233,6 +233,7 @@ class ConditionalDecoder(Decoder):
         sizes = [latent_size] + [latent_size << min(level + 1, len(falling) - 1) for level in range(len(falling))]
         channels = [falling[0], *falling]
         self.attended = [0] + [i for i in range(1, len(sizes)) if sizes[i] <= max_attention_size]
+        exchange_layers(self, winograd=True)
         self.cross_att_blocks: Any = nn.ModuleList(
             CrossAttention(channels[i], sizes[i], num_frames, attention_groups(channels[i], plain["num_groups"]))
             for i in self.attended
