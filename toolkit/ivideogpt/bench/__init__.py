@@ -1,7 +1,8 @@
 """``toolkit bench ivideogpt``: the world model against the official code and against per-frame 16x16 tokens.
 
-Contenders, all with the same random weights, shapes, threads and dtype (float32):
-  ours       WorldModel: a cache that lasts, the context encoded once
+Contenders, all with the same weights, shapes, threads and dtype (float32):
+  ours       WorldModel: a cache that lasts, the context encoded once, tokens of a frame guessed and passed together
+  in_turn    the same token after token: what guessing saves. It is timed only where its frames and tokens are ours
   official   the networks and the generation of thuml/iVideoGPT, from a checkout that the user names (checkout=PATH)
   full       our transformer over N tokens for every frame, as if each were a context frame: what is saved
 Tasks:
@@ -30,7 +31,10 @@ def main(words: list[str]) -> int:
 def contenders(options: Options) -> Makers:
     """Name -> function that builds it."""
     makers: dict[str, Callable[[], Contender]] = {"ours": lambda: _ours(options)}
-    if "generate" in options.tasks.split(","):  # all that it can do
+    tasks = options.tasks.split(",")
+    if "rollout" in tasks or "generate" in tasks:
+        makers["in_turn"] = lambda: _in_turn(options)
+    if "generate" in tasks and options.size != "shipped":  # all that it can do; the trained model knows few places
         makers["full"] = lambda: _full(options)
     if options.checkout:
         from toolkit.ivideogpt.bench.official import official
@@ -45,27 +49,12 @@ def _ours(options: Options) -> Contender:
     from toolkit.ivideogpt.config import TrainIVideoGPT
     from toolkit.ivideogpt.train.transformer import make_optimizer
     from toolkit.zoo.registry import count_parameters
-    from toolkit.zoo.world.sampling import SAMPLED
 
     world = build_world(options)
     world.tokenizer.to(memory_format=torch.channels_last)  # as one that is loaded
-    frames, actions = clips(options)
-    first, num_future = options.context_length, options.num_future
-    tokens, taken = world.tokenizer.tokenize(frames), actions[:, first - 1 : -1]
-    codes = world.tokenizer.layout.split(tokens)[0]
-    transformer = world.transformer.train()
+    frames, actions = clips(options, world.spec.resolution)
+    tokens, transformer = world.tokenizer.tokenize(frames), world.transformer.train()
     optimizer = make_optimizer(transformer, TrainIVideoGPT()) if "train" in options.tasks else None
-
-    @torch.no_grad()
-    def generate() -> None:
-        past = world.dynamics.look(codes, num_future)
-        seeds = torch.arange(options.batch_size, device=frames.device)
-        for t in range(num_future):
-            past, _, _ = world.dynamics.frame(past, taken[:, t], SAMPLED, seeds, t)
-
-    def rollout() -> None:
-        transformer.eval()
-        world.rollout(world.begin(frames[:, :first], frames=num_future), taken)
 
     def loss() -> Any:
         transformer.train()
@@ -74,12 +63,51 @@ def _ours(options: Options) -> Contender:
     return contender(
         options,
         count_parameters(world),
-        rollout=rollout,
-        generate=lambda: (transformer.eval(), generate()),
+        **_imagining(world, frames, actions, options),
         tokenize=lambda: world.tokenizer.tokenize(frames),
         detokenize=lambda: world.tokenizer.detokenize(tokens),
         train=training(transformer.parameters(), loss, optimizer),
     )
+
+
+def _imagining(world: Any, frames: Any, actions: Any, options: Options) -> dict[str, Callable[[], Any]]:
+    """The tasks ``rollout`` and ``generate``."""
+    import torch
+
+    first, num_future = options.context_length, options.num_future
+    taken, codes = actions[:, first - 1 : -1], world.tokenizer.encode_context(frames[:, :first]).codes
+
+    @torch.no_grad()
+    def generate() -> None:
+        world.eval()
+        past = world.dynamics.look(codes, num_future)
+        seeds = torch.arange(options.batch_size, device=frames.device)
+        for t in range(num_future):
+            past, _, _ = world.dynamics.frame(past, taken[:, t], world.sampling, seeds, t)
+
+    def rollout() -> Any:
+        world.eval()
+        return world.rollout(world.begin(frames[:, :first], frames=num_future), taken)
+
+    return {"rollout": rollout, "generate": generate}
+
+
+def _in_turn(options: Options) -> Contender:
+    """Raises RuntimeError where its tokens or frames are not ours: they would not be comparable."""
+    import torch
+
+    from toolkit.zoo.registry import count_parameters
+
+    world = build_world(options)
+    world.tokenizer.to(memory_format=torch.channels_last)
+    frames, actions = clips(options, world.spec.resolution)
+    tasks = _imagining(world, frames, actions, options)
+    ours = tasks["rollout"]()
+    world.dynamics.guesses = False
+    plain = tasks["rollout"]()
+    if not torch.equal(ours.tokens, plain.tokens) or not torch.equal(ours.frames, plain.frames):
+        raise RuntimeError("in_turn: other tokens or frames than ours")
+    return contender(options, count_parameters(world), **tasks)
 
 
 def _full(options: Options) -> Contender:
@@ -88,19 +116,18 @@ def _full(options: Options) -> Contender:
 
     from toolkit.zoo.registry import count_parameters
     from toolkit.zoo.world.dynamics import Dynamics
-    from toolkit.zoo.world.sampling import SAMPLED
 
     world = build_world(options)
     layout = world.tokenizer.layout
     per_frame = type(layout)(layout.context_length, *[layout.tokens_per_context] * 2, *[layout.num_context_codes] * 2)
     dynamics = Dynamics(world.transformer, per_frame)
-    frames, actions = clips(options)
+    frames, actions = clips(options, world.spec.resolution)
     codes = world.tokenizer.encode_context(frames[:, : options.context_length]).codes
 
     @torch.no_grad()
     def generate() -> float:
         seeds = torch.arange(options.batch_size, device=frames.device)
-        dynamics.frame(dynamics.look(codes, 1), actions[:, 0], SAMPLED, seeds, 0)
+        dynamics.frame(dynamics.look(codes, 1), actions[:, 0], world.sampling, seeds, 0)
         return options.batch_size
 
     return Contender({"generate": generate}, count_parameters(world.transformer))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from toolkit.ivideogpt.bench.shared import Options
 
 PACKAGES = ("ivideogpt", "ivideogpt.vq_model", "ivideogpt.transformer")
+LATENT_SIZE = 16  # of their decoder's maps
+OURS = ("spatial.", "reward_linear.")
 
 
 def official_classes(checkout: str | Path) -> tuple[Any, Any]:
@@ -33,13 +35,14 @@ def official_classes(checkout: str | Path) -> tuple[Any, Any]:
 
 
 def official_networks(world: Any, num_future: int, checkout: str | Path) -> tuple[Any, Any]:
-    """Their tokenizer and action-conditioned transformer with the weights of our ``world``."""
+    """Their tokenizer and action-conditioned transformer with the weights of our ``world``.
+
+    What they have no place for is left out: rewards, the embedding of places, and a tokenizer whose maps are not the
+    16x16 that theirs is written for (None).
+    """
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     tokenizer_class, transformer_class = official_classes(checkout)
-    config = {key: value for key, value in world.tokenizer.config.items() if not key.startswith("_")}
-    with torch.device("meta"):
-        tokenizer = tokenizer_class(**config)
     layout, ours = world.tokenizer.layout, world.transformer.config.to_dict()
     llama = LlamaConfig(**{key: one for key, one in ours.items() if key != "dtype"})
     with torch.device("meta"):
@@ -52,25 +55,43 @@ def official_networks(world: Any, num_future: int, checkout: str | Path) -> tupl
             segment_length=layout.context_length + num_future,
         )
     transformer.llm.model.rotary_emb = type(transformer.llm.model.rotary_emb)(llama)  # its table is no weight
-    for theirs, mine in ((tokenizer, world.tokenizer), (transformer, world.transformer)):
-        weights = {name: one.contiguous() for name, one in mine.state_dict().items()}  # shared, not a second copy
-        theirs.load_state_dict(weights, strict=True, assign=True)
+    _share(transformer, world.transformer)
+    if world.tokenizer.latent_size != LATENT_SIZE:
+        return None, transformer.eval()
+    config = {key: value for key, value in world.tokenizer.config.items() if not key.startswith("_")}
+    with torch.device("meta"):
+        tokenizer = tokenizer_class(**config)
+    _share(tokenizer, world.tokenizer)
     return tokenizer.eval(), transformer.eval()
 
 
+def _share(theirs: Any, mine: Any) -> None:
+    """Give them our weights, not a second copy."""
+    weights = {name: one.contiguous() for name, one in mine.state_dict().items() if not name.startswith(OURS)}
+    theirs.load_state_dict(weights, strict=True, assign=True)
+
+
 def official(options: Options) -> Contender:
-    """Their tasks: ``rollout`` as inference/predict.py goes, from a context and one frame that is not looked at."""
+    """Their tasks: ``rollout`` as inference/predict.py goes, from a context and one frame that is not looked at.
+
+    Only ``generate`` where their tokenizer cannot hold our weights.
+    """
     from toolkit.ivideogpt.bench.shared import build_world, clips, contender, training
     from toolkit.zoo.registry import count_parameters
 
     world = build_world(options)
-    layout, first, num_future = world.tokenizer.layout, options.context_length, options.num_future
+    layout, resolution = world.tokenizer.layout, world.spec.resolution
+    first, num_future = options.context_length, options.num_future
     tokenizer, transformer = official_networks(world, num_future, options.checkout or "")
-    tokenizer, transformer = tokenizer.to(options.device), transformer.to(options.device)
+    transformer = transformer.to(options.device)
+    frames, actions = clips(options, resolution)
+    if tokenizer is None:
+        tokens = labels = world.tokenizer.tokenize(frames)
+    else:
+        with torch.no_grad():
+            tokens, labels = tokenizer.to(options.device).tokenize(frames, first)
+    parameters = [count_parameters(one) for one in (tokenizer, transformer) if one is not None]
     del world
-    frames, actions = clips(options)
-    with torch.no_grad():
-        tokens, labels = tokenizer.tokenize(frames, first)
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-4) if "train" in options.tasks else None
 
     def generate(prompt: Tensor) -> Tensor:
@@ -91,11 +112,14 @@ def official(options: Options) -> Contender:
         with torch.no_grad():
             return method(*arguments)
 
+    alone = {"generate": lambda: generate(tokens[:, : layout.prompt_length])}
+    if tokenizer is None:
+        return contender(options, sum(parameters), **alone)
     return contender(
         options,
-        count_parameters(tokenizer) + count_parameters(transformer),
+        sum(parameters),
+        **alone,
         rollout=rollout,
-        generate=lambda: generate(tokens[:, : layout.prompt_length]),
         tokenize=lambda: quietly(tokenizer.tokenize, frames, first),
         detokenize=lambda: quietly(tokenizer.detokenize, tokens, first),
         train=training(transformer.parameters(), loss, optimizer),

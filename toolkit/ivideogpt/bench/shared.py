@@ -18,9 +18,13 @@ ACTION_DIM = 4
 
 @dataclass
 class Options(BenchOptions):
-    """key=value options of the benchmark. size: paper (114M + 138M parameters) or tiny (seconds, for tests)."""
+    """key=value options of the benchmark.
 
-    size: str = choice("paper", "paper", "tiny")
+    size: paper (114M + 138M parameters, random weights), shipped (the small trained model that comes along, on its own
+    world: frames that look like the last are generated faster) or tiny (seconds, for tests).
+    """
+
+    size: str = choice("paper", "paper", "shipped", "tiny")
     batch_size: int = number(1, least=1)
     context_length: int = number(1, least=1)
     num_future: int = number(15, least=1)
@@ -51,13 +55,27 @@ def contender(options: Options, parameters: int, **tasks: Callable[[], Any]) -> 
 
 
 def build_world(options: Options) -> Any:
-    """A world model with random weights, the same for every contender."""
+    """The world model, the same for every contender, with random weights but for ``size=shipped``.
+
+    Raises UserError where the trained model was made for other lengths.
+    """
     import torch
 
     from toolkit.zoo.world.model import WorldModel
     from toolkit.zoo.world.tokenizer import CompressiveVQModel
     from toolkit.zoo.world.transformer import VideoTransformer, llama_config
 
+    if options.size == "shipped":
+        from toolkit.ivideogpt.control.games import SHIPPED
+        from toolkit.ivideogpt.control.packed import unpack
+
+        world = unpack(SHIPPED)
+        if options.context_length != world.spec.T0 or options.num_future > world.spec.max_future:
+            raise UserError(
+                f"size=shipped: context_length={world.spec.T0} and num_future={world.spec.max_future} at most "
+                "are what the trained model holds"
+            )
+        return world.to(options.device)
     torch.manual_seed(0)
     tiny = options.size == "tiny"
     widths = {"block_out_channels": (32, 32, 64), "latent_channels": 8, "layers_per_block": 1} if tiny else {}
@@ -75,14 +93,20 @@ def build_world(options: Options) -> Any:
     return WorldModel(tokenizer, transformer).to(options.device)
 
 
-def clips(options: Options) -> tuple[Any, Any]:
-    """Random frames (B, T, 3, 64, 64) in [0, 1] and actions (B, T, A): speed does not depend on what they show."""
+def clips(options: Options, size_px: int = 64) -> tuple[Any, Any]:
+    """Frames (B, T, 3, H, W) in [0, 1] and actions (B, T, A): of the trained model's world, else random."""
     import torch
 
-    generator = torch.Generator().manual_seed(1)
     num_frames = options.context_length + options.num_future
-    frames = torch.rand((options.batch_size, num_frames, 3, 64, 64), generator=generator)
-    actions = torch.randn((options.batch_size, num_frames, ACTION_DIM), generator=generator)
+    if options.size == "shipped":
+        from toolkit.data.episodes.push_sprite import PushSprite, record
+
+        found = record(PushSprite(size_px), range(options.batch_size), num_frames)
+        frames, actions = torch.from_numpy(found.frames).movedim(-1, 2) / 255, torch.from_numpy(found.actions)
+    else:
+        generator = torch.Generator().manual_seed(1)
+        frames = torch.rand((options.batch_size, num_frames, 3, size_px, size_px), generator=generator)
+        actions = torch.randn((options.batch_size, num_frames, ACTION_DIM), generator=generator)
     return frames.to(options.device), actions.to(options.device)
 
 
