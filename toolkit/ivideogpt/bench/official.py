@@ -108,10 +108,6 @@ def official(options: Options) -> Contender:
         transformer.train()
         return transformer(input_ids=tokens, labels=labels, action=actions).loss
 
-    def quietly(method: Any, *arguments: Any) -> Any:
-        with torch.no_grad():
-            return method(*arguments)
-
     alone = {"generate": lambda: generate(tokens[:, : layout.prompt_length])}
     if tokenizer is None:
         return contender(options, sum(parameters), **alone)
@@ -120,7 +116,7 @@ def official(options: Options) -> Contender:
         sum(parameters),
         **alone,
         rollout=rollout,
-        tokenize=lambda: quietly(tokenizer.tokenize, frames, first),
-        detokenize=lambda: quietly(tokenizer.detokenize, tokens, first),
+        tokenize=torch.no_grad()(lambda: tokenizer.tokenize(frames, first)),
+        detokenize=torch.no_grad()(lambda: tokenizer.detokenize(tokens, first)),
         train=training(transformer.parameters(), loss, optimizer),
     )
