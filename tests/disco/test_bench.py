@@ -2,12 +2,21 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from toolkit.bench import parse_options
 from toolkit.disco import bench
 from toolkit.errors import UserError
 
 SMALL = ["size_px=8", "channels=1", "width=32", "batch_size=2", "num_steps=1", "sampling_steps=2"]
+
+
+@pytest.fixture(autouse=True)
+def own_precision():
+    """Accelerate keeps one precision a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def makers():
@@ -21,6 +30,16 @@ def test_every_contender_trains_and_samples(name):
     assert contender.tasks["train"]() == 2
     assert contender.tasks["sample"]() == 2
     assert contender.parameters > 1000
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_convolutions_are_those_of_a_training_step(precision):
+    contender = bench.contenders(parse_options(bench.Options, [*SMALL, f"precision={precision}"]))["convolutions"]()
+    with torch.profiler.profile() as profile:
+        assert contender.tasks["train"]() == 2
+    found = {event.key: event.count for event in profile.key_averages()}
+    assert found["aten::convolution"] == found["aten::convolution_backward"] > 20
+    assert not {"aten::native_group_norm", "aten::silu", "aten::_fused_adamw_"} & found.keys()
 
 
 def test_peers_have_nearly_our_size():

@@ -79,6 +79,15 @@ def test_a_scaled_loss_makes_the_same_step():
     torch.testing.assert_close(other.weight, plain.weight)
 
 
+def test_without_a_bound_the_norm_is_told_and_the_gradients_stay():
+    torch.manual_seed(0)
+    bounded, x = nn.Linear(3, 1), torch.randn(5, 3)
+    free = copy.deepcopy(bounded)
+    norms = [step(network, Accelerator(cpu=True), x, bound) for network, bound in ((bounded, 1e9), (free, math.inf))]
+    assert norms[0] == norms[1] > 0
+    assert torch.equal(bounded.weight, free.weight)
+
+
 def test_a_step_that_overflows_is_left_out_and_an_endless_one_stops():
     network, x = nn.Linear(3, 1), torch.tensor([[math.inf, 0, 0]])
     before = network.weight.detach().clone()

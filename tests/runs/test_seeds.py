@@ -30,3 +30,10 @@ def test_seed_all_repeats_the_default_generator():
     torch.randn(100)
     seed_all(3, "train", 0, 17)
     assert torch.equal(torch.randn(4), first)
+
+
+def test_seed_all_gives_the_numbers_of_torchs_own_seed():
+    seed_all(3, "train")
+    first = torch.randn(4)
+    torch.manual_seed(derive(3, "train"))
+    assert torch.equal(torch.randn(4), first)

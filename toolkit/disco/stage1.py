@@ -54,7 +54,7 @@ class JointModel(nn.Module):
 
     def draw(self, batch_size: int) -> dict[str, Tensor]:
         """What is random in the loss of ``batch_size`` samples, one row each, from the default generator."""
-        device, latents = self.denoiser.device, self.latents
+        device, latents = self.mean_usage.device, self.latents
         drawn = {
             "level": torch.randn(batch_size, device=device),
             "noise": torch.randn(batch_size, *self.denoiser.shape, device=device),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -99,7 +100,10 @@ def update(
     scaler: Any = accelerator.scaler
     if scaler is not None:
         scaler.unscale_(optimizer)
-    norm: Any = torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
+    if math.isinf(grad_clip):  # nothing to multiply
+        norm: Any = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+    else:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
     if scaler is None:
         optimizer.step()
     else:

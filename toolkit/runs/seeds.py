@@ -14,8 +14,13 @@ def derive(seed: int, *names: str | int) -> int:
 
 
 def seed_all(seed: int, *names: str | int) -> None:
-    """Reseed torch's default generators (CPU and accelerator) for the purpose ``names``."""
-    torch.manual_seed(derive(seed, *names))
+    """Reseed torch's default generators (CPU and accelerator) for the purpose ``names``.
+
+    Without an accelerator only the CPU's: torch.manual_seed would note the whole call stack at every step for a CUDA
+    device that may appear, which takes longer than all else a small network's loop adds to a step.
+    """
+    seeded = torch if torch.accelerator.is_available() else torch.default_generator
+    seeded.manual_seed(derive(seed, *names))
 
 
 def generator(seed: int, *names: str | int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -17,7 +17,9 @@ from tests.stacking.models import CONFIGS, VOCABULARY, logits, make_model, token
 from toolkit.errors import UserError
 from toolkit.stacking.config import Growth
 from toolkit.stacking.grow_folder import grow_checkpoint
+from toolkit.stacking.operators import llama
 from toolkit.stacking.operators.families import FAMILIES
+from toolkit.stacking.operators.llama import Llama
 
 SIZES = {
     "num_hidden_layers": 3,
@@ -237,3 +239,15 @@ def test_a_mixture_that_is_dense_in_every_second_layer(tmp_path):
 
 def test_the_families_are_those_tested():
     assert set(FAMILIES) == set(itertools.chain(OTHERS, (CONFIGS[name]().model_type for name in CONFIGS)))
+
+
+def test_shapes_of_equal_configs_are_found_once_and_nobody_can_spoil_them(monkeypatch):
+    built, own = [], Llama.skeleton
+    monkeypatch.setattr(llama, "FOUND_SHAPES", {})
+    monkeypatch.setattr(Llama, "skeleton", lambda self, config: built.append(config) or own(self, config))
+    config = make_model().config
+    Llama().shapes(config).clear()
+    found = Llama().shapes(copy.deepcopy(config))
+    assert len(built) == 1 and found["model.norm.weight"] == (config.hidden_size,)
+    larger = llama.changed(config, {"vocab_size": config.vocab_size + 1})
+    assert Llama().shapes(larger) != found and len(built) == 2

@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.stacking.models import make_model, token_ids
 from toolkit.errors import UserError
@@ -33,6 +34,14 @@ def test_head_loss_is_cross_entropy_and_so_are_its_gradients(monkeypatch, pieces
         assert torch.allclose(mine, theirs, atol=1e-6)
     with torch.no_grad():
         assert head_loss(hidden, weight, targets).item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+def test_measuring_a_long_batch_makes_no_gradients(monkeypatch):
+    monkeypatch.setattr(language_loss, "MOST_LOGITS", 5 * 97)
+    hidden, weight = torch.randn(20, 8), torch.randn(97, 8, requires_grad=True)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        head_loss(hidden, weight, torch.randint(97, (20,)))
+    assert counter.get_total_flops() == 2 * 20 * 8 * 97
 
 
 def test_head_loss_under_autocast_is_near_and_in_float32():

@@ -3,6 +3,7 @@
 Contenders at equal parameters, same shapes, same threads:
   ours       the ADM denoiser without latents, trained by job.train_step (loss, AdamW, EMA, logging, checkpoint loop)
   bare       the same network's forward, backward and fused AdamW alone: the limit of any loop
+  convolutions  its convolutions alone, forward and backward: the limit of anything that leaves these to torch
   disco      ours with encoder and latents, for what they cost
   diffusers  UNet2DModel trained as diffusers' unconditional example does it: DDPM noise, MSE, AdamW, clipping, EMA
   edm        the official network and loss, from a checkout of NVlabs/edm that the user names (edm=PATH)
@@ -15,6 +16,7 @@ from typing import Any
 
 from toolkit.bench import Contender, Makers, parse_options, run_bench
 from toolkit.disco.bench.shared import Options, contender, dataset, disco_config, images
+from toolkit.disco.bench.shared import accelerator as make_accelerator
 from toolkit.zoo.registry import count_parameters
 
 
@@ -32,6 +34,7 @@ def contenders(options: Options) -> Makers:
     makers: dict[str, Callable[[], Contender]] = {
         "ours": lambda: _ours(options, "none"),
         "bare": lambda: _bare(options),
+        "convolutions": lambda: _convolutions(options),
         "disco": lambda: _ours(options, "discrete"),
         "diffusers": lambda: bench_peers.diffusers(options),
     }
@@ -42,8 +45,6 @@ def _ours(options: Options, latents: str) -> Contender:
     """The job's own pieces: the stream, JointModel, train_step and the Loop with its logging."""
     import tempfile
 
-    from accelerate import Accelerator
-
     from toolkit.disco.build import build_denoiser, build_encoder
     from toolkit.disco.job import device_batches, make_optimizer, train_step
     from toolkit.disco.stage1 import JointModel
@@ -52,7 +53,7 @@ def _ours(options: Options, latents: str) -> Contender:
     from toolkit.zoo.edm.ema import EMA
 
     config, data = disco_config(options, latents), dataset(options)
-    accelerator = Accelerator(cpu=options.device == "cpu")
+    accelerator = make_accelerator(options)
     denoiser = build_denoiser(config, data, latents != "none")
     joint = JointModel(denoiser, build_encoder(config, data), config).to(options.device)
     ema, optimizer = EMA(denoiser, 50e6), make_optimizer(joint, config)
@@ -100,10 +101,12 @@ def _bare(options: Options) -> Contender:
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-3, fused=options.device in ("cpu", "cuda"))
     y = images(options)
     sigma = torch.ones(len(y), device=y.device)
+    autocast = make_accelerator(options).autocast
 
     def train(num_steps: int) -> None:
         for _ in range(num_steps):
-            loss = (denoiser(y, sigma) - y).square().mean()
+            with autocast():
+                loss = (denoiser(y, sigma) - y).square().mean()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -116,3 +119,34 @@ def _bare(options: Options) -> Contender:
         denoiser.train()
 
     return contender(options, count_parameters(denoiser), train, sample)
+
+
+def _convolutions(options: Options) -> Contender:
+    """The calls that one training step of the bare network makes, on the same tensors."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from toolkit.disco.build import build_denoiser
+
+    kinds = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
+    calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    class Note(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function in kinds:
+                calls.append((function, args))
+            return function(*args, **(kwargs or {}))
+
+    denoiser = build_denoiser(disco_config(options, "none"), dataset(options), with_latents=False).to(options.device)
+    y = images(options)
+    with Note(), make_accelerator(options).autocast():
+        denoiser(y, torch.ones(len(y), device=y.device)).square().mean().backward()
+
+    @torch.no_grad()
+    def work() -> int:
+        for _ in range(options.num_steps):
+            for function, args in calls:
+                function(*args)
+        return options.num_steps * options.batch_size
+
+    return Contender({"train": work}, count_parameters(denoiser))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from toolkit.bench import Contender
+from toolkit.disco.bench.shared import accelerator as make_accelerator
 from toolkit.disco.bench.shared import contender, dataset, disco_config, images
 from toolkit.zoo.registry import count_parameters
 
@@ -14,7 +16,6 @@ from toolkit.zoo.registry import count_parameters
 def diffusers(options: Any) -> Contender:
     """UNet2DModel at equal parameters, trained and sampled with diffusers' own parts."""
     import torch
-    from accelerate import Accelerator
     from diffusers import DDIMScheduler, DDPMScheduler
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
@@ -23,7 +24,7 @@ def diffusers(options: Any) -> Contender:
     from toolkit.disco.build import build_denoiser
 
     target = count_parameters(build_denoiser(disco_config(options, "none"), dataset(options), with_latents=False))
-    accelerator = Accelerator(cpu=options.device == "cpu")
+    accelerator = make_accelerator(options)
     model = _equal_unet2d(options, target).to(options.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=500, num_training_steps=10**6)
@@ -40,7 +41,8 @@ def diffusers(options: Any) -> Contender:
             y = split.batch(torch.arange(start, start + options.batch_size))[0].to(options.device)
             noise = torch.randn_like(y)
             timesteps = torch.randint(0, 1000, (len(y),), device=y.device).long()
-            output = trained(noising.add_noise(y, noise, timesteps), timesteps).sample
+            with accelerator.autocast():
+                output = trained(noising.add_noise(y, noise, timesteps), timesteps).sample
             accelerator.backward(F.mse_loss(output.float(), noise.float()))
             accelerator.clip_grad_norm_(trained.parameters(), 1.0)
             optimizer.step()
@@ -104,6 +106,8 @@ def edm(options: Any) -> Contender:
         attn_resolutions=[options.size_px // 2],
         dropout=0.0,
     ).to(options.device)
+    if options.precision == "bf16":  # inside of its preconditioning, which asks for float32
+        network.model.forward = _in_half(network.model.forward, make_accelerator(options))
     loss_fn, ema = losses.EDMLoss(), copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
     split = dataset(options).train
@@ -129,3 +133,11 @@ def edm(options: Any) -> Contender:
         samplers.heun(lambda x, sigma: network(x, torch.tensor(sigma, device=x.device)), x, levels)
 
     return contender(options, count_parameters(network), train, sample)
+
+
+def _in_half(forward: Callable[..., Any], accelerator: Any) -> Callable[..., Any]:
+    def run(*args: Any, **keys: Any) -> Any:
+        with accelerator.autocast():
+            return forward(*args, **keys).float()
+
+    return run

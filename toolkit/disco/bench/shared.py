@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.bench import BenchOptions, Contender
 from toolkit.errors import UserError
-from toolkit.schema import number
+from toolkit.schema import choice, number
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Options(BenchOptions):
     batch_size: int = number(64, least=1)
     num_steps: int = number(5, least=1)
     sampling_steps: int = number(9, least=1)
+    precision: str = choice("fp32", "fp32", "bf16")  # of training; samples are drawn in float32
     edm: str | None = None
 
     def check(self) -> None:
@@ -43,6 +44,13 @@ def contender(options: Any, parameters: int, train: Callable[[int], None], sampl
         return options.batch_size
 
     return Contender({"train": train_images, "sample": sample_images}, parameters)
+
+
+def accelerator(options: Options) -> Any:
+    """Of the device and precision asked for."""
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=options.device == "cpu", mixed_precision="bf16" if options.precision == "bf16" else "no")
 
 
 def disco_config(options: Options, latents: str) -> Any:

@@ -30,6 +30,7 @@ from toolkit.stacking.checkpoints.safetensors_io import total_bytes
 from toolkit.stacking.checkpoints.write import write_checkpoint
 from toolkit.stacking.config import Growth, Network
 from toolkit.stacking.grow_folder import grow_checkpoint
+from toolkit.stacking.operators.llama import FOUND_SHAPES
 from toolkit.stacking.operators.tensors import Info
 from toolkit.stacking.pretrain.networks import ARCHITECTURE, Fresh, llama_config
 
@@ -120,6 +121,7 @@ class _Halves(Fresh):
 
 
 def _grow(place: Place, out: Path, growth: Growth) -> None:
+    FOUND_SHAPES.clear()  # a command finds them anew
     grow_checkpoint(place.source, out, growth, measure=False, max_shard_bytes=SHARD_BYTES)
 
 

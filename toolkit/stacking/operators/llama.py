@@ -21,6 +21,10 @@ def linear(name: str, rows: str, columns: str, writes: bool = False) -> dict[str
     }
 
 
+FOUND_SHAPES: dict[tuple[type, type, str], dict[str, tuple[int, ...]]] = {}
+"""Shapes by architecture and config: a deep network takes its time to build, even on the meta device."""
+
+
 class Llama(Architecture):
     """``config`` is the transformers config; tensor names are those of the ``...ForCausalLM`` class."""
 
@@ -80,6 +84,12 @@ class Llama(Architecture):
         if getattr(config, "head_dim", None):
             changes["head_dim"] = spaces.head_size
         return changed(config, changes)
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        key = type(self), type(config), config.to_json_string(use_diff=False)
+        if key not in FOUND_SHAPES:
+            FOUND_SHAPES[key] = super().shapes(config)
+        return dict(FOUND_SHAPES[key])
 
     def skeleton(self, config: Any) -> nn.Module:
         from transformers import AutoModelForCausalLM

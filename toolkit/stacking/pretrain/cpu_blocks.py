@@ -24,15 +24,17 @@ LONGEST = 512  # tokens; attention matrices are kept for the backward pass
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one call: batch, tokens, key/value heads, queries per key, features of a head; rotary tables (T, D)."""
+    """Sizes of one call: batch, tokens, key/value heads, queries per key, features of a head D; rotary factors.
+
+    turns: complex (T, D / 2), the turn of each pair of features at each place.
+    """
 
     batch: int
     tokens: int
     kv_heads: int
     group: int
     head: int
-    cos: Tensor
-    sin: Tensor
+    turns: Tensor
     mask: Tensor  # (group T, T), 0 where a query may look and minus infinity elsewhere
     eps: float
 
@@ -62,7 +64,9 @@ def hidden_states(network: Any, ids: Tensor) -> Tensor:
     x = F.embedding(ids.flatten(), model.embed_tokens.weight)
     cos, sin = model.rotary_emb(x, torch.arange(tokens)[None])
     mask = torch.full((tokens, tokens), -torch.inf).triu_(1).repeat(group, 1)
-    shape = Shape(batch, tokens, kv_heads, group, config.head_dim, cos[0], sin[0], mask, config.rms_norm_eps)
+    half = config.head_dim // 2  # the tables hold every angle twice
+    turns = torch.complex(cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())
+    shape = Shape(batch, tokens, kv_heads, group, config.head_dim, turns, mask, config.rms_norm_eps)
     again = model.gradient_checkpointing and torch.is_grad_enabled()
     run = functools.partial(recomputed, _Layer.apply) if again else _Layer.apply
     for layer in model.layers:
@@ -108,8 +112,8 @@ class _Layer(torch.autograd.Function):
     ) -> Tensor:
         scale_1 = _inverse_rms(x, shape.eps)
         y_1 = x * scale_1
-        qkv_weight = torch.cat([query, key, value]).mul_(gain_1)
-        q, k, v = _split_heads(y_1 @ qkv_weight.t(), shape)
+        qkv_weight = _side_by_side(query, key, value, shape)
+        q, k, v = _split_heads(y_1 @ (qkv_weight * gain_1).t(), shape)
         weights = torch.baddbmm(shape.mask, q, k.transpose(1, 2), alpha=shape.head**-0.5).softmax(-1)
         attended = _join_heads(torch.bmm(weights, v), shape)
         x_1 = torch.addmm(x, attended, out.t())
@@ -119,7 +123,7 @@ class _Layer(torch.autograd.Function):
         g, u = y_2 @ gate_weight.t(), y_2 @ up_weight.t()
         ctx.shape = shape
         ctx.save_for_backward(
-            gain_1, query, key, value, out, gain_2, gate, up, down, scale_1, y_1, qkv_weight, q, k, v, weights,
+            gain_1, out, gain_2, gate, up, down, scale_1, y_1, qkv_weight, q, k, v, weights,
             attended, scale_2, y_2, gate_weight, up_weight, g, u,
         )  # fmt: skip
         return torch.addmm(x_1, F.silu(g).mul_(u), down.t())
@@ -127,7 +131,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (
-            gain_1, query, key, value, out, gain_2, gate, up, down, scale_1, y_1, qkv_weight, q, k, v, weights,
+            gain_1, out, gain_2, gate, up, down, scale_1, y_1, qkv_weight, q, k, v, weights,
             attended, scale_2, y_2, gate_weight, up_weight, g, u,
         ) = ctx.saved_tensors  # fmt: skip
         (d_x2,), shape = grads, ctx.shape
@@ -147,10 +151,9 @@ class _Layer(torch.autograd.Function):
         scale = shape.head**-0.5
         d_qkv = _merge_heads(torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q), d_v, scale, shape)
         d_weight = d_qkv.t() @ y_1
-        stacked = torch.cat([query, key, value])
-        d_gain_1 = (d_weight * stacked).sum(0)
-        d_query, d_key, d_value = d_weight.mul_(gain_1).split([len(query), len(key), len(value)])
-        d_x = _norm_backward(d_x1, d_qkv @ qkv_weight, y_1, scale_1)
+        d_gain_1 = (d_weight * qkv_weight).sum(0)
+        d_query, d_key, d_value = _apart(d_weight, gain_1, shape)
+        d_x = _norm_backward(d_x1, d_qkv @ (qkv_weight * gain_1), y_1, scale_1)
         return (
             d_x, d_gain_1, d_query, d_key, d_value, d_x1.t() @ attended,
             d_gain_2, d_gate.mul_(gain_2), d_up.mul_(gain_2), d_down, None,
@@ -168,23 +171,43 @@ def _norm_backward(d_x: Tensor, d_y: Tensor, y: Tensor, scale: Tensor) -> Tensor
     return torch.addcmul(d_x, d_y.addcmul_(y, inner, value=-1), scale)
 
 
+def _side_by_side(query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> Tensor:
+    """The three weights as one (heads D, C), rows of queries and keys in pairs: feature i of a head beside i + D / 2.
+
+    RoPE turns these two together, which then is one complex product; products of queries and keys stay what they are.
+    """
+    pairs = [_heads(one, shape).unflatten(1, (2, -1)).transpose(1, 2) for one in (query, key)]
+    return torch.cat([*pairs, _heads(value, shape).unflatten(1, (-1, 2))]).view(-1, value.shape[1])
+
+
+def _apart(weight: Tensor, gain: Tensor, shape: Shape) -> list[Tensor]:
+    """The inverse of ``_side_by_side``, times ``gain`` (C,)."""
+    kv, g = shape.kv_heads, shape.group
+    queries, keys, values = _heads(weight, shape).split([g * kv, kv, kv])
+    ours = [torch.empty_like(one) for one in (queries, keys)]
+    for one, paired in zip(ours, (queries, keys), strict=True):
+        torch.mul(paired.unflatten(1, (-1, 2)).transpose(1, 2), gain, out=one.unflatten(1, (2, -1)))
+    return [one.flatten(0, 1) for one in (*ours, values * gain)]
+
+
+def _heads(weight: Tensor, shape: Shape) -> Tensor:
+    """(heads D, C) -> (heads, D, C)."""
+    return weight.unflatten(0, (-1, shape.head))
+
+
 def _split_heads(qkv: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, heads D) -> rotated queries (B K, G T, D), rotated keys and values (B K, T, D), each contiguous."""
+    """(N, heads D) -> turned queries (B K, G T, D), turned keys and values (B K, T, D), each contiguous."""
     b, t, kv, g, d = shape.batch, shape.tokens, shape.kv_heads, shape.group, shape.head
-    queries, keys, values = qkv.view(b, t, (g + 2) * kv, d).split([g * kv, kv, kv], dim=2)
-    q = _rotated(queries.transpose(1, 2), shape.cos, shape.sin).view(b * kv, g * t, d)
-    k = _rotated(keys.transpose(1, 2), shape.cos, shape.sin).view(b * kv, t, d)
-    return q, k, values.transpose(1, 2).reshape(b * kv, t, d)
+    queries, keys, values = qkv.view(b, t, (g + 2) * kv, d).transpose(1, 2).split([g * kv, kv, kv], dim=1)
+    q, k = (torch.empty(part.shape) for part in (queries, keys))
+    for part, into in ((queries, q), (keys, k)):
+        torch.mul(_complex(part), shape.turns, out=_complex(into))
+    return q.view(b * kv, g * t, d), k.view(b * kv, t, d), values.reshape(b * kv, t, d)
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x cos + rotate_half(x) sin, contiguous; x (B, H, T, D) in any layout."""
-    half = x.shape[-1] // 2
-    turned = torch.empty(x.shape)
-    torch.mul(x, cos, out=turned)
-    turned[..., :half].addcmul_(x[..., half:], sin[:, :half], value=-1)
-    turned[..., half:].addcmul_(x[..., :half], sin[:, half:])
-    return turned
+def _complex(x: Tensor) -> Tensor:
+    """A view of pairs of features as complex numbers: (..., D) -> (..., D / 2)."""
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
 def _join_heads(x: Tensor, shape: Shape) -> Tensor:
@@ -203,17 +226,9 @@ def _merge_heads(d_q: Tensor, d_k: Tensor, d_v: Tensor, scale: float, shape: Sha
     """The inverse of ``_split_heads`` for gradients: turned back, scaled, side by side, (N, heads D)."""
     b, t, kv, g, d = shape.batch, shape.tokens, shape.kv_heads, shape.group, shape.head
     merged = torch.empty(b, t, (g + 2) * kv, d)
-    queries, keys, values = merged.split([g * kv, kv, kv], dim=2)
-    cos, sin = shape.cos * scale, shape.sin * scale
-    _turn_back(d_q.view(b, kv * g, t, d), queries.transpose(1, 2), cos, sin)
-    _turn_back(d_k.view(b, kv, t, d), keys.transpose(1, 2), cos, sin)
-    values.transpose(1, 2).copy_(d_v.view(b, kv, t, d))
+    queries, keys, values = merged.transpose(1, 2).split([g * kv, kv, kv], dim=1)
+    back = shape.turns.conj() * scale
+    torch.mul(_complex(d_q.view(queries.shape)), back, out=_complex(queries))
+    torch.mul(_complex(d_k.view(keys.shape)), back, out=_complex(keys))
+    values.copy_(d_v.view(values.shape))
     return merged.view(b * t, -1)
-
-
-def _turn_back(x: Tensor, into: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """The transposed rotation of x (B, H, T, D), written to ``into``."""
-    half = x.shape[-1] // 2
-    torch.mul(x, cos, out=into)
-    into[..., :half].addcmul_(x[..., half:], sin[:, half:])
-    into[..., half:].addcmul_(x[..., :half], sin[:, :half], value=-1)

@@ -40,14 +40,14 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
         hidden, weight = (x.to(torch.get_autocast_dtype(kind)) for x in (hidden, weight))
-    return _HeadLoss.apply(hidden, weight, targets)  # type: ignore[no-any-return]
+    return _HeadLoss.apply(hidden, weight, targets, torch.is_grad_enabled())  # type: ignore[no-any-return]
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_grad: bool) -> Tensor:
         count, total = len(targets), hidden.new_zeros((), dtype=torch.float32)
-        backward = any(ctx.needs_input_grad[:2])
+        backward = with_grad and any(ctx.needs_input_grad[:2])  # which says yes under no_grad, too
         grad_hidden = torch.empty_like(hidden) if backward else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if backward else None
         size = max(1, MOST_LOGITS // len(weight))
@@ -64,7 +64,7 @@ class _HeadLoss(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grads[0] / ctx.count
-        return grad_hidden * scale, (grad_weight * scale).to(grad_hidden.dtype), None
+        return grad_hidden * scale, (grad_weight * scale).to(grad_hidden.dtype), None, None
