@@ -15,11 +15,11 @@ FORWARDS = {"none": 4, "half": 6, "icg_tsg": 12, "native": 4, "batched": 4, "bat
 @pytest.fixture(scope="module")
 def pipelines():
     options = parse_options(bench.Options, SMALL)
-    return options, {"unet": bench.unet_pipeline(options), "dit": bench.dit_pipeline(options)}
+    return options, {"unet": bench.unet_pipeline(options), "dit": bench.dit_pipeline(options), "mmdit": bench.mmdit_pipeline(options)}
 
 
 @pytest.mark.parametrize("name", bench.CONTENDERS)
-@pytest.mark.parametrize("network", ["unet", "dit"])
+@pytest.mark.parametrize("network", ["unet", "dit", "mmdit"])
 def test_calls_per_step_are_exact(pipelines, network, name):
     """Two calls and nothing else; half the steps guided cost 0.75 of that; a batched call does the work of two."""
     options, made = pipelines
@@ -28,7 +28,8 @@ def test_calls_per_step_are_exact(pipelines, network, name):
     forwards = []
     handle = denoiser.register_forward_hook(lambda *_: forwards.append(1))
     with counted_rows(denoiser) as counter:
-        assert bench.sample(pipe, arguments, null, name, options) == 2
+        own = bench.own_guidance(null, name)
+        assert bench.sample(pipe, arguments | own, bench.guidance(pipe, null, name), options) == 2
     handle.remove()
     assert len(forwards) == FORWARDS.get(name, 8)
     assert counter.rows == 2 * 4 * CALLS.get(name, 2)

@@ -1,6 +1,7 @@
 """``toolkit bench icg``: what the guiders cost, against diffusers' own classifier-free guidance in the same loop.
 
-Contenders on a UNet2DConditionModel (in StableDiffusionPipeline) and on a DiT (in DiTPipeline), random weights:
+Contenders on a UNet2DConditionModel (in StableDiffusionPipeline), on a DiT (in DiTPipeline) and on an MMDiT
+(SD3Transformer2DModel in StableDiffusion3Pipeline), random weights:
   ours          ICG by ``guided``, two calls a step
   native        the pipeline's own classifier-free guidance: one forward of twice the rows
   cfg           diffusers' ClassifierFreeGuidance by ``guided``: the same loop as ours, two calls a step
@@ -26,13 +27,17 @@ from toolkit.zoo.registry import count_parameters
 
 CONTENDERS = ("ours", "native", "cfg", "tsg", "icg_tsg", "batched", "batched_tsg", "half", "none")
 LENGTH, CROSS_WIDTH, NUM_CLASSES = 77, 64, 1000
+NEGATIVES = {  # a network's input -> the pipeline's argument with its null condition
+    "encoder_hidden_states": "negative_prompt_embeds",
+    "pooled_projections": "negative_pooled_prompt_embeds",
+}
 
 
 @dataclass
 class Options(BenchOptions):
     """key=value options of the benchmark."""
 
-    network: str = choice("both", "both", "unet", "dit")
+    network: str = choice("all", "all", "unet", "dit", "mmdit")
     size_px: int = number(16, least=8)
     width: int = number(32, least=32)
     depth: int = number(4, least=1)
@@ -57,48 +62,53 @@ def build(options: Options, name: str) -> Contender:
     import logging
 
     logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)
-    makers = {"unet": unet_pipeline, "dit": dit_pipeline}
-    chosen = makers if options.network == "both" else {options.network: makers[options.network]}
+    makers = {"unet": unet_pipeline, "dit": dit_pipeline, "mmdit": mmdit_pipeline}
+    chosen = makers if options.network == "all" else {options.network: makers[options.network]}
     tasks: dict[str, Callable[[], float]] = {}
     parameters = 0
     for network, make in chosen.items():
         pipe, arguments, null = make(options)
-        tasks[network] = partial(sample, pipe, arguments, null, name, options)
+        tasks[network] = partial(sample, pipe, arguments | own_guidance(null, name), guidance(pipe, null, name), options)
         denoiser = getattr(pipe, "transformer", None) or pipe.unet
         parameters += count_parameters(denoiser)
     return Contender(tasks, parameters)
 
 
-def sample(pipe: Any, arguments: dict[str, Any], null: dict[str, Any], name: str, options: Options) -> float:
+def sample(
+    pipe: Any, arguments: dict[str, Any], context: Callable[[], AbstractContextManager[Any]], options: Options
+) -> float:
     """Draw one batch; the number of images."""
     import torch
 
-    own: dict[str, Any] = {"guidance_scale": 1.0}
-    if name == "native":
-        own = {"guidance_scale": 3.0}
-        own |= {"negative_prompt_embeds": null["encoder_hidden_states"]} if "encoder_hidden_states" in null else {}
     generator = torch.Generator(options.device).manual_seed(0)
-    with torch.no_grad(), context(pipe, null, name):
-        pipe(**arguments, **own, generator=generator, num_inference_steps=options.num_steps)
+    with torch.no_grad(), context():
+        pipe(**arguments, generator=generator, num_inference_steps=options.num_steps)
     return options.batch_size
 
 
-def context(pipe: Any, null: dict[str, Any], name: str) -> AbstractContextManager[Any]:
-    """The pipeline with the guidance of one contender at work."""
+def own_guidance(null: dict[str, Any], name: str) -> dict[str, Any]:
+    """The pipeline's arguments that switch its own guidance on, for ``native``, or off."""
+    if name != "native":
+        return {"guidance_scale": 1.0}
+    negative = {NEGATIVES[field]: value for field, value in null.items() if field in NEGATIVES}
+    return {"guidance_scale": 3.0} | negative
+
+
+def guidance(pipe: Any, null: dict[str, Any], name: str) -> Callable[[], AbstractContextManager[Any]]:
+    """A function that makes a context within which the pipeline has the guidance of one contender."""
     from diffusers.guiders import ClassifierFreeGuidance
 
     from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance, guided
 
-    icg, tsg = IndependentConditionGuidance(3.0), TimeStepGuidance(2.5)
     if name in ("none", "native"):
-        return nullcontext()
+        return nullcontext
     if name == "cfg":
-        return guided(pipe, ClassifierFreeGuidance(3.0), null=null)
-    if name == "half":
-        return guided(pipe, icg.new(start=0.5))
-    if name == "icg_tsg":
-        return guided(pipe, CombinedGuidance([icg, tsg]))
-    return guided(pipe, tsg if name.endswith("tsg") else icg, batched=name.startswith("batched"))
+        cfg = ClassifierFreeGuidance(3.0)
+        return lambda: guided(pipe, cfg, null=null)
+    icg, tsg = IndependentConditionGuidance(3.0), TimeStepGuidance(2.5)
+    chosen = {"half": icg.new(start=0.5), "icg_tsg": CombinedGuidance([icg, tsg])}
+    guider = chosen.get(name, tsg if name.endswith("tsg") else icg)
+    return lambda: guided(pipe, guider, batched=name.startswith("batched"))
 
 
 def unet_pipeline(options: Options) -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -146,6 +156,36 @@ def dit_pipeline(options: Options) -> tuple[Any, dict[str, Any], dict[str, Any]]
     pipe = DiTPipeline(model, vae, DDIMScheduler(clip_sample=False)).to(options.device)
     labels = [number % NUM_CLASSES for number in range(options.batch_size)]
     return _quiet(pipe), {"class_labels": labels, "output_type": "np"}, {"class_labels": NUM_CLASSES}
+
+
+def mmdit_pipeline(options: Options) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """StableDiffusion3Pipeline around a transformer of text and image tokens; its arguments; the null condition."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    torch.manual_seed(0)
+    model = SD3Transformer2DModel(
+        sample_size=options.size_px,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=options.depth,
+        num_attention_heads=4,
+        attention_head_dim=options.width // 2,
+        joint_attention_dim=CROSS_WIDTH,
+        caption_projection_dim=2 * options.width,
+        pooled_projection_dim=CROSS_WIDTH,
+        pos_embed_max_size=options.size_px,
+    ).eval()
+    pipe = StableDiffusion3Pipeline(
+        model, FlowMatchEulerDiscreteScheduler(), None, *[None] * 6
+    ).to(options.device)  # fmt: skip
+    text, empty = torch.randn(2, options.batch_size, LENGTH, CROSS_WIDTH, device=options.device)
+    pooled, empty_pooled = torch.randn(2, options.batch_size, CROSS_WIDTH, device=options.device)
+    side = options.size_px * pipe.vae_scale_factor
+    arguments = {"prompt_embeds": text, "pooled_prompt_embeds": pooled, "height": side, "width": side}
+    null = {"encoder_hidden_states": empty, "pooled_projections": empty_pooled}
+    return _quiet(pipe), arguments | {"output_type": "latent"}, null
 
 
 def _quiet(pipe: Any) -> Any:

@@ -6,7 +6,7 @@ import torch
 from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance
 from toolkit.icg.guiders.base import Branch
 from toolkit.icg.guiders.streams import Draws
-from toolkit.icg.guiders.time_embeddings import time_noise
+from toolkit.icg.guiders.time_embeddings import TimeEmbeddings, time_noise
 
 RNG = torch.Generator().manual_seed(0)
 COND, FIRST, SECOND, THIRD = torch.randn(4, 2, 3, 4, generator=RNG, dtype=torch.float64)
@@ -47,7 +47,7 @@ def test_the_noise_on_an_embedding_is_in_deviations_of_its_own_row():
     """Rows of deviation 1 and 10: the same draws, one ten times the other."""
     row = torch.linspace(-1, 1, 64)
     values = torch.stack([row, 10 * row]) / row.std()
-    change = time_noise(Draws(0, "tsg"), 0.5, True, None, None).change
+    change = time_noise(Draws(0, "tsg"), 0.5, True, TimeEmbeddings()).change
     added = change(values.clone(), 2) - values
     noise = Draws(0, "tsg").normal((2, 64), torch.device("cpu"))
     torch.testing.assert_close(added, 0.5 * noise * torch.tensor([[1.0], [10.0]]), rtol=1e-4, atol=1e-4)

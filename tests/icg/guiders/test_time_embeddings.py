@@ -8,6 +8,7 @@ from torch import nn
 from tests.icg import tiny
 from toolkit.errors import UserError
 from toolkit.icg import TimeStepGuidance, find_time_embeddings, guided
+from toolkit.icg.guiders import time_embeddings
 from toolkit.icg.guiders.hooks import Attached
 from toolkit.zoo.edm.mlp import MLPDenoiser
 from toolkit.zoo.edm.unet import ADMUNet
@@ -127,7 +128,7 @@ def record(model, guider, times):
         for _ in states:
             guider.prepare_models(model)
             outputs = []
-            found = find_time_embeddings(model, max_layers=guider.max_layers)
+            found = find_time_embeddings(model, max_layers=guider.config.max_layers)
             handles = [part.register_forward_hook(lambda *a, o=outputs: o.append(a[2])) for _, part in found]
             with torch.no_grad():
                 model(x, timestep=torch.full((64,), time), class_labels=labels)
@@ -169,3 +170,19 @@ def test_hooks_come_off_when_the_network_fails():
     with pytest.raises(RuntimeError):
         model(torch.zeros(1, 2))
     assert not model[0]._forward_hooks and not model._forward_hooks
+
+
+def test_a_network_is_searched_once_a_run(monkeypatch):
+    """Also where experts take turns; the next run searches again, as modules may be others by then."""
+    searched = []
+    find = time_embeddings.find_time_embeddings
+    monkeypatch.setattr(time_embeddings, "find_time_embeddings", lambda *a: searched.append(a[0]) or find(*a))
+    experts, guider = [tiny.network("dit"), tiny.network("dit")], TimeStepGuidance()
+    for run in (1, 2):
+        for step in range(4):
+            guider.set_state(step, 4, 900 - 200 * step)
+            for state in guider.prepare_inputs({"class_labels": torch.zeros(2, dtype=torch.long)}):
+                guider.prepare_models(experts[step % 2])
+                guider.cleanup_models(experts[step % 2])
+                state.noise_pred = torch.zeros(2, 4, 4, 4)
+        assert [searched.count(one) for one in experts] == [run, run]

@@ -30,10 +30,11 @@ def _stack(name: str, values: list[Any], batch_size: int) -> Any:
         return type(first)(_stack(name, list(ones), batch_size) for ones in zip(*values, strict=True))
     if not isinstance(first, Tensor) or first.dim() == 0 or name in SHARED:
         return first
-    if len(first) == 1 and batch_size > 1:
+    num_rows = first.shape[0]
+    if num_rows == 1 and batch_size > 1:
         return torch.cat([one.expand(batch_size, *one.shape[1:]) for one in values])
-    if len(first) != batch_size:
-        raise UserError(f"batched: {name} has {len(first)} rows for {batch_size} samples; take batched=False")
+    if num_rows != batch_size:
+        raise UserError(f"batched: {name} has {num_rows} rows for {batch_size} samples; take batched=False")
     return torch.cat(values)
 
 

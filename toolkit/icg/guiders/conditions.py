@@ -198,8 +198,9 @@ class IndependentCondition:
         size = real.shape[-1] if one_hot else self._size(name)
         _check_size("num_classes" if name == "class_labels" else name, size)
         own = real.argmax(-1) if one_hot else real
-        if own.min() < (-1 if name == "latents" else 0) or own.max() >= size:
-            raise UserError(f"{name}: must be in [0, {size}), got {int(own.min())} to {int(own.max())}")
+        least, most = (int(end) for end in own.aminmax())
+        if least < (-1 if name == "latents" else 0) or most >= size:
+            raise UserError(f"{name}: must be in [0, {size}), got {least} to {most}")
         codes = self._distinct(own, size, num_draws, draws) if num_draws > 1 else [self._single(own, size, draws)]
         return [F.one_hot(one, size).to(real.dtype) for one in codes] if one_hot else codes
 

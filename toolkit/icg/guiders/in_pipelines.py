@@ -139,9 +139,10 @@ class _GuidedCall:
     ) -> None:
         self.network, self.guider, self.loop, self.null, self.batched = network, guider, loop, null, batched
         self.control = control
-        self.parameters = inspect.signature(type(uncompiled(network)).forward)
-        if "timestep" not in self.parameters.parameters:
+        self.names = list(inspect.signature(type(uncompiled(network)).forward).parameters)[1:]
+        if "timestep" not in self.names:
             raise UserError(f"{type(network).__name__} takes no timestep: guided() does not know how it is called")
+        self.takes_level = "noise_level" in inspect.signature(type(loop.pipe).__call__).parameters
         self.inner = False
         self.states: list[Any] = []
         self.arguments: dict[str, Any] = {}
@@ -159,12 +160,14 @@ class _GuidedCall:
     def _before(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.inner:
             return None
-        bound = self.parameters.bind(network, *args, **kwargs).arguments
-        self.arguments = {name: value for name, value in bound.items() if name != "self"}
-        self.sample = next(iter(self.arguments.values()))
-        if isinstance(self.guider, WeakBranchGuidance):
-            self.guider.bind(uncompiled(self.network))  # experts take turns
-        self.guider.set_state(*self.loop.enter(self.arguments["timestep"], len(self.sample)))
+        given = dict(zip(self.names, args, strict=False)) | kwargs  # Signature.bind takes as long as a small layer
+        self.sample = given.pop(self.names[0])
+        self.arguments = {self.names[0]: self.sample, **given}
+        if self.loop.network is not network and isinstance(self.guider, WeakBranchGuidance):
+            self.guider.bind(uncompiled(network))
+        self.loop.network = network
+        self.num_samples = len(self.sample)
+        self.guider.set_state(*self.loop.enter(self.arguments["timestep"], self.num_samples))
         self.states = self.guider.prepare_inputs(self._inputs())
         if self.batched and len(self.states) > 1:
             return (), self._prepare_batch()
@@ -178,7 +181,7 @@ class _GuidedCall:
         self._refuse_more(output)
         first = _prediction(output)
         predictions = [first]
-        if len(first) > len(self.sample):
+        if len(first) > self.num_samples:
             predictions = list(first.chunk(len(self.states)))
         else:
             predictions += [self._call(state) for state in self.states[1:]]
@@ -208,8 +211,8 @@ class _GuidedCall:
 
     def _prepare_batch(self) -> dict[str, Any]:
         if hasattr(self.guider, "prepare_models_batched"):
-            self.guider.prepare_models_batched(self.network, len(self.sample))
-        return stack_arguments([self._call_arguments(state) for state in self.states], len(self.sample))
+            self.guider.prepare_models_batched(self.network, self.num_samples)
+        return stack_arguments([self._call_arguments(state) for state in self.states], self.num_samples)
 
     def _guide(self, predictions: list[Tensor]) -> Tensor:
         """Learned variances (DiT, IF) are the conditional branch's; only the prediction itself is guided."""
@@ -232,23 +235,19 @@ class _GuidedCall:
         flat = flattened(self.arguments)
         first = next(iter(self.arguments))
         fields = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
-        kept = {first, "timestep"} | self._kept(fields)
+        labels = fields.get("class_labels")
+        kept = {first, "timestep"}
+        if self.takes_level and labels is not None and not labels.is_floating_point():
+            kept.add("class_labels")  # of upscalers: how noisy their picture is, no condition
         fields = {name: value for name, value in fields.items() if name not in kept}
         self._refuse_lists(flat)
-        counts = {name: _repeats(value, len(self.sample)) for name, value in fields.items()}
+        counts = {name: _repeats(value, self.num_samples) for name, value in fields.items()}
         self.repeats = {name: count for name, count in counts.items() if count > 1}
-        fields = {name: value[:: counts[name]] if value.dim() else value for name, value in fields.items()}
+        fields |= {name: fields[name][::count] for name, count in self.repeats.items()}
         for name in self.null:
             if name not in fields:
                 raise UserError(f"null: {name!r} is not an input of the network; there are {', '.join(fields)}")
         return {name: (value, self._null(name, value)) if self.null else value for name, value in fields.items()}
-
-    def _kept(self, fields: Mapping[str, Tensor]) -> set[str]:
-        """What is no condition: upscalers give the noise on their picture as a class."""
-        labels = fields.get("class_labels")
-        takes = inspect.signature(type(self.loop.pipe).__call__).parameters
-        is_level = labels is not None and not labels.is_floating_point() and "noise_level" in takes
-        return {"class_labels"} if is_level else set()
 
     def _refuse_lists(self, flat: Mapping[str, Any]) -> None:
         """A prompt in a list of tensors cannot be drawn, and must not be kept beside one that is."""

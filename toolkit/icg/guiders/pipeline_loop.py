@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from toolkit.errors import UserError
@@ -100,24 +99,27 @@ class Loop:
     def __init__(self, pipe: Any, time_unit: float) -> None:
         self.pipe, self.scheduler, self.time_unit = pipe, pipe.scheduler, time_unit
         self.kind, self.times = type(pipe).__name__, np.zeros(0)
+        self.near = 0.0  # times as far apart are the same: bfloat16's are 0.4 % off
         self.first: int | None = None
         self.step = self.rows = 0
         self.called = False
+        self.network: nn.Module | None = None  # that the guider was bound to last: experts take turns
 
     def begins(self, set_timesteps: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             result = set_timesteps(*args, **kwargs)
             self.times = self.scheduler.timesteps.detach().cpu().double().numpy()
-            self.first, self.step, self.called = None, 0, False
+            self.near = 0.01 * float(np.abs(self.times).max(initial=0))
+            self.first, self.step, self.called, self.network = None, 0, False, None
             return result
 
         return wrapper
 
     def steps(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        parameters = inspect.signature(step)
+        names = list(inspect.signature(step).parameters)
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            given = parameters.bind_partial(*args, **kwargs).arguments
+            given = dict(zip(names, args, strict=False)) | kwargs
             sample = given.get("sample")
             if self.called and isinstance(sample, Tensor) and self.rows > len(sample):
                 raise UserError(f"{self.kind} doubles its batch: {how_to_switch_off(self.pipe)}")
@@ -135,7 +137,7 @@ class Loop:
         if getattr(self.pipe, "do_classifier_free_guidance", False):
             raise UserError(f"{self.kind} has guidance of its own switched on: {how_to_switch_off(self.pipe)}")
         if self.first is None:
-            self.first = self._find(float(torch.as_tensor(time).float().max()) * self.time_unit)
+            self.first = self._find(_latest(time) * self.time_unit)
         self.called, self.rows = True, rows
         return self.step, len(self.times) - self.first, self._time()
 
@@ -154,16 +156,21 @@ class Loop:
         if begin is not None:
             return int(begin)
         distances = np.abs(self.times - time)
-        in_unit = abs(time) > 1 and distances.min() <= 0.01 * np.abs(self.times).max()  # bfloat16 times are 0.4% off
+        in_unit = abs(time) > 1 and distances.min() <= self.near
         return int(distances.argmin()) if in_unit else 0
 
     def _verify(self, time: Any) -> None:
         """Hold the position to the time that the pipeline gives its scheduler after the network's call."""
         if not self.called or isinstance(time, int) or time is None:  # some count steps here
             return
-        at, near = float(torch.as_tensor(time).float().max()), 0.01 * np.abs(self.times).max()
-        if abs(at - self._time()) > near and np.abs(self.times - at).min() <= near:
+        at = _latest(time)
+        if abs(at - self._time()) > self.near and np.abs(self.times - at).min() <= self.near:
             raise UserError(
                 f"{self.kind} begins at time {at:g} of its schedule, its network was guided as at "
                 f"{self._time():g}: pass time_unit, the scheduler's time over the network's"
             )
+
+
+def _latest(time: Any) -> float:
+    """Of a batch's times, which a pipeline gives as a number or as a tensor."""
+    return float(time.max()) if isinstance(time, Tensor) else float(np.max(time))

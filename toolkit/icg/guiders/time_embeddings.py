@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from diffusers import UNet1DModel
 from diffusers.models.embeddings import TimestepEmbedding
@@ -68,9 +69,45 @@ def find_time_embeddings(
     return [(name, module) for name, module in found if _block(name) < max_layers]
 
 
-def time_noise(
-    draws: Draws, scale: float, std_scaling: bool, names: Sequence[str] | None, max_layers: int | None
-) -> OutputChange:
+@dataclass(frozen=True)
+class Places:
+    """Of one network: modules whose output is the embedding, those changed at their first call of a pass only, and the
+    blocks that are given it with noise where the embedding itself stays clean."""
+
+    embeddings: Named
+    once: set[str]
+    blocks: Named
+
+
+@dataclass(eq=False)
+class TimeEmbeddings:
+    """Where networks embed their time, for ``names`` and ``max_layers`` as in :func:`find_time_embeddings`.
+
+    A network is searched at its first call of a run: walking through its modules takes longer than the noise.
+    """
+
+    names: Sequence[str] | None = None
+    max_layers: int | None = None
+    found: dict[nn.Module, Places] = field(default_factory=dict)
+
+    def of(self, network: nn.Module) -> Places:
+        """Raises UserError where the embedding cannot be told."""
+        if network not in self.found:
+            embeddings = find_time_embeddings(network, self.names, self.max_layers)
+            once: set[str] = set()
+            blocks: Named = []
+            if self.max_layers is not None:
+                once = _shared_first_block(find_time_embeddings(network, self.names), self.max_layers)
+                blocks = _first_blocks(network, self.max_layers)
+            self.found[network] = Places(embeddings, once, blocks)
+        return self.found[network]
+
+    def forget(self) -> None:
+        """A run begins or ends: networks may be others, or have other modules."""
+        self.found.clear()
+
+
+def time_noise(draws: Draws, scale: float, std_scaling: bool, where: TimeEmbeddings) -> OutputChange:
     """Noise of ``scale`` = s * t^alpha for one call: one vector per sample, the same in every layer and token.
 
     With ``max_layers`` a UNet embeds the time as ever, and the first so many blocks are given it with noise.
@@ -85,7 +122,10 @@ def time_noise(
         num = min(len(values), num_samples)
         if noise is None:
             noise = draws.normal((num, values.shape[-1]), values.device)
-        rows = noise.repeat_interleave(len(values) // num, 0).view(-1, *[1] * (values.dim() - 2), values.shape[-1])
+        rows = noise
+        if rows.shape != values.shape:  # several rows of each sample in turn, and of each row its tokens
+            rows = rows.repeat_interleave(len(values) // num, 0)
+            rows = rows.view(-1, *[1] * (values.dim() - 2), values.shape[-1])
         # A row has one t, so its deviation is the paper's t_emb.std(), and independent of the rest of the batch.
         added = (scale * values.std(-1, keepdim=True) if std_scaling else scale) * rows
         return embedding_RE if is_late else (values + added).to(embedding_RE.dtype)
@@ -96,14 +136,14 @@ def time_noise(
 
     def late(network: nn.Module) -> Named:
         nonlocal is_late
-        found = [] if max_layers is None else _first_blocks(network, max_layers)
+        found = where.of(network).blocks
         is_late = bool(found)
         return found
 
     return OutputChange(
-        find=lambda network: find_time_embeddings(network, names, max_layers),
+        find=lambda network: where.of(network).embeddings,
         change=change,
-        once=lambda network: _shared_first_block(find_time_embeddings(network, names), max_layers),
+        once=lambda network: where.of(network).once,
         late=late,
         change_late=change_late,
     )
@@ -120,11 +160,9 @@ def _first_blocks(network: nn.Module, max_layers: int) -> Named:
     return found
 
 
-def _shared_first_block(found: Named, max_layers: int | None) -> set[str]:
+def _shared_first_block(found: Named, max_layers: int) -> set[str]:
     """DiT's output layer calls the embedding of block 0 a second time: clean when only the first layers are noisy."""
-    if max_layers is None or not _is_dit(found) or max_layers >= len(found):
-        return set()
-    return {found[0][0]}
+    return {found[0][0]} if _is_dit(found) and max_layers < len(found) else set()
 
 
 def _named(network: nn.Module, names: Sequence[str]) -> Named:

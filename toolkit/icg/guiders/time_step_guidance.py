@@ -12,7 +12,7 @@ from toolkit.icg.guiders.base import Branch, Inputs, WeakBranchGuidance, check_s
 from toolkit.icg.guiders.cads import Annealing
 from toolkit.icg.guiders.interval import Interval
 from toolkit.icg.guiders.projection import Projection
-from toolkit.icg.guiders.time_embeddings import time_noise
+from toolkit.icg.guiders.time_embeddings import TimeEmbeddings, time_noise
 
 
 class TimeStepGuidance(WeakBranchGuidance):
@@ -83,12 +83,20 @@ class TimeStepGuidance(WeakBranchGuidance):
         )
         self.tsg_scale, self.guidance_scale = tsg_scale, guidance_scale
         self.noise_scale, self.alpha, self.std_scaling = noise_scale, alpha, std_scaling
-        self.max_layers, self.time_embedding_modules = max_layers, time_embedding_modules
+        self.time_embeddings = TimeEmbeddings(time_embedding_modules, max_layers)
 
     @classmethod
     def preset(cls, name: str) -> TimeStepGuidance:
         """The paper's settings (table 11): see ``presets.TSG``."""
         return cls(**presets.look_up(presets.TSG, name))
+
+    def restart(self) -> None:
+        super().restart()
+        self.time_embeddings.forget()
+
+    def end_run(self) -> None:
+        super().end_run()
+        self.time_embeddings.forget()
 
     def _num_branches(self) -> int:
         if not self.is_active():
@@ -104,7 +112,7 @@ class TimeStepGuidance(WeakBranchGuidance):
             return branches
         if not self._is_off(self.tsg_scale):
             size = self.noise_scale * (self.time_fraction() ** self.alpha if self.alpha else 1.0)
-            noise = time_noise(self.draws, size, self.std_scaling, self.time_embedding_modules, self.max_layers)
+            noise = time_noise(self.draws, size, self.std_scaling, self.time_embeddings)
             branches.append(Branch("pred_cond_tsg", self, "tsg", self.tsg_scale, changes=(noise,)))
         if self._needs_negative():
             if not any(isinstance(value, tuple) and value[1] is not None for value in data.values()):
