@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "help": GROUND | {"configs"},
     "sweep": {"runs"},
     "one_job": BRIDGE | {"sweep", "show"},
-    "launch": BRIDGE | {"one_job", "sweep"},
+    "launch": BRIDGE | {"one_job", "sweep", "bench"},
     "resume": BRIDGE | {"launch"},
     "api": BRIDGE | PAPERS | {"launch", "show", "zoo"},
     "cli": BRIDGE | {"launch", "resume", "help", "zoo", "data", "show", "claims", "measure", "plan", "search"},

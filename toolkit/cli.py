@@ -42,6 +42,10 @@ def _complete_paper(incomplete: str) -> list[str]:
     return [command.paper for command in COMMANDS.values() if command.paper.startswith(incomplete)]
 
 
+def _complete_bench(incomplete: str) -> list[str]:
+    return _complete_paper(incomplete) + [word for word in ("all", "compare") if word.startswith(incomplete)]
+
+
 class JobCommand(TyperCommand):
     """A job command; its help page goes on with examples, presets and keys."""
 
@@ -196,8 +200,8 @@ def reproduce(
 
 @app.command(rich_help_panel=LOOK)
 def bench(
-    paper: Annotated[str, typer.Argument(help="A paper, such as disco.", autocompletion=_complete_paper)],
-    options: Annotated[list[str] | None, typer.Argument(help="key=value options of that benchmark.")] = None,
+    paper: Annotated[str, typer.Argument(help="A paper; all; or compare.", autocompletion=_complete_bench)],
+    options: Annotated[list[str] | None, typer.Argument(help="Its key=value options; two records.")] = None,
 ) -> None:
     """Time our code against its peers, side by side in one process."""
     from toolkit.launch import run_bench

@@ -137,7 +137,11 @@ def dry_run(command_name: str, overrides: list[str]) -> int:
 
 
 def run_bench(paper: str, options: list[str]) -> int:
-    """Run a paper's benchmark. Raises UserError for an unknown one or a wrong option."""
+    """Run a paper's benchmark, all of them, or compare two records. Raises UserError for a wrong name or option."""
+    if paper in ("all", "compare"):
+        from toolkit.bench import all as bench_all
+
+        return bench_all.main(options) if paper == "all" else bench_all.compare(options)
     return importlib.import_module(f"{paper_named(paper).room}.bench").main(options)
 
 

@@ -15,7 +15,11 @@ FORWARDS = {"none": 4, "half": 6, "icg_tsg": 12, "native": 4, "batched": 4, "bat
 @pytest.fixture(scope="module")
 def pipelines():
     options = parse_options(bench.Options, SMALL)
-    return options, {"unet": bench.unet_pipeline(options), "dit": bench.dit_pipeline(options), "mmdit": bench.mmdit_pipeline(options)}
+    return options, {
+        "unet": bench.unet_pipeline(options),
+        "dit": bench.dit_pipeline(options),
+        "mmdit": bench.mmdit_pipeline(options),
+    }
 
 
 @pytest.mark.parametrize("name", bench.CONTENDERS)

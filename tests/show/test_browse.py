@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from toolkit.errors import UserError
+from toolkit.show import browse
 from toolkit.show.browse import compare_runs, find_runs, list_runs, read_run, show_run
 from toolkit.show.table import Spread
 
@@ -65,6 +66,16 @@ def test_list_finds_single_runs_and_sweeps_and_survives_damage(root):
     assert table.note == "1 damaged, 3 done, 1 failed, 1 interrupted"
     assert "no runs here yet" in list_runs(root / "nowhere").note
     assert len(find_runs(root, "no-such-command")) == 1  # the damaged one: its command is unknown
+
+
+def test_a_list_reads_each_record_once_and_asks_for_the_locks_of_running_runs_alone(root, monkeypatch):
+    reads, asked = [], []
+    read, ask = browse.read_record, browse.is_locked
+    monkeypatch.setattr(browse, "read_record", lambda folder: reads.append(folder) or read(folder))
+    monkeypatch.setattr(browse, "is_locked", lambda folder: asked.append(folder) or ask(folder))
+    table = list_runs(root)
+    assert len(reads) == len(set(reads)) == len(table.rows)
+    assert {folder.relative_to(root).parts[0] for folder in asked} == {"other"} and len(asked) == 1
 
 
 def test_a_running_run_is_running_only_while_its_lock_is_held(tmp_path):

@@ -68,7 +68,9 @@ def build(options: Options, name: str) -> Contender:
     parameters = 0
     for network, make in chosen.items():
         pipe, arguments, null = make(options)
-        tasks[network] = partial(sample, pipe, arguments | own_guidance(null, name), guidance(pipe, null, name), options)
+        tasks[network] = partial(
+            sample, pipe, arguments | own_guidance(null, name), guidance(pipe, null, name), options
+        )
         denoiser = getattr(pipe, "transformer", None) or pipe.unet
         parameters += count_parameters(denoiser)
     return Contender(tasks, parameters)

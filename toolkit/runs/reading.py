@@ -106,9 +106,11 @@ def _config_now(record: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("'config' has keys of an older version whose values do not fit") from None
 
 
-def _is_deep(value: Any, left: int) -> bool:
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return left < 0 or any(_is_deep(item, left - 1) for item in items)
+def _is_deep(value: dict[str, Any] | list[Any], left: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value
+    if left == 0:
+        return bool(value)
+    return any(_is_deep(item, left - 1) for item in items if isinstance(item, (dict, list)))
 
 
 def metrics_line(line: str) -> dict[str, Any] | None:

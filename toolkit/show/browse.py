@@ -10,6 +10,7 @@ import glob
 import math
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,16 +104,17 @@ def list_runs(root: str | Path = "runs", command: str | None = None) -> Table:
     """One row per run below ``root``: where, status and how far, seed, wall time, overrides or the error."""
     runs = find_runs(root, command)
     rows: list[list[Cell]] = []
-    for run in runs:
+    statuses = [run.status for run in runs]
+    for run, status in zip(runs, statuses, strict=True):
         record = run.record
         problem = run.problem.removeprefix(f"{run.dir}{os.sep}")
         said = problem or _first_line(record.get("error")) or " ".join(map(str, record.get("overrides") or []))
         seed = None if record.get("seed") is None else str(record["seed"])
         time = duration(record.get("wall_time_s"))
-        rows.append([os.path.relpath(run.dir, root), _status(run), seed, time, said])
+        rows.append([os.path.relpath(run.dir, root), _how_far(run, status), seed, time, said])
     columns = ["run", "status", "seed", "wall time", "overrides or error"]
-    counts = {status: sum(run.status == status for run in runs) for status in sorted({run.status for run in runs})}
-    note = ", ".join(f"{count} {status}" for status, count in counts.items())
+    counts = Counter(statuses)
+    note = ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
     return Table(f"Runs in {root}", columns, rows, note or "no runs here yet", single_line=True)
 
 
@@ -270,13 +272,13 @@ def _difference_table(groups: list[Group]) -> Table:
     return Table("What differs", ["key", *(group.name for group in groups)], rows)
 
 
-def _status(run: RunInfo) -> str:
+def _how_far(run: RunInfo, status: str) -> str:
     """The status, and for a run that has not finished how far it came."""
     stages = list(_mapping(run.record.get("stages")).items())
-    if run.status in ("done", "damaged") or not stages:
-        return run.status
+    if status in ("done", "damaged") or not stages:
+        return status
     name, entry = stages[-1]
-    return f"{run.status} ({name} {entry.get('step') or ''}".rstrip() + ")"
+    return f"{status} ({name} {entry.get('step') or ''}".rstrip() + ")"
 
 
 def _stages(run: RunInfo) -> list[list[Cell]]:

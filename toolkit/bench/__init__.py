@@ -42,6 +42,7 @@ class BenchOptions:
     clock: str = choice("wall", "wall", "cpu")  # cpu: processor time of one thread, for a machine that others use too
     out: str | None = None
     only: str | None = None
+    memory: str = choice("true", "true", "false")  # false: peak memory, a process for each contender, is left out
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Contender:
 
 
 Makers = Mapping[str, Callable[[], Contender]]
+Rounds = dict[str, dict[str, list[float]]]  # contender -> task -> items per second in each round
 O = TypeVar("O", bound=BenchOptions)  # noqa: E741
 
 
@@ -94,14 +96,17 @@ def run_bench(name: str, options: BenchOptions, makers: Makers, unit: str, note:
         rise = _peak_memory(makers[options.only], options.device)
         print(json.dumps({"peak_memory_mib": rise, "peak_resident_mib": _most_resident_bytes() / 2**20}))
         return 0
-    results = race({key: make() for key, make in makers.items()}, options.num_rounds, unit, CLOCKS[options.clock])
-    for key in makers:
+    contenders = {key: make() for key, make in makers.items()}
+    rounds = time_rounds(contenders, options.num_rounds, CLOCKS[options.clock])
+    results = summary(contenders, rounds, unit)
+    for key in makers if options.memory == "true" else ():
         results[key] |= _child_memory(name, options, key)
-    rounds = f"medians of {options.num_rounds} rounds, {options.clock} time"
-    show(_table(name, results, f"{unit} per second, {rounds}; {note}"))
+    how = f"medians of {options.num_rounds} rounds, {options.clock} time"
+    show(_table(name, results, f"{unit} per second, {how}; {note}"))
     if options.out:
         made_by = {"command": f"toolkit bench {name}", "machine": machine(), "versions": package_versions()}
-        write_json(options.out, made_by | {"options": dataclasses.asdict(options), "results": results})
+        found = {"options": dataclasses.asdict(options), "results": results, "rounds": rounds}
+        write_json(options.out, made_by | found)
     return 0
 
 
@@ -128,30 +133,38 @@ def processor_time() -> float:
 CLOCKS: dict[str, Callable[[], float]] = {"wall": lambda: time.perf_counter(), "cpu": processor_time}
 
 
-def race(
-    contenders: Mapping[str, Contender], num_rounds: int, unit: str, clock: Callable[[], float] = CLOCKS["wall"]
-) -> dict[str, dict[str, float]]:
-    """Per contender: parameters, and per task the median speed and the median of ours over it, round by round."""
+def time_rounds(
+    contenders: Mapping[str, Contender], num_rounds: int, clock: Callable[[], float] = CLOCKS["wall"]
+) -> Rounds:
+    """Items per second of every task of every contender, round by round: a round of all of them, then the next."""
     tasks = list(dict.fromkeys(task for contender in contenders.values() for task in contender.tasks))
-    speeds: dict[tuple[str, str], list[float]] = {}
     for contender in contenders.values():  # warm-up
         for action in contender.tasks.values():
             action()
+    rounds: Rounds = {name: {task: [] for task in contender.tasks} for name, contender in contenders.items()}
     for _ in range(num_rounds):
         for task in tasks:
             for name, contender in contenders.items():
                 if task in contender.tasks:
-                    speeds.setdefault((name, task), []).append(_speed(contender.tasks[task], clock))
+                    rounds[name][task].append(_speed(contender.tasks[task], clock))
+    return rounds
+
+
+def summary(contenders: Mapping[str, Contender], rounds: Rounds, unit: str) -> dict[str, dict[str, float]]:
+    """Per contender: parameters, and per task the median speed and the median of ours over it, round by round."""
     results: dict[str, dict[str, float]] = {}
     for name, contender in contenders.items():
         results[name] = {"parameters": contender.parameters}
-        for task in contender.tasks:
-            found = speeds[name, task]
-            results[name][f"{task}_{unit}_per_s"] = statistics.median(found)
-            if (OURS, task) in speeds:
-                ratios = [ours / it for ours, it in zip(speeds[OURS, task], found, strict=True)]
-                results[name][f"{task}_ratio_to_ours"] = statistics.median(ratios)
+        for task, speeds in rounds[name].items():
+            results[name][f"{task}_{unit}_per_s"] = statistics.median(speeds)
+            if task in rounds.get(OURS, {}):
+                results[name][f"{task}_ratio_to_ours"] = statistics.median(paired_ratios(rounds[OURS][task], speeds))
     return results
+
+
+def paired_ratios(ours: Sequence[float], peer: Sequence[float]) -> list[float]:
+    """Speeds of ours over the peer's, round by round."""
+    return [one / it for one, it in zip(ours, peer, strict=True)]
 
 
 def _speed(action: Callable[[], float], clock: Callable[[], float]) -> float:
@@ -216,7 +229,7 @@ def _table(name: str, results: dict[str, dict[str, float]], note: str) -> Table:
         for row, key in enumerate(speeds):
             task = key.split("_")[0]
             ratio = found.get(f"{task}_ratio_to_ours", "–")
-            shared = [found["peak_memory_mib"], found["peak_resident_mib"]]
+            shared = [found.get("peak_memory_mib"), found.get("peak_resident_mib")]
             rows.append([contender, task, found[key], ratio, *(shared if row == 0 else ["", ""])])
     heads = ["contender", "task", "per second", "ours / it", "MiB added", "MiB in all"]
     return Table(f"bench {name}", heads, rows, note)

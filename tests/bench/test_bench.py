@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from toolkit import bench
-from toolkit.bench import BenchOptions, Contender, parse_options, race
+from toolkit.bench import BenchOptions, Contender, parse_options, summary, time_rounds
 from toolkit.errors import UserError
 from toolkit.schema import number
 
@@ -56,7 +56,10 @@ def test_ratios_are_medians_over_paired_rounds(monkeypatch):
 
     ours, theirs = Contender({"train": work(1.0, 10)}, 5), Contender({"train": work(2.0, 10.0)}, 6)
     slow = Contender({"train": work(1.0, 20), "only": work(1.0, 30)})
-    results = race({"ours": ours, "theirs": theirs, "slow": slow}, 3, "images")
+    contenders = {"ours": ours, "theirs": theirs, "slow": slow}
+    rounds = time_rounds(contenders, 3)
+    assert [len(found) for tasks in rounds.values() for found in tasks.values()] == [3, 3, 3, 3]
+    results = summary(contenders, rounds, "images")
     assert results["theirs"]["train_ratio_to_ours"] == pytest.approx(2.0)
     assert results["ours"]["train_ratio_to_ours"] == 1.0
     assert results["ours"]["parameters"] == 5
@@ -88,8 +91,9 @@ def test_the_cpu_clock_counts_work_and_not_waiting():
             pass
         return 1
 
-    results = race({"ours": Contender({"it": sleep}), "spin": Contender({"it": spin})}, 1, "s", bench.CLOCKS["cpu"])
-    assert results["spin"]["it_ratio_to_ours"] > 3
+    contenders = {"ours": Contender({"it": sleep}), "spin": Contender({"it": spin})}
+    rounds = time_rounds(contenders, 1, bench.CLOCKS["cpu"])
+    assert rounds["ours"]["it"][0] > 3 * rounds["spin"]["it"][0]
 
 
 def test_the_cpu_clock_wants_one_thread(monkeypatch):
