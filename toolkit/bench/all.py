@@ -184,7 +184,8 @@ def _run(benchmark: Benchmark, options: AllOptions) -> dict[str, Any]:
     shared = [f"{name}={getattr(options, name)}" for name in ("num_rounds", "device", "allocator", "clock", "memory")]
     shared += [f"threads={options.threads}"] if options.threads else []
     words = [*shared, *benchmark.words, *passed]
-    started, rounds, problem = time.perf_counter(), {}, ""
+    started, problem = time.perf_counter(), ""
+    rounds: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-all-") as folder:
         out = Path(folder) / "bench.json"
         filled = [word.format(tmp=folder) if word.startswith("folder=") else word for word in words]
