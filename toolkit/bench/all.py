@@ -67,6 +67,7 @@ BENCHMARKS = (
             Goal("train", "diffusers"),
             Goal("sample", "diffusers"),
             Goal("train", "bare"),
+            Goal("train", "convolutions"),
             Goal("sample", "bare", 1 / 1.02),
         ),
         ("edm",),
@@ -91,7 +92,7 @@ BENCHMARKS = (
         "ivideogpt",
         "ivideogpt",
         ("tasks=rollout,generate", "num_future=4"),
-        (Goal("rollout", "official", 5.0), Goal("generate", "full", 15.0)),
+        (Goal("rollout", "official", 5.0), Goal("generate", "full", 15.0), Goal("rollout", "in_turn")),
         ("checkout",),
     ),
     Benchmark(
