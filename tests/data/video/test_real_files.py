@@ -185,6 +185,14 @@ def test_a_file_that_breaks_off_is_called_damaged_also_when_it_has_sound(tmp_pat
     assert any("damaged or cut short" in note and "of 8.0" in note for note in notes), notes
 
 
+def test_a_file_that_begins_late_is_whole(tmp_path):
+    path = write(tmp_path / "late.mkv", CLIP, rate=25, times=[100_000 + 40 * n for n in range(24)])
+    with av.open(str(path)) as container:
+        assert container.duration > 100 * av.time_base  # so it declares
+    index = index_video(path)
+    assert index.notes == () and index.duration_s == Fraction(24, 25)
+
+
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 

@@ -218,6 +218,8 @@ def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Itera
     declared_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
     got_s, whole_s = float(index.duration_s), float(container.duration or 0) / av.time_base
     reached_s = got_s
+    if "matroska" in container.format.name:  # FFmpeg's own files count from 0, whenever the first frame is shown
+        whole_s -= max(0, container.start_time or 0) / av.time_base
     if not declared_s and whole_s:  # of the longest stream
         declared_s, reached_s = whole_s, max(got_s, scan.sound_end_s)
     is_short = scan.end_s is None and not index.restarts_s and declared_s - scan.start_s > 1.05 * reached_s + 0.5
