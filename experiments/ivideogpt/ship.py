@@ -1,12 +1,14 @@
-"""The world model of a run in 8-bit weights, as the one that ``toolkit play`` comes with, and its model card.
+"""The world model of a run in 8-bit weights, as the one that ``toolkit play`` comes with, its measures and its card.
 
-toolkit train-ivideogpt hydra.run.dir=runs/push
 python experiments/ivideogpt/ship.py runs/push toolkit/ivideogpt/weights
+python experiments/ivideogpt/ship.py measure push.safetensors before
 
-The card's numbers are measured on the packed weights, by ``toolkit train-ivideogpt model=... stage=measure``.
+The first packs a run, measures what was packed and writes the card; the second measures any packed weights. Measures
+and a picture of long roll-outs go to ``experiments/ivideogpt/shipped_world``.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,14 +17,22 @@ from pathlib import Path
 import toolkit
 from toolkit.ivideogpt.control.packed import pack, unpack
 
-POSITIONS = 256  # 11 frames, little more than it was trained on: then play renews the context, before it drifts
+RECORDS = Path(__file__).parent / "shipped_world"
+POSITIONS = 256  # 11 frames, the longest clips that it was trained on
+KEPT = ("command", "seed", "git_commit", "versions", "machine", "metrics")
 ROWS = {
-    "PSNR of imagined frames, dB": "prediction.psnr.predicted",
+    "PSNR of 11 imagined frames, dB": "prediction.psnr.predicted",
     "PSNR of the copied last frame, dB": "prediction.psnr.copy_last",
     "PSNR lost with other clips' actions, dB": "prediction.psnr.true_minus_other_actions",
     "PSNR of the tokenizer's future frames, dB": "tokenizer.psnr.future",
     "correlation of imagined and true displacement, lesser axis": "actions.r.least.agent",
     "R² of the reward head": "reward.r2",
+    "60 imagined frames: PSNR, dB": "long.psnr.imagined",
+    "60 imagined frames: PSNR of the copied first frame, dB": "long.psnr.copied",
+    "60 imagined frames: frames with the disc in its place, share": "long.near.agent",
+    "60 imagined frames: frames with the block in its place, share": "long.near.block",
+    "60 imagined frames: error of the background's hue, grey levels": "long.hue",
+    "60 imagined frames: error of a grey background, grey levels": "long.hue.gray",
 }
 
 CARD = """\
@@ -32,22 +42,28 @@ The world model that `toolkit play` drives when no run is named: push-sprite at 
 16 tokens for every later one, actions of 2 numbers, a reward head. {tokenizer} parameters in the tokenizer,
 {transformer} in the transformer, 8 bits each (int8 with a float32 scale per row; vectors are float16): {size} MB.
 
-Made on a CPU, in one run, from nothing but the toolkit's own simulator:
+Made on a CPU, from nothing but the toolkit's own simulator:
 
 ```
-toolkit train-ivideogpt seed={seed} hydra.run.dir=runs/push
+toolkit train-ivideogpt seed={seed} hydra.run.dir=runs/first
+toolkit train-ivideogpt experiment=ivideogpt_shipped init=runs/first seed={seed} hydra.run.dir=runs/push
 python experiments/ivideogpt/ship.py runs/push toolkit/ivideogpt/weights
 ```
 
-Commit {git_commit}, config {config_hash}, seed {seed}.
+Commit {git_commit}, config {config_hash}, seed {seed}. The first of the two runs is the one that shipped before (commit
+0367d1b3566fb669d9ed2c0ded05a853e8aa8340, config 213a4d7a4d641fa7); the second began from its packed weights.
 
-| held-out worlds | these weights | the run |
+| held-out worlds | these weights | those before |
 | --- | --- | --- |
 {rows}
 
-Made for clips of 8 frames of this one simulator. It is told that it holds 256 positions, 11 frames, where the run says
-512, so that `toolkit play` renews its context before it drifts. It says itself how it is sampled, at temperature
-{temperature}. It knows nothing of real robots.
+"In its place": seen, within 3 pixels of where the simulator has it. Records of both, and worlds pictured at steps 1 to
+60: `experiments/ivideogpt/shipped_world`; the weights before are those of commit 813003f.
+
+Made for roll-outs of any length in this one simulator: it is told that it holds 256 positions, {most} frames, the
+longest clips of its training; then the context stays and the last {kept} frames follow it anew. Its tokens do not hold
+the hue of the background: frames show the true context where nothing has changed (`composite`, ours). It says itself
+how it is sampled, at temperature {temperature}. It knows nothing of real robots.
 
 Licence: Apache-2.0, as the toolkit.
 """
@@ -55,31 +71,46 @@ Licence: Apache-2.0, as the toolkit.
 
 def main(run: str, dest: str) -> None:
     """Pack, measure what was packed, write ``push.safetensors`` and ``README.md``."""
-    record = toolkit.read_run(run).record
     world = toolkit.load(run)
     world.transformer.config.max_position_embeddings = POSITIONS
+    world.config["composite"] = True
     path = pack(world, Path(dest) / "push.safetensors")
+    after = measure(str(path), "after")
+    before = json.loads((RECORDS / "before.json").read_text())["metrics"]
+    record = toolkit.read_run(run).record
+    (Path(dest) / "README.md").write_text(card(record, after, before, path.stat().st_size, world))
+
+
+def measure(weights: str, name: str) -> dict:
+    """``shipped_world/NAME.json`` and ``NAME.png`` of packed weights; its metrics."""
     with tempfile.TemporaryDirectory() as folder:
-        unpack(path).save_pretrained(Path(folder) / "world")
-        command = [sys.executable, "-m", "toolkit.cli", "train-ivideogpt", f"model={folder}/world", "stage=measure"]
-        command += ["plan.num_episodes=0", "data.num_train=16", "num_threads=1", f"hydra.run.dir={folder}/measured"]
-        subprocess.run(command, check=True)
-        measured = json.loads((Path(folder) / "measured" / "run.json").read_text())["metrics"]
-    (Path(dest) / "README.md").write_text(card(record, measured, path.stat().st_size, world.sampling.temperature))
+        unpack(weights).save_pretrained(Path(folder) / "world")
+        command = [sys.executable, "-m", "toolkit.cli", "train-ivideogpt", "experiment=ivideogpt_shipped"]
+        command += [f"model={folder}/world", "stage=measure", "data.num_train=16", "num_threads=1"]
+        command += ["measure.names=[tokenizer,prediction,actions,reward,long]"]
+        subprocess.run([*command, f"hydra.run.dir={folder}/measured"], check=True)
+        record = json.loads((Path(folder) / "measured" / "run.json").read_text())
+        RECORDS.mkdir(exist_ok=True)
+        shutil.copy(Path(folder) / "measured" / "samples" / "long.png", RECORDS / f"{name}.png")
+    kept = {key: record[key] for key in KEPT}
+    (RECORDS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    return kept["metrics"]
 
 
-def card(record: dict, measured: dict, size: int, temperature: float) -> str:
+def card(record: dict, after: dict, before: dict, size: int, world: toolkit.WorldModel) -> str:
     """The model card: what it is, how it was made, what it measures, its licence."""
-    rows = [f"| {name} | {measured[key]:.2f} | {record['metrics'][key]:.2f} |" for name, key in ROWS.items()]
+    rows = [f"| {name} | {after[key]:.2f} | {before[key]:.2f} |" for name, key in ROWS.items()]
     return CARD.format(
         tokenizer=f"{record['parameters']['tokenizer']:,}",
         transformer=f"{record['parameters']['transformer']:,}",
         size=f"{size / 1e6:.1f}",
-        temperature=temperature,
+        temperature=world.sampling.temperature,
+        most=world.spec.max_future,
+        kept=world.config["kept_frames"],
         rows="\n".join(rows),
         **{key: record[key] for key in ("seed", "git_commit", "config_hash")},
     )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    measure(*sys.argv[2:]) if sys.argv[1] == "measure" else main(*sys.argv[1:])

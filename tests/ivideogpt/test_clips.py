@@ -11,7 +11,7 @@ from toolkit.data.config import EpisodeData
 from toolkit.data.episodes.clips import Clip, ClipSource
 from toolkit.data.episodes.episode import Episode, memory_set
 from toolkit.errors import UserError
-from toolkit.ivideogpt.clips import action_statistics, arrange, load_clips, tokenizer_frames, window_frames
+from toolkit.ivideogpt.clips import action_statistics, arrange, load_clips, spaced, tokenizer_frames, window_frames
 
 
 def clip(num_frames=5):
@@ -35,6 +35,30 @@ def test_the_tokenizer_sees_the_first_frames_and_a_sorted_choice_of_the_rest():
         again = tokenizer_frames(clip(8), config, 0, step)[1]
         assert torch.equal(future, again)
     assert seen == set(range(2, 8))
+
+
+@pytest.mark.parametrize("num_context", [1, 2])
+def test_frames_are_left_out_after_the_context_and_moves_stay_with_the_frames_they_lead_to(num_context):
+    config = tiny.config(context_length=num_context, num_frames=num_context + 3, context_gap=4)
+    t = torch.arange(num_context + 7, dtype=torch.float32).expand(90, -1)
+    whole = Clip(t[:, :, None, None, None].expand(-1, -1, 3, 2, 2), 10 * t[..., None], t)
+    cut, adjacent = spaced(whole, config, torch.Generator().manual_seed(0))
+    frames = cut.frames[:, :, 0, 0, 0].int()
+    gaps = frames[:, num_context] - num_context
+    assert (frames[:, :num_context] == torch.arange(num_context)).all()
+    assert set(gaps.tolist()) == {0, 1, 2, 3, 4} and torch.equal(adjacent, gaps == 0) and 15 < adjacent.sum() < 45
+    assert (frames[:, num_context:].diff() == 1).all()
+    into = cut.actions[:, num_context - 1 : -1, 0] / 10  # row t leads to frame t + 1
+    assert torch.equal(into, frames[:, num_context:] - 1.0) and torch.equal(cut.rewards[:, num_context - 1 : -1], into)
+    assert cut.actions.shape[1] == cut.rewards.shape[1] == config.num_frames
+    same, none = spaced(whole, tiny.config(), torch.Generator())
+    assert same is whole and none is None
+
+
+def test_windows_of_the_training_alone_are_longer_by_the_gap():
+    clips = load_clips(tiny.config(context_gap=2))
+    lengths = [one.sample(1, 0, "x").frames.shape[1] for one in (clips.train, clips.valid, clips.test)]
+    assert lengths == [6, 4, 4]
 
 
 def test_the_baseline_sees_a_black_context_and_the_same_future():

@@ -28,6 +28,8 @@ BAD = {
     "data.size_px=4": "data.size_px=4: must be at least 8",
     "codebook.kind=emma": "did you mean 'ema'",
     "tokenizer_loss.gan_hidden=12": "tokenizer_loss.gan_hidden=12: must be a multiple of 8",
+    "kept_frames=7": "kept_frames=7: must be fewer than a clip's num_frames - context_length = 7",
+    "optim.transformer.own_tokens=2": "optim.transformer.own_tokens=2.0: must be at most 1",
     "tokenizer.width=3": "tokenizer.width: no such key",
 }
 
@@ -42,6 +44,11 @@ def test_bad_values_are_one_line(override):
 def test_planning_by_reward_needs_the_head():
     with pytest.raises(UserError, match=r"plan\.objective=reward: needs reward_head=true"):
         compose(COMMAND, ["plan.num_episodes=3", "plan.objective=reward", "reward_head=false"])
+
+
+def test_a_goal_and_a_gap_exclude_each_other():
+    with pytest.raises(UserError, match="context_gap: a goal-conditioned clip has none"):
+        compose(COMMAND, ["goal_conditioned=true", "context_length=2", "context_gap=3"])
 
 
 def test_stages_of_a_trained_model_train_nothing():

@@ -34,6 +34,7 @@ def config(**changes) -> TrainIVideoGPT:
     made.optim.tokenizer.batch_size = made.optim.transformer.batch_size = 2
     made.measure.num_clips = made.measure.batch_size = 4
     made.measure.num_counterfactual = 2
+    made.measure.num_long_clips, made.measure.num_long_frames = 2, 6
     return dataclasses.replace(made, **changes)
 
 

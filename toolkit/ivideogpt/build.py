@@ -170,6 +170,7 @@ def join(
         goal_conditioned=config.goal_conditioned,
         sampling=sampling_of(config),
         discrete=clips.dataset.discrete if bounds else None,
+        kept_frames=config.kept_frames,
         **bounds,
     )
 

@@ -17,10 +17,15 @@ from toolkit.errors import UserError
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.runs.seeds import generator
 
+ADJACENT = 1 / 3  # of the clips of a training with gaps: those without one
+
 
 @dataclass(frozen=True)
 class Clips:
-    """A data set and its windows: random ones of ``train``, fixed ones of ``valid`` and ``test``."""
+    """A data set and its windows: random ones of ``train``, fixed ones of ``valid`` and ``test``.
+
+    Those of ``train`` are longer by ``context_gap``.
+    """
 
     dataset: EpisodeDataset
     train: ClipSource
@@ -42,7 +47,7 @@ class Clips:
 def load_clips(config: TrainIVideoGPT) -> Clips:
     """Read or make the episodes of ``config.data``. Raises UserError naming the key or file at fault."""
     num_frames = window_frames(config)
-    span = (num_frames - 1) * config.data.frame_step + 1
+    span = (num_frames + config.context_gap - 1) * config.data.frame_step + 1
     keys, needs = config.data, (config.action_conditioned, config.reward_head)
     spec = EpisodeSpec(keys.size_px, span, keys.image_key, *needs, keys.convention)
     dataset = data.load_episodes(config.data, config.seed, spec)
@@ -52,10 +57,9 @@ def load_clips(config: TrainIVideoGPT) -> Clips:
             f"data.size_px: frames of {config.data.path} are {height}x{width}, a model's are square; set it, as in "
             f"data.size_px={min(height, width)}, which crops to the central square"
         )
-    train, valid, test = (
-        ClipSource(split, num_frames, config.data.frame_step, config.data.augment and split is dataset.train)
-        for split in (dataset.train, dataset.valid, dataset.test)
-    )
+    step = config.data.frame_step
+    train = ClipSource(dataset.train, num_frames + config.context_gap, step, config.data.augment)
+    valid, test = (ClipSource(split, num_frames, step) for split in (dataset.valid, dataset.test))
     statistics = {}
     if config.action_conditioned:
         statistics = action_statistics(dataset.train, config.data.frame_step)
@@ -92,6 +96,24 @@ def arrange(clip: Clip, config: TrainIVideoGPT) -> Clip:
     )
     frames = torch.cat([clip.frames[:, -1:], clip.frames[:, :stop]], 1)
     return Clip(frames, first(clip.actions, actions), first(clip.rewards, rewards))
+
+
+def spaced(clip: Clip, config: TrainIVideoGPT, rng: torch.Generator) -> tuple[Clip, Tensor | None]:
+    """Clips of ``num_frames`` frames, some left out after the context, and whether none were, bool (B,); None: in none.
+
+    A third of the clips has no gap; in the others it is 1 .. ``context_gap`` frames. The row of actions and rewards
+    before the first frame after it is that of the move into this frame.
+    """
+    if not config.context_gap:
+        return clip, None
+    drawn = torch.randint(1, config.context_gap + 1, (len(clip),), generator=rng)
+    gap = torch.where(torch.rand(len(clip), generator=rng) < ADJACENT, 0, drawn)
+    num_context = config.context_length
+    later = torch.arange(num_context, config.num_frames)
+    rows = later + gap[:, None]
+    frames = torch.cat([clip.frames[:, :num_context], _take(clip.frames, rows)], 1)
+    moves = torch.cat([torch.arange(num_context - 1).expand(len(clip), -1), rows - 1, rows[:, -1:]], 1)
+    return Clip(frames, *(None if one is None else _take(one, moves) for one in (clip.actions, clip.rewards))), gap == 0
 
 
 def tokenizer_frames(

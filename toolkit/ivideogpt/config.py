@@ -9,7 +9,7 @@ from toolkit.errors import UserError, did_you_mean
 from toolkit.schema import Job, choice, cosmetic, number
 
 STAGES = ["tokenizer", "transformer", "rollout", "plan", "measure"]
-MEASURES = ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward", "goal"]
+MEASURES = ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward", "goal", "long"]
 
 
 @dataclass
@@ -164,9 +164,10 @@ class TransformerOptim:
     gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward pass. lr:
     learning rate. betas: AdamW's two. schedule: of the learning rate after the warm-up. warmup_steps: over which it
     rises from 0. weight_decay: that of AdamW. grad_clip: largest norm of the gradient. first_frame_weight: of the loss
-    of the first future frame (ours). reward_weight: of the loss of the rewards. cached_clips: how many clips are
-    tokenised once and learned from; None takes new clips at every step. sharding: ``fsdp`` spreads weights, gradients
-    and moments over the processes.
+    of the first future frame (ours). own_tokens: share of the tokens of future frames that are read as the network
+    itself draws them, not as they are (ours): roll-outs hold such. reward_weight: of the loss of the rewards.
+    cached_clips: how many clips are tokenised once and learned from; None takes new clips at every step. sharding:
+    ``fsdp`` spreads weights, gradients and moments over the processes.
     """
 
     num_steps: int = number(100_000, least=0, extends="transformer")
@@ -180,6 +181,7 @@ class TransformerOptim:
     weight_decay: float = number(0.01, least=0)
     grad_clip: float = number(1.0, above=0)
     first_frame_weight: float = number(1.0, above=0)
+    own_tokens: float = number(0.0, least=0, most=1)
     reward_weight: float = number(1.0, least=0)
     cached_clips: int | None = number(None, least=1)
     sharding: str = choice("none", "none", "fsdp", computes=False)
@@ -268,8 +270,9 @@ class Measure:
 
     names: the measures; ``docs/ivideogpt.md`` says what each is. num_clips: how many clips. num_counterfactual: starts
     from which every direction is imagined. num_samples: of one clip; the best of them is reported beside the mean.
-    batch_size: clips at a time. perceptual: PLIPS beside PSNR, a perceptual distance of our own that cannot be compared
-    with published LPIPS; its weights (6 MB) are fetched once.
+    num_long_clips: roll-outs of ``long``. num_long_frames: imagined frames of each. batch_size: clips at a time.
+    perceptual: PLIPS beside PSNR, a perceptual distance of our own that cannot be compared with published LPIPS; its
+    weights (6 MB) are fetched once.
     """
 
     names: list[str] = field(
@@ -278,6 +281,8 @@ class Measure:
     num_clips: int = number(256, least=2)
     num_counterfactual: int = number(64, least=2)
     num_samples: int = number(1, least=1)
+    num_long_clips: int = number(64, least=1)
+    num_long_frames: int = number(60, least=1)
     batch_size: int = number(32, least=1)
     perceptual: bool = False
 
@@ -295,11 +300,13 @@ class TrainIVideoGPT(Job):
     stage: the last one to run: tokenizer, transformer, rollout, plan, measure; ``all`` is every one. model: a trained
     world model, only rolled out, planned with, measured. init: a world model that training starts from; its networks
     replace those below. init_parts: what is taken of it; with ``tokenizer`` the transformer starts afresh all the same.
-    context_length: T0, the frames that are given. num_frames: T, frames of a clip. action_conditioned: whether the
-    model is told the actions. goal_conditioned: whether the clip's last frame is put first in the context. goal_order:
-    which frames follow the goal. reward_head: whether the model predicts rewards. blind_context: whether the context is
-    black: what n tokens a frame are worth alone (a baseline). data: episodes by name, as ``toolkit data list`` shows
-    them.
+    context_length: T0, the frames that are given. num_frames: T, frames of a clip. context_gap: in training, up to so
+    many frames are left out between the context and the rest of a clip (ours). kept_frames: where the positions are
+    used up, the context stays and so many of the last frames follow it (ours, for models trained with a gap); 0: the
+    last frames become the new context. action_conditioned: whether the model is told the actions. goal_conditioned:
+    whether the clip's last frame is put first in the context. goal_order: which frames follow the goal. reward_head:
+    whether the model predicts rewards. blind_context: whether the context is black: what n tokens a frame are worth
+    alone (a baseline). data: episodes by name, as ``toolkit data list`` shows them.
     """
 
     command: str = "train-ivideogpt"
@@ -309,6 +316,8 @@ class TrainIVideoGPT(Job):
     init_parts: str = choice("both", "both", "tokenizer")
     context_length: int = number(1, least=1)
     num_frames: int = number(16, least=2)
+    context_gap: int = number(0, least=0)
+    kept_frames: int = number(0, least=0)
     action_conditioned: bool = True
     goal_conditioned: bool = False
     goal_order: str = choice("release_training", "release_training", "paper")
@@ -339,6 +348,13 @@ class TrainIVideoGPT(Job):
             raise UserError(f"num_frames={self.num_frames}: must be more than context_length={self.context_length}")
         if self.goal_conditioned and self.blind_context:
             raise UserError("blind_context=true: leaves nothing of a goal; use goal_conditioned=false")
+        if self.goal_conditioned and self.context_gap:
+            raise UserError("context_gap: a goal-conditioned clip has none; use goal_conditioned=false")
+        if self.kept_frames and self.kept_frames >= self.num_frames - self.context_length:
+            raise UserError(
+                f"kept_frames={self.kept_frames}: must be fewer than a clip's num_frames - context_length = "
+                f"{self.num_frames - self.context_length}"
+            )
         if self.goal_conditioned and self.context_length < 2:
             raise UserError("goal_conditioned=true: context_length must be 2 or more, the goal and what is seen")
         if self.model and self.stage in ("tokenizer", "transformer"):

@@ -31,7 +31,8 @@ def roll_out(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) 
     check_horizon(config, world.tokenizer, world.transformer.config.max_position_embeddings)
     source = ClipSource(clips.dataset.test, window_frames(config, num_frames), config.data.frame_step)
     clip = arrange(source.fixed(config.rollout.num_clips), config)
-    renewed = max(0, num_frames - 1) // world.spec.max_future
+    most, kept = world.spec.max_future, world.config["kept_frames"]
+    renewed = max(0, (num_frames - 1 - kept) // (most - kept))
     run.record["rollout"] = {"frames": num_frames, "context_renewed": renewed}
     rows = imagined_rows(world, clip, config)
     video = side_by_side(rows, config.rollout.scale)

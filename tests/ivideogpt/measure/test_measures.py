@@ -26,7 +26,7 @@ def setting(tmp_path):
     return Setting(tiny.world(), tiny.clips(), config, run)
 
 
-@pytest.mark.parametrize("name", ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward"])
+@pytest.mark.parametrize("name", ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward", "long"])
 def test_every_measure_gives_finite_numbers_and_leaves_the_weights_alone(setting, name):
     before = setting.world.tokenizer.fingerprint()
     setting.run.add_metrics(name, MEASURES[name](setting))

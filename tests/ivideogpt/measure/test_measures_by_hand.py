@@ -3,6 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
@@ -10,13 +11,15 @@ from torch.nn.functional import interpolate
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.clips import Clip
 from toolkit.ivideogpt.measure.actions import _agreement, measure_reward
+from toolkit.ivideogpt.measure.long import SEED, hue_distance, measure_long, near
 from toolkit.ivideogpt.measure.prediction import cross_entropy, measure_goal, measure_prediction
-from toolkit.ivideogpt.measure.setting import Setting, frame_plips
+from toolkit.ivideogpt.measure.setting import Setting, frame_plips, images
 from toolkit.ivideogpt.measure.tokenizer import measure_decoupling, measure_tokenizer
-from toolkit.ivideogpt.measure.tracking import pearson
+from toolkit.ivideogpt.measure.tracking import TRACKED, pearson
 from toolkit.ivideogpt.rollout import future_actions, imagined_rows
 from toolkit.metrics.plips import PLIPS
 from toolkit.runs.record import Run
+from toolkit.runs.seeds import derive
 from toolkit.zoo.world.model import WorldModel
 
 
@@ -104,6 +107,50 @@ def test_perceptual_distances_stand_beside_psnr_for_the_same_pairs(setting, netw
         f"plips.{name}" for name in ("context", "future", "per_frame", "copy")
     }
     assert found["plips.copy"] == pytest.approx(float(frame_plips(network, last, frames[:, 1:], 64).mean()), rel=1e-4)
+
+
+def test_long_roll_outs_are_held_against_the_simulator_under_the_same_actions(setting, monkeypatch):
+    """The simulator itself in the model's place makes no error, past the positions too; a still world does."""
+    setting.config.measure.num_long_clips, setting.config.measure.num_long_frames = 3, 6
+    kept = {}
+
+    def imagine(self, context, actions, num, name, on_overflow):
+        assert on_overflow == "recontext" and context.shape[:2] == (3, 1) and actions.shape == (3, num, 2)
+        made = []
+        for world in range(3):
+            env = self.clips.dataset.make_env()
+            rng = np.random.default_rng(derive(SEED, "record", world))
+            first, _ = env.reset(seed=int(rng.integers(2**31)))
+            assert np.array_equal(first, (context[world, 0].permute(1, 2, 0) * 255).round().byte().numpy())
+            made.append(np.stack([env.step(row)[0] for row in actions[world].numpy()]))
+        kept["true"] = images(made)
+        return kept["true"] if kept.get("still") is None else context.expand_as(kept["true"]), None
+
+    monkeypatch.setattr(Setting, "imagine", imagine)
+    found = measure_long(setting)
+    assert found["psnr.imagined"] == found["psnr.imagined.step_5"] == pytest.approx(50, abs=0.1)
+    assert found["hue"] == 0 and found["near.agent"] == found["near.block"] == 1 and found["hue.gray"] > 3
+    assert found["psnr.copied"] < 40 and "psnr.imagined.step_10" not in found
+    kept["still"] = True
+    still = measure_long(setting)
+    assert still["psnr.imagined"] == pytest.approx(still["psnr.copied"]) and still["near.agent"] < 1
+
+
+def test_a_thing_is_near_where_it_is_seen_within_three_pixels():
+    color = TRACKED["push_sprite"]["agent"]
+
+    def frame(column, size=4):
+        made = torch.full((3, 32, 32), 0.5)
+        made[:, 10 : 10 + size, column : column + 4] = torch.tensor(color.rgb).view(3, 1, 1)
+        return made
+
+    true = torch.stack([frame(10)] * 4)[None]
+    made = torch.stack([frame(10), frame(13), frame(14), torch.full((3, 32, 32), 0.5)])[None]
+    assert near(made, true, color).tolist() == [[1, 1, 0, 0]]
+    colors = torch.tensor([[0.5, 0.5, 0.5], [0.6, 0.6, 0.6], [0.53, 0.5, 0.5]])
+    plain = colors[None, :, :, None, None].expand(-1, -1, -1, 8, 8)
+    distance = hue_distance(plain, plain[:, :1].expand_as(plain))
+    assert distance[0].tolist() == pytest.approx([0, 0, 255 * 0.03 * (2 / 3) ** 0.5], abs=1e-3)
 
 
 def test_cross_entropy_is_minus_the_mean_log_probability_of_a_token(setting):

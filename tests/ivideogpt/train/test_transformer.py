@@ -1,5 +1,7 @@
 """The transformer's objective and data: weights of terms, aligned rewards, decay groups, cached tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from toolkit.ivideogpt.train.transformer import (
     cached_tokens,
     held_out,
     make_optimizer,
+    own_tokens,
     tokenise,
 )
 from toolkit.runs.record import Run
@@ -40,6 +43,46 @@ def test_terms_add_up_and_the_first_frame_can_weigh_more(world):
     assert torch.allclose(heavy["loss"] - plain["loss"], 3 * plain["frame_1"] / 3, rtol=1e-4)  # 3 future frames
     none = objective(world, reward_weight=0.0)(clip)
     assert torch.allclose(plain["loss"] - none["loss"], plain["reward"], rtol=1e-4)
+
+
+def test_the_first_frame_after_a_gap_is_no_target(world):
+    clip = batch(world)
+    apart = replace(clip, adjacent=torch.tensor([True, False, True, False]))
+    for weight in (1.0, 4.0):
+        made = objective(world, first_frame_weight=weight, reward_weight=0.0)
+        out = world.transformer(clip.tokens, world.tokenizer.layout, (clip.actions - made.mean) / made.std)
+        total = out.token_losses.sum() + out.slot_losses.sum() - out.token_losses[[1, 3], 0].sum()
+        wanted = total / (4 * world.tokenizer.layout.num_targets(3))
+        wanted = wanted + (weight - 1) * out.token_losses[[0, 2], 0].mean() / 2 / 3
+        torch.testing.assert_close(made(apart)["loss"], wanted)
+    with_all = objective(world)(replace(clip, adjacent=torch.ones(4, dtype=torch.bool)))["loss"]
+    torch.testing.assert_close(with_all, objective(world)(clip)["loss"])
+
+
+def test_own_tokens_stand_for_a_share_of_those_of_future_frames_alone(world):
+    clip, layout = batch(world), world.tokenizer.layout
+    torch.manual_seed(0)
+    seen = own_tokens(world.transformer, clip.tokens, layout, clip.actions, 1.0)
+    drawn = torch.zeros_like(clip.tokens, dtype=torch.bool)
+    for slot in layout.slot_indices(3):
+        drawn[:, slot + 1 : slot + 1 + layout.tokens_per_frame] = True
+    assert torch.equal(seen[~drawn], clip.tokens[~drawn])
+    assert (seen[drawn] >= layout.num_context_codes).all() and (seen[drawn] < layout.context_slot).all()
+    assert (seen[drawn] != clip.tokens[drawn]).float().mean() > 0.5
+    half = own_tokens(world.transformer, clip.tokens, layout, clip.actions, 0.5)[drawn] != clip.tokens[drawn]
+    assert 0.2 < half.float().mean() < 0.6
+    assert torch.equal(own_tokens(world.transformer, clip.tokens, layout, clip.actions, 0.0), clip.tokens)
+
+
+def test_own_tokens_are_read_in_training_and_the_true_ones_are_the_targets(world):
+    clip, made = batch(world), objective(world, own_tokens=1.0)
+    plain = objective(world)(clip)["loss"]
+    assert torch.equal(made.eval()(clip)["loss"], plain) and made.train()(clip)["loss"] != plain
+    network, layout = world.transformer, world.tokenizer.layout
+    seen = own_tokens(network, clip.tokens, layout, clip.actions, 1.0)
+    start, logits = layout.prompt_length, network.logits(seen, layout, clip.actions)
+    loss = torch.nn.functional.cross_entropy(logits[:, start - 1 : -1].flatten(0, 1), clip.tokens[:, start:].flatten())
+    torch.testing.assert_close(network(clip.tokens, layout, clip.actions, seen).loss, loss)
 
 
 def test_actions_are_normalised_and_afterwards_taken_in_their_own_units(world):

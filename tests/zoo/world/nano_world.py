@@ -54,12 +54,12 @@ def nano_transformer(tokenizer, action_dim=ACTION_DIM, seed=1, **changes):
     return network
 
 
-def nano_world(context_length=2, action_dim=ACTION_DIM, dtype=torch.float64, **changes):
+def nano_world(context_length=2, action_dim=ACTION_DIM, dtype=torch.float64, kept_frames=0, composite=False, **changes):
     """Both, bound together."""
     tokenizer = nano_tokenizer(context_length)
     transformer = nano_transformer(tokenizer, action_dim, **changes)
     transformer.bind(tokenizer)
-    return WorldModel(tokenizer, transformer).to(dtype)
+    return WorldModel(tokenizer, transformer, kept_frames=kept_frames, composite=composite).to(dtype)
 
 
 def nano_clips(num=3, num_frames=6, seed=2, dtype=torch.float64):

@@ -228,8 +228,36 @@ def test_horizon_past_the_positions(world, context):
 
 
 @pytest.mark.parametrize("has_reward", [True, False])
-def test_worlds_of_any_ages_go_on_together_as_they_would_alone(context, actions, has_reward):
-    world = nano_world(has_reward=has_reward, spatial_embedding=True)
+def test_a_context_that_stays_is_read_again_with_the_last_frames_as_they_were_drawn(context, has_reward):
+    world = nano_world(has_reward=has_reward, spatial_embedding=True, kept_frames=3)
+    most, start = world.spec.max_future, world.begin(context, seeds=4)
+    moves = torch.sin(torch.arange(B * 40 * ACTION_DIM).view(B, 40, ACTION_DIM)).double()
+    preds = world.rollout(start, moves, on_overflow="recontext")
+    assert preds.recontextualised[:2] == (most, most + most - 3)
+    assert preds.state.context is start.context and len(set(preds.recontextualised)) > 2
+    for renewed in preds.recontextualised[:2]:  # the frame after it, teacher forced on the context and what was drawn
+        seen, layout = preds.tokens[:, renewed - 3 : renewed + 1], world.tokenizer.layout
+        tokens = layout.join(start.kept.codes, seen - layout.num_context_codes)
+        rows = torch.cat([moves[:, :1].expand(-1, T0 - 1, -1), moves[:, renewed - 3 : renewed + 1], moves[:, :1]], 1)
+        logprobs, rewards = world.dynamics.score(tokens, rows)
+        torch.testing.assert_close(logprobs[:, -1].sum(-1).float(), preds.logprobs[:, renewed])
+        if has_reward:
+            torch.testing.assert_close(rewards[:, -1], preds.rewards[:, renewed])
+
+
+def test_frames_that_are_kept_fit_the_positions():
+    most = nano_world().spec.max_future
+    nano_world(kept_frames=most - 1)
+    with pytest.raises(UserError, match=rf"kept_frames={most}: the positions hold {most} future frames"):
+        nano_world(kept_frames=most)
+    with pytest.raises(UserError, match="kept_frames=-1"):
+        nano_world(kept_frames=-1)
+
+
+@pytest.mark.parametrize("kept_frames", [0, 2])
+@pytest.mark.parametrize("has_reward", [True, False])
+def test_worlds_of_any_ages_go_on_together_as_they_would_alone(context, actions, has_reward, kept_frames):
+    world = nano_world(has_reward=has_reward, spatial_embedding=True, kept_frames=kept_frames)
     states = [world.begin(context[:1], seeds=3), world.begin(context[1:], seeds=[5, 8]), world.begin(context[:2], 11)]
     for age, number in ((3, 0), (1, 1)):
         for t in range(age):

@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.ivideogpt.clips import Clips
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.ivideogpt.measure.actions import measure_actions, measure_reward
+from toolkit.ivideogpt.measure.long import measure_long
 from toolkit.ivideogpt.measure.prediction import measure_goal, measure_prediction
 from toolkit.ivideogpt.measure.setting import Setting
 from toolkit.ivideogpt.measure.tokenizer import measure_decoupling, measure_tokenizer
@@ -45,6 +46,7 @@ MEASURES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "actions": measure_actions,
     "reward": measure_reward,
     "goal": measure_goal,
+    "long": measure_long,
 }
 HEADLINE = {
     "tokenizer.psnr.future": "future frames through the tokenizer, PSNR dB",
@@ -60,6 +62,11 @@ HEADLINE = {
     "reward.r2": "reward read from true frames, R²",
     "reward.rank": "imagined returns, rank correlation",
     "goal.mse.ratio": "end of imagination to its goal, over another goal",
+    "long.psnr.imagined": "long roll-outs, PSNR dB",
+    "long.psnr.copied": "... the context frame copied",
+    "long.hue": "... error of the background's hue, grey levels",
+    "long.near.agent": "... frames with the thing that moves in its place",
+    "long.near.block": "... frames with what is pushed in its place",
     "plan.success.cem": "episodes solved by planning in the model (CEM)",
     "plan.success.random": "... by random actions",
 }

@@ -72,14 +72,17 @@ class Setting:
         start = derive(self.config.seed, "imagine", name) % 2**40
         return list(range(start, start + num))
 
-    def imagine(self, context: Tensor, actions: Tensor | None, num_frames: int, name: str) -> Any:
+    def imagine(
+        self, context: Tensor, actions: Tensor | None, num_frames: int, name: str, on_overflow: str = "raise"
+    ) -> Any:
         """``imagine`` of this model, any number of clips: frames float (B, K, 3, H, W) in [0, 1], rewards or None."""
         size, seeds = self.config.measure.batch_size, self.seeds(len(context), name)
         parts = []
         for start in range(0, len(context), size):
             stop = start + size
             rows = None if actions is None else actions[start:stop]
-            parts.append(imagine(self.world, context[start:stop], rows, num_frames, seeds[start:stop], self.sampling))
+            given = (context[start:stop], rows, num_frames, seeds[start:stop])
+            parts.append(imagine(self.world, *given, self.sampling, on_overflow))
         rewards = [reward for _, reward in parts if reward is not None]
         return torch.cat([frames for frames, _ in parts]), torch.cat(rewards) if rewards else None
 
@@ -143,14 +146,14 @@ def play_true(env: ImageEnv, starts: Sequence[int], sequences: np.ndarray, num_c
             rows["start"].append(index)
     env.close()
     return Counterfactual(
-        _images(rows["context"]),
+        images(rows["context"]),
         torch.from_numpy(sequences.reshape(-1, *sequences.shape[2:]).astype(np.float32)),
-        _images(rows["frames"]),
+        images(rows["frames"]),
         torch.tensor(rows["rewards"]),
         torch.tensor(rows["start"]),
     )
 
 
-def _images(clips: list[np.ndarray]) -> Tensor:
+def images(clips: list[np.ndarray]) -> Tensor:
     """uint8 clips (T, H, W, 3) -> float (B, T, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).float() / 255

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from toolkit.data.episodes.clips import Clip
-from toolkit.ivideogpt.clips import Clips, arrange
+from toolkit.ivideogpt.clips import Clips, arrange, spaced
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.runs import progress
 from toolkit.runs.files import write_atomic
@@ -22,10 +23,11 @@ from toolkit.runs.loop import Loop
 from toolkit.runs.passes import accumulate, own_part, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor
-from toolkit.runs.seeds import derive
+from toolkit.runs.seeds import derive, generator
 from toolkit.runs.states.sharding import fill, plain_copy, reshard, shard
 from toolkit.zoo.checkpointing import checkpoint_activations
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
+from toolkit.zoo.world.tokens import TokenLayout
 from toolkit.zoo.world.transformer import VideoTransformer, reward_targets
 
 NUM_VALID_CLIPS = 64
@@ -34,21 +36,29 @@ VALID_EVERY_LOGS = 4  # held-out loss once in so many log lines
 
 @dataclass(frozen=True)
 class TokenClips:
-    """Tokens int64 (M, L) of clips; actions (M, T, A) in data units and rewards (M, T), or None."""
+    """Tokens int64 (M, L) of clips; actions (M, T, A) in data units and rewards (M, T), or None.
+
+    adjacent bool (M,): whether no frame was left out after the context; None: of no clip.
+    """
 
     tokens: Tensor
     actions: Tensor | None
     rewards: Tensor | None
+    adjacent: Tensor | None = None
 
     def rows(self, index: Tensor) -> TokenClips:
         """Some of the clips."""
-        parts = (self.tokens, self.actions, self.rewards)
-        return TokenClips(*(None if part is None else part[index] for part in parts))  # type: ignore[arg-type]
+        return TokenClips(*(None if part is None else part[index] for part in vars(self).values()))  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> TokenClips:
         """The same on another device."""
-        parts = (self.tokens, self.actions, self.rewards)
-        return TokenClips(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+        return TokenClips(*(None if part is None else part.to(device) for part in vars(self).values()))  # type: ignore[arg-type]
+
+    @classmethod
+    def joined(cls, parts: Sequence[TokenClips]) -> TokenClips:
+        """The clips of all parts."""
+        columns = zip(*(vars(one).values() for one in parts), strict=True)
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
 class TransformerObjective(nn.Module):
@@ -71,17 +81,28 @@ class TransformerObjective(nn.Module):
         self.register_buffer("std", torch.from_numpy(statistics.get("std", np.ones(width, np.float32))))
 
     def forward(self, batch: TokenClips) -> dict[str, Tensor]:
-        """Loss terms; "loss" is their weighted sum. Cross-entropy is per token; "frame_1": of the first frame."""
+        """Loss terms; "loss" is their weighted sum. Cross-entropy is per token; "frame_1": of the first frame.
+
+        The first frame after a gap, which nothing foretells, is no target; the terms beside the loss count it all the
+        same.
+        """
         actions = None
         if self.config.action_conditioned:
             assert batch.actions is not None
             actions = (batch.actions - self.mean) / self.std
-        out = self.transformer(batch.tokens, self.layout, actions)
-        frames = out.token_losses.mean((0, 2))  # [F]
         optim = self.config.optim.transformer
-        loss = out.loss
+        noisy = self.training and optim.own_tokens > 0
+        seen = own_tokens(self.transformer, batch.tokens, self.layout, actions, optim.own_tokens) if noisy else None
+        out = self.transformer(batch.tokens, self.layout, actions, seen)
+        frames = out.token_losses.mean((0, 2))  # [F]
+        loss, first = out.loss, frames[0]
+        if batch.adjacent is not None:
+            firsts = out.token_losses[:, 0].mean(1)  # (B,)
+            first = (firsts * batch.adjacent).mean()
+            share = self.layout.tokens_per_frame / self.layout.num_targets(len(frames))
+            loss = loss - share * (firsts.mean() - first)
         if optim.first_frame_weight != 1:  # eq. 3 with another weight on the frame that is hardest
-            loss = loss + (optim.first_frame_weight - 1) * frames[0] / len(frames)
+            loss = loss + (optim.first_frame_weight - 1) * first / len(frames)
         terms = {"tokens": out.token_losses.mean(), "frame_1": frames[0]}
         if self.config.reward_head:
             assert batch.rewards is not None
@@ -89,6 +110,23 @@ class TransformerObjective(nn.Module):
             terms["reward"] = (out.rewards - targets).square().mean()
             loss = loss + optim.reward_weight * terms["reward"]
         return {"loss": loss, **terms}
+
+
+@torch.no_grad()
+def own_tokens(
+    transformer: VideoTransformer, tokens: Tensor, layout: TokenLayout, actions: Tensor | None, share: float
+) -> Tensor:
+    """Tokens (B, L) in which the network's own draws stand for ``share`` of those of the future frames.
+
+    Drawn after the true ones before them (scheduled sampling, Bengio et al. 2015, in one pass), at temperature 1.
+    """
+    start, first = layout.prompt_length, layout.num_context_codes
+    logits = transformer.logits(tokens, layout, actions)[:, start - 1 : -1, first : layout.context_slot].float()
+    noise = -torch.empty_like(logits).exponential_().log()
+    drawn = first + (logits + noise).argmax(-1)
+    true = tokens[:, start:]
+    taken = (torch.rand(true.shape, device=true.device) < share) & (true != layout.frame_slot)
+    return torch.cat([tokens[:, :start], torch.where(taken, drawn, true)], dim=1)
 
 
 def train_transformer(
@@ -151,7 +189,7 @@ def held_out(objective: TransformerObjective, valid: TokenClips) -> dict[str, Te
     found = objective(valid)
     terms = {"valid_tokens": found["tokens"], "valid_frame_1": found["frame_1"]}
     if valid.actions is not None and objective.config.action_conditioned:
-        exchanged = TokenClips(valid.tokens, valid.actions.roll(1, 0), valid.rewards)
+        exchanged = replace(valid, actions=valid.actions.roll(1, 0))
         terms["valid_rise_with_other_actions"] = objective(exchanged)["tokens"] - terms["valid_tokens"]
     objective.train()
     reshard(objective)
@@ -179,6 +217,14 @@ def tokenise(tokenizer: CompressiveVQModel, clip: Clip, device: torch.device, ba
     return TokenClips(torch.cat(tokens), clip.actions, clip.rewards)
 
 
+def tokenise_spaced(
+    tokenizer: CompressiveVQModel, clip: Clip, config: TrainIVideoGPT, rng: torch.Generator, device: torch.device
+) -> TokenClips:
+    """The tokens of training clips, with gaps after the context where the config asks for them."""
+    clip, adjacent = spaced(clip, config, rng)
+    return replace(tokenise(tokenizer, arrange(clip, config), device), adjacent=adjacent)
+
+
 def _batches(
     tokenizer: CompressiveVQModel, run: Run, config: TrainIVideoGPT, clips: Clips, device: torch.device
 ) -> Any:
@@ -189,7 +235,8 @@ def _batches(
 
         def fresh(step: int) -> TokenClips:
             clip = clips.train.sample(optim.batch_size, config.seed, "transformer", step, 0, part=part)
-            return tokenise(tokenizer, arrange(clip, config), device)
+            rng = generator(config.seed, "gap", step)
+            return tokenise_spaced(tokenizer, clip, config, rng, device)
 
         return fresh
     cache = cached_tokens(tokenizer, run, config, clips, device)
@@ -228,7 +275,7 @@ def _read_tokens(path: Path, fingerprint: str) -> TokenClips | None:
         if (file.metadata() or {}).get("tokenizer") != fingerprint:
             return None
     tensors = load_file(path)
-    return TokenClips(tensors["tokens"], tensors.get("actions"), tensors.get("rewards"))
+    return TokenClips(*(tensors.get(one.name) for one in fields(TokenClips)))  # type: ignore[arg-type]
 
 
 def _tokenise_many(
@@ -240,8 +287,5 @@ def _tokenise_many(
     parts = []
     for start in range(0, num, 256):
         drawn = clips.train.sample(min(256, num - start), config.seed, "cache", start)
-        parts.append(tokenise(tokenizer, arrange(drawn, config), device))
-    tokens = torch.cat([part.tokens for part in parts])
-    actions = [part.actions for part in parts if part.actions is not None]
-    rewards = [part.rewards for part in parts if part.rewards is not None]
-    return TokenClips(tokens, torch.cat(actions) if actions else None, torch.cat(rewards) if rewards else None)
+        parts.append(tokenise_spaced(tokenizer, drawn, config, generator(config.seed, "gap", start), device))
+    return TokenClips.joined(parts)

@@ -67,14 +67,23 @@ class Dynamics:
         """Future frames that the positions hold."""
         return self.layout.max_future(self.transformer.config.max_position_embeddings)
 
-    def look(self, context_codes: Tensor, frames: int = 8) -> Past:
-        """Pass the context's codes (B, T0, N), with room for ``frames`` future frames at first."""
-        tokens = self.layout.prompt(context_codes)[:, :-1]
+    def look(
+        self, context_codes: Tensor, frames: int = 8, tokens: Tensor | None = None, actions: Tensor | None = None
+    ) -> Past:
+        """Pass the context's codes (B, T0, N), with room for ``frames`` future frames at first.
+
+        ``tokens`` (B, k, n): of frames that are known already, and the ``actions`` (B, k, A) that led to them.
+        """
+        known = context_codes[:, :0, : self.layout.tokens_per_frame] if tokens is None else tokens
         capacity = self.layout.length(max(1, min(frames, self.max_future)))
+        tokens = self.layout.join(context_codes, known - self.layout.num_context_codes)
         cache = KeyValueCache.empty(self.transformer.llm, len(tokens), capacity).extended(tokens.shape[1])
         embeds = self._embed(tokens)
         if self.transformer.spatial is not None:
-            embeds = embeds + self.transformer.spatial(self.layout.context_length, 0)
+            embeds = embeds + self.transformer.spatial(self.layout.context_length, known.shape[1])
+        if actions is not None:
+            slots = torch.tensor(self.layout.slot_indices(actions.shape[1]), device=tokens.device)
+            embeds = embeds.index_add(1, slots, self.transformer.action_linear(actions).to(embeds.dtype))
         llama_pass(self.transformer.llm, embeds, cache, first=tokens.shape[1] - 1)
         guess = tokens.new_full((len(tokens), self.layout.tokens_per_frame), self.layout.num_context_codes)
         return Past(cache, None, guess)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from toolkit.errors import UserError
 from toolkit.zoo.importing import read_config
+from toolkit.zoo.world.composite import composite
 from toolkit.zoo.world.dynamics import Dynamics
 from toolkit.zoo.world.sampling import Sampling, as_sampling
-from toolkit.zoo.world.state import Pred, Preds, Scores, State, WorldSpec, as_bytes, as_images
+from toolkit.zoo.world.state import Kept, Pred, Preds, Scores, State, WorldSpec, as_bytes, as_images
 from toolkit.zoo.world.tokenizer import CompressiveVQModel, DecodedContext, read_tokenizer
 from toolkit.zoo.world.tokenizer_blocks import KeyValue
 from toolkit.zoo.world.transformer import VideoTransformer, read_transformer
@@ -39,6 +40,11 @@ class WorldModel(nn.Module, PushToHubMixin):
             None as the paper samples. It is kept in ``config.json``; folders without it mean None.
         discrete: an action is one-hot over so many choices (one after the other where frames are skipped); None: it is
             a vector of numbers.
+        kept_frames: where the positions are used up, the context stays, and so many of the last frames are read after
+            it as the transformer drew them (ours, for models trained with a gap after the context); 0: the last T0
+            frames become the new context.
+        composite: with kept_frames, whether frames show the true context where nothing has changed, see ``composite``
+            (ours).
 
     Raises:
         UserError: the transformer speaks another vocabulary, or was bound to another tokenizer; a setting that does
@@ -54,6 +60,8 @@ class WorldModel(nn.Module, PushToHubMixin):
         goal_conditioned: bool = False,
         sampling: Sampling | dict[str, Any] | str | None = None,
         discrete: int | None = None,
+        kept_frames: int = 0,
+        composite: bool = False,
     ):
         super().__init__()
         _check_pair(tokenizer, transformer)
@@ -65,6 +73,8 @@ class WorldModel(nn.Module, PushToHubMixin):
         self.sampling = as_sampling(Sampling(**sampling) if isinstance(sampling, dict) else sampling)
         self.tokenizer, self.transformer = tokenizer, transformer
         self.dynamics = Dynamics(transformer, tokenizer.layout)
+        if kept_frames and not 0 < kept_frames < self.dynamics.max_future:
+            raise UserError(f"kept_frames={kept_frames}: the positions hold {self.dynamics.max_future} future frames")
         self.config: dict[str, Any] = {
             "_class_name": "WorldModel",
             "action_low": None if action_low is None else [float(one) for one in action_low],
@@ -72,6 +82,8 @@ class WorldModel(nn.Module, PushToHubMixin):
             "goal_conditioned": goal_conditioned,
             "sampling": None if sampling is None else asdict(self.sampling),
             "discrete": discrete,
+            "kept_frames": kept_frames,
+            "composite": composite,
         }
         self.eval()
         self.requires_grad_(False)
@@ -124,8 +136,8 @@ class WorldModel(nn.Module, PushToHubMixin):
             state: stays valid; it can be stepped again with another action.
             action: None for an action-free model.
             sampling: None samples as the model says, "greedy", or a ``Sampling``.
-            on_overflow: where ``max_future`` frames are exceeded: "raise", or "recontext" to go on from the last T0
-                frames (lossy; recorded in ``Pred.recontextualised``).
+            on_overflow: where ``max_future`` frames are exceeded: "raise", or "recontext" to begin anew with the last
+                frames, see ``kept_frames`` (lossy; recorded in ``Pred.recontextualised``).
 
         Raises:
             UserError: an action of another shape or not finite, or no positions left.
@@ -206,6 +218,7 @@ class WorldModel(nn.Module, PushToHubMixin):
             torch.cat([one.seeds for one in states])[back],
             clocks["frame"].to(device),
             clocks["used"],
+            None if states[0].kept is None else Kept.joined([one.kept for one in states], back),  # type: ignore[misc]
         )
 
     @torch.no_grad()
@@ -252,25 +265,41 @@ class WorldModel(nn.Module, PushToHubMixin):
         images = images.to(self._dtype)
         codes = self.tokenizer.encode_context(images).codes
         context = self.tokenizer.decode_context(codes)
-        return State(self.dynamics.look(codes, room), context, as_bytes(images), seeds, number)
+        kept = self._nothing_kept(codes, images[:, -1]) if self.config["kept_frames"] else None
+        return State(self.dynamics.look(codes, room), context, as_bytes(images), seeds, number, kept=kept)
+
+    def _nothing_kept(self, codes: Tensor, frame: Tensor) -> Kept:
+        """The context's codes (B, T0, N) and last frame (B, 3, H, W), and no imagined one yet."""
+        size, num, dim = len(codes), self.config["kept_frames"], self.transformer.action_dim
+        weight = self.transformer.llm.lm_head.weight
+        actions = weight.new_zeros(size, num, dim) if dim else None
+        return Kept(codes, frame, codes.new_zeros(size, num, self.tokenizer.layout.tokens_per_frame), actions)
 
     def _step(self, state: State, action: Tensor | None, sampling: Sampling, on_overflow: str) -> tuple[State, Pred]:
         self._check_horizon(state, 1, on_overflow)
         state, again = self._renewed(state)
         past, drawn, reward = self.dynamics.frame(state.past, action, sampling, state.seeds, state.frame)
         codes = drawn.tokens - self.tokenizer.layout.num_context_codes
-        frame = as_bytes(self.tokenizer.decode_frames(codes[:, None], state.context))
+        decoded = self.tokenizer.decode_frames(codes[:, None], state.context)
+        if state.kept is not None and self.config["composite"]:
+            decoded = composite(decoded, state.context.frames[:, -1], state.kept.frame)
+        frame = as_bytes(decoded)
         keep = int(self.config["goal_conditioned"])
         recent = torch.cat([state.recent[:, :keep], state.recent[:, keep + 1 :], frame], dim=1)
-        state = replace(state, past=past, recent=recent, frame=state.frame + 1, used=state.used + 1)
+        kept = None if state.kept is None else state.kept.with_frame(drawn.tokens, action)
+        state = replace(state, past=past, recent=recent, frame=state.frame + 1, used=state.used + 1, kept=kept)
         logprob, entropy = drawn.logprobs.sum(dim=1), drawn.entropies.mean(dim=1)
         return state, Pred(frame[:, 0], reward, drawn.tokens, logprob, entropy, again)
 
     def _renewed(self, state: State) -> tuple[State, bool]:
-        """Rows whose positions are used up look at their last frames anew; whether there were any."""
+        """Rows whose positions are used up begin anew with their last frames; whether there were any."""
         full = torch.as_tensor(state.used) >= self.dynamics.max_future
         if not full.any():
             return state, False
+        if full.all() and state.kept is not None:
+            kept = state.kept
+            past = self.dynamics.look(kept.codes, self.dynamics.max_future, kept.tokens, kept.actions)
+            return replace(state, past=past, used=kept.tokens.shape[1]), True
         if full.all():
             images = as_images(state.recent, None, self.tokenizer.config.resolution, "context")
             return self._look(images, state.seeds, state.frame, 8), True

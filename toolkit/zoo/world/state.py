@@ -15,13 +15,42 @@ from toolkit.zoo.world.tokenizer import DecodedContext
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What outlives the renewal of the positions where the context stays.
+
+    codes int64 (B, T0, N) of the context. frame (B, 3, H, W): its last one as it truly is, in [0, 1]. tokens int64
+    (B, k, n) of the last k imagined frames. actions (B, k, A): that led to them, or None. Zeros where there were fewer.
+    """
+
+    codes: Tensor
+    frame: Tensor
+    tokens: Tensor
+    actions: Tensor | None
+
+    def with_frame(self, tokens: Tensor, action: Tensor | None) -> Kept:
+        """After a frame more, tokens (B, n) and action (B, A)."""
+        actions = None if action is None else torch.cat([self.actions[:, 1:], action[:, None]], dim=1)  # type: ignore[index]
+        return replace(self, tokens=torch.cat([self.tokens[:, 1:], tokens[:, None]], dim=1), actions=actions)
+
+    def select(self, rows: Tensor) -> Kept:
+        """The rows ``rows`` in that order."""
+        return Kept(*(None if one is None else one[rows] for one in vars(self).values()))  # type: ignore[arg-type]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Kept], order: Tensor) -> Kept:
+        """The rows ``order`` of all parts', counted one part after the other."""
+        columns = zip(*(vars(one).values() for one in parts), strict=True)
+        return cls(*(None if one[0] is None else torch.cat(one)[order] for one in columns))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class State:
     """A batch of imagined worlds; never changed, ``WorldModel.step`` makes a new one that shares its memory.
 
     past: what the transformer has read. context: what decoding looks at. recent u8 (B, T0, H, W, 3): the frames that a
     new context would hold. seeds int64 (B,). frame: number of the next future frame since ``begin``. used: future
-    frames since the context was last encoded. Both are int64 (B,) where rows of different ages were joined, ``used`` on
-    the CPU.
+    frames that the transformer has read since it last began. Both are int64 (B,) where rows of different ages were
+    joined, ``used`` on the CPU. kept: see there; None where a new context is made of ``recent``.
     """
 
     past: Past
@@ -30,6 +59,7 @@ class State:
     seeds: Tensor
     frame: int | Tensor = 0
     used: int | Tensor = 0
+    kept: Kept | None = None
 
     def __len__(self) -> int:
         """B."""
@@ -52,6 +82,7 @@ class State:
             seeds=self.seeds[rows],
             frame=self.frame[rows] if isinstance(self.frame, Tensor) else self.frame,
             used=self.used[rows.cpu()] if isinstance(self.used, Tensor) else self.used,
+            kept=None if self.kept is None else self.kept.select(rows),
         )
 
     def fork(self, num: int, seeds: Tensor | Sequence[int] | None = None) -> State:
@@ -86,8 +117,9 @@ class Pred:
 
     frame u8 (B, H, W, 3); reward float32 (B,) or None without a reward head; tokens int64 (B, n), ids of the
     vocabulary; logprob float32 (B,): of the frame's tokens together; entropy float32 (B,): nats per token, their mean;
-    both of the untempered distribution over what could be drawn. recontextualised: the context was encoded anew before
-    this frame.
+    both of the untempered distribution over what could be drawn. recontextualised: the positions were used up before
+    this frame, and the transformer began anew: after the last frames as a new context, or after the context and the
+    frames that are kept.
     """
 
     frame: Tensor
@@ -103,7 +135,7 @@ class Preds:
     """K imagined frames: ``Pred``'s fields with K as second dimension, and the state after the last.
 
     frames u8 (B, K, H, W, 3), rewards (B, K) or None, tokens (B, K, n), logprobs (B, K), entropies (B, K),
-    recontextualised: the frames (0..K-1) before which the context was encoded anew. actions (B, K, A) or None: those
+    recontextualised: the frames (0..K-1) before which the transformer began anew. actions (B, K, A) or None: those
     taken.
     """
 

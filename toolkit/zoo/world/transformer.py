@@ -170,19 +170,22 @@ class VideoTransformer(PreTrainedModel):
         """Whether it predicts rewards."""
         return bool(getattr(self.config, "has_reward", False))
 
-    def forward(self, tokens: Tensor, layout: TokenLayout, actions: Tensor | None = None) -> VideoTransformerOutput:
+    def forward(
+        self, tokens: Tensor, layout: TokenLayout, actions: Tensor | None = None, seen: Tensor | None = None
+    ) -> VideoTransformerOutput:
         """Losses of clips.
 
         Args:
             tokens: int64 (B, L).
             layout: of the tokenizer that made them.
             actions: (B, T, A), given exactly where the network takes actions; rows before T0-1 and the last are unused.
+            seen: what is read in the place of ``tokens``, which stay the targets; None: the same.
 
         Raises:
             ValueError: shapes that do not fit, or more tokens than positions.
         """
         num_future = layout.num_future(tokens.shape[1])
-        embeds = self.embed(tokens, layout, actions)
+        embeds = self.embed(tokens if seen is None else seen, layout, actions)
         hidden = llama_pass(self.llm, embeds, first=layout.prompt_length - 1)  # from the first slot on
         logits = linear(hidden[:, :-1], self.llm.lm_head.weight).float()
         targets = tokens[:, layout.prompt_length :]
