@@ -25,12 +25,16 @@ ROWS = {
     "PSNR of the copied last frame, dB": "prediction.psnr.copy_last",
     "PSNR lost with other clips' actions, dB": "prediction.psnr.true_minus_other_actions",
     "PSNR of the tokenizer's future frames, dB": "tokenizer.psnr.future",
-    "correlation of imagined and true displacement, lesser axis": "actions.r.least.agent",
+    "correlation of imagined and true displacement of the disc, lesser axis": "actions.r.least.agent",
+    "correlation of imagined and true displacement of the block, lesser axis": "actions.r.least.block",
     "R² of the reward head": "reward.r2",
     "60 imagined frames: PSNR, dB": "long.psnr.imagined",
     "60 imagined frames: PSNR of the copied first frame, dB": "long.psnr.copied",
     "60 imagined frames: frames with the disc in its place, share": "long.near.agent",
     "60 imagined frames: frames with the block in its place, share": "long.near.block",
+    "the 60th: PSNR, dB": "long.psnr.imagined.step_60",
+    "the 60th: frames with the disc in its place, share": "long.near.agent.step_60",
+    "the 60th: frames with the block in its place, share": "long.near.block.step_60",
     "60 imagined frames: error of the background's hue, grey levels": "long.hue",
     "60 imagined frames: error of a grey background, grey levels": "long.hue.gray",
 }
@@ -50,7 +54,8 @@ toolkit train-ivideogpt experiment=ivideogpt_shipped init=runs/first seed={seed}
 python experiments/ivideogpt/ship.py runs/push toolkit/ivideogpt/weights
 ```
 
-Commit {git_commit}, config {config_hash}, seed {seed}. The first of the two runs is the one that shipped before (commit
+Config {config_hash}, seed {seed}, commit {git_commit} of a branch, whose training code came
+here with these weights. The first of the two runs is the one that shipped before (commit
 0367d1b3566fb669d9ed2c0ded05a853e8aa8340, config 213a4d7a4d641fa7); the second began from its packed weights.
 
 | held-out worlds | these weights | those before |
@@ -86,7 +91,7 @@ def measure(weights: str, name: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         unpack(weights).save_pretrained(Path(folder) / "world")
         command = [sys.executable, "-m", "toolkit.cli", "train-ivideogpt", "experiment=ivideogpt_shipped"]
-        command += [f"model={folder}/world", "stage=measure", "data.num_train=16", "num_threads=1"]
+        command += ["init=null", f"model={folder}/world", "stage=measure", "data.num_train=16", "num_threads=1"]
         command += ["measure.names=[tokenizer,prediction,actions,reward,long]"]
         subprocess.run([*command, f"hydra.run.dir={folder}/measured"], check=True)
         record = json.loads((Path(folder) / "measured" / "run.json").read_text())
