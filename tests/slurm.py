@@ -305,10 +305,9 @@ def node_dies(trial: Trial) -> str:
 BATCH = """#!/bin/bash
 #SBATCH --nodes=2 --ntasks-per-node=1 --partition=low --signal=TERM@60 --time=60 --requeue --open-mode=append
 srun {python} -m torch.distributed.run --nnodes 2 --nproc_per_node 1 --rdzv_backend c10d \\
-  --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint 127.0.0.1:29511 -m toolkit.cli {words}
-code=$?
-[ $code -eq 0 ] || scontrol requeue "$SLURM_JOB_ID"
-exit $code
+  --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint 127.0.0.1:29511 -m toolkit.cli {words} && exit
+grep -q '^ "status": "interrupted"' run/run.json && scontrol requeue "$SLURM_JOB_ID"
+exit 1
 """
 
 
