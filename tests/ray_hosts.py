@@ -29,10 +29,17 @@ REPO = Path(__file__).resolve().parent.parent
 ADDRESS = f"{HOSTS['here']}:6379"
 PATIENCE_S = 1200
 TRIES = 5  # ray start gives its own processes 30 seconds
+PORTS = [  # given, so that nothing waits for an agent that has to choose one
+    "--dashboard-agent-grpc-port=52366",
+    "--dashboard-agent-listen-port=52365",
+    "--runtime-env-agent-port=52367",
+    "--metrics-export-port=52368",
+]
 QUIET = {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 PATIENT = {  # on a crowded machine its processes take long to come up
     "RAY_worker_register_timeout_seconds": "600",
     "RAY_health_check_timeout_ms": "60000",
+    "RAY_agent_register_timeout_ms": "600000",
 }
 
 
@@ -48,7 +55,7 @@ def start_cluster(root: Path) -> None:
         "there": [f"--address={ADDRESS}"],
     }
     for host, address in HOSTS.items():
-        line = ["ip", "netns", "exec", space(host), *ray, f"--node-ip-address={address}", *own[host]]
+        line = ["ip", "netns", "exec", space(host), *ray, *PORTS, f"--node-ip-address={address}", *own[host]]
         for _ in range(TRIES):
             with open(root / f"{host}.log", "ab") as log:
                 if not subprocess.run(line, env=environment(), stdout=log, stderr=log, cwd=root).returncode:
