@@ -1,0 +1,137 @@
+"""How the cost of each command grows with its main size: processor time, peak memory, and the exponent.
+
+    python experiments/speed/growth.py OUT.json [PICTURE.png] [--curves NAME ...]
+
+A curve is one command at four sizes, each twice the one before, in a process of its own. Time is processor time of one
+thread, memory the most that the process held. What every start costs stands in all of them, so the exponent is that of
+what is added: log2 of the last difference over the one before it. 1 is linear, 2 quadratic. A command that fails is
+told and leaves its curve out; the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from toolkit.runs.files import write_json
+from toolkit.runs.machine import git_commit, machine, package_versions
+
+
+class Curve(NamedTuple):
+    """``words(size)`` is the command line after ``toolkit``; ``prepare(folder, size)`` makes what it reads."""
+
+    name: str
+    size: str  # what is doubled
+    sizes: tuple[int, int, int, int]
+    words: Callable[[int], list[str]]
+    prepare: Callable[[Path, int], None] = lambda folder, size: None
+
+
+def make_runs(folder: Path, size: int) -> None:
+    """``size`` finished runs of a small config under runs/."""
+    config = {"command": "train-disco", "seed": 0, "optim": {"lr": 1e-3}, "network": {"width": 32}}
+    record = {"command": "train-disco", "status": "done", "config": config, "metrics": {"fd": 1.0}, "overrides": []}
+    for number in range(size):
+        run = folder / "runs" / f"{number:06d}"
+        run.mkdir(parents=True)
+        (run / "run.json").write_text(json.dumps(record | {"seed": number}), encoding="utf-8")
+
+
+DISCO = ["train-disco", "experiment=disco_smoke", "stage=denoiser", "optim.num_steps=4", "baseline=none"]
+GROW = ["grow-llm", "experiment=grow_smoke", "stage=pretrain", "budget.tokens=1280"]
+CURVES = (
+    Curve("list", "runs", (1000, 2000, 4000, 8000), lambda size: ["runs", "list"], make_runs),
+    Curve("images", "images a batch", (32, 64, 128, 256), lambda size: [*DISCO, f"optim.batch_size={size}"]),
+    Curve("layers", "layers", (8, 16, 32, 64), lambda size: [*GROW, f"network.num_hidden_layers={size}"]),
+    Curve(
+        "tokens",
+        "tokens of context",
+        (64, 128, 256, 512),
+        lambda size: [*GROW, f"network.context={size}", f"budget.tokens={40 * size}"],
+    ),
+)
+
+
+def measure(curve: Curve, size: int) -> dict[str, float]:
+    """Processor seconds and peak MiB of one command. Raises CalledProcessError where it fails."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        curve.prepare(Path(folder), size)
+        command = [sys.executable, "-m", "toolkit.cli", *curve.words(size)]
+        with open(os.devnull, "wb") as nowhere:
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=nowhere, stderr=nowhere)
+            _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
+    return {"size": size, "time_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
+
+
+def exponent(values: list[float]) -> float | None:
+    """Of what is added when the size doubles; None where less than a tenth of the whole is added."""
+    before, last = values[-2] - values[-3], values[-1] - values[-2]
+    return math.log2(last / before) if before > 0 and last > 0.1 * values[0] else None
+
+
+def table(found: dict[str, list[dict[str, float]]]) -> list[str]:
+    """Lines of a Markdown table: a row for each curve."""
+    lines = ["| curve | doubled | sizes | seconds | exponent | MiB | exponent |", "|---|---|---|---|---:|---|---:|"]
+    for curve in (one for one in CURVES if one.name in found):
+        points = found[curve.name]
+        cells = [curve.name, curve.size, " ".join(str(point["size"]) for point in points)]
+        for key in ("time_s", "peak_mib"):
+            values = [point[key] for point in points]
+            grows = exponent(values)
+            cells += [" ".join(f"{value:.3g}" for value in values), "flat" if grows is None else f"{grows:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def draw(found: dict[str, list[dict[str, float]]], path: str) -> None:
+    """Time and memory over the size, of each curve relative to its smallest."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, key, title in zip(axes, ("time_s", "peak_mib"), ("processor time", "peak memory"), strict=True):
+        for name, points in found.items():
+            first = points[0]
+            sizes = [point["size"] / first["size"] for point in points]
+            axis.loglog(sizes, [point[key] / first[key] for point in points], marker="o", label=name)
+        axis.set(title=title, xlabel="size, of the smallest", ylabel="of the smallest")
+    axes[0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out")
+    parser.add_argument("picture", nargs="?")
+    parser.add_argument("--curves", nargs="+", default=[curve.name for curve in CURVES])
+    options = parser.parse_args()
+    found: dict[str, list[dict[str, float]]] = {}
+    failed = []
+    for curve in (one for one in CURVES if one.name in options.curves):
+        try:
+            found[curve.name] = [measure(curve, size) for size in curve.sizes]
+            print(table({curve.name: found[curve.name]})[-1], flush=True)
+        except subprocess.CalledProcessError as error:
+            failed.append(curve.name)
+            print(f"{curve.name}: {error}", file=sys.stderr)
+    made_by = {"command": "python experiments/speed/growth.py", "commit": git_commit(), "machine": machine()}
+    write_json(options.out, made_by | {"versions": package_versions(), "curves": found})
+    print("\n".join(table(found)))
+    if options.picture:
+        draw(found, options.picture)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
