@@ -45,17 +45,17 @@ def make_runs(folder: Path, size: int) -> None:
         (run / "run.json").write_text(json.dumps(record | {"seed": number}), encoding="utf-8")
 
 
-DISCO = ["train-disco", "experiment=disco_smoke", "stage=denoiser", "optim.num_steps=4", "baseline=none"]
-GROW = ["grow-llm", "experiment=grow_smoke", "stage=pretrain", "budget.tokens=1280"]
+DISCO = ["train-disco", "experiment=disco_smoke", "stage=denoiser", "optim.num_steps=40", "baseline=none"]
+GROW = ["grow-llm", "experiment=grow_smoke", "stage=pretrain", "budget.tokens=12800"]
 CURVES = (
     Curve("list", "runs", (1000, 2000, 4000, 8000), lambda size: ["runs", "list"], make_runs),
-    Curve("images", "images a batch", (32, 64, 128, 256), lambda size: [*DISCO, f"optim.batch_size={size}"]),
+    Curve("images", "images a batch", (64, 128, 256, 512), lambda size: [*DISCO, f"optim.batch_size={size}"]),
     Curve("layers", "layers", (8, 16, 32, 64), lambda size: [*GROW, f"network.num_hidden_layers={size}"]),
     Curve(
         "tokens",
         "tokens of context",
         (64, 128, 256, 512),
-        lambda size: [*GROW, f"network.context={size}", f"budget.tokens={40 * size}"],
+        lambda size: [*GROW, f"network.context={size}", f"budget.tokens={200 * size}"],
     ),
 )
 
@@ -75,9 +75,9 @@ def measure(curve: Curve, size: int) -> dict[str, float]:
 
 
 def exponent(values: list[float]) -> float | None:
-    """Of what is added when the size doubles; None where less than a tenth of the whole is added."""
+    """Of what is added when the size doubles; None where that is less than a tenth of the smallest, twice running."""
     before, last = values[-2] - values[-3], values[-1] - values[-2]
-    return math.log2(last / before) if before > 0 and last > 0.1 * values[0] else None
+    return math.log2(last / before) if min(before, last) > 0.1 * values[0] else None
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> list[str]:
