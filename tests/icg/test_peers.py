@@ -15,7 +15,7 @@ from toolkit.icg.guiders.base import Branch
 from toolkit.icg.guiders.hooks import Attached
 from toolkit.icg.methods import CFG, METHODS, NoGuidance
 from toolkit.icg.peers.frequency_decoupled_guidance import FrequencyDecoupledGuidance, scaled_by_frequency
-from toolkit.icg.peers.settings import FDG, SLG, CFGAndSLG
+from toolkit.icg.peers.settings import FDG, SLG, CFGAndSLG, CFGZeroStar
 from toolkit.icg.peers.skip_layer_guidance import SkipLayerGuidance, find_blocks
 from toolkit.icg.sources.base import Request
 
@@ -191,6 +191,11 @@ def test_they_stand_beside_on_pipelines(tmp_path):
     with pytest.raises(UserError, match="compile=true: SLG needs the network itself"):
         source.config.compile = True
         source.refuse(SLG(layers=[0]))
+
+
+def test_cfg_zero_star_leaves_its_first_steps_out_unless_it_guides_nothing():
+    steps = [CFGZeroStar(zero_init_steps=2).make(scale, 0).zero_init_steps for scale in (1.0, 3.0)]
+    assert steps == [0, 2]
 
 
 def test_they_have_rows_of_the_table():

@@ -62,6 +62,15 @@ def test_trials_that_fail_are_told_and_counted(toy, capfd):
         search("train-toy", [*words, "seed=1"], Path("one"), 4, 0)
 
 
+def test_the_best_trial_is_the_one_with_the_least_objective(toy, capfd):
+    assert search("train-toy", ["optim.lr=tag(log,interval(1e-3,1e-1))", "optim.num_steps=3"], Path("one"), 3, 0) == 0
+    values = [value for _, value, _ in trials(toy / "one")]
+    assert len(set(values)) == 3
+    best = values.index(min(values))
+    said = capfd.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"best: {min(values):.6g} with optim.lr=") and said.endswith(f"(one/{best:04d})")
+
+
 def test_a_journal_of_somebody_else_names_nothing_that_is_run(toy):
     words = ["optim.lr=0.01,0.02", "optim.num_steps=1"]
     assert search("train-toy", words, Path("one"), 1, 0) == 0
@@ -71,6 +80,12 @@ def test_a_journal_of_somebody_else_names_nothing_that_is_run(toy):
     theirs.ask()  # killed before its settings were chosen
     assert search("train-toy", words, Path("one"), 4, 0) == 0
     assert [state for *_, state in trials(toy / "one")] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+
+
+def test_a_run_that_failed_has_no_objective_whatever_its_record_says(toy, monkeypatch):
+    monkeypatch.setattr(study, "read_record", lambda folder: {"objective": 1.0})
+    search("train-toy", ["optim.lr=1e30,2e30", "optim.num_steps=2"], Path("one"), 1, 0)
+    assert [(value, state) for _, value, state in trials(toy / "one")] == [(None, "FAIL")]
 
 
 def test_a_run_without_an_objective_is_no_trial(toy, monkeypatch):
