@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -146,3 +147,12 @@ def test_keys_that_do_not_fit():
 def test_a_training_that_tracks_no_average_leaves_no_folder(tmp_path):
     EMASnapshots(tmp_path / "ema", torch.nn.Linear(1, 1), []).store(1)
     assert not (tmp_path / "ema").exists()
+
+
+def test_a_snapshot_says_how_many_images_were_seen(tmp_path):
+    snapshots = EMASnapshots(tmp_path, nn.Linear(1, 1), [0.05])
+    for num_images in (8, 4):
+        snapshots.update(num_images)
+    snapshots.store(2)
+    with safe_open(tmp_path / "000000002-0.05.safetensors", "pt") as file:
+        assert file.metadata() == {"num_images": "12"}
