@@ -52,12 +52,19 @@ def _distribution(word: str, override: Any) -> Any:
     is_log = "log" in getattr(value, "tags", set())
     try:
         if isinstance(value, IntervalSweep):
-            ends = value.start, value.end
-            if all(isinstance(end, int) for end in ends):
-                return IntDistribution(*ends, log=is_log)
-            return FloatDistribution(*ends, log=is_log)
-        if isinstance(value, RangeSweep) and all(isinstance(x, int) for x in (value.start, value.stop, value.step)):
-            return IntDistribution(value.start, list(value.range())[-1], step=value.step)
+            low: Any = value.start
+            high: Any = value.end
+            if isinstance(low, int) and isinstance(high, int):
+                return IntDistribution(low, high, log=is_log)
+            return FloatDistribution(low, high, log=is_log)
+        if isinstance(value, RangeSweep):
+            start, stop, step = (_whole(end) for end in (value.start, value.stop, value.step))
+            if start is not None and stop is not None and step is not None:
+                return IntDistribution(start, range(start, stop, step)[-1], step=step)
         return CategoricalDistribution(list(override.sweep_string_iterator()))
     except (ValueError, IndexError) as error:
         raise UserError(f"{word}: {error}") from None
+
+
+def _whole(number: Any) -> int | None:
+    return number if isinstance(number, int) else None
