@@ -344,6 +344,10 @@ class TrainIVideoGPT(Job):
 
     def check(self) -> None:
         """What must fit together across groups."""
+        if self.optim.transformer.sharding == "fsdp" and self.compile:
+            raise UserError(
+                "compile=true: not with optim.transformer.sharding=fsdp, whose layers go by code of their own"
+            )
         if self.num_frames <= self.context_length:
             raise UserError(f"num_frames={self.num_frames}: must be more than context_length={self.context_length}")
         if self.goal_conditioned and self.blind_context:

@@ -162,6 +162,11 @@ SEVERAL, SLOW = "sharding=fsdp: needs several processes", pytest.mark.slow
         pytest.param(
             "enhance-video", ["experiment=enhance_train_keys", "optim.sharding=fsdp"], "is of stage=train", marks=SLOW
         ),
+        (
+            "train-ivideogpt",
+            ["experiment=ivideogpt_smoke", "optim.transformer.sharding=fsdp", "compile=true"],
+            "compile=true: not with optim.transformer.sharding=fsdp",
+        ),
         pytest.param(
             "enhance-video",
             ["experiment=enhance_train_small", "optim.sharding=fsdp", "compile=true"],

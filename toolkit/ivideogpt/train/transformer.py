@@ -173,7 +173,7 @@ def train_transformer(
 def _prepared(objective: TransformerObjective, config: TrainIVideoGPT, accelerator: Accelerator) -> Any:
     """The objective shared among processes as asked."""
     if config.optim.transformer.sharding == "fsdp":
-        return shard(objective, objective.transformer.llm.model.layers, compiled=config.compile)
+        return shard(objective, objective.transformer.llm.model.layers)
     if config.compile:
         objective.transformer.compile()
     return accelerator.prepare_model(objective)
