@@ -7,7 +7,7 @@ import torch
 
 from tests.toyroom.config import TrainToy
 from toolkit.errors import UserError
-from toolkit.runs.device import accelerator_of
+from toolkit.runs.device import accelerator_of, choices
 from toolkit.runs.record import Run
 
 
@@ -25,3 +25,14 @@ def test_a_device_that_is_not_there(tmp_path, device):
         pytest.skip("this machine has one")
     with pytest.raises(UserError, match=f"device={device}: no .* is visible; use device=auto or device=cpu"):
         accelerator_of(Run(tmp_path / "one", TrainToy(device=device)))
+
+
+def test_optimisers_and_layouts_are_said_as_they_are():
+    plain, turned, pointwise = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 1)
+    turned.to(memory_format=torch.channels_last)
+    fused = torch.optim.AdamW([*turned.parameters(), *pointwise.parameters()], fused=True)
+    assert choices([fused]) == ["AdamW fused", "convolutions channels-last"]
+    both = [torch.optim.Adam([*plain.parameters(), *turned.parameters()])]
+    assert choices(both) == ["Adam not fused", "convolutions channels-last and contiguous"]
+    assert choices([fused, torch.optim.SGD(torch.nn.Linear(3, 4).parameters())])[:2] == ["AdamW fused", "SGD not fused"]
+    assert choices([torch.optim.SGD(torch.nn.Linear(3, 4).parameters())]) == ["SGD not fused"]

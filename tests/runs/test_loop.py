@@ -21,6 +21,12 @@ def test_fewer_steps_than_were_trained_is_another_config(toy, capfd):
     assert "optim.num_steps is 13 there, 12 here" in capfd.readouterr().err
 
 
+def test_what_a_stage_trains_by_is_said_once(toy, capfd):
+    assert run_here("optim.num_steps=3", "log_every_steps=1", "hydra.run.dir=one") == 0
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("train: Adam not fused") == 1
+
+
 def test_the_newest_checkpoints_are_kept(toy):
     run_here("optim.num_steps=30", "checkpoint_every_steps=10", "keep_checkpoints=2", "hydra.run.dir=one")
     kept = sorted(path.name[:14] for path in (toy / "one/checkpoints/train").iterdir())

@@ -15,6 +15,8 @@ from toolkit.runs.machine import cores
 from toolkit.schema import Job
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
     from accelerate import Accelerator
 
@@ -105,6 +107,18 @@ def check_device(device: str, said: str) -> None:
     except (RuntimeError, AssertionError) as error:  # a name that is none; a build without it
         why = str(error).splitlines()[0]
         raise UserError(f"{said}: cannot be used here ({why}); use cpu, or cuda where there is one") from None
+
+
+def choices(optimizers: Iterable[torch.optim.Optimizer]) -> list[str]:
+    """How a stage trains, in words: each optimiser, fused to one kernel or not, and the layouts in memory of the
+    convolutions' weights that it moves, if any."""
+    said, layouts = [], set()
+    for optimizer in optimizers:
+        said.append(f"{type(optimizer).__name__} {'fused' if optimizer.defaults.get('fused') else 'not fused'}")
+        for weight in (one for group in optimizer.param_groups for one in group["params"] if one.dim() == 4):
+            if weight.shape[1] > 1 and weight.shape[2:].numel() > 1:  # else both are the same
+                layouts.add("channels-last" if weight.stride(1) == 1 else "contiguous")
+    return said + [f"convolutions {' and '.join(sorted(layouts))}"] * bool(layouts)
 
 
 def dtype_of(precision: str) -> torch.dtype:

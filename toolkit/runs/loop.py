@@ -8,6 +8,7 @@ equal the uninterrupted run bit for bit.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -16,6 +17,7 @@ import torch
 
 from toolkit.errors import Interrupted, JobError, UserError
 from toolkit.runs import checkpoint, progress, signals
+from toolkit.runs.device import choices
 from toolkit.runs.distributed import barrier, gather, rank, world_size
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import seed_all
@@ -23,6 +25,7 @@ from toolkit.runs.states.sharding import spread, whole
 from toolkit.runs.states.writing import Writer
 
 T = TypeVar("T")
+log = logging.getLogger("toolkit")
 
 
 class Stateful(Protocol):
@@ -173,15 +176,17 @@ class Loop:
             raise JobError(f"{self.stage}: {name} is {value} at step {step}; stopped ({kept}); try a smaller optim.lr")
 
     def _watch_optimizers(self) -> None:
-        """Note when an optimizer begins to change what it trains."""
+        """Note when an optimizer begins to change what it trains; say on rank 0 what they are."""
 
         def touch(*_: Any) -> None:
             self._is_touched = True
 
-        for item in self.state.values():
-            optimizer = getattr(item, "optimizer", item)
-            if isinstance(optimizer, torch.optim.Optimizer):
-                optimizer.register_step_pre_hook(touch)
+        found = [getattr(item, "optimizer", item) for item in self.state.values()]
+        optimizers = [one for one in found if isinstance(one, torch.optim.Optimizer)]
+        for optimizer in optimizers:
+            optimizer.register_step_pre_hook(touch)
+        if optimizers and rank() == 0:
+            log.info("%s: %s", self.stage, ", ".join(choices(optimizers)))
 
     def _rescue(self) -> None:
         """Keep the steps since the last checkpoint where the step that fails has changed nothing yet (bad data, say).
