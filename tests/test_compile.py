@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 from torch._dynamo.utils import counters
 
 from tests.stacking.models import make_model, token_ids
+from tests.zoo.video.test_unet import inputs, make_pair
+from tests.zoo.world.nano_world import nano_clips, nano_tokenizer, nano_transformer
 from toolkit.launch import launch
 from toolkit.runs.states.sharding import shard
 from toolkit.stacking.pretrain.language_loss import LanguageModelLoss
+from toolkit.zoo.world import linear
 
 GROW = ["experiment=grow_smoke", "stage=pretrain", "optim.batch_size=8", "compare.eval_tokens=320", "num_threads=1"]
 
@@ -51,3 +55,24 @@ def test_layers_that_are_sharded_are_compiled_one_by_one_into_one_graph(tmp_path
         dist.destroy_process_group()
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     assert counters["stats"]["unique_graphs"] == 1 and len(layers) > 1 and not counters["graph_break"]
+
+
+def test_a_world_models_transformer_is_one_graph(monkeypatch):
+    """``fullgraph`` raises at a break of the graph."""
+    monkeypatch.setattr(linear, "_LEAST_PRODUCTS", 0)  # as of a network of a real size
+    tokenizer, (frames, actions) = nano_tokenizer(), nano_clips(dtype=torch.float32)
+    network = nano_transformer(tokenizer, has_reward=True).train()
+    tokens = tokenizer.tokenize(frames)
+    expected = network(tokens, tokenizer.layout, actions)
+    found = torch.compile(network, backend="eager", fullgraph=True)(tokens, tokenizer.layout, actions)
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=1e-6)
+
+
+@pytest.mark.slow  # torch traces it for seconds
+def test_a_video_network_is_one_graph():
+    x, t, y, given = inputs()
+    pair = make_pair(random_control=True, block_out_channels=(16,), attention_levels=(False,)).train()
+    given |= {"t_hint": torch.tensor([150, 20]), "up_scale": torch.tensor([2.0, 4.0])}
+    expected = pair(x, t, y, **given)
+    found = torch.compile(pair, backend="eager", fullgraph=True)(x, t, y, **given)
+    torch.testing.assert_close(found, expected)
