@@ -57,7 +57,7 @@ class Row:
     available: str
 
 
-ARCHIVES = (".zip", ".npz", ".npy", ".tar", ".parquet")  # of images, read as folders are
+ARCHIVES = (".zip", ".npz", ".npy", ".tar", ".parquet", ".arrow")  # of images, read as folders are
 _MNIST = "CC BY-SA 3.0"
 _TOYS = "toolkit.data.images.toys"
 _OWN = "its owner's"

@@ -1,4 +1,4 @@
-"""Tar shards of WebDataset and parquet files of Hugging Face: their splits, classes and pixels; refusals in a line."""
+"""Tar shards of WebDataset, parquet and arrow files of Hugging Face: splits, classes, pixels; refusals in a line."""
 
 import gzip
 import io
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.data.images.test_folder import fill, load, picture
+from toolkit.data import batches
 from toolkit.data.images import folder as folder_module
 from toolkit.errors import UserError
 
@@ -183,3 +184,118 @@ def test_parquet_that_cannot_be_used_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(UserError, match=r"set\.parquet: cannot be read as parquet"):
         load(path)
+
+
+# -- arrow -----------------------------------------------------------------------------------------------------------
+
+
+def saved(folder, numbers, names=("cat", "dog", "eel"), shards=2, images=None):
+    """A set as ``save_to_disk`` of Hugging Face's datasets writes it, labelled by number modulo the classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers, files = list(numbers), []
+    content = images or [{"bytes": png(number), "path": None} for number in numbers]
+    whole = pyarrow.table({"image": content, "label": [number % len(names) for number in numbers]})
+    for shard in range(shards):
+        files.append(f"data-{shard:05d}-of-{shards:05d}.arrow")
+        each = len(whole) // shards
+        part = whole.slice(shard * each, each)
+        with pyarrow.ipc.new_stream(folder / files[-1], whole.schema) as stream:
+            stream.write_table(part, max_chunksize=4)
+    features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+    (folder / "dataset_info.json").write_text(json.dumps({"description": "", "features": features}))
+    (folder / "state.json").write_text(
+        json.dumps({"_data_files": [{"filename": one} for one in files], "_split": None})
+    )
+    return folder
+
+
+@pytest.mark.parametrize("few", [2**27, 0])
+def test_a_set_saved_to_disk_has_its_rows_and_the_names_of_its_classes(tmp_path, monkeypatch, few):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(folder_module, "FEW_PIXELS", few)
+    loaded = load(saved(tmp_path / "set", range(30)))
+    assert loaded.class_names == ("cat", "dog", "eel") and loaded.num_classes == 3
+    found = [numbers_of(part) for part in (loaded.train, loaded.valid, loaded.test)]
+    assert sum(map(len, found)) == 30 and found[0] | found[1] | found[2] == {n: n % 3 for n in range(30)}
+    assert load(tmp_path / "set").contents() == loaded.contents()
+    lone = load(tmp_path / "set" / "data-00001-of-00002.arrow")
+    assert lone.class_names == ("cat", "dog", "eel") and max(numbers_of(lone.train)) > 14
+
+
+def test_the_splits_of_a_saved_set_are_its_folders(tmp_path):
+    saved(tmp_path / "saved" / "train", range(20), shards=1)
+    saved(tmp_path / "saved" / "test", range(20, 25), shards=1)
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    loaded = load(tmp_path / "saved")
+    assert numbers_of(loaded.test) == {n: n % 3 for n in range(20, 25)}
+    assert numbers_of(loaded.train) | numbers_of(loaded.valid) == {n: n % 3 for n in range(20)}
+
+
+def test_batches_of_arrow_files_continue_at_any_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "IN_MEMORY_BYTES", 0)  # every batch is read from the files
+    split = load(saved(tmp_path / "set", range(30)), cache=False).train
+    assert split.store is None
+    whole = [next_ for next_, _ in zip(batches(split, 7, seed=1), range(9), strict=False)]
+    again = [next_ for next_, _ in zip(batches(split, 7, seed=1, start_step=4, num_workers=2), range(5), strict=False)]
+    for (x, labels), (same, same_labels) in zip(whole[4:], again, strict=True):
+        assert torch.equal(x, same) and torch.equal(labels, same_labels)
+
+
+def test_files_that_an_earlier_save_left_are_not_of_the_set(tmp_path):
+    saved(tmp_path / "set", range(30), shards=3)
+    saved(tmp_path / "set", range(10), shards=2)
+    loaded = load(tmp_path / "set")
+    assert sum(len(part) for part in (loaded.train, loaded.valid, loaded.test)) == 10
+
+
+def test_arrow_files_that_cannot_be_used_are_refused(tmp_path):
+    folder = saved(tmp_path / "set", range(12))
+    first = folder / "data-00000-of-00002.arrow"
+    whole = first.read_bytes()
+    offsets = np.cumsum([0, *(len(png(number)) for number in range(3))], dtype=np.int32)  # of the first images
+    assert offsets.tobytes() in whole
+    for content, said in (
+        (whole[:-8], "is cut short"),
+        (whole.replace(offsets.tobytes(), offsets[[0, 3, 1, 2]].tobytes(), 1), "cannot be read as arrow: "),
+        (whole[:-100], "cannot be read as arrow: "),
+        (b"ARROW1\0\0" + whole, "cannot be read as arrow: "),
+        (b"", "cannot be read as arrow: "),
+    ):
+        first.write_bytes(content)
+        with pytest.raises(UserError, match=rf"data-00000-of-00002\.arrow: {said}"):
+            load(folder)
+    first.unlink()
+    with pytest.raises(UserError, match=r"state\.json: names data-00000-of-00002\.arrow, which is not there"):
+        load(folder)
+    for name, said in (("state", "not the state of a set"), ("dataset_info", "does not describe the columns")):
+        saved(tmp_path / "set", range(12))
+        (folder / f"{name}.json").write_text("[]")
+        with pytest.raises(UserError, match=rf"{name}\.json: {said}"):
+            load(folder)
+    saved(
+        folder, range(6), images=[{"bytes": None, "path": "a.png"}, *({"bytes": png(n), "path": ""} for n in range(5))]
+    )
+    with pytest.raises(UserError, match=r"00002\.arrow/00000000: not a readable image \(the row holds no bytes"):
+        load(folder)
+    (folder / "state.json").unlink()
+    table(folder / "more.parquet", range(3))
+    with pytest.raises(UserError, match="holds shards of several kinds"):
+        load(tmp_path / "set")
+
+
+def test_labels_that_are_no_classes_are_refused(tmp_path):
+    path = table(tmp_path / "set.parquet", range(4), [[0, 1]] * 4)
+    with pytest.raises(UserError, match=r"set\.parquet: the column label must be whole numbers or text.*; is list"):
+        load(path)
+
+
+def test_what_the_library_saves_is_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog", "eel"]))
+    rows = {"image": [picture(number) for number in range(30)], "label": [number % 3 for number in range(30)]}
+    made = datasets.Dataset.from_dict(rows, features=features)
+    parts = {"train": made.select(range(20)), "test": made.select(range(29, 19, -1))}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set", num_shards={"train": 2, "test": 1})
+    loaded = load(tmp_path / "set")
+    assert loaded.class_names == ("cat", "dog", "eel") and numbers_of(loaded.test) == {n: n % 3 for n in range(20, 30)}
+    assert numbers_of(loaded.train) | numbers_of(loaded.valid) == {n: n % 3 for n in range(20)}

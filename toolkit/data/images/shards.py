@@ -1,4 +1,4 @@
-"""Images in tar shards of WebDataset and in parquet files of Hugging Face, read in place by their position."""
+"""Images in tar shards of WebDataset, in parquet and arrow files of Hugging Face, read in place by their position."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import re
 import struct
 import tarfile
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +22,8 @@ from toolkit.data.splits import split_of
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
 
-KINDS = (".tar", ".parquet")
+STATE = "state.json"  # beside arrow files: which of them are the set
+END_OF_STREAM = bytes.fromhex("ffffffff00000000")  # of arrow's IPC format
 CLASS_MEMBER = ".cls"  # of WebDataset: the class as a number in text
 Label = int | str
 
@@ -47,7 +50,7 @@ def find_shards(path: Path) -> list[Path]:
     None where there are image files or other folders beside them: then it is a folder of images.
     """
     if path.is_file():
-        return [path] if path.suffix in KINDS else []
+        return [path] if path.suffix in OPENERS else []
     inner = [one for one in sorted(path.iterdir()) if one.is_dir() and one.name[0] not in "._"] if path.is_dir() else []
     found: list[Path] = []
     for place in [path, *inner]:
@@ -55,8 +58,22 @@ def find_shards(path: Path) -> list[Path]:
         is_plain = any(is_image(one.name) for one in files) or (place != path and any(one.is_dir() for one in files))
         if is_plain or (place != path and not (place.name == "data" or split_of(place))):
             return []
-        found += [one for one in files if one.suffix in KINDS and one.is_file() and one.stem != "metadata"]
+        shards = [one for one in files if one.suffix in OPENERS and one.is_file() and one.stem != "metadata"]
+        is_saved = any(one.suffix == ".arrow" for one in shards) and (place / STATE).is_file()
+        found += _saved(place / STATE, shards) if is_saved else shards
     return found
+
+
+def _saved(state: Path, shards: list[Path]) -> list[Path]:
+    """Those of ``shards`` that Hugging Face's ``save_to_disk`` wrote last, in its order; older ones may be left."""
+    try:
+        names = [one["filename"] for one in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{state}: not the state of a set that save_to_disk wrote ({error!r:.100})") from None
+    there = {one.name: one for one in shards}
+    if lacking := [name for name in names if name not in there]:
+        raise UserError(f"{state}: names {lacking[0]!s:.100}, which is not there; save or copy the set again")
+    return [there[name] for name in names]
 
 
 class ShardArchive:
@@ -69,15 +86,14 @@ class ShardArchive:
     def __init__(self, path: Path, shards: list[Path]) -> None:
         self.path = path
         if len({one.suffix for one in shards}) > 1:
-            raise UserError(f"{path}: holds tar and parquet files; take one kind away")
+            raise UserError(f"{path}: holds shards of several kinds (tar, parquet, arrow); keep one kind")
         self._shards: dict[str, Shard] = {}
         self.splits: dict[str, list[str]] = {}
         for shard in shards:
             name = "" if shard == path else shard.relative_to(path).as_posix()
-            opened: Shard = TarShard(shard) if shard.suffix == ".tar" else ParquetShard(shard)
-            self._shards[name] = opened
+            self._shards[name] = OPENERS[shard.suffix](shard)
             self.splits.setdefault(_split_of(path, name), []).extend(
-                f"{name}/{item}".lstrip("/") for item in opened.items
+                f"{name}/{item}".lstrip("/") for item in self._shards[name].items
             )
         self._name_splits(shards)
 
@@ -189,25 +205,21 @@ def _key(name: str) -> str:
     return f"{folder}{slash}{last.partition('.')[0]}"
 
 
+# -- tables of Hugging Face ------------------------------------------------------------------------------------------
+
+
 class ParquetShard:
     """A parquet file with a column of encoded images, as Hugging Face keeps them, and perhaps one called "label"."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import pyarrow.parquet
-        except ImportError:
-            raise UserError(f"{path}: parquet files are read by pyarrow: {install_hint('formats')}") from None
         self.path, self._lock = path, threading.Lock()
-        self._errors: tuple[type[Exception], ...] = (pyarrow.ArrowException, OSError)
-        try:
-            self._file = pyarrow.parquet.ParquetFile(path)
+        with _pyarrow(path) as arrow:
+            self._file = arrow.parquet.ParquetFile(path)
             schema = self._file.schema_arrow
-            self._column = self._image_column(schema)
-            names = [name for name in ("label", "labels") if name in schema.names]
-            labels = self._file.read(columns=names).column(0).to_pylist() if names else None
-        except self._errors as error:
-            raise UserError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())[:160]}") from None
-        self.class_names = _names_of(schema, names[0]) if names else ()
+            self._column, label = _columns(path, schema)
+            labels = self._file.read(columns=[label]).column(0).to_pylist() if label else None
+        self._errors: tuple[type[Exception], ...] = (arrow.ArrowException, OSError)
+        self.class_names = _names_of(_features(schema), label)
         groups = [self._file.metadata.row_group(number) for number in range(self._file.num_row_groups)]
         self._rows = [(number, row) for number, group in enumerate(groups) for row in range(group.num_rows)]
         self.items = {
@@ -215,20 +227,6 @@ class ParquetShard:
             for position, (number, _) in enumerate(self._rows)
         }
         self._group = functools.lru_cache(maxsize=2)(self._read_group)
-
-    def _image_column(self, schema: Any) -> str:
-        import pyarrow
-
-        def is_image(kind: Any) -> bool:
-            if pyarrow.types.is_struct(kind):
-                return any(kind.field(number).name == "bytes" for number in range(kind.num_fields))
-            return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-
-        found = [field.name for field in schema if is_image(field.type)]
-        if len(found) != 1:
-            said = f"columns {', '.join(found)}" if found else f"no column of encoded images among {schema.names}"
-            raise UserError(f"{self.path}: must have one column of encoded images (bytes); has {said}")
-        return found[0]
 
     def _read_group(self, number: int) -> list[Any]:
         return self._file.read_row_group(number, columns=[self._column]).column(0).to_pylist()
@@ -240,17 +238,124 @@ class ParquetShard:
                 value = self._group(number)[row]
         except self._errors as error:
             raise OSError(f"{' '.join(str(error).split())[:160]}") from error
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if content is None:
-            raise OSError("the row holds no bytes of an image")
-        return content
+        return _there(value.get("bytes") if isinstance(value, dict) else value)
 
 
-def _names_of(schema: Any, column: str) -> tuple[str, ...]:
-    """The names of a ClassLabel of Hugging Face's datasets, from the file's metadata."""
+class ArrowShard:
+    """An arrow file of Hugging Face (a stream of record batches, as ``save_to_disk`` writes), of the same columns.
+
+    It is mapped into memory: opening it reads offsets and labels, and a row is read where it lies.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with _pyarrow(path) as arrow:
+            with arrow.ipc.open_stream(arrow.memory_map(str(path))) as stream:
+                schema, batches = stream.schema, list(stream)
+            _check_end(path)
+            column, label = _columns(path, schema)
+            labels: list[Label | None] = []
+            sizes: list[int] = []
+            self._rows: list[tuple[Any, int]] = []  # an array of encoded images, a row of it
+            for batch in batches:
+                batch.validate(full=True)  # offsets of a damaged file would be followed anywhere
+                images = batch.column(column)
+                content = images.field("bytes") if arrow.types.is_struct(images.type) else images
+                labels += batch.column(label).to_pylist() if label else [None] * len(batch)
+                sizes += arrow.compute.binary_length(content).fill_null(0).to_pylist()
+                self._rows += [(content, row) for row in range(len(batch))]
+        self.class_names = _names_of(_described(path) or _features(schema), label)
+        self.items = {
+            f"{row:08d}": Item(label, size) for row, (label, size) in enumerate(zip(labels, sizes, strict=True))
+        }
+
+    def read(self, name: str) -> bytes:
+        content, row = self._rows[int(name)]
+        return _there(content[row].as_py())
+
+
+@contextmanager
+def _pyarrow(path: Path) -> Iterator[Any]:
+    """The package; UserError where it is not installed, and for what it cannot read of ``path`` within the block."""
+    kind = path.suffix[1:]
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{path}: {kind} files are read by pyarrow: {install_hint('formats')}") from None
+    try:
+        yield pyarrow
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read as {kind}: {' '.join(str(error).split())[:160]}") from None
+
+
+def _check_end(path: Path) -> None:
+    """UserError for a stream that lacks its last mark: cut between two batches it would pass for a whole one."""
+    with open(path, "rb") as file:
+        file.seek(-len(END_OF_STREAM), os.SEEK_END)
+        if file.read() != END_OF_STREAM:
+            raise UserError(f"{path}: is cut short: an arrow stream ends with a mark, which is not there")
+
+
+def _columns(path: Path, schema: Any) -> tuple[str, str | None]:
+    """The column of images, and that of labels where there is one. UserError where they are of other types."""
+    from pyarrow import types
+
+    def is_bytes(kind: Any) -> bool:
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    def is_image(kind: Any) -> bool:
+        if types.is_struct(kind):
+            fields = [kind.field(number) for number in range(kind.num_fields)]
+            return any(field.name == "bytes" and is_bytes(field.type) for field in fields)
+        return is_bytes(kind)
+
+    images = [field.name for field in schema if is_image(field.type)]
+    if len(images) != 1:
+        said = f"columns {', '.join(images)}" if images else f"no column of encoded images among {schema.names}"
+        raise UserError(f"{path}: must have one column of encoded images (bytes); has {said}")
+    label = next((name for name in ("label", "labels") if name in schema.names), None)
+    kind = schema.field(label).type if label else None
+    if kind is not None and not any(
+        is_kind(kind) for is_kind in (types.is_integer, types.is_string, types.is_large_string, types.is_dictionary)
+    ):
+        raise UserError(f"{path}: the column {label} must be whole numbers or text, a class each; is {kind}")
+    return images[0], label
+
+
+def _there(content: bytes | None) -> bytes:
+    if content is None:
+        raise OSError("the row holds no bytes of an image")
+    return content
+
+
+def _features(schema: Any) -> Any:
+    """What Hugging Face's datasets say of the columns, from the file's metadata."""
+    try:
+        return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _described(path: Path) -> Any:
+    """The same from ``dataset_info.json`` beside the file, which goes before; None where there is none."""
+    file = path.with_name("dataset_info.json")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["features"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{file}: does not describe the columns of a set of Hugging Face ({error!r:.100})") from None
+
+
+def _names_of(features: Any, column: str | None) -> tuple[str, ...]:
+    """The names of the ClassLabel ``column``; none where it is no such."""
+    try:
         names = features[column]["names"]
         return tuple(names) if all(isinstance(name, str) for name in names) else ()
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, TypeError):
         return ()
+
+
+OPENERS: dict[str, Callable[[Path], Shard]] = {".tar": TarShard, ".parquet": ParquetShard, ".arrow": ArrowShard}
