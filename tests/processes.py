@@ -7,7 +7,7 @@ curves must be those of the one process up to rounding (``TOLERANCE``, relative)
 must end within a minute and leave a checkpoint from which 4 processes go on to the end; and a job whose processes are
 all killed, resumed, must equal one that nobody touched, byte by byte. ``--parts sharding``: 2 processes that share
 weights, gradients, moments and averages (FSDP), and one process that goes on from what they left. Prints a table; exits
-with 1 where one fails.
+with 1 where one fails. In a file of ``--out`` that is there, rows that were not asked for stay.
 """
 
 from __future__ import annotations
@@ -256,6 +256,12 @@ def check(command: str) -> list[dict[str, Any]]:
     return rows
 
 
+def merge(table: dict[str, Any], command: str, rows: list[dict[str, Any]]) -> None:
+    """Put ``rows`` into a table, each in the place of the one of its case; those of sharding come last."""
+    cases = {row["case"]: row for row in [*table.get(command, []), *rows]}
+    table[command] = sorted(cases.values(), key=lambda row: "fsdp" in row["case"])
+
+
 def show(command: str, row: dict[str, Any]) -> None:
     told = {name: f"{value:.1e}" if isinstance(value, float) else value for name, value in row.items()}
     print(command, *(f"{name}={value}" for name, value in told.items()), sep="  ", flush=True)
@@ -268,19 +274,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     out = asked.out and asked.out.resolve()
-    table = {}
+    table = json.loads(out.read_text()) if out and out.exists() else {}
+    found = []
     for command in asked.commands:
         folder = tempfile.mkdtemp(prefix="processes-")
         os.chdir(folder)
         make_data()
         train("python", 1, command, "one")
-        table[command] = check(command) if "copies" in asked.parts else []
-        table[command] += check_sharding(command) if "sharding" in asked.parts else []
+        rows = check(command) if "copies" in asked.parts else []
+        rows += check_sharding(command) if "sharding" in asked.parts else []
         os.chdir(REPO)
         shutil.rmtree(folder)
-    if out:
-        out.write_text(json.dumps(table, indent=1) + "\n")
-    return 0 if all(row["holds"] for rows in table.values() for row in rows) else 1
+        found += rows
+        merge(table, command, rows)
+        if out:
+            out.write_text(json.dumps(table, indent=1) + "\n")
+    return 0 if all(row["holds"] for row in found) else 1
 
 
 if __name__ == "__main__":
