@@ -1,10 +1,16 @@
 """Images a second and core of our data path, of torchvision's and of webdataset's loader, on the same files.
 
     python tests/loader.py [--num 2000] [--size 64] [--edge 500] [--seconds 10] [--out table.json]
+    python tests/loader.py --workers 2 [--rounds 3] ...
 
 Makes JPEG pictures of ``--edge`` pixels, as a folder and as tar shards. Each loader decodes, crops and resizes them to
 ``--size`` pixels and makes shuffled batches of 64 float tensors, in one process of one thread, for ``--seconds`` of its
 processor time. Needs torchvision and webdataset, in an environment of their own; without them ours alone is timed.
+
+``--workers`` times ours alone, by 1 and by so many threads that read ahead (``num_workers``) and, on the same files, by
+1 and by so many processes that each read by themselves and hand nothing over: whatever a pool of processes might give
+is no more. Time that a worker was ready and had no core, which Linux counts for each thread, is taken off, so that
+other work on the machine counts for little; waiting for Python's lock stays in.
 """
 
 from __future__ import annotations
@@ -13,10 +19,13 @@ import argparse
 import io
 import itertools
 import json
+import multiprocessing
 import os
+import statistics
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +65,7 @@ def picture(rng: np.random.Generator, edge: int) -> bytes:
     return buffer.getvalue()
 
 
-def ours(path: Path, size: int, cache: bool) -> Iterator[Any]:
+def ours(path: Path, size: int, cache: bool, workers: int = 0) -> Any:
     """Of the toolkit: the folder or the shards, decoded anew or (``cache``) once."""
     from toolkit import data
     from toolkit.data.config import Data
@@ -66,7 +75,7 @@ def ours(path: Path, size: int, cache: bool) -> Iterator[Any]:
     folder.IN_MEMORY_BYTES = folder.IN_MEMORY_BYTES if cache else 0
     dataset: Any = data.load(Data(name="folder", path=str(path), size_px=size, cache=cache), 0)
     dataset.prepare()
-    return data.batches(dataset.train, BATCH, seed=0)
+    return data.batches(dataset.train, BATCH, seed=0, num_workers=workers)
 
 
 def torchvisions(path: Path, size: int) -> Iterator[Any]:
@@ -100,6 +109,81 @@ def _transform(size: int) -> Callable[[Any], torch.Tensor]:
     )
 
 
+def by_threads(path: Path, size: int, workers: int, seconds: float) -> dict[str, float]:
+    """``workers`` threads of one process, as ``num_workers`` has them, for ``seconds`` of the clock."""
+    stream = ours(path, size, cache=False, workers=workers)
+    next(stream)
+    threads = [one.native_id for one in threading.enumerate() if one.name.startswith("data")]
+    assert len(threads) == workers
+    begin, clock, images = [_scheduled(one) for one in threads], time.perf_counter(), 0
+    while time.perf_counter() - clock < seconds:
+        images += len(next(stream)[0])
+    taken = time.perf_counter() - clock
+    parts = [np.subtract(_scheduled(one), start) for one, start in zip(threads, begin, strict=True)]
+    stream.close()
+    return _of_workers(images, [(taken, *part) for part in parts])
+
+
+def by_processes(path: Path, size: int, workers: int, seconds: float) -> dict[str, float]:
+    """``workers`` processes that start together, each with a stream of its own that it reads in one thread."""
+    context = multiprocessing.get_context("spawn")
+    together, results = context.Barrier(workers), context.SimpleQueue()
+    group = [
+        context.Process(target=_one_process, args=(path, size, seconds, together, results), daemon=True)
+        for _ in range(workers)
+    ]
+    for process in group:
+        process.start()
+    found = [results.get() for _ in group]
+    for process in group:
+        process.join()
+    return _of_workers(sum(images for images, _ in found), [part for _, part in found])
+
+
+def _one_process(path: Path, size: int, seconds: float, together: Any, results: Any) -> None:
+    torch.set_num_threads(1)
+    stream = ours(path, size, cache=False)
+    next(stream)
+    together.wait()
+    begin, clock, images = _scheduled(os.getpid()), time.perf_counter(), 0
+    while time.perf_counter() - clock < seconds:
+        images += len(next(stream)[0])
+    taken = time.perf_counter() - clock
+    results.put((images, (taken, *np.subtract(_scheduled(os.getpid()), begin))))
+
+
+def _scheduled(thread: int) -> tuple[float, float]:
+    """Seconds that a thread ran, and that it was ready and had no core."""
+    ran, waited, _ = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()
+    return int(ran) / 1e9, int(waited) / 1e9
+
+
+def _of_workers(images: int, parts: list[tuple[float, ...]]) -> dict[str, float]:
+    """parts: of each worker the seconds of the clock, those that it ran, those that it had no core."""
+    clock, ran, waited = np.mean(parts, axis=0).tolist()
+    return {
+        "images_per_second": images / (clock - waited),
+        "images_per_second_by_the_clock": images / clock,
+        "ran_share": ran / clock,
+        "no_core_share": waited / clock,
+    }
+
+
+def compare_workers(path: Path, size: int, workers: int, seconds: float, rounds: int) -> dict[str, Any]:
+    """Medians of ``rounds`` in which the four take turns, and how much more ``workers`` give than one."""
+    kinds = {"thread": by_threads, "process": by_processes}
+    cases = [(kind, number) for kind in kinds for number in (1, workers)]
+    found = [[kinds[kind](path, size, number, seconds) for kind, number in cases] for _ in range(rounds)]
+    rows = {
+        f"{kind} x {number}": {key: statistics.median(turn[place][key] for turn in found) for key in found[0][place]}
+        for place, (kind, number) in enumerate(cases)
+    }
+    for kind in kinds:
+        few, many = (rows[f"{kind} x {number}"]["images_per_second"] for number in (1, workers))
+        rows[f"{kind} x {workers}"]["times_one"] = many / few
+    return rows
+
+
 def rate(batches: Iterator[Any], seconds: float) -> dict[str, float]:
     """Images a second of processor time, after two batches that do not count; so long, and by the clock."""
     for _ in range(2):
@@ -116,6 +200,8 @@ def main() -> int:
     for name, value in (("num", 2000), ("size", 64), ("edge", 500)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -131,7 +217,11 @@ def main() -> int:
             "webdataset, shards": lambda: webdatasets(shards, asked.size),
             "ours, decoded once": lambda: ours(images, asked.size, cache=True),
         }
-        rows = {}
+        rows: dict[str, Any] = {}
+        if asked.workers:
+            rows, cases = compare_workers(images, asked.size, asked.workers, asked.seconds, asked.rounds), {}
+            for name, row in rows.items():
+                print(name, *(f"{key}={value:.2f}" for key, value in row.items()), sep="  ")
         for name, make in cases.items():
             try:
                 rows[name] = rate(make(), asked.seconds)

@@ -1,5 +1,6 @@
 """The stream's position is a pure function of the step, for any ranks, workers and epochs."""
 
+import threading
 from itertools import islice
 
 import pytest
@@ -51,6 +52,17 @@ def test_workers_and_flips_give_the_same_stream():
     halves = [take(batches(images, 4, seed=2, flip=True, rank=r, world_size=2, start_step=7), 13) for r in (0, 1)]
     assert all(torch.equal(a, b) for a, b in zip(plain, threads, strict=True))
     assert all(torch.equal(a, torch.cat(b)) for a, *b in zip(plain[7:], *halves, strict=True))
+
+
+def test_workers_read_at_the_same_time(split):
+    both = threading.Barrier(2)
+
+    class Together(MemorySplit):
+        def batch(self, indices):
+            both.wait(timeout=10)  # until another worker reads too
+            return super().batch(indices)
+
+    assert len(take(batches(Together(split.values), 2, seed=0, num_workers=2), 1)) == 1
 
 
 def test_flips_mirror_about_half_of_the_images():
