@@ -133,7 +133,7 @@ def _ours(options: TrainingOptions, cpu_blocks: bool) -> Contender:
         module.compile()
     optimizer = make_optimizer(network, config.optim)
     run = Run(tempfile.mkdtemp(prefix="bench-"), config)
-    run.record = {"stages": {"bench": {}}}
+    run.record = {"stages": {"bench": {}}, "wall_time_s": 0.0, "peak_memory_mib": 0.0}
     state: Any = {"model": NetworkState(network), "optimizer": OptimizerState(optimizer, network)}
     loop, sequences = Loop(run, "bench", 10**9, state=state), Sequences(_tokens(options), options.context, 0)
     steps = iter(loop)
