@@ -248,6 +248,15 @@ def test_files_that_an_earlier_save_left_are_not_of_the_set(tmp_path):
     assert sum(len(part) for part in (loaded.train, loaded.valid, loaded.test)) == 10
 
 
+def test_a_saved_selection_of_rows_is_refused(tmp_path):
+    state = saved(tmp_path / "set", range(10)) / "state.json"
+    state.write_text(
+        json.dumps(json.loads(state.read_text()) | {"_indices_data_files": [{"filename": "indices.arrow"}]})
+    )
+    with pytest.raises(UserError, match=r"state.json: holds a selection of its rows"):
+        load(tmp_path / "set")
+
+
 def test_arrow_files_that_cannot_be_used_are_refused(tmp_path):
     folder = saved(tmp_path / "set", range(12))
     first = folder / "data-00000-of-00002.arrow"

@@ -67,9 +67,12 @@ def find_shards(path: Path) -> list[Path]:
 def _saved(state: Path, shards: list[Path]) -> list[Path]:
     """Those of ``shards`` that Hugging Face's ``save_to_disk`` wrote last, in its order; older ones may be left."""
     try:
-        names = [one["filename"] for one in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+        content = json.loads(state.read_text(encoding="utf-8"))
+        names, selection = [one["filename"] for one in content["_data_files"]], content.get("_indices_data_files")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{state}: not the state of a set that save_to_disk wrote ({error!r:.100})") from None
+    if selection:  # of datasets before 2.0: the rows in use are listed beside all rows
+        raise UserError(f"{state}: holds a selection of its rows; save what flatten_indices() gives")
     there = {one.name: one for one in shards}
     if lacking := [name for name in names if name not in there]:
         raise UserError(f"{state}: names {lacking[0]!s:.100}, which is not there; save or copy the set again")
