@@ -21,15 +21,15 @@ class Data:
     """A data set by name (see ``toolkit data list``); ``folder`` reads any folder of images.
 
     name: of the data set; ``data=NAME`` says the same and sets what belongs to it. path: a folder of your own that
-    holds the files. size_px: edge to which images are resized; None keeps their size. channels: 1 for grey, 3 for
-    colour; None keeps what they have. num_train: how many training items to take; None takes all. valid_fraction: share
-    of the training items that is held out where a set has no part of its own for it. flip: whether images are mirrored
-    at random. class_labels: whether classes are given to the network; a folder's are read all the same where it has
-    them. skip_bad: whether files that are no readable images are left out, which is told; each is then decoded once to
-    be sure. resize: how a folder's images are brought to size_px: ``bicubic`` (antialiased), ``lanczos`` as EDM's and
-    StyleGAN's tools, ``box`` as Downsampled ImageNet, ``adm`` as ADM; published references differ by it. max_pixels: of
-    one image; a file with more is refused unread. cache: whether the decoded images of a large folder are kept for
-    later passes and runs.
+    holds the files, or ``hf://datasets/OWNER/NAME`` of the hub. size_px: edge to which images are resized; None keeps
+    their size. channels: 1 for grey, 3 for colour; None keeps what they have. num_train: how many training items to
+    take; None takes all. valid_fraction: share of the training items that is held out where a set has no part of its
+    own for it. flip: whether images are mirrored at random. class_labels: whether classes are given to the network; a
+    folder's are read all the same where it has them. skip_bad: whether files that are no readable images are left
+    out, which is told; each is then decoded once to be sure. resize: how a folder's images are brought to size_px:
+    ``bicubic`` (antialiased), ``lanczos`` as EDM's and StyleGAN's tools, ``box`` as Downsampled ImageNet, ``adm`` as
+    ADM; published references differ by it. max_pixels: of one image; a file with more is refused unread. cache:
+    whether the decoded images of a large folder are kept for later passes and runs.
     """
 
     KINDS: ClassVar = ("points", "images")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 from toolkit.data.config import EpisodeData
 from toolkit.data.episodes.episode import Episode, EpisodeSet, EpisodeSpec
 from toolkit.data.episodes.sets import EpisodeDataset, load_episode_folder
+from toolkit.data.hub import given_path
 from toolkit.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def load_oxe(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeDatase
     of the mixture is there, or what a folder's reader refuses.
     """
     assert config.path is not None
-    root = Path(config.path).expanduser()
+    root = given_path(config.path)
     names = [name for name in MIXTURE if (root / name).is_dir()]
     if not names:
         raise UserError(

@@ -20,6 +20,7 @@ from toolkit.data.episodes.folder import read_folder
 from toolkit.data.episodes.push_sprite import PushSprite
 from toolkit.data.episodes.push_sprite import record as record_push
 from toolkit.data.episodes.record import MANIFEST, Plan, read_manifest, record
+from toolkit.data.hub import given_path
 from toolkit.data.splits import hold_out_named, split_folders
 from toolkit.errors import UserError
 from toolkit.runs.seeds import derive
@@ -128,7 +129,7 @@ def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Ep
     """
     if config.path is None:
         raise UserError(f"data.path: data.name={config.name} needs the folder of npz episodes, data.path=FOLDER")
-    root = Path(config.path).expanduser()
+    root = given_path(config.path)
     files = _split_files(root, config)
     sets, problems = {}, []
     for name, part in files.items():

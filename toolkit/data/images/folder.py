@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from toolkit.data.config import Data
+from toolkit.data.hub import given_path
 from toolkit.data.images.archives import StackArchive, as_folder, behind
 from toolkit.data.images.decoding import Reading, decode
 from toolkit.data.images.images import Headers, check_depth, check_images
@@ -151,7 +152,7 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
 def _open(config: Data) -> tuple[Path, dict[str, Found], StackArchive | None]:
     """The folder, or the archive as one, its images by split, and the stack of pixels that it is, if it is one."""
     assert config.path is not None
-    root = as_folder(Path(config.path).expanduser())
+    root = as_folder(given_path(config.path))
     archive = behind(root)
     if isinstance(archive, (ShardArchive, StackArchive)):
         parts = listed_splits(root, archive, config.class_labels)

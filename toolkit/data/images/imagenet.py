@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from toolkit.data.config import Data
+from toolkit.data.hub import given_path
 from toolkit.data.images.arrays import stored_array
 from toolkit.data.images.folder import image_folder
 from toolkit.data.sets import Batch, Dataset, Indices, fixed_subset, hold_out, limit_train
@@ -19,7 +20,7 @@ def load_imagenet64(config: Data, seed: int) -> Dataset:
     """Class subfolders under PATH/train (or PATH) resized to 64, or PATH/train_data_batch_*.npz of Downsampled ImageNet
     (Chrabaszcz et al. 2017) as they are."""
     assert config.path is not None
-    root = Path(config.path).expanduser()
+    root = given_path(config.path)
     if root.is_dir() and list(root.glob("train_data_batch_*.npz")):
         return _load_batches(config, root, 64)
     return image_folder(config, config.size_px or 64)

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from toolkit.data import catalogue, fetching
 from toolkit.data.config import TextData
+from toolkit.data.hub import check_words, given_path, is_on_hub
 from toolkit.data.splits import split_folders
 from toolkit.errors import UserError, did_you_mean
 
@@ -74,7 +75,9 @@ def check_text(config: TextData) -> catalogue.Entry:
         raise UserError(f"data.path: data.name={config.name} needs the folder of files, data.path=FOLDER")
     if config.path is not None and not takes_path:
         raise UserError(f"data.path={config.path}: data.name={config.name} reads no files; use data=text_folder")
-    if config.path is not None and not Path(config.path).expanduser().exists():
+    if config.path is not None and is_on_hub(config.path):
+        check_words(config.path)
+    elif config.path is not None and not given_path(config.path).exists():
         raise UserError(f"data.path={config.path}: no such folder or file")
     return entry
 
@@ -140,13 +143,13 @@ def load_package(config: TextData) -> Corpus:
 def load_folder(config: TextData) -> Corpus:
     """Every text, jsonl and parquet file under ``data.path`` (or that one file), in the order of their names."""
     assert config.path is not None
-    return _files_corpus(config, Path(config.path).expanduser(), lambda _: True)
+    return _files_corpus(config, given_path(config.path), lambda _: True)
 
 
 def load_slimpajama(config: TextData) -> Corpus:
     """SlimPajama-627B without its GitHub part, as the paper: from ``data.path``, or streamed from the hub."""
     if config.path is not None:
-        return _files_corpus(config, Path(config.path).expanduser(), _not_github)
+        return _files_corpus(config, given_path(config.path), _not_github)
     origin = f"{SLIMPAJAMA} on the hub"
     return Corpus(
         config.name, catalogue.lookup(config.name).licence, origin, _digest(origin), lambda: _hub_documents(SLIMPAJAMA)

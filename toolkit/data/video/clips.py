@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.data.config import Data
 from toolkit.data.fetching import cache_root, fetch
+from toolkit.data.hub import given_path
 from toolkit.errors import UserError, did_you_mean, few
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def clip_paths(name: str, path: str | Path | None = None) -> list[Path]:
         return [clip_path(name)]
     if path is None:
         raise UserError("data.path: data.name=clips_folder needs the folder of videos, data.path=FOLDER")
-    return videos_in(Path(path).expanduser(), "data.path")
+    return videos_in(given_path(path), "data.path")
 
 
 def videos_in(folder: Path, key: str) -> list[Path]:
