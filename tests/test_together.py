@@ -31,7 +31,7 @@ def test_enhanced_rollouts(kind, digits):
     assert len(psnr["ours"]) == len(psnr["bicubic"]) == 16
     mean, low, high = interval([ours - bicubic for ours, bicubic in zip(*psnr.values(), strict=True)])
     assert [found[kind]["gain"], *found[kind]["interval_95"]] == pytest.approx([mean, low, high])
-    assert f"{mean:.{digits}f} dB [{low:.{digits}f}, {high:.{digits}f}]" in PAGE
+    assert f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] dB" in PAGE
 
 
 def check_gaps(found, values, digits):
