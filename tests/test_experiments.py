@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -20,6 +21,12 @@ def test_a_script_can_be_imported_and_runs_nothing(path, tmp_path, monkeypatch, 
     spec.loader.exec_module(module)
     assert f"python {path}" in module.__doc__ and inspect.isfunction(module.main)
     assert capfd.readouterr().out == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_the_presets_that_a_script_names_are_there(path):
+    named = set(re.findall(r"experiment=([a-z0-9_]+)", (REPO / path).read_text()))
+    assert named <= {one.stem for one in (REPO / "conf" / "experiment").glob("*.yaml")}
 
 
 def test_there_are_scripts():

@@ -26,7 +26,7 @@ from toolkit.metrics.stats import difference, summary
 from toolkit.runs.files import write_json
 
 NUM_ROLLOUTS, NUM_FRAMES, SCALE, FIRST_WORLD = 16, 10, 4, 5000
-HOW = ("experiment=enhance_upscaler", f"scale={SCALE}", "frame_factor=1", "baselines=[bicubic]", "side_by_side_s=0")
+HOW = ("experiment=enhance_default", f"scale={SCALE}", "frame_factor=1", "baselines=[bicubic]", "side_by_side_s=0")
 
 
 def drive(world: int, size_px: int) -> np.ndarray:
