@@ -58,13 +58,10 @@ def _distribution(word: str, override: Any) -> Any:
                 return IntDistribution(low, high, log=is_log)
             return FloatDistribution(low, high, log=is_log)
         if isinstance(value, RangeSweep):
-            start, stop, step = (_whole(end) for end in (value.start, value.stop, value.step))
-            if start is not None and stop is not None and step is not None:
+            ends: Any = (value.start, value.stop, value.step)
+            if all(isinstance(end, int) for end in ends):
+                start, stop, step = ends
                 return IntDistribution(start, range(start, stop, step)[-1], step=step)
         return CategoricalDistribution(list(override.sweep_string_iterator()))
     except (ValueError, IndexError) as error:
         raise UserError(f"{word}: {error}") from None
-
-
-def _whole(number: Any) -> int | None:
-    return number if isinstance(number, int) else None
