@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.data import fetching
 from toolkit.data.config import Data, EpisodeData
-from toolkit.data.hub import check_words, given_path, is_on_hub
+from toolkit.data.hub import path_here
 from toolkit.data.video.clips import CLIPS
 from toolkit.errors import UserError, did_you_mean
 
@@ -185,10 +185,9 @@ def check(config: Data | EpisodeData) -> None:
         raise UserError(
             f"data.path={config.path}: data.name={config.name} reads no files; for your own, use data=folder"
         )
-    if is_on_hub(config.path):
-        check_words(config.path)
+    path = path_here(config.path)
+    if path is None:
         return
-    path = given_path(config.path)
     archives = ARCHIVES if entry.kind == "images" and entry.needs_path else ()
     if not path.is_dir() and not (path.is_file() and path.suffix.lower() in archives):
         allowed = f" (nor one of {', '.join(archives)})" if archives else ""

@@ -11,9 +11,15 @@ from toolkit.errors import UserError
 PREFIX = "hf://datasets/"
 
 
-def is_on_hub(path: str | Path) -> bool:
-    """Whether ``path`` names a data set on the hub."""
-    return str(path).startswith(PREFIX)
+def path_here(path: str | Path) -> Path | None:
+    """``path`` on this machine; None for a data set on the hub, whose words are checked and nothing is fetched.
+
+    Raises UserError for other words.
+    """
+    if not str(path).startswith(PREFIX):
+        return Path(path).expanduser()
+    _parts(str(path))
+    return None
 
 
 def given_path(path: str | Path) -> Path:
@@ -22,10 +28,10 @@ def given_path(path: str | Path) -> Path:
     ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``, the words of huggingface_hub's file system. What is in the cache
     is taken from there where the hub does not answer. Raises UserError for other words and what cannot be had.
     """
-    return _downloaded(str(path)) if is_on_hub(path) else Path(path).expanduser()
+    return path_here(path) or _downloaded(str(path))
 
 
-def check_words(path: str) -> tuple[str, str | None, str]:
+def _parts(path: str) -> tuple[str, str | None, str]:
     """Repository, revision and folder ("" for all of it). Raises UserError."""
     owner, _, rest = path.removeprefix(PREFIX).partition("/")
     name, _, folder = rest.strip("/").partition("/")
@@ -39,7 +45,7 @@ def check_words(path: str) -> tuple[str, str | None, str]:
 def _downloaded(path: str) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    repository, revision, folder = check_words(path)
+    repository, revision, folder = _parts(path)
     said = "offline (HF_HUB_OFFLINE is set), and not in its cache"
     is_offline = constants.HF_HUB_OFFLINE
     try:

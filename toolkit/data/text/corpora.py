@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from toolkit.data import catalogue, fetching
 from toolkit.data.config import TextData
-from toolkit.data.hub import check_words, given_path, is_on_hub
+from toolkit.data.hub import given_path, path_here
 from toolkit.data.splits import split_folders
 from toolkit.errors import UserError, did_you_mean
 
@@ -75,9 +75,8 @@ def check_text(config: TextData) -> catalogue.Entry:
         raise UserError(f"data.path: data.name={config.name} needs the folder of files, data.path=FOLDER")
     if config.path is not None and not takes_path:
         raise UserError(f"data.path={config.path}: data.name={config.name} reads no files; use data=text_folder")
-    if config.path is not None and is_on_hub(config.path):
-        check_words(config.path)
-    elif config.path is not None and not given_path(config.path).exists():
+    path = path_here(config.path) if config.path is not None else None
+    if path is not None and not path.exists():
         raise UserError(f"data.path={config.path}: no such folder or file")
     return entry
 
