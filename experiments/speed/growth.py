@@ -11,6 +11,7 @@ told and leaves its curve out; the others go on.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -18,9 +19,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from toolkit.data.video.write import Encoding, write_part
 from toolkit.runs.files import write_json
 from toolkit.runs.machine import git_commit, machine, package_versions
 
@@ -45,10 +50,45 @@ def make_runs(folder: Path, size: int) -> None:
         (run / "run.json").write_text(json.dumps(record | {"seed": number}), encoding="utf-8")
 
 
+def make_curves(folder: Path, size: int) -> None:
+    """The same with a curve of 1,000 points each."""
+    make_runs(folder, size)
+    for run in (folder / "runs").iterdir():
+        lines = [json.dumps({"stage": "denoiser", "step": step, "loss": 1 / step}) for step in range(1, 1001)]
+        (run / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def make_film(folder: Path, num_frames: int, num_pixels: int) -> None:
+    """film.mp4: a texture that moves by some pixels a frame; about 16 to 9, both sides even."""
+    height = 2 * round((num_pixels * 9 / 16) ** 0.5 / 2)
+    width = 2 * round(num_pixels / height / 2)
+    y, x = np.mgrid[:height, : width + 4 * num_frames].astype(np.float32)
+    wide = 127.5 + 40 * (np.sin(x / 3) + np.cos(y / 4) + np.sin((x + 2 * y) / 7))
+    texture = np.repeat(wide[..., None], 3, -1).clip(0, 255).astype(np.uint8)
+    frames = (texture[:, left : left + width] for left in range(0, 4 * num_frames, 4))
+    write_part(folder / "film.mp4", frames, Encoding(width, height, Fraction(24)))
+
+
 DISCO = ["train-disco", "experiment=disco_smoke", "stage=denoiser", "optim.num_steps=40", "baseline=none"]
 GROW = ["grow-llm", "experiment=grow_smoke", "stage=pretrain", "budget.tokens=12800"]
+ENHANCE = ["enhance-video", "experiment=enhance_classic", "input=film.mp4", "scale=2", "fps=48", "num_threads=1"]
 CURVES = (
     Curve("list", "runs", (1000, 2000, 4000, 8000), lambda size: ["runs", "list"], make_runs),
+    Curve("report", "runs", (25, 50, 100, 200), lambda size: ["report", "runs"], make_curves),
+    Curve(
+        "frames",
+        "frames",
+        (32, 64, 128, 256),
+        lambda size: ENHANCE,
+        lambda folder, size: make_film(folder, size, 57_600),
+    ),
+    Curve(
+        "pixels",
+        "pixels a frame",
+        (57_600, 115_200, 230_400, 460_800),
+        lambda size: ENHANCE,
+        lambda folder, size: make_film(folder, 32, size),
+    ),
     Curve("images", "images a batch", (64, 128, 256, 512), lambda size: [*DISCO, f"optim.batch_size={size}"]),
     Curve("layers", "layers", (8, 16, 32, 64), lambda size: [*GROW, f"network.num_hidden_layers={size}"]),
     Curve(
@@ -101,12 +141,13 @@ def draw(found: dict[str, list[dict[str, float]]], path: str) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, key, title in zip(axes, ("time_s", "peak_mib"), ("processor time", "peak memory"), strict=True):
-        for name, points in found.items():
+        for (name, points), marker in zip(found.items(), itertools.cycle("os^vDP*X"), strict=False):
             first = points[0]
             sizes = [point["size"] / first["size"] for point in points]
-            axis.loglog(sizes, [point[key] / first[key] for point in points], marker="o", label=name)
+            axis.loglog(sizes, [point[key] / first[key] for point in points], marker=marker, label=name)
+        axis.loglog(sizes, sizes, color="grey", linestyle=":", label="linear")
         axis.set(title=title, xlabel="size, of the smallest", ylabel="of the smallest")
-    axes[0].legend()
+    axes[0].legend(ncols=2)
     figure.savefig(path, dpi=120)
 
 

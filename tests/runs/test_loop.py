@@ -1,8 +1,13 @@
 """The training loop: logging windows, checkpoints, exact resume, and what is not finite."""
 
-import pytest
+import logging
 
+import pytest
+import torch
+
+from tests.toyroom.config import TrainToy
 from tests.toyroom.harness import record, result, run_here
+from toolkit.bench import endless_loop
 
 
 def test_a_longer_run_trains_on_and_equals_one_that_was_long_from_the_start(toy):
@@ -25,6 +30,14 @@ def test_what_a_stage_trains_by_is_said_once(toy, capfd):
     assert run_here("optim.num_steps=3", "log_every_steps=1", "hydra.run.dir=one") == 0
     said = capfd.readouterr()
     assert (said.out + said.err).count("train: Adam not fused") == 1
+
+
+def test_an_optimiser_that_a_schedule_moves_is_said_once(caplog):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    with caplog.at_level(logging.INFO):
+        endless_loop(TrainToy(), "prior", {"optimizer": optimizer, "schedule": schedule})
+    assert [text for text in caplog.messages if "fused" in text] == ["prior: SGD not fused"]
 
 
 def test_the_newest_checkpoints_are_kept(toy):

@@ -6,27 +6,34 @@ one round of every contender, then the next, so that a busy machine slows all of
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import dataclasses
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.errors import UserError, did_you_mean
 from toolkit.runs.device import keep_freed_memory
 from toolkit.runs.files import write_json
 from toolkit.runs.machine import machine, package_versions
-from toolkit.schema import check, choice, number
+from toolkit.schema import Job, check, choice, number
 from toolkit.show.table import Table
 from toolkit.show.terminal import show
+
+if TYPE_CHECKING:
+    from toolkit.runs.loop import Loop
 
 OURS = "ours"  # the contender that ratios are taken to
 
@@ -122,6 +129,22 @@ def prepare(options: BenchOptions) -> None:
         raise UserError("clock=cpu: processor time is comparable on one thread of a CPU only; add threads=1 device=cpu")
     if options.allocator == "tuned":
         keep_freed_memory()
+
+
+def endless_loop(config: Job, stage: str, state: Mapping[str, Any]) -> tuple[Loop, Iterator[int]]:
+    """A job's loop over ``stage``, and its steps, in a run folder of its own that goes away when the process ends."""
+    from toolkit.runs.loop import Loop
+    from toolkit.runs.record import Run
+
+    kept = contextlib.ExitStack()
+    atexit.register(kept.close)
+    run = Run(tempfile.mkdtemp(prefix="bench-"), config)
+    kept.callback(shutil.rmtree, run.dir)
+    run.open([])
+    kept.callback(run.close, "interrupted")
+    kept.enter_context(run.stage(stage))
+    loop = Loop(run, stage, 10**9, state=dict(state))
+    return loop, kept.enter_context(contextlib.closing(iter(loop)))
 
 
 def processor_time() -> float:

@@ -16,14 +16,15 @@ def complete(command_name: str, incomplete: str, before: list[str] | None = None
         found = _choices(command_name, incomplete) or _ask_hydra(command_name, incomplete)
     except Exception:
         return []  # a shell prompt is no place for a traceback; an unknown key simply has no completion
-    return [word for word in found if not word.endswith("_schema") and not _is_foreign(word, command_name)]
+    foreign = _foreign_presets(command_name)
+    return [word for word in found if not word.endswith("_schema") and word.removeprefix("experiment=") not in foreign]
 
 
-def _is_foreign(word: str, command_name: str) -> bool:
-    """Whether it is another command's preset."""
+def _foreign_presets(command_name: str) -> set[str]:
+    """Those of other commands."""
     from toolkit.paths import presets
 
-    return presets().get(word.removeprefix("experiment="), (command_name, ""))[0] != command_name
+    return {name for name, (owner, _) in presets().items() if owner != command_name}
 
 
 def _key_before(before: list[str], incomplete: str) -> str:

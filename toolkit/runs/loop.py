@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -113,7 +113,7 @@ class Loop:
     def _seed(self, number: int) -> None:
         seed_all(self.run.config.seed, self.stage, number, self.step)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Generator[int, None, None]:
         config = self.run.config
         self._resume()
         with signals.deferred() as caught, progress.bar(self.stage, self.step, self.num_steps) as show:
@@ -181,8 +181,8 @@ class Loop:
         def touch(*_: Any) -> None:
             self._is_touched = True
 
-        found = [getattr(item, "optimizer", item) for item in self.state.values()]
-        optimizers = [one for one in found if isinstance(one, torch.optim.Optimizer)]
+        found = [getattr(item, "optimizer", item) for item in self.state.values()]  # a schedule's may be there, too
+        optimizers = dict.fromkeys(one for one in found if isinstance(one, torch.optim.Optimizer))
         for optimizer in optimizers:
             optimizer.register_step_pre_hook(touch)
         if optimizers and rank() == 0:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from toolkit.bench import Contender, Makers, parse_options, run_bench
+from toolkit.bench import Contender, Makers, endless_loop, parse_options, run_bench
 from toolkit.disco.bench.shared import Options, contender, dataset, disco_config, images
 from toolkit.disco.bench.shared import accelerator as make_accelerator
 from toolkit.zoo.registry import count_parameters
@@ -43,13 +43,9 @@ def contenders(options: Options) -> Makers:
 
 def _ours(options: Options, latents: str) -> Contender:
     """The job's own pieces: the stream, JointModel, train_step and the Loop with its logging."""
-    import tempfile
-
     from toolkit.disco.build import build_denoiser, build_encoder
     from toolkit.disco.job import device_batches, make_optimizer, train_step
     from toolkit.disco.stage1 import JointModel
-    from toolkit.runs.loop import Loop
-    from toolkit.runs.record import Run
     from toolkit.zoo.edm.ema import EMA
 
     config, data = disco_config(options, latents), dataset(options)
@@ -57,11 +53,8 @@ def _ours(options: Options, latents: str) -> Contender:
     denoiser = build_denoiser(config, data, latents != "none")
     joint = JointModel(denoiser, build_encoder(config, data), config).to(options.device)
     ema, optimizer = EMA(denoiser, 50e6), make_optimizer(joint, config)
-    run = Run(tempfile.mkdtemp(prefix="bench-"), config)
-    run.record = {"stages": {"denoiser": {}}, "wall_time_s": 0.0, "peak_memory_mib": 0.0}
-    loop = Loop(run, "denoiser", 10**9, state={})
+    loop, steps = endless_loop(config, "denoiser", {"optimizer": optimizer})
     trained, batches = accelerator.prepare_model(joint), device_batches(data, config, accelerator)
-    steps = iter(loop)
 
     def train(num_steps: int) -> None:
         for _ in range(num_steps):

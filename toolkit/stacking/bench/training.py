@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from toolkit.bench import BenchOptions, Contender, Makers
+from toolkit.bench import BenchOptions, Contender, Makers, endless_loop
 from toolkit.errors import UserError
 from toolkit.schema import choice, number
 from toolkit.zoo.registry import count_parameters
@@ -118,8 +118,6 @@ def _ours(options: TrainingOptions, cpu_blocks: bool) -> Contender:
     """The testbed's own pieces and the Loop with its logging."""
     from accelerate import Accelerator
 
-    from toolkit.runs.loop import Loop
-    from toolkit.runs.record import Run
     from toolkit.stacking.pretrain.language_loss import LanguageModelLoss
     from toolkit.stacking.pretrain.states import NetworkState, OptimizerState
     from toolkit.stacking.pretrain.tokens import Sequences
@@ -132,11 +130,9 @@ def _ours(options: TrainingOptions, cpu_blocks: bool) -> Contender:
     if config.compile:
         module.compile()
     optimizer = make_optimizer(network, config.optim)
-    run = Run(tempfile.mkdtemp(prefix="bench-"), config)
-    run.record = {"stages": {"bench": {}}, "wall_time_s": 0.0, "peak_memory_mib": 0.0}
-    state: Any = {"model": NetworkState(network), "optimizer": OptimizerState(optimizer, network)}
-    loop, sequences = Loop(run, "bench", 10**9, state=state), Sequences(_tokens(options), options.context, 0)
-    steps = iter(loop)
+    state = {"model": NetworkState(network), "optimizer": OptimizerState(optimizer, network)}
+    loop, steps = endless_loop(config, "base", state)
+    sequences = Sequences(_tokens(options), options.context, 0)
 
     def train(num_steps: int) -> None:
         for _ in range(num_steps):
