@@ -1,12 +1,13 @@
 """Break one line of method code at a time, and see that a test notices.
 
-    python tests/mutants.py run [--only ROOM] [--every 1] [--jobs 1] [--results FILE] [--timeout-s 300]
-    python tests/mutants.py table [--results FILE] [--write docs/tests.md]
+    python tests/mutants.py run [--only ROOM] [--since COMMIT] [--every 1] [--jobs 1] [--results FILE] [--timeout-s 300]
+    python tests/mutants.py table [--since COMMIT] [--results FILE] [--write docs/tests.md]
 
 ``tests/files/mutants/ROOM.toml`` has them by file, with the tests that must notice: the old fragment (once in its
 file), the new one, why that is a break, and, where no test can notice, why not. Each is tried in a copy of the tree.
 Results are kept by the bytes of the file and of its tests, so that a run that was stopped goes on, and what changed is
-tried again. ``--every 28`` tries a sample: every 28th line.
+tried again. ``--every 28`` tries a sample: every 28th line; ``--since`` those that the tables of a commit do not have,
+then those whose file or tests changed since.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SLOW_TO_LOAD = [
     *("transformers.models.clip.modeling_clip", "transformers.models.llama.modeling_llama", "sklearn.cluster", "av"),
 ]
 NOTICED, SURVIVED, LATE = "noticed", "survived", "timed out"
-BEGIN, END = "<!-- mutants: begin -->", "<!-- mutants: end -->"
+BEGIN, END = "<!-- mutants{}: begin -->", "<!-- mutants{}: end -->"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Mutant:
         """What is broken, and how."""
         return self.file, self.old, self.new
 
+    def is_made_of(self, names: set[str]) -> bool:
+        """Whether its file or one of its tests is among these, or in a folder that one of these is in."""
+        own = [self.file, *(test.partition("::")[0] for test in self.tests)]
+        return any(name == one or name.startswith(f"{one}/") for name in names for one in own)
+
     @property
     def key(self) -> str:
         """Its name among the results: what is broken, how, and the bytes that decide whether it is noticed."""
@@ -70,15 +76,28 @@ class Mutant:
         return found.hexdigest()[:16]
 
 
-def read_mutants(only: str | None = None) -> list[Mutant]:
-    """All mutants, or those of one room."""
-    found = []
-    for path in sorted(TABLES.glob("*.toml")):
-        groups = tomllib.loads(path.read_text(encoding="utf-8"))["group"] if only in (None, path.stem) else []
-        for group in groups:
-            tests = tuple(group["tests"])
-            found += [Mutant(path.stem, group["file"], tests, *line) for line in group["lines"]]
-    return found
+def read_mutants(only: str | None = None, since: str | None = None) -> list[Mutant]:
+    """All mutants, or those of one room, or what is new or changed since a commit."""
+    paths = [path for path in sorted(TABLES.glob("*.toml")) if only in (None, path.stem)]
+    found = [one for path in paths for one in parse(path.stem, path.read_text(encoding="utf-8"))]
+    if since is None:
+        return found
+    changed = set(git("diff", "--name-only", "--relative", since).splitlines())
+    tables = [(path.stem, git("show", f"{since}:./{path.relative_to(ROOT)}", must=False)) for path in paths]
+    stood = {one.what for room, text in tables for one in parse(room, text)}
+    new = [one for one in found if one.what not in stood]
+    return new + [one for one in found if one.what in stood and one.is_made_of(changed)]
+
+
+def parse(room: str, text: str) -> list[Mutant]:
+    """The mutants of one table."""
+    groups = tomllib.loads(text).get("group", [])
+    return [Mutant(room, group["file"], tuple(group["tests"]), *line) for group in groups for line in group["lines"]]
+
+
+def git(*words: str, must: bool = True) -> str:
+    """What git says of the tree; nothing of a file that a commit does not have, where that may be (``must=False``)."""
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=must).stdout
 
 
 def copy_tree(folder: Path) -> None:
@@ -147,9 +166,9 @@ def try_one(mutant: Mutant, folder: Path, timeout_s: float) -> dict[str, str]:
     }
 
 
-def run(only: str | None, every: int, jobs: int, results: Path, timeout_s: float) -> int:
+def run(only: str | None, since: str | None, every: int, jobs: int, results: Path, timeout_s: float) -> int:
     """Try what has no result yet. Returns 1 where a mutant that is not equivalent was not noticed."""
-    sample = read_mutants(only)[::every]
+    sample = read_mutants(only, since)[::every]
     mutants = {one.key: one for one in sample}  # by the bytes of now: files may change while this runs
     known = read_results(results)
     todo = most_wanted([(key, one) for key, one in mutants.items() if key not in known], known)
@@ -199,12 +218,12 @@ def most_wanted(todo: list[tuple[str, Mutant]], known: dict[str, dict[str, str]]
     return sorted(todo, key=lambda pair: order.index(before.get(pair[1].what)))
 
 
-def table(results: Path) -> str:
+def table(results: Path, since: str | None = None) -> str:
     """Markdown: per room how many lines there are, what the tests said of each, and each survivor's explanation.
 
     What was tried before the file or one of its tests changed is counted apart, as it was last.
     """
-    known, mutants = read_results(results), read_mutants()
+    known, mutants = read_results(results), read_mutants(since=since)
     before = latest(known)
     rows, survivors = [], []
     for room in [*dict.fromkeys(one.room for one in mutants), "all"]:
@@ -226,18 +245,17 @@ def table(results: Path) -> str:
 
 def commit() -> str:
     """The commit of the tree, where nothing in it was changed since."""
-    asked = ["git", "-C", str(ROOT)]
-    said = subprocess.run([*asked, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True)
-    changed = subprocess.run([*asked, "status", "--porcelain", *PARTS[:4]], capture_output=True, text=True, check=True)
-    return said.stdout.strip() + (" and changes since" if changed.stdout else "")
+    changed = git("status", "--porcelain", *PARTS[:4])
+    return git("rev-parse", "--short=7", "HEAD").strip() + (" and changes since" if changed else "")
 
 
-def write(page: Path, text: str) -> None:
-    """Put ``text`` between the marks of ``page``."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin and end, f"{page}: needs the lines {BEGIN} and {END}"
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+def write(page: Path, text: str, since: str | None) -> None:
+    """Put ``text`` between the marks of ``page``; what is since a commit has marks of its own."""
+    first, last = (mark.format(f" since {since}" if since else "") for mark in (BEGIN, END))
+    before, begin, rest = page.read_text(encoding="utf-8").partition(first)
+    _, end, after = rest.partition(last)
+    assert begin and end, f"{page}: needs the lines {first} and {last}"
+    page.write_text(f"{before}{first}\n\n{text}\n\n{last}{after}", encoding="utf-8")
 
 
 def main() -> int:
@@ -245,6 +263,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("--only", choices=sorted(path.stem for path in TABLES.glob("*.toml")))
+    parser.add_argument("--since", help="a commit: what is new or changed since")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("mutants.jsonl"))
@@ -252,11 +271,11 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="the page that the table is put into")
     words = parser.parse_args()
     if words.what == "table":
-        print(text := table(words.results))
+        print(text := table(words.results, words.since))
         if words.write:
-            write(words.write, text)
+            write(words.write, text, words.since)
         return 0
-    return run(words.only, words.every, words.jobs, words.results, words.timeout_s)
+    return run(words.only, words.since, words.every, words.jobs, words.results, words.timeout_s)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_each_named_test_is_there_and_no_line_is_broken_twice_the_same_way():
 
 def test_the_table_counts_what_was_said_of_the_bytes_of_now_apart_from_what_was_said_before(tmp_path, monkeypatch):
     made = [Mutant("toy", "tests/mutants.py", ("tests/mutants.py",), str(n), "", "why", "no way") for n in range(4)]
-    monkeypatch.setattr(mutants, "read_mutants", lambda: made)
+    monkeypatch.setattr(mutants, "read_mutants", lambda since=None: made)
     monkeypatch.setattr(mutants, "commit", lambda: "abc")
     said = [(made[0].key, "noticed"), (made[1].key, "survived"), ("other bytes", "noticed")]
     rows = [
@@ -51,3 +52,29 @@ def test_what_survived_before_is_tried_first_and_what_was_noticed_last():
     known = {word: {"file": one.file, "old": one.old, "new": one.new, "outcome": word} for word, one in said}
     found = mutants.most_wanted([("", one) for one in lines], known)
     assert [one.old for _, one in found] == ["2", "1", "0"]
+
+
+def test_since_a_commit_are_lines_it_does_not_have_then_lines_whose_file_or_tests_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    monkeypatch.setattr(mutants, "TABLES", tmp_path)
+    table = tmp_path / "toy.toml"
+    groups = {"a.py": "tests/one/test.py", "b.py": "tests/one", "c.py": "tests/two.py::test", "d.py": "tests/three.py"}
+    line = '[[group]]\nfile = "{}"\ntests = ["{}"]\nlines = [["x", "y", "why"]]\n'
+    lines = [line.format(*pair) for pair in groups.items()]
+    (tmp_path / "tests" / "one").mkdir(parents=True)
+    for name in ("a.py", "b.py", "c.py", "d.py", "tests/one/test.py", "tests/two.py", "tests/three.py"):
+        (tmp_path / name).write_text("x")
+    table.write_text("".join(lines))
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    assert read_mutants(since="HEAD") == []
+    table.write_text("".join(lines) + lines[3].replace('"x"', '"new"'))
+    (tmp_path / "room.toml").write_text(lines[3].replace("d.py", "e.py"))
+    for changed in ("c.py", "tests/one/test.py"):
+        (tmp_path / changed).write_text("other")
+    assert [(one.file, one.old) for one in read_mutants(since="HEAD")] == [
+        ("e.py", "x"),
+        ("d.py", "new"),
+        *((file, "x") for file in ("a.py", "b.py", "c.py")),
+    ]

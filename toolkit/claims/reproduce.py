@@ -259,11 +259,14 @@ def metrics_by_seed(claim: Claim, jobs: Sequence[Job], quick: bool = False) -> M
 
 
 def plan_table(jobs: Sequence[Job]) -> Table:
-    """What --dry-run prints: every run, its state and expected minutes."""
+    """What --dry-run prints: a run's seeds of one state in a row, its minutes, the command of the first."""
     rows: list[list[Cell]] = []
-    for job in jobs:
-        line = publish.command_line(job.spec.command, job.overrides)
-        rows.append([_name(job), job.state(), job.minutes, line])
+    for (name, state), group in itertools.groupby(jobs, lambda job: (job.spec.name, job.state())):
+        first, *others = group
+        seeds = ",".join(str(job.seed) for job in (first, *others))
+        minutes = None if first.minutes is None else first.minutes * (1 + len(others))
+        line = publish.command_line(first.spec.command, first.overrides)
+        rows.append([f"{name} seed={seeds}", state, minutes, line])
     open_jobs = [job for job in jobs if job.state() != "done"]
     known = minutes_left(jobs)
     unknown = sum(job.minutes is None for job in open_jobs)
