@@ -24,7 +24,7 @@ def test_the_wheel_holds_code_configs_and_claims(tmp_path):
     assert claims and code | configs | claims <= inside
     weights = (path for path in REPO.glob("toolkit/*/weights/**/*") if path.is_file())
     shipped = {str(path.relative_to(REPO)) for path in weights}  # with their model cards
-    assert "toolkit/ivideogpt/weights/push.safetensors" in shipped and shipped <= inside
+    assert "toolkit/ivideogpt/weights/push_world/run.json" in shipped and shipped <= inside
     assert not [name for name in inside - shipped if name.endswith((".png", ".md", ".pyc"))]
     [metadata] = [name for name in files if name.endswith(".dist-info/METADATA")]
     text = zipfile.ZipFile(wheel).read(metadata).decode()

@@ -1,10 +1,10 @@
-"""The world model of a run in 8-bit weights, as the one that ``toolkit play`` comes with, its measures and its card.
+"""Put a run's world model into the package in half precision, as ``toolkit play`` comes with it, and measure it.
 
-python experiments/ivideogpt/ship.py runs/push toolkit/ivideogpt/weights
-python experiments/ivideogpt/ship.py measure push.safetensors before
+python experiments/ivideogpt/ship.py runs/push
+python experiments/ivideogpt/ship.py measure runs/other other
 
-The first packs a run, measures what was packed and writes the card; the second measures any packed weights. Measures
-and a picture of long roll-outs go to ``experiments/ivideogpt/shipped_world``.
+The first also writes the card; the second measures any world model. Measures and a picture of long roll-outs go to
+``experiments/ivideogpt/shipped_world``.
 """
 
 import json
@@ -15,11 +15,16 @@ import tempfile
 from pathlib import Path
 
 import toolkit
-from toolkit.ivideogpt.control.packed import pack, unpack
+from toolkit import zoo
+from toolkit.paths import share
+from toolkit.runs.files import write_json
 
 RECORDS = Path(__file__).parent / "shipped_world"
 POSITIONS = 256  # 11 frames, the longest clips that it was trained on
+NAME = "push_world"  # in the zoo
 KEPT = ("command", "seed", "git_commit", "versions", "machine", "metrics")
+OF_THE_RUN = ["command", "seed", "config", "config_hash", "git_commit", "overrides", "splits", "data", "parameters"]
+OF_THE_RUN = [*OF_THE_RUN, "machine", "versions"]
 ROWS = {
     "PSNR of 11 imagined frames, dB": "prediction.psnr.predicted",
     "PSNR of the copied last frame, dB": "prediction.psnr.copy_last",
@@ -40,23 +45,23 @@ ROWS = {
 }
 
 CARD = """\
-# push.safetensors
+# push_world
 
 The world model that `toolkit play` drives when no run is named: push-sprite at 32x32, one context frame of 64 tokens,
 16 tokens for every later one, actions of 2 numbers, a reward head. {tokenizer} parameters in the tokenizer,
-{transformer} in the transformer, 8 bits each (int8 with a float32 scale per row; vectors are float16): {size} MB.
+{transformer} in the transformer, float16: {size} MB.
 
 Made on a CPU, from nothing but the toolkit's own simulator:
 
 ```
 toolkit train-ivideogpt seed={seed} hydra.run.dir=runs/first
 toolkit train-ivideogpt experiment=ivideogpt_shipped init=runs/first seed={seed} hydra.run.dir=runs/push
-python experiments/ivideogpt/ship.py runs/push toolkit/ivideogpt/weights
+python experiments/ivideogpt/ship.py runs/push
 ```
 
 Config {config_hash}, seed {seed}, commit {git_commit} of a branch, whose training code came
 here with these weights. The first of the two runs is the one that shipped before (commit
-0367d1b3566fb669d9ed2c0ded05a853e8aa8340, config 213a4d7a4d641fa7); the second began from its packed weights.
+0367d1b3566fb669d9ed2c0ded05a853e8aa8340, config 213a4d7a4d641fa7); the second began from its weights in 8 bits.
 
 | held-out worlds | these weights | those before |
 | --- | --- | --- |
@@ -74,24 +79,33 @@ Licence: Apache-2.0, as the toolkit.
 """
 
 
-def main(run: str, dest: str) -> None:
-    """Pack, measure what was packed, write ``push.safetensors`` and ``README.md``."""
-    world = toolkit.load(run)
+def main(run: str) -> None:
+    """The run's world in float16 with what its record says of it, measured as it ships, and ``README.md``."""
+    world, record, folder = toolkit.load(run), toolkit.read_run(run).record, zoo.local(NAME)
     world.transformer.config.max_position_embeddings = POSITIONS
     world.config["composite"] = True
-    path = pack(world, Path(dest) / "push.safetensors")
-    after = measure(str(path), "after")
-    before = json.loads((RECORDS / "before.json").read_text())["metrics"]
-    record = toolkit.read_run(run).record
-    (Path(dest) / "README.md").write_text(card(record, after, before, path.stat().st_size, world))
+    world.transformer.bind(world.tokenizer.half().float())  # the codes' means, as they ship
+    world.tokenizer.half()
+    world.transformer.half()
+    world.save_pretrained(folder / "model")
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # a folder of the machine that trained it
+        path.write_text(json.dumps(config, indent=2) + "\n")
+    done = {name: stage for name, stage in record["stages"].items() if stage["status"] == "done"}
+    kept = {"status": "done", "stages": done} | {key: record[key] for key in OF_THE_RUN}
+    write_json(folder / "run.json", kept)
+    share(folder)
+    after, before = measure(NAME, "after"), json.loads((RECORDS / "before.json").read_text())["metrics"]
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    (folder / "README.md").write_text(card(record, after, before, size, world))
 
 
-def measure(weights: str, name: str) -> dict:
-    """``shipped_world/NAME.json`` and ``NAME.png`` of packed weights; its metrics."""
+def measure(model: str, name: str) -> dict:
+    """``shipped_world/NAME.json`` and ``NAME.png`` of a world model; its metrics."""
     with tempfile.TemporaryDirectory() as folder:
-        unpack(weights).save_pretrained(Path(folder) / "world")
         command = [sys.executable, "-m", "toolkit.cli", "train-ivideogpt", "experiment=ivideogpt_shipped"]
-        command += ["init=null", f"model={folder}/world", "stage=measure", "data.num_train=16", "num_threads=1"]
+        command += ["init=null", f"model={model}", "stage=measure", "data.num_train=16", "num_threads=1"]
         command += ["measure.names=[tokenizer,prediction,actions,reward,long]"]
         subprocess.run([*command, f"hydra.run.dir={folder}/measured"], check=True)
         record = json.loads((Path(folder) / "measured" / "run.json").read_text())

@@ -20,8 +20,6 @@ from PIL import Image
 
 import toolkit
 from toolkit.data.episodes.environments import PushSpriteEnv
-from toolkit.ivideogpt.control.games import SHIPPED
-from toolkit.ivideogpt.control.packed import unpack
 from toolkit.metrics.stats import difference, summary
 from toolkit.runs.files import write_json
 
@@ -66,7 +64,7 @@ def enhance(frames: np.ndarray, reference: Path, folder: Path) -> dict[str, floa
 
 
 def main(out: str, work: str) -> None:
-    model, started, folder = unpack(SHIPPED), time.process_time(), Path(work).resolve()
+    model, started, folder = toolkit.load("push_world"), time.process_time(), Path(work).resolve()
     found: dict[str, dict[str, list[float]]] = {kind: {"ours": [], "bicubic": []} for kind in ("imagined", "simulated")}
     for world in range(FIRST_WORLD, FIRST_WORLD + NUM_ROLLOUTS):
         large = save(folder / str(world) / "reference", drive(world, SCALE * model.spec.resolution)[1:])

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import toolkit
-from toolkit.ivideogpt.control.games import SHIPPED
-from toolkit.ivideogpt.control.packed import unpack
 from toolkit.metrics.stats import difference, summary
 from toolkit.runs.files import write_json
 
 SEEDS, NUM_STEPS, LR = (0, 1, 2), 120, 2e-3
 DEEP, SHALLOW, WIDTH = 8, 2, 64
+Source = str | Path  # of a model: its name in the zoo, or its run
 EVERY = 20  # steps between two readings of the held-out loss
 COMMON = (
     "experiment=ivideogpt_push optim.tokenizer.num_steps=0 data.num_train=800 optim.transformer.cached_clips=800 "
@@ -35,7 +34,7 @@ COMMON = (
 READ = {"psnr": "prediction.psnr.predicted", "obeyed": "actions.r.least.agent"}
 
 
-def train(folder: Path, seed: int, layers: int, steps: int, init: Path, parts: str = "both", lr: float = LR) -> Any:
+def train(folder: Path, seed: int, layers: int, steps: int, init: Source, parts: str = "both", lr: float = LR) -> Any:
     """One training of the transformer, measured; done before, it is read."""
     own = [f"init={init}", f"init_parts={parts}", f"seed={seed}", f"transformer.num_hidden_layers={layers}"]
     own += [f"optim.transformer.num_steps={steps}", f"optim.transformer.lr={lr}"]
@@ -57,14 +56,14 @@ def whole(num_steps: float) -> int:
     return EVERY * round(num_steps / EVERY)
 
 
-def arms(seed: int, shipped: Path, folder: Path) -> dict[str, Any]:
+def arms(seed: int, folder: Path) -> dict[str, Any]:
     """All four trainings of a seed, and their compute in units of scratch's."""
-    scratch = train(folder / "scratch", seed, DEEP, NUM_STEPS, shipped, "tokenizer")
-    probe = train(folder / "probe", seed, SHALLOW, 1, shipped, "tokenizer")
+    scratch = train(folder / "scratch", seed, DEEP, NUM_STEPS, "push_world", "tokenizer")
+    probe = train(folder / "probe", seed, SHALLOW, 1, "push_world", "tokenizer")
     large, small = parameters(scratch), parameters(probe)
     first = whole(NUM_STEPS * large / small / 3)
     rest_small, rest_large = whole(NUM_STEPS * large / small - first), whole(NUM_STEPS - first * small / large)
-    base = train(folder / "base", seed, SHALLOW, first, shipped, "tokenizer")
+    base = train(folder / "base", seed, SHALLOW, first, "push_world", "tokenizer")
     grown = folder / "grown_model"
     if not grown.exists():
         words = (f"model={base.folder}", "operator=stack", f"factor={DEEP // SHALLOW}", f"out={grown}")
@@ -85,12 +84,9 @@ def arms(seed: int, shipped: Path, folder: Path) -> dict[str, Any]:
 
 def main(out: str, work: str, *only: str) -> None:
     started, folder = time.process_time(), Path(work).resolve()
-    shipped = folder / "shipped"
-    if not shipped.exists():
-        unpack(SHIPPED).save_pretrained(shipped)
     seeds: dict[int, Any] = {}
     for seed in map(int, only or SEEDS):
-        seeds[seed] = arms(seed, shipped, folder / str(seed))
+        seeds[seed] = arms(seed, folder / str(seed))
         write_json(Path(out), record(seeds, time.process_time() - started))
 
 

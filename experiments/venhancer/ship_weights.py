@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from toolkit import zoo
-from toolkit.venhancer.keys.networks import SHIPPED
-from toolkit.venhancer.pipeline import SMALL, VideoEnhancePipeline
+from toolkit.venhancer.pipeline import VideoEnhancePipeline
 
+SMALL, UPSCALER = zoo.local("video_small"), zoo.local("video_upscaler")
 LIMIT = 3_000_000  # bytes
 TILE = {"tile_rows": 96, "tile_columns": 160}  # in latents: larger than a training crop, which convolutions allow
 
@@ -26,7 +26,7 @@ def main(run: str) -> None:
     else:
         network = zoo.load(run)
         torch.nn.Module.to(network, torch.float16)
-        network.save_pretrained(SHIPPED)
+        network.save_pretrained(UPSCALER)
     for path in SMALL.rglob("*.json"):
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)  # a folder of the machine that trained it

@@ -19,7 +19,7 @@ from toolkit.icg.sources.denoiser import DenoiserSource
 from toolkit.runs.reading import read_record
 
 PACKAGE = Path(toolkit.__file__).parent
-NAMES = list(zoo.SHIPPED)
+NAMES = [name for name, one in zoo.SHIPPED.items() if one.folder.startswith("disco/")]
 
 
 def bytes_of(folder):

@@ -147,7 +147,7 @@ def init_transformer(config: TrainIVideoGPT, clips: Clips) -> VideoTransformer |
 
 def _has_tokenizer_only(source: str) -> bool:
     """A run of stage=tokenizer: its transformer is still to come."""
-    places = (Path(source), Path(source) / "model")
+    places = (zoo.local(source), zoo.local(source) / "model")
     return any((place / "tokenizer").is_dir() and not (place / "transformer").is_dir() for place in places)
 
 

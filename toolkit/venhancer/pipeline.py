@@ -32,7 +32,6 @@ from toolkit.zoo.loading import hub_answers, load_or_refuse, refuse_other_librar
 from toolkit.zoo.sizes import no_larger_than, sizes_in
 from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
 
-SMALL = Path(__file__).parent / "weights"
 _OURS = {one.__name__: one for one in (ControlledVideoUNet, PixelUnshuffleCodec, VideoNoiseSchedule)}
 
 
@@ -49,18 +48,18 @@ class VideoEnhancePipeline(EnhanceParts):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> VideoEnhancePipeline:
         """As any pipeline's; our own classes are loaded strictly, without pickles. "small" is the shipped model."""
-        source = SMALL if str(pretrained_model_name_or_path) == "small" else pretrained_model_name_or_path
-        index = Path(source) / "model_index.json"
-        if Path(source).exists() and not index.exists():
+        source = _folder(pretrained_model_name_or_path)
+        index = source / "model_index.json"
+        if source.exists() and not index.exists():
             raise UserError(f"{source}: no pipeline there (model_index.json is missing)")
         if index.exists():
             vae = read_object(index, vae=list)["vae"][-1:]
-            kwargs.setdefault("denoiser", zoo.load(Path(source), part="denoiser"))
+            kwargs.setdefault("denoiser", zoo.load(source, part="denoiser"))
             kwargs.setdefault("scheduler", VideoNoiseSchedule.from_pretrained(source, subfolder="scheduler"))
             if vae == [PixelUnshuffleCodec.__name__]:
                 kwargs.setdefault("vae", PixelUnshuffleCodec.from_pretrained(source, subfolder="vae"))
         with _no_progress_bar():
-            return super().from_pretrained(source, **kwargs)
+            return super().from_pretrained(str(source), **kwargs)
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
@@ -135,17 +134,21 @@ def _is_ours(part: Any) -> bool:
     return isinstance(part, list) and len(part) == 2 and isinstance(part[1], str) and part[1] in _OURS
 
 
+def _folder(model: str | Path) -> Path:
+    """Where ``model`` lies; "small" is this command's own word for the zoo's video_small."""
+    return zoo.local("video_small" if str(model) == "small" else model)
+
+
 def load_pipeline(model: str, vae: str | None = None, text_encoder: str | None = None) -> VideoEnhancePipeline:
     """A saved pipeline ("small": the shipped one), a training run's, or an imported network with the parts it lacks.
 
     Raises UserError: nothing there, or a part missing.
     """
-    folder = Path(model) / "model" if (Path(model) / "model" / "model_index.json").exists() else Path(model)
-    if model == "small" or (folder / "model_index.json").exists():
-        source = "small" if model == "small" else str(folder)
-        weights = (SMALL if source == "small" else folder).rglob("*.safetensors")
-        with no_larger_than(sizes_in(weights), folder):
-            return load_or_refuse("model", source, lambda: VideoEnhancePipeline.from_pretrained(source))
+    folder = _folder(model)
+    folder = folder / "model" if (folder / "model" / "model_index.json").exists() else folder
+    if (folder / "model_index.json").exists():
+        with no_larger_than(sizes_in(folder.rglob("*.safetensors")), folder):
+            return load_or_refuse("model", model, lambda: VideoEnhancePipeline.from_pretrained(folder))
     if folder.exists() or vae or text_encoder:
         return VideoEnhancePipeline.from_parts(model, vae, text_encoder)
     offline = not hub_answers()

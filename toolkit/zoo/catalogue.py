@@ -276,7 +276,7 @@ def hub_id(name: str) -> str:
 
 @dataclass(frozen=True)
 class Shipped:
-    """A model of ours that comes with the package. folder: below the package; it is laid out as a run, with a card."""
+    """A model of ours that comes with the package. folder: below the package, a run's or of ``save_pretrained``."""
 
     folder: str
     note: str
@@ -285,6 +285,9 @@ class Shipped:
 
 SHIPPED: dict[str, Shipped] = {
     "mnist28": Shipped("disco/weights/mnist28", "DisCo-Diff of MNIST by class, 28x28, and its baseline"),
+    "push_world": Shipped("ivideogpt/weights/push_world", "the world that toolkit play drives: push-sprite, 32x32"),
+    "video_small": Shipped("venhancer/weights", "enhance-video's model=small, and the upscaler below"),
+    "video_upscaler": Shipped("venhancer/weights/upscaler", "enhance-video's keys=upscaler, a regression network"),
 }
 
 

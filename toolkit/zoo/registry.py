@@ -33,7 +33,7 @@ def list_shipped() -> list[dict[str, Any]]:
     """One row per model that comes with the package: name, parameters (of all its parts), licence, note."""
     rows = []
     for name, one in SHIPPED.items():
-        parameters = sum(sizes_in(sorted(local(name).glob("model/*/*.safetensors"))))
+        parameters = sum(sizes_in(sorted(local(name).rglob("*.safetensors"))))
         rows.append({"name": name, "parameters": parameters, "licence": one.licence, "note": one.note})
     return rows
 

@@ -10,7 +10,7 @@ from tests.ivideogpt import tiny
 from toolkit.data.episodes.environments import PushSpriteEnv
 from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import UserError
-from toolkit.ivideogpt.control.games import Game, Games, make_game
+from toolkit.ivideogpt.control.games import MOST_MEMORIES, Game, Games, make_game
 from toolkit.ivideogpt.measure.tracking import TRACKED, locate
 from toolkit.ivideogpt.rollout import imagine
 from toolkit.zoo.world.model import WorldModel
@@ -69,6 +69,22 @@ def test_the_model_that_ships_obeys_the_arrow_keys():
     assert info["truth"] and game.reset(3, 0)["frame"] and game.step([1.0, 0.0])["frame"]
 
 
+def test_a_step_back_reaches_over_renewed_contexts_as_far_as_memories_are_kept():
+    game = Game(tiny.world(), "push_sprite", push_sprite, None)
+    seen = [game.reset(3, 1)]
+    while sum(bool(one.get("recontextualised")) for one in seen) < MOST_MEMORIES:
+        seen.append(game.step([1, -1]))
+    seen.append(game.step([1, -1]))
+    twin = game.fork()
+    oldest = next(t for t, one in enumerate(seen) if one.get("recontextualised"))  # what came before has made room
+    for t in range(len(seen) - 2, oldest - 1, -1):
+        assert game.undo() == seen[t]
+    with pytest.raises(UserError, match="what came before is not kept"):
+        game.undo()
+    assert [game.step([1, -1]) for _ in seen[oldest + 1 :]] == seen[oldest + 1 :]  # the same luck ahead
+    assert twin.undo() == seen[-2]
+
+
 def test_of_a_choice_the_largest_entry_is_acted_in_both_worlds():
     plain = tiny.world()
     game = Game(WorldModel(plain.tokenizer, plain.transformer, discrete=2), None, push_sprite, None)
@@ -87,7 +103,7 @@ def test_play_draws_as_the_model_says():
     game = Game(WorldModel(plain.tokenizer, plain.transformer, sampling=own), None, push_sprite, None)
     game.reset(3, 1)
     assert game.step([1, 0])["entropy"] == float(expected.entropy[0])
-    assert (game.states[-1].observation == expected.frame).all()
+    assert (game.memories[-1][-1].observation == expected.frame).all()
     assert make_game(None).world.sampling == Sampling(temperature=0.5)
 
 
@@ -126,10 +142,10 @@ def test_a_goal_conditioned_model_is_shown_a_goal_first(tmp_path):
     world = WorldModel(plain.tokenizer, plain.transformer, goal_conditioned=True)
     game = Game(world, "push_sprite", push_sprite, None)
     begun = game.reset(5, 0)
-    goal, now = game.states[0].recent[0].numpy()
+    goal, now = game.memories[0][0].recent[0].numpy()
     assert begun["goal"] and begun["goal"] != begun["frame"] == begun["truth"]
     assert (now == push_sprite().reset(seed=5)[0]).all() and (goal != now).any()
-    assert game.step([1, 0])["frame"] and (game.states[-1].recent[0, 0].numpy() == goal).all()
+    assert game.step([1, 0])["frame"] and (game.memories[-1][-1].recent[0, 0].numpy() == goal).all()
     world.save_pretrained(tmp_path / "world")
     frames = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((16, 16, 3), np.uint8)
     write_episode(tmp_path / "episodes" / "a.npz", Episode(frames))

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from tests.zoo.world.nano_world import nano_clips, nano_world
-from toolkit.ivideogpt.control.packed import pack, unpack
 from toolkit.zoo.world.composite import NEAR, composite
+from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.state import as_bytes
 
 GRAY, HUED, RED = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.55, 0.47, 0.5]), torch.tensor([0.9, 0.1, 0.1])
@@ -51,6 +51,7 @@ def test_a_world_composes_its_frames_with_the_context_it_began_with(tmp_path):
         composed.tokenizer.decode_frames(codes, state.context), state.context.frames[:, -1], state.kept.frame
     )
     assert torch.equal(as_bytes(wanted)[:, 0], preds[1].frames[:, -1])
-    again = unpack(pack(composed, tmp_path / "w.safetensors"))
+    composed.save_pretrained(tmp_path)
+    again = WorldModel.from_pretrained(tmp_path)
     assert again.config == composed.config and again.config["composite"] and again.config["kept_frames"] == 2
     assert np.array_equal(context.shape, (2, 2, 16, 16, 3))

@@ -66,10 +66,9 @@ def build_world(options: Options) -> Any:
     from toolkit.zoo.world.transformer import VideoTransformer, llama_config
 
     if options.size == "shipped":
-        from toolkit.ivideogpt.control.games import SHIPPED
-        from toolkit.ivideogpt.control.packed import unpack
+        from toolkit.ivideogpt.build import load_world
 
-        world = unpack(SHIPPED)
+        world = load_world("push_world", "size=shipped")
         if options.context_length != world.spec.T0 or options.num_future > world.spec.max_future:
             raise UserError(
                 f"size=shipped: context_length={world.spec.T0} and num_future={world.spec.max_future} at most "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit import zoo
 from toolkit.data.config import EpisodeData
 from toolkit.data.episodes.environments import ImageEnv, find, is_known, one_hot
 from toolkit.data.episodes.episode import EpisodeSpec, read_episode
@@ -24,7 +26,6 @@ from toolkit.errors import UserError
 from toolkit.ivideogpt.build import load_world
 from toolkit.ivideogpt.control.beside import Seen, answer
 from toolkit.ivideogpt.control.env import action_range
-from toolkit.ivideogpt.control.packed import unpack
 from toolkit.runs.device import check_device
 from toolkit.runs.reading import read_record
 from toolkit.runs.seeds import derive
@@ -32,11 +33,12 @@ from toolkit.schema import check
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.state import State
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "push.safetensors"
+SHIPPED = "push_world"  # in the zoo
 MOST_STARTS = 2**31  # worlds of a simulator
 MOST_FILES = 1000  # of episodes to start from
 MOST_WORLDS = 8  # at a time: each keeps the transformer's memory, 75 MB at the paper's size
 MOST_SEEN = 600  # frames of a drive that a clip can show
+MOST_MEMORIES = 4  # of the transformer that one world keeps: how many renewals a step back reaches over, less one
 KEYS = {  # by environment: which action the right and down arrows raise
     "push_sprite": (0, 1),
     "pusht": (0, 1),
@@ -67,7 +69,8 @@ class Game:
         self.world, self.env_name, self.make_env, self.starts = world, env_name, make_env, starts
         self.name = name or env_name or "a world model"
         self.env = None if make_env is None else make_env()
-        self.states: list[State] = []  # since the context was last encoded; the newest is where the world is
+        # By memory of the transformer, the states that share it; the newest of the newest is where the world is.
+        self.memories: deque[list[State]] = deque(maxlen=MOST_MEMORIES)
         self.start, self.t, self.ended = 0, 0, False
         self.taken: list[NDArray[np.float32]] = []
         self.seen: list[Seen] = []  # the first one, and the last MOST_SEEN
@@ -82,11 +85,12 @@ class Game:
 
         Raises UserError where there is no world yet.
         """
-        if not self.states:
+        if not self.memories:
             raise UserError("no world yet: /reset comes before /fork")
         twin = self.another()
         twin.start, twin.t, twin.goal = self.start, self.t, self.goal
-        twin.states, twin.taken, twin.seen = [*self.states], [*self.taken], [*self.seen]
+        twin.memories.extend([*states] for states in self.memories)
+        twin.taken, twin.seen = [*self.taken], [*self.seen]
         twin._replay()
         return twin
 
@@ -125,7 +129,9 @@ class Game:
         self.check(start, seed)
         self.start, self.taken = start, []
         context = self._true_context() if self.starts is None else self.starts[start]
-        self.states, self.t = [self.world.begin(context[None], [seed])], 0
+        self.memories.clear()
+        self.memories.append([self.world.begin(context[None], [seed])])
+        self.t = 0
         self.goal = context[0] if self.world.spec.goal_conditioned else None
         self.seen = [Seen(context[-1], context[-1] if self.env else None)]
         return self.shown()
@@ -163,15 +169,17 @@ class Game:
 
     def step(self, action: Sequence[float]) -> dict[str, Any]:
         """One frame further."""
-        if not self.states:
+        if not self.memories:
             raise UserError("no world yet: /reset comes before /step")
         wanted = np.asarray(action, np.float64)
         if not np.isfinite(wanted).all():
             raise UserError("action: holds values that are not finite")
         rows = one_hot(wanted[None], self.world.config["discrete"])
-        state, pred = self.world.step(self.states[-1], rows, on_overflow="recontext")
+        state, pred = self.world.step(self.memories[-1][-1], rows, on_overflow="recontext")
         truth = self._true_step(rows[0].astype(np.float32))
-        self.states = [state] if pred.recontextualised else [*self.states, state]
+        if pred.recontextualised:
+            self.memories.append([])
+        self.memories[-1].append(state)
         self.taken.append(rows[0].astype(np.float32))
         self.t += 1
         facts = {
@@ -199,10 +207,16 @@ class Game:
                 self._true_step(row)
 
     def undo(self) -> dict[str, Any]:
-        """One frame back, with the same luck ahead. Raises UserError at the start and where the context was renewed."""
-        if len(self.states) < 2:
-            raise UserError("nothing to undo" + (": the context was renewed here" if self.t else ""))
-        self.states, self.taken, self.seen = self.states[:-1], self.taken[:-1], self.seen[:-1]
+        """One frame back, with the same luck ahead.
+
+        Raises UserError at the start, and where the context was renewed and what came before is not kept any more.
+        """
+        if sum(map(len, self.memories)) < 2:
+            raise UserError("nothing to undo" + (": what came before is not kept any more" if self.t else ""))
+        self.memories[-1].pop()
+        if not self.memories[-1]:
+            self.memories.pop()
+        self.taken, self.seen = self.taken[:-1], self.seen[:-1]
         self.t -= 1
         self._replay()
         return self.shown()
@@ -252,18 +266,18 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
     ``episodes``: a folder of npz episodes to start from; without it the simulator of the run's data is used.
     Raises UserError where the model takes no actions or there is nothing to start from.
     """
-    folder = SHIPPED if source is None else source
+    model = SHIPPED if source is None else source
     check_device(device, f"--device={device}")
-    world = (unpack(SHIPPED) if source is None else load_world(folder, "play")).to(device)
+    world = load_world(model, "play").to(device)
     if not world.spec.action_dim:
-        raise UserError(f"{folder}: an action-free model; nothing can be driven in it")
-    env_name, options = _simulator(Path(folder))
+        raise UserError(f"{model}: an action-free model; nothing can be driven in it")
+    env_name, options = _simulator(zoo.local(model))
     name = f"{env_name or 'a world model'}: {'the small model that comes along' if source is None else source}"
     if episodes is not None:
         return Game(world, env_name, None, _starts(Path(episodes), world), name)
     if env_name is None or not is_known(env_name):
         raise UserError(
-            f"{folder}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
+            f"{model}: its data came from no simulator that is here; give --episodes FOLDER of npz files to start from"
         )
     recorded, size_px = find(env_name), world.spec.resolution
     return Game(world, env_name, lambda: recorded.make(size_px, **options), None, name)
@@ -271,8 +285,6 @@ def make_game(source: str | Path | None, episodes: str | Path | None = None, dev
 
 def _simulator(folder: Path) -> tuple[str | None, dict[str, Any]]:
     """Name and options of the environment that a run's data came from."""
-    if folder == SHIPPED:
-        return "push_sprite", {}
     data = (read_record(folder) or {}).get("data", {})
     options = data.get("env_options") or {}
     _check_options(f"{folder / 'run.json'}: data.env_options", data.get("env"), options)

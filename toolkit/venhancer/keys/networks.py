@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -11,8 +9,6 @@ from toolkit import zoo
 from toolkit.errors import UserError
 from toolkit.venhancer.clips.classic import to_pixels, to_tensor
 from toolkit.zoo.video.upscaler import FrameUpscaler
-
-SHIPPED = Path(__file__).parent.parent / "weights" / "upscaler"
 
 
 class NetworkUpscaler:
@@ -29,7 +25,7 @@ class NetworkUpscaler:
 
 def load(source: str, device: str) -> NetworkUpscaler:
     """Of a run or a folder of ``save_pretrained``; Raises UserError for another network."""
-    network = zoo.load(source or SHIPPED, device=device)
+    network = zoo.load(source or "video_upscaler", device=device)
     if not isinstance(network, FrameUpscaler):
         raise UserError(f"keys=upscaler:{source}: holds a {type(network).__name__}; a run of stage=train_keys has one")
     made = "the regression network in the package" if not source else f"the regression network of {source}"
