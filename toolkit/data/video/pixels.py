@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 HD_ROWS = 720
@@ -35,8 +36,8 @@ class ToRgb:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """uint8 RGB (height, width, 3), uint16 where ``deep``; transparent parts lie on black."""
-        if frame.rotation != self._angle:  # side_data ties a frame to itself: few frames are asked for it, or all
-            self._angle, self.turn = frame.rotation, orientation(frame)  # stay in memory until Python collects cycles
+        if frame.rotation != self._angle:
+            self._angle, self.turn = frame.rotation, orientation(frame)
         size = self.size[::-1] if self.turn.transposed else self.size
         colorspace = None if frame.format.is_rgb else source_colorspace(frame)
         has_shade = has_alpha(frame.format)
@@ -67,7 +68,8 @@ class Orientation(NamedTuple):
 
 def orientation(frame: av.VideoFrame) -> Orientation:
     """What the frame's display matrix says: [x y] [[a, b], [c, d]] is where a pixel is shown; by right angles."""
-    found = frame.side_data.get("DISPLAYMATRIX")
+    # not frame.side_data, which ties a frame to itself: it would stay until Python collects cycles
+    found = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if found is None:
         return Orientation()
     a, b, _, c, d = np.frombuffer(bytes(found), np.int32)[:5].tolist()  # type: ignore[call-overload]

