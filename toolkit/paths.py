@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -34,14 +35,18 @@ def _first(name: str, preferred: Path | None) -> Path:
 
 def presets(command: str | None = None) -> dict[str, tuple[str, str]]:
     """``{preset: (command, first comment line)}`` of conf/experiment, read as text: no import of yaml or hydra."""
-    found = {}
-    for path in sorted((conf_dir() / "experiment").glob("*.yaml")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        owner = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("command:")), "")
-        about = next((line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line), "")
-        if command in (None, owner):
-            found[path.stem] = (owner, about)
-    return found
+    paths = sorted((conf_dir() / "experiment").glob("*.yaml"))
+    found = {path.stem: _said_by(path, path.stat().st_mtime_ns) for path in paths}
+    return {name: said for name, said in found.items() if command in (None, said[0])}
+
+
+@functools.cache
+def _said_by(preset: Path, modified_ns: int) -> tuple[str, str]:
+    """(command, first comment line) of a file as it was at that time: a page of help asks several times."""
+    lines = preset.read_text(encoding="utf-8").splitlines()
+    owner = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("command:")), "")
+    about = next((line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line), "")
+    return owner, about
 
 
 def share(folder: Path) -> None:

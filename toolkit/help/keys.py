@@ -90,7 +90,7 @@ def _brought_by_others(command: Command, groups: Iterable[str], known: set[str])
     """The keys that only other options of a config group have, with the options that bring them."""
     found: dict[str, tuple[Key, list[str]]] = {}
     for group in groups:
-        for option in options(command, group):
+        for option in options(command, group) if group != "experiment" else ():  # presets have none of their own
             kind = schema_of(command, group, option)
             for key, _ in _keys(kind(), f"{group}.") if kind else ():
                 if key.name not in known:
