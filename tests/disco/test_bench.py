@@ -48,6 +48,15 @@ def test_peers_have_nearly_our_size():
     assert 0.85 < sizes["diffusers"] / sizes["ours"] < 1.15
 
 
+def test_the_official_network_stands_beside_bf16_in_both_precisions(tmp_path):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "networks.py").touch()
+    words = [*SMALL, f"edm={tmp_path}"]
+    for precision, expected in (("fp32", {"edm"}), ("bf16", {"edm", "edm_fp32"})):
+        options = parse_options(bench.Options, [*words, f"precision={precision}"])
+        assert {name for name in bench.contenders(options) if name.startswith("edm")} == expected
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -1,7 +1,5 @@
 """No network: motion is followed, frames are exact where they exist, sizes are Lanczos's."""
 
-import functools
-import threading
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from tests.data.videos import moving, psnr
+from toolkit.data.video.together import in_order
 from toolkit.metrics.flow import box_mean, estimate_flow, halve, median, resize_flow, to_grey, warp
 from toolkit.venhancer.clips.classic import (
     blended_frames,
@@ -21,7 +20,6 @@ from toolkit.venhancer.clips.classic import (
     to_tensor,
     up_to_size,
 )
-from toolkit.venhancer.clips.together import in_order
 from toolkit.venhancer.config import Classic
 
 
@@ -145,24 +143,6 @@ def test_frames_made_at_once_are_those_made_one_by_one():
 
     one_by_one = [task() for task in tasks()]
     assert np.array_equal(np.stack(list(in_order(tasks(), 3))), one_by_one)
-
-
-def test_what_is_made_ahead_is_bounded_and_ends_with_its_reader():
-    asked, go = [], threading.Event()
-
-    def wait(number):
-        return number if number == 0 or go.wait(5) else None
-
-    def tasks():
-        for number in range(100):
-            asked.append(number)
-            yield functools.partial(wait, number)
-
-    made = in_order(tasks(), 2)
-    assert next(made) == 0 and len(asked) == 3
-    go.set()
-    made.close()
-    assert len(asked) == 3
 
 
 def test_tensors_and_pixels_are_inverse():

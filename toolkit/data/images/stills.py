@@ -24,6 +24,7 @@ from toolkit.data.fetching import cache_root
 from toolkit.data.images.decoding import flattened, opened
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.scan import index_video
+from toolkit.data.video.together import in_order
 from toolkit.errors import UserError
 from toolkit.runs import progress
 from toolkit.runs.files import into_place
@@ -124,7 +125,7 @@ def _of_films(paths: Sequence[Path], left_out_s: Sequence[float], num_crops: int
 
 def _frames(reader: VideoReader, wanted: set[int]) -> Iterator[np.ndarray]:
     """Those frames, every second one at half its size."""
-    for count, frame in enumerate(one for number, one in enumerate(reader.frames(0)) if number in wanted):
+    for count, frame in enumerate(in_order(reader.tasks(wanted), torch.get_num_threads())):
         if count % 2:
             image = Image.fromarray(frame)
             frame = np.asarray(image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS))

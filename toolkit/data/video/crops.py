@@ -8,11 +8,11 @@ uint8 in the cache, found again by what they are made of.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from toolkit.data.fetching import cache_root
 from toolkit.data.video.reader import VideoIndex, VideoReader
-from toolkit.data.video.scan import index_video
+from toolkit.data.video.scan import declared_frames, index_video
+from toolkit.data.video.together import in_order
 from toolkit.errors import UserError
 from toolkit.runs import progress
 from toolkit.runs.files import into_place
@@ -89,7 +90,7 @@ def _make(
     try:
         counts: list[int] = []
         with open(scratch / "crops.u8", "wb") as file:
-            indices = [index_video(path, key="data") for path in paths]
+            indices = [_looked_through(path) for path in paths]
             total = sum(index.num_frames for index in indices)
             for number, index in enumerate(indices):
                 rng = np.random.default_rng([seed, number])
@@ -113,6 +114,13 @@ def _make(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _looked_through(path: Path) -> VideoIndex:
+    """What is in the video: a pass over all of it, which is shown."""
+    count = itertools.count(1)
+    with progress.bar(f"looking through {path.name}", 0, declared_frames(path, "data"), unit="frame") as bar:
+        return index_video(path, key="data", each=lambda frame: bar.advance(next(count)))
+
+
 def _crops_of(
     index: VideoIndex,
     num_crops: int,
@@ -122,22 +130,28 @@ def _crops_of(
     rng: np.random.Generator,
     bar: progress.Bar,
 ) -> Iterator[np.ndarray]:
-    """Good crops uint8 (F, size, size, 3) of one video, in its order; every frame is decoded once."""
+    """Good crops uint8 (F, size, size, 3) of one video, in its order; every frame is decoded once, and made RGB where a
+    crop needs it, by as many threads as torch has."""
     stride = max(1, round(float(index.rate) / rate_fps)) if rate_fps else 1
     span = (num_frames - 1) * stride + 1
     if index.num_frames < span or min(index.height, index.width) < size_px:
         return
-    starts = sorted(rng.integers(0, index.num_frames - span + 1, num_crops).tolist(), reverse=True)
-    recent: deque[np.ndarray] = deque(maxlen=span)
-    for number, frame in enumerate(VideoReader(index).frames(0)):
-        recent.append(frame)
-        bar.advance(number + 1)
-        while starts and starts[-1] + span - 1 == number:
-            starts.pop()
-            top, left = (int(rng.integers(0, side - size_px + 1)) for side in (index.height, index.width))
-            crop = np.stack([one[top : top + size_px, left : left + size_px] for one in list(recent)[::stride]])
-            if _is_good(crop):
-                yield crop
+    starts = sorted(rng.integers(0, index.num_frames - span + 1, num_crops).tolist())
+    sides = (index.height, index.width)
+    places = [(start, *(int(rng.integers(0, side - size_px + 1)) for side in sides)) for start in starts]
+    wanted = sorted({number for start in starts for number in range(start, start + span, stride)})
+    tasks = VideoReader(index).tasks(frozenset(wanted))
+    frames = zip(wanted, in_order(tasks, torch.get_num_threads()), strict=True)
+    recent: dict[int, np.ndarray] = {}
+    for start, top, left in places:
+        numbers = range(start, start + span, stride)
+        recent = {number: frame for number, frame in recent.items() if number >= start}
+        while numbers[-1] not in recent:
+            number, recent[number] = next(frames)
+            bar.advance(number + 1)
+        crop = np.stack([recent[number][top : top + size_px, left : left + size_px] for number in numbers])
+        if _is_good(crop):
+            yield crop
 
 
 def _is_good(crop: np.ndarray) -> bool:

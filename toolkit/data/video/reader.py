@@ -10,7 +10,8 @@ import bisect
 import functools
 import itertools
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -166,18 +167,39 @@ class VideoReader:
 
         Raises UserError when the file changed since it was indexed.
         """
+        to_rgb = self._converter()
+        for _, frame in self._numbered(start):
+            yield to_rgb(frame)
+
+    def tasks(self, numbers: Collection[int]) -> Iterator[Callable[[], np.ndarray]]:
+        """For each frame of ``numbers``, in their order, a function that makes what :meth:`frames` gives.
+
+        Any thread may call it. The other frames are decoded and no more.
+        """
+        own = threading.local()
+
+        def make(frame: av.VideoFrame) -> np.ndarray:
+            if not hasattr(own, "to_rgb"):
+                own.to_rgb = self._converter()
+            return own.to_rgb(frame)
+
+        return (functools.partial(make, frame) for number, frame in self._numbered(0) if number in numbers)
+
+    def _converter(self) -> Callable[[av.VideoFrame], np.ndarray]:
+        to_rgb = ToRgb(self.width, self.height, self.index.deep or self.index.is_toned)
+        return (lambda frame: self._toned(to_rgb(frame))) if self.index.is_toned else to_rgb
+
+    def _numbered(self, start: int) -> Iterator[tuple[int, av.VideoFrame]]:
         if file_state(Path(self.index.path)) != (self.index.size_bytes, self.index.modified_ns):
             raise UserError(f"input={self.index.path}: the file changed while it was worked on; start again")
         if start >= self.num_frames:
             return
-        count = start
-        to_rgb = ToRgb(self.width, self.height, self.index.deep or self.index.is_toned)
-        for frame in self._full(start):
-            yield self._toned(to_rgb(frame)) if self.index.is_toned else to_rgb(frame)
-            count += 1
-            if count == self.num_frames:
+        number = start - 1
+        for number, frame in enumerate(self._full(start), start):
+            yield number, frame
+            if number + 1 == self.num_frames:
                 return
-        raise UserError(f"input={self.index.path}: only {count} of {self.num_frames} frames could be read again")
+        raise UserError(f"input={self.index.path}: only {number + 1} of {self.num_frames} frames could be read again")
 
     def _toned(self, pixels: np.ndarray) -> np.ndarray:
         toned = self._toner(pixels)

@@ -61,6 +61,17 @@ def index_video(
         return replace(index, notes=tuple(_notes(index, scan, stream, container)))
 
 
+def declared_frames(path: Path, key: str = "input") -> int:
+    """How many frames the file says it has, or its length and rate do; 1 where it says neither.
+
+    Raises UserError as :func:`index_video` does.
+    """
+    with open_video(path, key) as container:
+        stream = picture_stream(container, path, key)
+        duration_s = (container.duration or 0) / av.time_base
+        return stream.frames or max(1, round(duration_s * float(stream.average_rate or GUESSED_RATE)))
+
+
 def _index(path: Path, scan: _Scan, stream: Any, container: Any, deinterlace: str) -> VideoIndex:
     assert scan.first is not None
     turned = orientation(scan.first).transposed

@@ -7,10 +7,12 @@ Contenders at equal parameters, same shapes, same threads:
   disco      ours with encoder and latents, for what they cost
   diffusers  UNet2DModel trained as diffusers' unconditional example does it: DDPM noise, MSE, AdamW, clipping, EMA
   edm        the official network and loss, from a checkout of NVlabs/edm that the user names (edm=PATH)
+  edm_fp32   the same in float32, as its code is written, where precision=bf16 has all others in bfloat16
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +40,11 @@ def contenders(options: Options) -> Makers:
         "disco": lambda: _ours(options, "discrete"),
         "diffusers": lambda: bench_peers.diffusers(options),
     }
-    return makers | ({"edm": lambda: bench_peers.edm(options)} if options.edm else {})
+    if options.edm:
+        makers["edm"] = lambda: bench_peers.edm(options)
+        if options.precision != "fp32":
+            makers["edm_fp32"] = lambda: bench_peers.edm(dataclasses.replace(options, precision="fp32"))
+    return makers
 
 
 def _ours(options: Options, latents: str) -> Contender:

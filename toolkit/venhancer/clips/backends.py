@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from toolkit.data.video.reader import VideoReader
+from toolkit.data.video.together import in_order
 from toolkit.runs.files import write_atomic
 from toolkit.venhancer.clips.between import Between, make_between
 from toolkit.venhancer.clips.classic import blend_tasks, motion_frames, motion_tasks, resize, up_to_size
 from toolkit.venhancer.clips.colour import fix_colour
 from toolkit.venhancer.clips.timeline import Shot
-from toolkit.venhancer.clips.together import in_order
 from toolkit.venhancer.config import Classic, EnhanceVideo
 from toolkit.venhancer.keys import Upscaler
 from toolkit.venhancer.keys.tiled import enlarge_to

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toolkit.data.video.pixels import resize_planes
+from toolkit.data.video.together import Once, Task
 from toolkit.metrics.flow import LEAST_SIDE_PX, box_mean, estimate_flow, halve, to_grey, warp
-from toolkit.venhancer.clips.together import Once, Task
 from toolkit.venhancer.config import Classic
 
 FIXED_POINT_STEPS = 3
