@@ -14,7 +14,7 @@ from toolkit.show.report import write_report
 from toolkit.show.table import Table
 
 RUNS_OF_A_LIST, RUNS_OF_A_REPORT = 10_000, 100
-CALLS_OF_A_LIST, CALLS_OF_A_REPORT = 1_500_000, 600_000  # Python functions, some tenths of a second
+CALLS_OF_A_LIST, CALLS_OF_A_REPORT = 1_500_000, 600_000  # Python functions
 
 
 def make_runs(root, count, alike):
