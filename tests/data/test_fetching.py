@@ -140,7 +140,12 @@ def test_the_real_sources_still_give_the_pinned_bytes(cache, name):
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("mnist8", (54001, 5999, 10000)), ("fashion", (54000, 6000, 10000)), ("crossfire", (3345, 407, 617))],
+    [
+        ("mnist8", (54001, 5999, 10000)),
+        ("fashion", (54000, 6000, 10000)),
+        ("crossfire", (3345, 407, 617)),
+        ("drawn_faces", (7464, 832, 2072)),
+    ],
 )
 def test_fetched_sets_load(name, sizes):
     if {row.name: row.available for row in data.rows()}[name] != "cached":

@@ -88,6 +88,18 @@ def test_sigma_data_is_the_standard_deviation_of_all_training_values():
     assert digits.sigma_data == pytest.approx(float(digits.train.all()[0].double().std()), abs=1e-12)
 
 
+def test_sigma_data_is_the_same_where_networks_are_built_on_the_meta_device():
+    values = torch.arange(250, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    with torch.device("meta"):  # as of the matched baseline of a run that is resumed
+        inside = _set_of(values).sigma_data
+    assert inside == _set_of(values).sigma_data > 0.5
+
+
+def _set_of(values):
+    split = MemorySplit(values)
+    return data.Dataset("made", split, split, split, 0, (), "", "")
+
+
 def test_hold_out_keeps_units_together_and_classes_present():
     labels = np.repeat([0, 1], [30, 10])
     units = np.arange(40) // 5

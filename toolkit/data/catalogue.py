@@ -86,6 +86,15 @@ CATALOGUE: dict[str, Entry] = {
         num_classes=14,
         shape=(3, 32, 32),
     ),
+    "drawn_faces": Entry(
+        "images",
+        "10,368 x 3x32x32, 8 hair styles",
+        "MIT",
+        "toolkit.data.images.drawn_faces:load_drawn_faces",
+        "drawn_faces",
+        num_classes=8,
+        shape=(3, 32, 32),
+    ),
     "folder": Entry("images", "your images, or a zip", _OWN, "toolkit.data.images.folder:load_folder", needs_path=True),
     "imagenet64": Entry(
         "images",

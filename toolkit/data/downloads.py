@@ -6,6 +6,7 @@ from toolkit.data.photo_downloads import PHOTO_DOWNLOADS
 from toolkit.data.sources import (
     Download,
     from_apt,
+    from_function,
     from_hub,
     from_npm,
     from_pip,
@@ -98,6 +99,12 @@ DOWNLOADS: dict[str, Download] = {
         licence="GPL-2.0",
         origin="sprites of the game Crossfire, by its development team",
         sources=[("apt", from_apt("crossfire-client-images", "/usr/share/games/crossfire-client"))],
+    ),
+    "drawn_faces": Download(
+        files={"drawn_faces.npy": "75a953e1384f4f16f5a0cea940ac229ca075d7b85a004c37d395a64d8048d459"},
+        licence="MIT package; its parts were designed by Pablo Stanley",
+        origin="faces drawn of the parts of python_avatars 1.4.1 by resvg",
+        sources=[("drawn", from_function("toolkit.data.images.drawn_faces:draw"))],
     ),
     "brown": Download(
         files={"brown.jsonl": "ade260783611b53336e6ec2e0515dc9e9f12c2f8fd7a9d40fee16fa2e119708c"},

@@ -130,7 +130,8 @@ class Dataset:
 
         Raises UserError where all of them are the same: there is nothing to learn, and no noise level fits.
         """
-        values, _ = self.train.all(NUM_FOR_SIGMA_DATA)
+        with torch.device("cpu"):  # also where networks are built on the meta device, whose indices pick nothing
+            values, _ = self.train.all(NUM_FOR_SIGMA_DATA)
         if not values.min() < values.max():
             raise UserError(f"data.name={self.name} ({self.source}): all training values are the same; give others")
         return float(values.double().std())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import shutil
 import struct
@@ -88,6 +89,16 @@ def from_apt(package: str, installed: str) -> Callable[[Path], Path]:
         for archive in scratch.glob("*.deb"):
             _run(["dpkg-deb", "-x", archive.name, "root"], scratch)
         return scratch
+
+    return unpack
+
+
+def from_function(place: str) -> Callable[[Path], Path]:
+    """A source: files that ``place``, a ``module:function`` of ours, makes; imported when they are wanted."""
+
+    def unpack(scratch: Path) -> Path:
+        module, function = place.split(":")
+        return getattr(importlib.import_module(module), function)(scratch)
 
     return unpack
 

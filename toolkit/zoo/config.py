@@ -72,15 +72,18 @@ class UViTConfig(NetworkConfig):
 
 @dataclass
 class MLPConfig(NetworkConfig):
-    """Residual FiLM blocks on flattened samples: points and very small images.
+    """Residual FiLM blocks on flattened samples: points, very small images, and small ones that are all aligned.
 
     width: features of a block. depth: how many blocks. layer_norm: whether each block normalises its input.
+    input_gain: whether the input, times a gain learned for each noise level, is added to the output, which samples of
+    more numbers than the width need.
     """
 
     family: str = "mlp"
     width: int = number(128, least=4)
     depth: int = number(4, least=1)
     layer_norm: bool = False
+    input_gain: bool = False
 
 
 @dataclass

@@ -184,7 +184,12 @@ def test_a_measurement_repeats_itself(exact):
 
 @pytest.mark.parametrize("kind", ["discrete", "continuous", "none", "labels", "kmeans"])
 def test_images_with_every_kind_of_latents(kind, tmp_path):
-    words = ["measure.num_samples=24", "measure.evaluations=[3]", "measure.num_trajectories=4", "sampling.num_steps=3"]
+    words = [
+        "measure.num_samples=24",
+        "measure.evaluations=[3,5]",
+        "measure.num_trajectories=4",
+        "sampling.num_steps=3",
+    ]
     names = "loss,use,quality,prior_gap"  # what depends on how z is encoded; the rest once for each way of drawing it
     if kind not in ("labels", "kmeans"):
         names += ",jacobian,guidance,shared,switch,cost,memorisation"
@@ -209,6 +214,8 @@ def test_images_with_every_kind_of_latents(kind, tmp_path):
     assert ("prior_gap.frechet.oracle" in found) == (kind != "none")
     assert ("prior_gap.nats.prior" in found) == (kind not in ("none", "continuous"))
     assert "quality.frechet.floor" in found
+    ratios = [found[f"quality.frechet.ours.nfe_{n}"] / found[f"quality.frechet.baseline.nfe_{n}"] for n in (3, 5)]
+    assert found["quality.frechet.ratio.mean"] == pytest.approx((ratios[0] * ratios[1]) ** 0.5)
     table = Table.load(tmp_path / "tables" / "headline.json")
     assert table.columns == ["measure", "DisCo-Diff", "baseline", "floor"]
     assert table.rows[0][0] == "frechet distance, 3 evaluations"

@@ -38,8 +38,9 @@ def mean_scores(scores: list[dict[str, float]]) -> tuple[dict[str, float], dict[
 
 
 def quality(setting: Setting) -> dict[str, float]:
-    """``quality.SCORE.VARIANT.nfe_N``, ``quality.SCORE.floor``, ``quality.DISTANCE.ratio.nfe_N``.
+    """``quality.SCORE.VARIANT.nfe_N``, ``quality.SCORE.floor``, ``quality.DISTANCE.ratio.nfe_N``, ours over baseline's.
 
+    ``quality.DISTANCE.ratio.mean`` is the geometric mean over all budgets, where every distance is above 0.
     SCORE is frechet, precision, recall (and accuracy with class labels) for images; energy, off_mode, within_mode_w2,
     mode_chi2_per_mode and modes_missed for points. ``quality.sd.*`` are spreads over sampling seeds, if repeated.
     """
@@ -57,6 +58,9 @@ def quality(setting: Setting) -> dict[str, float]:
         if "baseline" in setting.variants:
             ours, theirs = (found[f"{judge.distance}.{v}.{evaluations_key(budget)}"] for v in ("ours", "baseline"))
             found[f"{judge.distance}.ratio.{evaluations_key(budget)}"] = ratio(ours, theirs)
+    ratios = [found.get(f"{judge.distance}.ratio.{evaluations_key(budget)}", 0.0) for budget in budgets]
+    if all(0 < one < math.inf for one in ratios):
+        found[f"{judge.distance}.ratio.mean"] = math.prod(ratios) ** (1 / len(ratios))
     rows.append(["real training items", None, *(floor.get(name) for name in means)])
     against = f"{setting.num_samples} samples against the test split, images clamped"
     note = f"{against}; {judge.space}; evaluations are network calls"

@@ -36,7 +36,8 @@ def build_network(
             return ToyScoreDenoiser(
                 component_std=network.component_std, **common, **known_latents(ToyScoreDenoiser, latents)
             )
-        return MLPDenoiser(layer_norm=network.layer_norm, **common, **known_latents(MLPDenoiser, latents))
+        common |= {"layer_norm": network.layer_norm, "input_gain": network.input_gain}
+        return MLPDenoiser(**common, **known_latents(MLPDenoiser, latents))
     channels, height, _ = image_shape(shape, f"network.family={network.family}")
     common |= {"image_size": height, "in_channels": channels} | latents
     return _unet(network, common)

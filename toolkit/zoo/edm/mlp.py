@@ -83,6 +83,10 @@ class MLPDenoiser(Denoiser):
 
     Noise level, class label and latent tokens (all slots side by side) each enter the FiLM embedding by a linear map;
     that of the tokens starts at zero, so that latents added to a trained network leave its output unchanged.
+
+    input_gain: add the input times a gain, learned as a function of the embedding and 0 at first. At small noise the
+    output must undo the noise in every direction that the data does not have, and more numbers than the width do not
+    pass through the blocks; with the gain these predict clean samples, which have few directions.
     """
 
     latent_keys = ("num_latents", "codebook_size", "latent_width", "latent_layers", "latent_heads", "latent_kind")
@@ -95,6 +99,7 @@ class MLPDenoiser(Denoiser):
         depth: int = 4,
         embedding_width: int = 64,
         layer_norm: bool = False,
+        input_gain: bool = False,
         sigma_data: float = 0.5,
         num_classes: int = 0,
         num_latents: int = 0,
@@ -112,6 +117,7 @@ class MLPDenoiser(Denoiser):
         if num_latents:
             self.embed_latents = normal_linear(num_latents * latent_width, embedding_width, bias=False, gain=0.0)
         self.body = FiLMResidualMLP(math.prod(sample_shape), width, depth, embedding_width, layer_norm)
+        self.gain = normal_linear(embedding_width, 1, gain=0.0) if input_gain else None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,7 +131,11 @@ class MLPDenoiser(Denoiser):
             embedding = embedding + self.embed_class(class_onehot * self.config.num_classes**0.5)
         if self.embed_latents is not None and tokens is not None:
             embedding = embedding + self.embed_latents(tokens.flatten(1))
-        return self.body(x_in.flatten(1), F.silu(embedding)).view_as(x_in)
+        embedding, x_Bd = F.silu(embedding), x_in.flatten(1)
+        output = self.body(x_Bd, embedding)
+        if self.gain is not None:
+            output = torch.addcmul(output, self.gain(embedding), x_Bd)
+        return output.view_as(x_in)
 
 
 class ToyScoreDenoiser(Denoiser):
