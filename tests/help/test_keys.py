@@ -99,7 +99,7 @@ def test_every_key_is_listed_once(command):
 
 def test_a_key_of_another_choice_says_which():
     found = {key.name: key for key in keys.keys_of(COMMANDS["train-disco"])}
-    assert found["network.layer_norm"].needs == "network=mlp or mlp_narrow"
+    assert found["network.layer_norm"].needs == "network=mlp or mlp_32 or mlp_narrow"
     assert found["network.width"].needs == "" and found["network.width"].default == 16
     assert found["network"].kind.startswith("one of adm, ") and found["network"].default == "adm_tiny"
     assert "icg_smoke" not in found["experiment"].kind and "disco_smoke" in found["experiment"].kind
