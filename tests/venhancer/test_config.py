@@ -57,6 +57,10 @@ def test_rates_that_are_none(text):
         (["input=a.mp4", "scale=2", "width=640"], "give the scale or the size"),
         (["input=a.mp4", "noise_level=301"], "at most 300"),
         (["input=a.mp4", "noise_level=30"], "keys=upscaler is asked; add keys=network, or experiment=enhance_small"),
+        (
+            ["experiment=enhance_small", "input=a.mp4", "sampling.guidance=icg", "negative_prompt=dull"],
+            "negative_prompt=dull: sampling.guidance=icg draws its own",
+        ),
         (["stage=all"], "trains VEnhancer's network; with keys=upscaler"),
         (["stage=train"], "network.asymmetric=true: training crops are square"),
         (["input=a.mp4", "backend=magic"], "choose one of generative, classic, bicubic"),

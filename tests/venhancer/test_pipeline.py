@@ -12,9 +12,12 @@ from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from tests.venhancer.networks import clip, tiny_pipeline
 from toolkit import zoo
 from toolkit.errors import UserError
+from toolkit.runs.seeds import generator
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.engine.enhancer import Enhancer
+from toolkit.venhancer.engine.layout import plan_layout
 from toolkit.venhancer.engine.settings import EnhanceSettings
+from toolkit.venhancer.engine.window_steps import WindowSteps
 from toolkit.venhancer.model.codec import PixelUnshuffleCodec, VAECodec
 from toolkit.venhancer.model.loading import load_text_encoder, load_vae, penultimate
 from toolkit.venhancer.model.schedule import VideoNoiseSchedule
@@ -160,6 +163,29 @@ def test_prompts_and_guidance_batches(tmp_path):
     alone = pipeline.encode_prompt("a cat", "blurry", guided=False)
     assert torch.allclose(both[:1], alone, atol=1e-5)  # 84 eps: a norm's output, and two texts may round unlike one
     assert not torch.allclose(both[0], both[1], atol=1e-3)
+
+
+def test_random_words_take_the_negative_prompts_place_step_by_step(tmp_path):
+    tiny_autoencoder(False).save_pretrained(tmp_path / "svd" / "vae")
+    parts = {"vae": str(tmp_path / "svd"), "text_encoder": str(text_folder(tmp_path / "sd"))}
+    pipeline = load_pipeline(str(imported_network(tmp_path / "network")), **parts)
+    settings = EnhanceSettings(16, 16, prompt="a dog", negative_prompt="bad").changed(num_steps=3, guidance_scale=7.5)
+    drawn = []
+    for words in ({"guidance": "cfg"}, {"guidance": "icg"}, {"guidance": "icg", "seed": 1}, {"guidance": "icg"}):
+        asked = settings.changed(**words)
+        layout = plan_layout(pipeline, asked, Frames(clip(4, 10, 16)))
+        assert layout.guided
+        drawn.append(torch.stack(WindowSteps(pipeline, asked, layout, None).texts))
+    cfg, icg, other, again = drawn
+    assert icg.shape == cfg.shape == (3, 2, 9, 16) and torch.equal(icg, again)
+    torch.testing.assert_close(icg[:, 0], cfg[:, 0])  # the prompt's stays
+    assert torch.equal(cfg[0], cfg[1]) and torch.equal(cfg[0], cfg[2])
+    apart = [*icg[:, 1], *other[:, 1], cfg[0, 1]]  # by step and seed, and no negative prompt among them
+    assert all((one - two).abs().max() > 1e-3 for place, one in enumerate(apart) for two in apart[:place])
+    with torch.no_grad():
+        ids = torch.randint(55, (1, 9), generator=generator(0, "icg", 2))
+        expected = penultimate(pipeline.text_encoder, pipeline.text_encoder(ids, output_hidden_states=True))
+    assert torch.equal(icg[2, 1:], expected)
 
 
 def test_text_is_the_last_layer_but_one_with_the_final_norm(tmp_path):

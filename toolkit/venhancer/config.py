@@ -87,15 +87,17 @@ class Sampling:
 
     solver: the release's DPM-Solver++ (2M, stochastic), Heun, or DDIM. mode: ``fast`` is the release's list of 14
     evaluations, ``normal`` takes num_steps. num_steps: of ``mode=normal``. strength: the share of the schedule that is
-    denoised; None: 0.9, the release's, which starts at t = 899 of 1000, or 1 for residuals. guidance_scale: of
-    classifier-free guidance on the text; 1 is off. guidance_rescale: how far the contrast is pulled back to that
-    without guidance.
+    denoised; None: 0.9, the release's, which starts at t = 899 of 1000, or 1 for residuals. guidance: what the
+    prompt is held against, ``cfg`` the negative prompt, ``icg`` random words drawn anew at every step (Sadat et al.
+    2025). guidance_scale: of guidance on the text; 1 is off. guidance_rescale: how far the contrast is pulled back to
+    that without guidance.
     """
 
     solver: str = choice("dpmpp_2m_sde", "dpmpp_2m_sde", "heun", "ddim")
     mode: str = choice("fast", "fast", "normal")
     num_steps: int = number(50, least=1, most=1000)
     strength: float | None = number(None, above=0, most=1)
+    guidance: str = choice("cfg", "cfg", "icg")
     guidance_scale: float = number(7.5, least=0)
     guidance_rescale: float = number(0.2, least=0, most=1)
 
@@ -263,6 +265,10 @@ class EnhanceVideo(Job):
         if self.scale is not None and self.scale < 1 and self.backend == "generative":
             raise UserError(f"scale={self.scale}: the network enlarges; below 1 take backend=classic")
         self._check_keys()
+        if self.negative_prompt is not None and self.sampling.guidance == "icg":
+            raise UserError(
+                f"negative_prompt={self.negative_prompt}: sampling.guidance=icg draws its own; leave it out"
+            )
         if self.input is None and self.reference is not None:
             raise UserError(f"reference={self.reference}: belongs to input=..., which is not given")
         if self.reference is not None and self.degrade.active:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import JobError
-from toolkit.runs.seeds import derive
+from toolkit.runs.seeds import derive, generator
 from toolkit.venhancer.engine import tiles
 from toolkit.venhancer.engine.in_flight import Flight
 from toolkit.venhancer.engine.layout import Layout
@@ -22,7 +22,18 @@ class WindowSteps:
     def __init__(self, pipeline: EnhanceParts, settings: EnhanceSettings, layout: Layout, flight: Flight) -> None:
         self.pipeline, self.settings, self.layout, self.flight = pipeline, settings, layout, flight
         self.device = pipeline.compute_device
-        self.text = pipeline.encode_prompt(settings.prompt, settings.negative_prompt, layout.guided)
+        self.texts = self._texts()
+
+    def _texts(self) -> list[Tensor]:
+        """By step: (1, L, D) of the prompt, (2, L, D) with what guidance contrasts it with."""
+        pipeline, settings, layout = self.pipeline, self.settings, self.layout
+        independent = layout.guided and settings.sampling.guidance == "icg"
+        text = pipeline.encode_prompt(settings.prompt, settings.negative_prompt, layout.guided and not independent)
+        steps = range(len(layout.evaluations))
+        if not independent:
+            return [text for _ in steps]
+        drawn = (pipeline.encode_random_prompt(generator(settings.seed, "icg", step)) for step in steps)
+        return [torch.cat([text, one]) for one in drawn]
 
     @torch.no_grad()
     def run(self, step: int, window: int) -> None:
@@ -54,15 +65,15 @@ class WindowSteps:
         k, place = self.settings.frame_factor, (_rows(tile), _columns(tile))
         keys = range(frames.start // k, (frames.stop - 1) // k + 1)
         z = self.flight.latents[step % 2].read(frames, *place)
-        v = self._velocity(z, self.flight.hints.read(keys, *place), evaluation.step, frames)
+        v = self._velocity(z, self.flight.hints.read(keys, *place), evaluation.step, frames, self.texts[step])
         return evaluation.clean(z, v)
 
-    def _velocity(self, z: Tensor, hints: Tensor, step: int, frames: range) -> Tensor:
+    def _velocity(self, z: Tensor, hints: Tensor, step: int, frames: range, text: Tensor) -> Tensor:
         x, hint = (part.transpose(0, 1)[None].to(self.device) for part in (z, hints))
         v = self.pipeline.velocity(
             x,
             step,
-            self.text,
+            text,
             hint=hint,
             t_hint=max(self.settings.noise_level - 1, 0),
             up_scale=self.layout.scale,

@@ -159,5 +159,17 @@ class EnhanceParts(DiffusionPipeline):
             max_length=self.tokenizer.model_max_length,
             return_tensors="pt",
         )
-        output = self.text_encoder(tokens.input_ids.to(self._execution_device), output_hidden_states=True)
+        return self._encode(tokens.input_ids)
+
+    @torch.no_grad()
+    def encode_random_prompt(self, generator: torch.Generator) -> Tensor:
+        """Text tokens (1, L, D) of words that are drawn alike from all, as many as fit: what ICG guides by in the place
+        of a negative prompt (Sadat et al. 2025, section 5.1, "random text").
+        """
+        length = self.tokenizer.model_max_length
+        ids = torch.randint(self.text_encoder.config.vocab_size, (1, length), generator=generator)
+        return self._encode(ids)
+
+    def _encode(self, ids: Tensor) -> Tensor:
+        output = self.text_encoder(ids.to(self._execution_device), output_hidden_states=True)
         return penultimate(self.text_encoder, output).to(self.denoiser.dtype)
