@@ -41,9 +41,9 @@ def load(source: str, device: str) -> SpandrelUpscaler:
     state = _read(path, source)
     try:
         import spandrel
-    except ImportError as error:
-        why = f"needs spandrel, and torchvision, which it imports (pip install spandrel torchvision): {error}"
-        raise UserError(f"keys=spandrel:{source}: {why}") from None
+    except (ImportError, RuntimeError) as error:  # the second: a torchvision that was built for another torch
+        why = f"needs spandrel, and a torchvision that fits torch, which it imports: {error}"
+        raise UserError(f"keys=spandrel:{source}: {why} (pip install spandrel torchvision)") from None
     try:
         model = spandrel.ModelLoader().load_from_state_dict(state)
     except Exception as error:  # spandrel's own errors, and those of the architectures behind it
