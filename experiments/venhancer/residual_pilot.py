@@ -52,7 +52,7 @@ class Block(nn.Module):
         self.level = nn.Linear(64, 2 * width)
         for layer in (self.second, self.level):
             nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         g, h = self.level(level)[:, :, None, None].chunk(2, 1)
