@@ -54,7 +54,7 @@ def test_dry_run_lists_states_and_cost(paper, capsys, monkeypatch):
     assert " done " in rows["base seed=0"]
     assert "partial (failed)" in rows["base seed=1"]
     assert "done with other overrides" in rows["base seed=2"]
-    assert all(word in rows["tuned seed=0,1,2"] for word in (" missing ", " 4.5 ", "init=r/small/base/seed_0 "))
+    assert all(word in rows["tuned seed=0-2"] for word in (" missing ", " 4.5 ", "init=r/small/base/seed_0 "))
     assert "8 of 9 runs to do, about 8 min 30 s and 3 of unknown cost" in text
 
 

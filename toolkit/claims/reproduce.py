@@ -263,10 +263,9 @@ def plan_table(jobs: Sequence[Job]) -> Table:
     rows: list[list[Cell]] = []
     for (name, state), group in itertools.groupby(jobs, lambda job: (job.spec.name, job.state())):
         first, *others = group
-        seeds = ",".join(str(job.seed) for job in (first, *others))
         minutes = None if first.minutes is None else first.minutes * (1 + len(others))
         line = publish.command_line(first.spec.command, first.overrides)
-        rows.append([f"{name} seed={seeds}", state, minutes, line])
+        rows.append([f"{name} seed={_span([job.seed for job in (first, *others)])}", state, minutes, line])
     open_jobs = [job for job in jobs if job.state() != "done"]
     known = minutes_left(jobs)
     unknown = sum(job.minutes is None for job in open_jobs)
@@ -274,6 +273,12 @@ def plan_table(jobs: Sequence[Job]) -> Table:
     note += f", about {duration(known * 60)}" if known else ""
     note += f" and {unknown} of unknown cost" if unknown else ""
     return Table("Runs", ["run", "state", "minutes", "command"], rows, note)
+
+
+def _span(seeds: Sequence[int]) -> str:
+    """``10-19`` of three and more in a row, else ``0,1``."""
+    in_a_row = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]}-{seeds[-1]}" if in_a_row else ",".join(map(str, seeds))
 
 
 def minutes_left(jobs: Sequence[Job]) -> float:
