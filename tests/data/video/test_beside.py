@@ -203,3 +203,23 @@ def test_of_a_part_of_a_clip_its_subtitles_begin_at_its_beginning(tmp_path, subt
             (float(packet.pts * packet.time_base), bytes(packet)) for packet in out.demux(subtitles=0) if packet.size
         ]
     assert lines == [(0.12, b"Two")]
+
+
+def test_further_pictures_and_a_cover_are_left_out_with_a_line(tmp_path):
+    path = tmp_path / "angles.mp4"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream(codec, rate=12) for codec in ("libx264", "mpeg4", "mjpeg")]
+        for stream in streams:
+            stream.width, stream.height = 64, 48
+            stream.pix_fmt = "yuvj420p" if stream is streams[2] else "yuv420p"
+        streams[2].disposition = av.stream.Disposition.attached_pic
+        for number, pixels in enumerate(CLIP):
+            for stream in streams[: 3 if number == 0 else 2]:
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts = number
+                container.mux(stream.encode(frame))
+        container.mux([packet for stream in streams for packet in stream.encode(None)])
+    index = index_video(path)
+    notes = beside_notes(Sound(index), "mp4", index.rate)
+    assert notes == ["pictures of stream 1 (mpeg4) are left out: the first are made", "its cover is left out"]
+    assert beside_notes(Sound(index_video(write(tmp_path / "a.mp4", CLIP))), "mp4", Fraction(12)) == []

@@ -1,5 +1,6 @@
 """Which frames an output frame is made of: exact counts and rates, cuts, dropped frames, varying rates."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -47,6 +48,12 @@ def test_counts_last_as_long_as_the_input_and_every_frame_has_its_time(fps, num_
     for number, place in enumerate(places(timeline)):
         exact = min(number / rate * 12, Fraction(num_frames - 1))
         assert place == exact if rate > 12 else abs(place - exact) <= Fraction(1, 2)
+
+
+def test_a_last_frame_that_is_shown_shortly_is_not_dropped():
+    index = replace(clip(times=[0, 2000, 4000]), last_s=Fraction(1, 2))
+    assert {key for shot in make_timeline(index, index.rate).shots for key in shot.keys} == {0, 1, 2}
+    assert make_timeline(index, Fraction(1, 4)).num_frames == 1  # a lower rate may
 
 
 def test_the_issues_example():

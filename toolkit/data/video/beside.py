@@ -10,17 +10,24 @@ from typing import Any
 
 import av
 
+from toolkit.data.video.reader import picture_stream
 from toolkit.data.video.sound import Sound, describe_stream, name_of, takes
 
 
 def beside_notes(sound: Sound, form: str, rate: Fraction) -> list[str]:
-    """What of the subtitles and time codes of ``sound``'s file is not carried into container ``form``, and why."""
+    """What stands beside the pictures of ``sound``'s file and is not carried into container ``form``, and why."""
     state = Path(sound.index.path).stat()
-    _, notes = _subtitles(sound.index.path, form, state.st_size, state.st_mtime_ns)
+    notes = list(_subtitles(sound.index.path, form, state.st_size, state.st_mtime_ns)[1])
     with av.open(sound.index.path) as source:
         if time_code(source) and not keeps_time_code(sound, rate):
-            return [*notes, "its time code is left out: it counts frames of another rate or of the whole clip"]
-    return list(notes)
+            notes.append("its time code is left out: it counts frames of another rate or of the whole clip")
+        shown = picture_stream(source, Path(sound.index.path))
+        for stream in source.streams.video:
+            if stream.disposition & av.stream.Disposition.attached_pic:
+                notes.append("its cover is left out")
+            elif stream is not shown:
+                notes.append(f"pictures of stream {stream.index} ({name_of(stream)}) are left out: the first are made")
+    return notes
 
 
 @functools.lru_cache(maxsize=64)

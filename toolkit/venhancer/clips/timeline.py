@@ -65,9 +65,12 @@ def output_rate(config: EnhanceVideo, index: VideoIndex, before_degrade: Fractio
 def make_timeline(index: VideoIndex, rate: Fraction, cuts: Sequence[int] = ()) -> Timeline:
     """The shots of ``index`` at ``rate``; ``cuts``: the first frames of new shots.
 
-    The result lasts as long as the input, to the nearest frame; after the last input frame its picture stands still.
+    The result lasts as long as the input, to the nearest frame; after the last input frame its picture stands still. A
+    last frame that is shown shortly, of a varying rate, is not dropped for that.
     """
     num_frames = max(1, math.floor(index.duration_s * rate + Fraction(1, 2)))
+    if rate >= index.rate:
+        num_frames = max(num_frames, math.floor(index.time(index.num_frames - 1) * rate + Fraction(1, 2)) + 1)
     starts = set(cuts)
     places = [_place(index, number / rate, rate, starts) for number in range(num_frames)]
     shots, first = [], 0
