@@ -199,11 +199,20 @@ def test_a_recording_that_begins_between_whole_pictures_says_what_is_lost(tmp_pa
     assert index.num_frames == 12 and any("its first 0.4" in note and "between" in note for note in index.notes), index
 
 
-def test_transparency_of_webm_is_not_read_and_a_line_says_so(tmp_path):
-    pixels = np.dstack([CLIP[0], np.full(CLIP.shape[1:3], 128, np.uint8)])[None].repeat(4, 0)
-    path = write(tmp_path / "a.webm", pixels, codec="libvpx-vp9", pix_fmt="yuva420p", source="rgba")
-    assert any("transparent" in note and "not read" in note for note in index_video(path).notes)
-    plain = write(tmp_path / "b.webm", CLIP[:4], codec="libvpx-vp9")
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_transparent_parts_of_webm_lie_on_black(tmp_path, codec, monkeypatch):
+    alpha = np.where(np.arange(CLIP.shape[2]) < 32, 255, 0).astype(np.uint8)
+    pixels = np.concatenate([CLIP[:6], np.broadcast_to(alpha[:, None], (6, *CLIP.shape[1:3], 1))], -1)
+    options = {"auto-alt-ref": "0", "crf": "4", "b": "2M", "g": "3"}
+    path = write(tmp_path / "a.webm", pixels, codec=codec, pix_fmt="yuva420p", source="rgba", options=options)
+    index = index_video(path)
+    assert index.num_frames == 6 and any("laid on black" in note for note in index.notes)
+    frames = np.stack(list(VideoReader(index).frames()))
+    assert psnr(frames[:, :, :28], CLIP[:6, :, :28]) > 28 and frames[:, :, 36:].max() < 8
+    assert np.array_equal(np.stack(list(VideoReader(index).frames(4))), frames[4:])
+    monkeypatch.setattr(av, "codecs_available", set())
+    assert any("not read" in note for note in index_video(path).notes)
+    plain = write(tmp_path / "b.webm", CLIP[:4], codec=codec)
     assert index_video(plain).notes == ()
 
 

@@ -26,6 +26,8 @@ from toolkit.data.video.sequence import GUESSED_RATE, find_sequence
 from toolkit.data.video.tone import ToneMap
 from toolkit.errors import UserError
 
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
 
 @dataclass(frozen=True)
 class VideoIndex:
@@ -149,6 +151,12 @@ def picture_stream(container: Any, path: Path, key: str = "input") -> Any:
     raise UserError(f"{key}={path}: has {has}; give a video")
 
 
+def decoder_of(stream: Any) -> Any:
+    """What decodes the stream's packets: of WebM's transparency FFmpeg's own decoder reads nothing, libvpx does."""
+    name = WITH_ALPHA.get(stream.codec_context.name) if stream.metadata.get("alpha_mode") == "1" else None
+    return av.CodecContext.create(name, "r") if name in av.codecs_available else stream.codec_context
+
+
 def reason(error: Exception) -> str:
     """What FFmpeg says, in a few words."""
     text = getattr(error, "strerror", None) or str(error)
@@ -256,6 +264,8 @@ def _chain(container: Any, first: av.VideoFrame, rest: Iterator[av.VideoFrame]) 
 
 def _until_damage(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
     try:
-        yield from container.decode(stream)
+        decoder = decoder_of(stream)
+        for packet in container.demux(stream):
+            yield from decoder.decode(packet)
     except av.FFmpegError:
         return

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from toolkit.data.video.pixels import UNSPECIFIED, has_alpha, orientation
-from toolkit.data.video.reader import VideoIndex, file_state, open_video, picture_stream, reason
+from toolkit.data.video.reader import VideoIndex, decoder_of, file_state, open_video, picture_stream, reason
 from toolkit.data.video.sequence import GUESSED_RATE
 from toolkit.data.video.sound import name_of
 from toolkit.errors import UserError
@@ -126,6 +126,7 @@ class _Scan:
 
     def run(self, container: Any) -> None:
         """Decode to the end of the part asked for, or to the damage."""
+        decoder = decoder_of(self.stream)
         streams = [self.stream, *(one for one in container.streams.audio if one.codec_context is not None)]
         try:
             for packet in container.demux(streams):
@@ -135,7 +136,7 @@ class _Scan:
                     continue
                 if not self.decoded and packet.pts is not None and not packet.is_discard:
                     self.begin = packet.pts if self.begin is None else min(self.begin, packet.pts)
-                for frame in packet.decode():
+                for frame in decoder.decode(packet):
                     if not self._take(frame):
                         return
         except (av.FFmpegError, OSError) as error:
@@ -282,7 +283,7 @@ def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Itera
     assert scan.first is not None
     if has_alpha(scan.first.format):
         yield f"{name}: transparent parts, if any, are laid on black"
-    elif stream.metadata.get("alpha_mode") == "1":
+    elif stream.metadata.get("alpha_mode") == "1":  # without libvpx
         yield f"{name}: is transparent in parts, as WebM has it, which is not read: they show the colours beneath"
     if index.deinterlace:
         yield f"{name}: interlaced; of its two fields one full picture is made (deinterlace=off leaves them)"
