@@ -129,6 +129,15 @@ def test_hdr_is_kept_or_brought_to_what_screens_show(folder, words, format_of_re
     assert near > 24 if tags[0] == 9 else near < 20
 
 
+def test_ten_bits_without_hdr_become_eight_with_a_line_unless_they_are_asked_for(folder):
+    encoding = Encoding(90, 62, Fraction(12), "hevc", 1, "ultrafast", "yuv420p10le")
+    write_part(folder / "ten.mp4", CLIP[:2].astype(np.uint16) * 257, encoding)
+    words = ["input=ten.mp4", "backend=classic", "scale=1", "encode.codec=hevc"]
+    assert any("10 bits a colour become 8" in note for note in prepared(folder, *words).notes)
+    kept = prepared(folder, *words, "encode.pix_fmt=yuv420p10le")
+    assert kept.index.deep and not any("bits" in note for note in kept.notes)
+
+
 def test_the_network_gets_eight_bits(folder):
     pq(folder)
     work = prepared(folder, "input=pq.mp4", "encode.codec=hevc", "scale=1")

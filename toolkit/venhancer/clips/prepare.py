@@ -137,6 +137,9 @@ def _hdr_notes(index: VideoIndex) -> Iterator[str]:
     elif kind:
         others = "encode.codec=hevc without the network keeps 10, encode.hdr=tonemap makes BT.709 of it"
         yield f"HDR ({kind}) is kept, with 8 bits a colour: smooth surfaces may show steps ({others})"
+    elif index.bits > 8 and not index.deep:
+        others = "encode.codec=hevc encode.pix_fmt=yuv420p10le without the network keeps 10"
+        yield f"{index.bits} bits a colour become 8 ({others})"
 
 
 def _notes_beside(task: Task, sound: Sound, rate: Fraction, config: EnhanceVideo) -> list[str]:
