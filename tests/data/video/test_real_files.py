@@ -172,6 +172,12 @@ def test_varying_rate_is_written_at_a_rate_that_shows_every_frame(tmp_path, time
     assert shown == set(range(len(times)))
 
 
+def test_a_slow_film_is_not_written_at_the_rate_of_its_clock(tmp_path):
+    times = [0, 400, 800, 1200, 1600, 2400, 2800, 3200, 3600, 4400]  # of fifteenths of a second, six each or more
+    index = index_video(write(tmp_path / "v.mkv", CLIP[:10], times=times, rate=15))
+    assert index.rate == Fraction(5, 2)
+
+
 def test_the_last_picture_of_a_slide_show_is_shown_as_long_as_it_says(tmp_path):
     path = write(tmp_path / "slides.gif", CLIP[:3], codec="gif", pix_fmt="rgb8", rate=2)
     content = bytearray(path.read_bytes())

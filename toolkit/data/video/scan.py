@@ -229,9 +229,10 @@ def _rate_of_times(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
             return rate, True
     intervals = np.diff(np.array(scan.pts))
     possible = [rate for rate in USUAL_RATES if rate * scan.time_base * int(np.median(intervals)) <= MOST_OF_USUAL]
-    trembling = min(possible, key=lambda rate: _off_beat(scan, intervals, rate) / rate, default=declared)
-    if _off_beat(scan, intervals, trembling) < MOST_OFF_BEAT and _shows_all(scan, trembling):
-        return trembling, False
+    if possible:
+        trembling = min(possible, key=lambda rate: _off_beat(scan, intervals, rate) / rate)
+        if _off_beat(scan, intervals, trembling) < MOST_OFF_BEAT and _shows_all(scan, trembling):
+            return trembling, False
     short = int(np.sort(intervals)[len(intervals) // 10])  # the odd one that is too short does not count
     shorter = 1 / (short * scan.time_base)
     nearest = min(USUAL_RATES, key=lambda rate: abs(rate - shorter))
