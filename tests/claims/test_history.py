@@ -107,18 +107,19 @@ def test_a_withdrawn_claim_is_not_run_and_keeps_what_it_said(paper):
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "words", "model"),
     [
-        ("sample-icg", ["experiment=icg_shipped"]),
-        ("train-disco", ["experiment=disco_shipped"]),
-        ("train-disco", ["experiment=disco_mnist28", "init=mnist28"]),
-        ("train-disco", ["experiment=disco_mnist28", "sampling.null_model=mnist28", "sampling.cfg_scale=2"]),
+        ("sample-icg", ["experiment=icg_shipped"], "mnist28"),
+        ("train-disco", ["experiment=disco_shipped"], "mnist28"),
+        ("train-disco", ["experiment=disco_faces_shipped"], "faces32"),
+        ("train-disco", ["experiment=disco_mnist28", "init=mnist28"], "mnist28"),
+        ("train-disco", ["experiment=disco_mnist28", "sampling.null_model=mnist28", "sampling.cfg_scale=2"], "mnist28"),
     ],
 )
-def test_the_weights_of_a_model_that_ships_are_what_a_verdict_depends_on(command, words):
+def test_the_weights_of_a_model_that_ships_are_what_a_verdict_depends_on(command, words, model):
     job = compose(COMMANDS[command], words)
     found = {name: digest for name, digest in reads(command, job).items() if name.startswith("disco/weights/")}
-    files = [path for path in local("mnist28").rglob("*") if path.suffix in (".json", ".safetensors")]
+    files = [path for path in local(model).rglob("*") if path.suffix in (".json", ".safetensors")]
     assert found == {str(path.relative_to(PACKAGE)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     assert any(name.endswith(".safetensors") for name in found)
     job = compose(COMMANDS[command], ["experiment=disco_toy" if command == "train-disco" else "model=exact"])

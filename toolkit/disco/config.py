@@ -260,10 +260,10 @@ class TrainDisco(Job):
     """``toolkit train-disco``.
 
     stage: the last one to run: denoiser (with its encoder), baseline, prior, sample, measure; ``all`` is every one.
-    model: a trained run, or the model that ships, ``mnist28``; only sampled and measured. init: a run, folder or hub id
-    of a denoiser whose weights training starts from. baseline: the network to compare with: none, the same without
-    latents, or one of as many parameters as the denoiser, or (``matched_total``) as denoiser and encoder. data: a data
-    set by name, as ``toolkit data list`` shows them. network: the denoiser, by name of a file in conf/network.
+    model: a trained run, or one that ships, ``faces32`` or ``mnist28``; only sampled and measured. init: a run, folder
+    or hub id of a denoiser whose weights training starts from. baseline: the network to compare with: none, the same
+    without latents, or one of as many parameters as the denoiser, or (``matched_total``) as denoiser and encoder. data:
+    a data set by name, as ``toolkit data list`` shows them. network: the denoiser, by name of a file in conf/network.
     """
 
     command: str = "train-disco"

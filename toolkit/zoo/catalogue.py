@@ -285,6 +285,7 @@ class Shipped:
 
 SHIPPED: dict[str, Shipped] = {
     "mnist28": Shipped("disco/weights/mnist28", "DisCo-Diff of MNIST by class, 28x28, and its baseline"),
+    "faces32": Shipped("disco/weights/faces32", "DisCo-Diff of drawn faces by hair style, 32x32, and its baseline"),
     "push_world": Shipped("ivideogpt/weights/push_world", "the world that toolkit play drives: push-sprite, 32x32"),
     "video_small": Shipped("venhancer/weights", "enhance-video's model=small, and the upscaler below"),
     "video_upscaler": Shipped("venhancer/weights/upscaler", "enhance-video's keys=upscaler, a regression network"),
