@@ -22,6 +22,7 @@ from toolkit.errors import UserError
 from toolkit.launch import launch
 from toolkit.resume import resume
 from toolkit.runs import progress
+from toolkit.venhancer.clips import rife
 from toolkit.venhancer.clips.inputs import check_free, find_tasks
 from toolkit.venhancer.clips.prepare import prepare
 
@@ -136,6 +137,16 @@ def test_ten_bits_without_hdr_become_eight_with_a_line_unless_they_are_asked_for
     assert any("10 bits a colour become 8" in note for note in prepared(folder, *words).notes)
     kept = prepared(folder, *words, "encode.pix_fmt=yuv420p10le")
     assert kept.index.deep and not any("bits" in note for note in kept.notes)
+
+
+def test_frames_that_rife_has_no_memory_for_are_refused_before_any_work(folder, monkeypatch, capfd):
+    write(folder / "IN.mp4", CLIP[:3])
+    monkeypatch.setattr(rife, "load", lambda device: None)
+    monkeypatch.setenv("TOOLKIT_MEMORY_GIB", "0.02")
+    words = ["input=IN.mp4", "output=o.mp4", "scale=2", "frame_factor=2", "keys=lanczos", "backend=generative"]
+    assert enhance(*words, "between=rife") == 2
+    assert "between=rife: frames of 180x124 need about" in capfd.readouterr().err
+    assert not (folder / "o.mp4").exists() and enhance(*words, "between=motion", "hydra.run.dir=R2") == 0
 
 
 def test_the_network_gets_eight_bits(folder):

@@ -21,7 +21,7 @@ from toolkit.runs.record import Run
 from toolkit.show.table import Table
 from toolkit.show.terminal import show, show_end
 from toolkit.venhancer.clips.backends import KeyFrames
-from toolkit.venhancer.clips.between import make_between
+from toolkit.venhancer.clips.between import check_memory, make_between
 from toolkit.venhancer.clips.former import former_of, is_done
 from toolkit.venhancer.clips.inputs import Task, available_bytes, check_free, find_tasks, make_folder, rate_text
 from toolkit.venhancer.clips.parts import Written, write_parts
@@ -135,7 +135,10 @@ def _all_ready(
     for task in todo:
         try:
             work = _prepare(config, run, task)
-            plan = network.check_memory(work, _free_bytes(device)) if network else []
+            free = _free_bytes(device)
+            plan = network.check_memory(work, free) if network else []
+            if config.backend == "generative":
+                check_memory(config.between, work.size, free)
             ready.append((work, [*work.notes, work.summary(), *plan]))
         except UserError as error:
             bad.append(str(error))
