@@ -27,11 +27,12 @@ from toolkit.runs.machine import git_commit, machine, package_versions
 
 TRAINED = "import torch, accelerate; torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])"  # loads torch._dynamo
 LLAMA, MODEL = "from transformers import LlamaForCausalLM", "from diffusers import ModelMixin"
+BLOCKS = "from diffusers.models.unets import unet_2d_blocks"  # loads all of diffusers.models.transformers, scipy.stats
 COMMANDS = {  # -> its preset, and the libraries' classes that it is built from
     "train-disco": ("disco_smoke", f"{TRAINED}; {MODEL}"),
     "sample-icg": ("icg_smoke", f"{TRAINED}; {MODEL}; import diffusers.guiders.guider_utils"),
     "grow-llm": ("grow_smoke", f"{TRAINED}; {LLAMA}; import tokenizers"),
-    "train-ivideogpt": ("ivideogpt_smoke", f"{TRAINED}; {LLAMA}; {MODEL}"),
+    "train-ivideogpt": ("ivideogpt_smoke", f"{TRAINED}; {LLAMA}; {MODEL}; {BLOCKS}"),
     "enhance-video": ("enhance_smoke", f"import torch, accelerate, av; {MODEL}; from diffusers import AutoencoderKL"),
 }
 PARTS = ("compose", "import", "build")

@@ -1,5 +1,8 @@
 """Where the time step is embedded, and the noise that is added there (invariants U10 and U12)."""
 
+import subprocess
+import sys
+
 import diffusers
 import pytest
 import torch
@@ -16,6 +19,16 @@ from toolkit.zoo.edm.unet import ADMUNet
 
 def names(*args, **kwargs):
     return [name for name, _ in find_time_embeddings(*args, **kwargs)]
+
+
+def test_finding_them_loads_no_network_of_diffusers():
+    code = (
+        "import sys, toolkit.icg.guiders.time_embeddings as found\n"
+        "from toolkit.zoo.edm.mlp import MLPDenoiser\n"
+        "assert found.find_time_embeddings(MLPDenoiser())\n"
+        "assert not {'diffusers.models.unets', 'diffusers.models.transformers', 'scipy.stats'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_the_right_module_of_each_family():
@@ -53,6 +66,7 @@ def test_the_right_module_of_each_family():
         ("AuraFlowTransformer2DModel", {"num_mmdit_layers": 1, "num_single_dit_layers": 1}, "time_step_proj"),
         ("Lumina2Transformer2DModel", {"num_layers": 1}, "time_caption_embed.timestep_embedder"),
         ("ControlNetModel", {}, "time_embedding"),
+        ("UNet1DModel", {"extra_in_channels": 16, "use_timestep_embedding": False}, "time_proj"),
     ],
 )
 def test_families_built_on_the_meta_device(cls, config, expected):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from diffusers import UNet1DModel
 from diffusers.models.embeddings import TimestepEmbedding
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
@@ -194,9 +194,10 @@ def _searched(network: nn.Module) -> Named:
     )
 
 
-def _candidates(network: nn.Module) -> Named:
-    known = KNOWN_MODULES.get(type(network).__name__)
-    if isinstance(network, UNet1DModel):
+def _candidates(network: Any) -> Named:
+    names = [kind.__name__ for kind in type(network).__mro__]
+    known = KNOWN_MODULES.get(names[0])
+    if "UNet1DModel" in names:  # by name: importing it would load every transformer of diffusers, and scipy.stats
         known = "time_mlp" if network.config.use_timestep_embedding else "time_proj"
     if known is not None:
         return [(known, network.get_submodule(known))]
