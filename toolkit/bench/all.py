@@ -104,6 +104,7 @@ BENCHMARKS = (
             Goal("train", "litgpt", 1.25),
             Goal("train", "nanochat", 1.25),
             Goal("train", "bare"),
+            Goal("train", "products"),
         ),
         ("litgpt", "nanochat"),
     ),
@@ -111,7 +112,7 @@ BENCHMARKS = (
         "stacking_512",
         "stacking",
         ("width=512", "mlp=1408", "heads=8", "layers=4", "batch_size=8", "num_steps=1"),
-        (Goal("train", "trainer", 1.0), Goal("train", "gemm", 0.75)),
+        (Goal("train", "trainer", 1.0), Goal("train", "gemm", 0.75), Goal("train", "products")),
     ),
     Benchmark(
         "growth",

@@ -1,6 +1,7 @@
 """The benchmark of training: its contenders do the work they are timed for, and wrong options are one line."""
 
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit.errors import UserError
 from toolkit.launch import run_bench
@@ -17,6 +18,15 @@ def test_contenders_count_the_tokens_they_train_on():
         ("ours", "plain", "bare"), 2 * 2 * 8
     )
     assert made["gemm"].tasks["train"]() > 0
+
+
+def test_the_products_are_those_of_a_steps_linear_layers():
+    """7 layers of a block and the head, 3 products each, 2 x in x out FLOPs a row: 6 FLOPs a weight and token."""
+    contender = contenders(TrainingOptions(**SMALL))["products"]()
+    with FlopCounterMode(display=False) as counted:
+        assert contender.tasks["train"]() == 2 * 2 * 8
+    weights = 4 * 16 * 16 + 3 * 16 * 24 + 64 * 16
+    assert counted.get_total_flops() == 6 * weights * 2 * 2 * 8
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ Contenders with equal parameters, batch, threads and precision (float32), AdamW 
   litgpt    the GPT of a checkout of Lightning-AI/litgpt that the user names (litgpt=PATH), in the steps of its fit()
   nanochat  the GPT of a checkout of karpathy/nanochat (nanochat=PATH) in the steps of its base_train, at the same
             width, depth and heads: another network, with more parameters and its own optimiser
+  products  the matrix products of one step's linear layers alone, forward and backward, each at its own size: the limit
+            of anything that leaves these to torch
   gemm      how many tokens the matrix products alone would allow at this machine's best speed for large ones:
             ours / it is the share of the peak that is reached
 compile=true compiles every network (ours then without the CPU blocks).
@@ -66,6 +68,7 @@ def contenders(options: TrainingOptions) -> Makers:
         "plain": lambda: _ours(options, cpu_blocks=False),
         "bare": lambda: _bare(options),
         "trainer": lambda: _trainer(options),
+        "products": lambda: _products(options),
         "gemm": lambda: _gemm(options),
     }
     if options.litgpt:
@@ -289,6 +292,24 @@ def _nanochat(options: TrainingOptions) -> Contender:
             network.zero_grad(set_to_none=True)
 
     return _contender(options, count_parameters(network), train)
+
+
+def _products(options: TrainingOptions) -> Contender:
+    """Of every linear layer on random rows: its output, and the gradients of its input and of its weights."""
+    network, rows = _network(options), options.batch_size * options.context
+    weights = [layer.weight.detach() for layer in network.modules() if isinstance(layer, torch.nn.Linear)]
+    inputs, grads = (
+        {size: torch.randn(rows, size, device=options.device) for size in {weight.shape[side] for weight in weights}}
+        for side in (1, 0)
+    )
+
+    @torch.no_grad()
+    def multiply(num_steps: int) -> None:
+        for weight in weights * num_steps:
+            x, grad = inputs[weight.shape[1]], grads[weight.shape[0]]
+            F.linear(x, weight), grad @ weight, grad.T @ x
+
+    return _contender(options, count_parameters(network), multiply)
 
 
 def _gemm(options: TrainingOptions) -> Contender:
