@@ -1,11 +1,11 @@
 """How the cost of each command grows with its main size: processor time, peak memory, and the exponent.
 
-    python experiments/speed/growth.py OUT.json [PICTURE.png] [--curves NAME ...]
+    python experiments/speed/growth.py OUT.json [PICTURE.png] [--curves NAME ...] [--rounds N]
 
 A curve is one command at four sizes, each twice the one before, in a process of its own. Time is processor time of one
-thread, memory the most that the process held. What every start costs stands in all of them, so the exponent is that of
-what is added: log2 of the last difference over the one before it. 1 is linear, 2 quadratic. A command that fails is
-told and leaves its curve out; the others go on.
+thread, memory the most that the process held; of several rounds the least, for other work on the machine only adds.
+What every start costs stands in all of them, so the exponent is that of what is added: log2 of the last difference over
+the one before it. 1 is linear, 2 quadratic. A command that fails is told and leaves its curve out; the others go on.
 """
 
 from __future__ import annotations
@@ -69,12 +69,13 @@ def make_film(folder: Path, num_frames: int, num_pixels: int) -> None:
     write_part(folder / "film.mp4", frames, Encoding(width, height, Fraction(24)))
 
 
+MEASURED = ("time_s", "peak_mib")
 DISCO = ["train-disco", "experiment=disco_smoke", "stage=denoiser", "optim.num_steps=40", "baseline=none"]
 GROW = ["grow-llm", "experiment=grow_smoke", "stage=pretrain", "budget.tokens=12800"]
 ENHANCE = ["enhance-video", "experiment=enhance_classic", "input=film.mp4", "scale=2", "fps=48", "num_threads=1"]
 CURVES = (
     Curve("list", "runs", (1000, 2000, 4000, 8000), lambda size: ["runs", "list"], make_runs),
-    Curve("report", "runs", (25, 50, 100, 200), lambda size: ["report", "runs"], make_curves),
+    Curve("report", "runs", (100, 200, 400, 800), lambda size: ["report", "runs"], make_curves),
     Curve(
         "frames",
         "frames",
@@ -114,10 +115,21 @@ def measure(curve: Curve, size: int) -> dict[str, float]:
     return {"size": size, "time_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
 
 
+def least(curve: Curve, size: int, num_rounds: int) -> dict[str, float]:
+    """Of each of :func:`measure`'s numbers the least."""
+    rounds = [measure(curve, size) for _ in range(num_rounds)]
+    return {key: min(one[key] for one in rounds) for key in rounds[0]}
+
+
 def exponent(values: list[float]) -> float | None:
     """Of what is added when the size doubles; None where that is less than a tenth of the smallest, twice running."""
     before, last = values[-2] - values[-3], values[-1] - values[-2]
     return math.log2(last / before) if min(before, last) > 0.1 * values[0] else None
+
+
+def exponents(points: list[dict[str, float]]) -> dict[str, float | None]:
+    """Of each number of a curve."""
+    return {key: exponent([point[key] for point in points]) for key in MEASURED}
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> list[str]:
@@ -126,9 +138,8 @@ def table(found: dict[str, list[dict[str, float]]]) -> list[str]:
     for curve in (one for one in CURVES if one.name in found):
         points = found[curve.name]
         cells = [curve.name, curve.size, " ".join(str(point["size"]) for point in points)]
-        for key in ("time_s", "peak_mib"):
-            values = [point[key] for point in points]
-            grows = exponent(values)
+        for key in MEASURED:
+            values, grows = [point[key] for point in points], exponents(points)[key]
             cells += [" ".join(f"{value:.3g}" for value in values), "flat" if grows is None else f"{grows:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -147,6 +158,9 @@ def draw(found: dict[str, list[dict[str, float]]], path: str) -> None:
             axis.loglog(sizes, [point[key] / first[key] for point in points], marker=marker, label=name)
         axis.loglog(sizes, sizes, color="grey", linestyle=":", label="linear")
         axis.set(title=title, xlabel="size, of the smallest", ylabel="of the smallest")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_ticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+            side.set_ticks([], minor=True)
     axes[0].legend(ncols=2)
     figure.savefig(path, dpi=120)
 
@@ -156,18 +170,21 @@ def main() -> int:
     parser.add_argument("out")
     parser.add_argument("picture", nargs="?")
     parser.add_argument("--curves", nargs="+", default=[curve.name for curve in CURVES])
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {}
     failed = []
     for curve in (one for one in CURVES if one.name in options.curves):
         try:
-            found[curve.name] = [measure(curve, size) for size in curve.sizes]
+            found[curve.name] = [least(curve, size, options.rounds) for size in curve.sizes]
             print(table({curve.name: found[curve.name]})[-1], flush=True)
         except subprocess.CalledProcessError as error:
             failed.append(curve.name)
             print(f"{curve.name}: {error}", file=sys.stderr)
-    made_by = {"command": "python experiments/speed/growth.py", "commit": git_commit(), "machine": machine()}
-    write_json(options.out, made_by | {"versions": package_versions(), "curves": found})
+    command = " ".join(["python experiments/speed/growth.py", *sys.argv[1:]])
+    made_by = {"command": command, "commit": git_commit(), "machine": machine()}
+    grows = {name: exponents(points) for name, points in found.items()}
+    write_json(options.out, made_by | {"versions": package_versions(), "curves": found, "exponents": grows})
     print("\n".join(table(found)))
     if options.picture:
         draw(found, options.picture)
