@@ -19,9 +19,10 @@ BASE, GROWN = ("#0072B2", "#4f9fd0", "#9cc9e6"), ("#009E73", "#4fbd9c", "#9bdac6
 GALLERY = (  # paper, picture, what it shows, the command that made it
     (
         "DisCo-Diff",
-        "disco/shipped/samples.png",
-        "Digits of the model that ships, a class per column, each with discrete latents drawn by its prior.",
-        "toolkit train-disco experiment=disco_shipped",
+        "disco/faces/z_and_class.png",
+        "Faces of the model that ships: a column is a hair style, a row shares the discrete latents, which turn out to "
+        "hold the colours of hair and skin.",
+        "toolkit train-disco experiment=disco_faces_shipped",
     ),
     (
         "ICG and TSG",
@@ -64,6 +65,14 @@ def font(size_px: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size_px)
+
+
+def faces() -> Image.Image:
+    """The first rows of the faces that share z."""
+    sheet = Image.open(HERE / "disco" / "faces" / "z_and_class.png").convert("RGB")
+    return sheet.crop(
+        (0, 0, sheet.width, 5 * 66 - 2)
+    )  # 64 pixels a face and a gap, as toolkit/show/figures.py lays out
 
 
 def arm() -> Image.Image:
@@ -132,9 +141,10 @@ def gallery(entries: Sequence[tuple[str, str, str, str]] = GALLERY) -> str:
 
 
 def main() -> None:
-    for paper, picture in (("ivideogpt", arm()), ("venhancer", street()), ("stacking", stack())):
+    pictures = {"disco/faces": faces(), "ivideogpt": arm(), "venhancer": street(), "stacking": stack()}
+    for folder, picture in pictures.items():
         picture.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-            HERE / paper / "picture.png", optimize=True
+            HERE / folder / "picture.png", optimize=True
         )
     (HERE.parent / "docs" / "gallery.md").write_text(gallery(), encoding="utf-8")
 
