@@ -70,9 +70,8 @@ def font(size_px: int) -> ImageFont.FreeTypeFont:
 def faces() -> Image.Image:
     """The first rows of the faces that share z."""
     sheet = Image.open(HERE / "disco" / "faces" / "z_and_class.png").convert("RGB")
-    return sheet.crop(
-        (0, 0, sheet.width, 5 * 66 - 2)
-    )  # 64 pixels a face and a gap, as toolkit/show/figures.py lays out
+    height = 5 * 66 - 2  # rows of 64 pixels and a gap, as toolkit/show/figures.py lays out
+    return sheet.crop((0, 0, sheet.width, height))
 
 
 def arm() -> Image.Image:

@@ -96,8 +96,8 @@ def _weights(command: str, job: Job) -> list[Path]:
     asked.append(getattr(getattr(job, "sampling", None), "null_model", None))
     folders = [local(name) for name in asked if name in SHIPPED]
     unread = None
-    if getattr(job, "model", None) == "small" and getattr(job, "stage", None) != "train":
-        folders.append(PACKAGE / COMMANDS[command].paper / "weights")
+    if command == "enhance-video" and getattr(job, "model", None) == "small" and getattr(job, "stage", None) != "train":
+        folders.append(local("video_small"))
         unread = None if getattr(job, "keys", None) == "upscaler" else folders[-1] / "upscaler"  # a network of its own
     paths = {path for folder in folders for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")}
     return sorted(path for path in paths if path.parent != unread)
