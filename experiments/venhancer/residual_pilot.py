@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit import zoo
-from toolkit.data.images.photographs import photographs
-from toolkit.data.images.stills import open_rgb, still_crops
+from toolkit.data.stills.crops import open_rgb, still_crops
+from toolkit.data.stills.photographs import photographs
 from toolkit.data.video.clips import clip_paths
 from toolkit.metrics.flow import box_mean, to_grey
 from toolkit.metrics.plips import PLIPS

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -90,30 +90,40 @@ def add_terms(means: dict[str, Tensor], terms: dict[str, Tensor], share: float) 
 
 
 def update(
-    optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], grad_clip: float, accelerator: Accelerator
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    parameters: Iterable[Tensor],
+    grad_clip: float,
+    accelerator: Accelerator,
 ) -> Tensor | None:
-    """Clip the gradients to the norm ``grad_clip``, take the optimizer's step and drop them; returns their norm.
+    """Clip the gradients to the norm ``grad_clip``, take the step and drop them; returns their norm.
+
+    optimizer: one, or several that have a part of the parameters each.
 
     With precision=fp16 the loss was scaled: a step whose gradients overflow is left out, and has no norm (None). Raises
     JobError where they overflow without any scaling.
     """
     scaler: Any = accelerator.scaler
+    optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
     if scaler is not None:
-        scaler.unscale_(optimizer)
+        for one in optimizers:
+            scaler.unscale_(one)
     if math.isinf(grad_clip):  # nothing to multiply
         norm: Any = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
     else:
         norm = torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
     if scaler is None:
-        optimizer.step()
+        for one in optimizers:
+            one.step()
     else:
         before = scaler.get_scale()
-        scaler.step(optimizer)
+        for one in optimizers:
+            scaler.step(one)
         scaler.update()
         norm = None if scaler.get_scale() < before else norm
         if scaler.get_scale() < LEAST_SCALE:
             raise JobError("precision=fp16: the gradients overflow at any scale of the loss; use bf16 or fp32")
-    optimizer.zero_grad(set_to_none=True)
+    for one in optimizers:
+        one.zero_grad(set_to_none=True)
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[no-any-return]
 
 

@@ -273,8 +273,10 @@ class EnhanceVideo(Job):
             raise UserError(f"reference={self.reference}: belongs to input=..., which is not given")
         if self.reference is not None and self.degrade.active:
             raise UserError(f"reference={self.reference}: with degrade the input itself is the reference")
-        if "train_keys" in self.stages() and not (self.upscaler.photographs or self.upscaler.films):
-            raise UserError("upscaler.photographs=false, upscaler.films=false: nothing to learn from; one must be true")
+        upscaler = self.upscaler
+        if "train_keys" in self.stages() and upscaler.drawn_share < 1 and not (upscaler.photographs or upscaler.films):
+            or_drawn = "one must be true, or upscaler.drawn_share=1"
+            raise UserError(f"upscaler.photographs=false, upscaler.films=false: nothing to learn from; {or_drawn}")
         if self.optim.sharding == "fsdp" and self.compile:
             raise UserError("compile=true: not with optim.sharding=fsdp, for these blocks all differ; use one of them")
         if "train_keys" in self.stages() and self.optim.sharding != "none":

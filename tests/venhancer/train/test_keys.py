@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from tests.data.videos import moving, write
 from toolkit import zoo
-from toolkit.data.images.photographs import HELD_OUT, SETS
-from toolkit.data.images.stills import open_rgb, still_crops
 from toolkit.data.photo_downloads import PHOTO_DOWNLOADS
+from toolkit.data.stills.crops import open_rgb, still_crops
+from toolkit.data.stills.photographs import HELD_OUT, SETS
 from toolkit.errors import UserError
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.record import Run

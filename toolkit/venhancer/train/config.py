@@ -81,7 +81,9 @@ class Upscaler:
     channels: of its hidden layers. num_blocks: residual blocks of two convolutions. photographs: whether it learns from
     photographs that packages ship, beside frames of ``data``. films: whether frames of ``data`` are taken. left_out_s:
     times of the film, in seconds, from which on 20 s are not trained on. film_share: share of the inputs that are
-    slightly blurred and compressed, as films are. patch_px: edge of what is taken of a crop (data.crop_px) in a step.
+    slightly blurred and compressed, as films are. drawn_share: share of the crops that are dead leaves, shapes drawn
+    over each other. patch_px: edge of what is taken of a crop (data.crop_px) in a step. muon_lr: rate of Muon for the
+    blocks' kernels, scheduled as optim.lr, which all else has; None: AdamW for all.
     """
 
     channels: int = number(48, least=4)
@@ -90,7 +92,9 @@ class Upscaler:
     films: bool = True
     left_out_s: list[float] = number([60.0, 180.0, 300.0, 420.0], least=0)
     film_share: float = number(0.1, least=0, most=1)
+    drawn_share: float = number(0.4, least=0, most=1)
     patch_px: int = number(96, least=16)
+    muon_lr: float | None = number(5e-3, above=0)
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """``stage=train_keys``: a network that enlarges key frames by 4, trained to give the picture they were made from.
 
-Regression in pixels on single pictures: photographs and film frames, made smaller by antialiased bicubic and rounded
-to 8 bits, as ``degrade.scale`` does it; a few of them blurred and compressed besides. The loss is Charbonnier's (Lai et
-al. 2017), which is the absolute error but for the smallest errors.
+Regression in pixels on single pictures: photographs, film frames and dead leaves, made smaller by antialiased bicubic
+and rounded to 8 bits, as ``degrade.scale`` does it; a few of them blurred and compressed besides. The loss is
+Charbonnier's (Lai et al. 2017), which is the absolute error but for the smallest errors.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from toolkit import zoo
-from toolkit.data.images.photographs import photographs
-from toolkit.data.images.stills import StillCrops, open_rgb, still_crops
+from toolkit.data.stills.crops import StillCrops, open_rgb, still_crops
+from toolkit.data.stills.photographs import photographs
 from toolkit.data.video.clips import clip_paths
 from toolkit.errors import UserError
 from toolkit.metrics.video import decibel, squared_error
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.loop import Loop
+from toolkit.runs.muon import Muon, split
 from toolkit.runs.passes import accumulate, own_part, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
@@ -53,8 +54,7 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     network = first_network(config)
     nn.Module.to(network, device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = EMA(network, optim.ema_half_life_images, ramp_up_ratio=0.2)
-    betas = (optim.betas[0], optim.betas[1])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=optim.lr, betas=betas, weight_decay=optim.weight_decay)
+    optimizers = make_optimizers(config, network)
     if optim.gradient_checkpointing:
         checkpoint_activations(network)
     if config.compile:
@@ -62,13 +62,15 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     wrapped: Any = accelerator.prepare_model(Enlarging(network))
     batches = Batches(config, crops, device)
     network.train()
-    state: dict[str, Any] = {"model": network, "optimizer": optimizer, "ema": ema} | scaler_of(accelerator)
+    state: dict[str, Any] = {"model": network, **optimizers, "ema": ema} | scaler_of(accelerator)
     loop = Loop(run, "train_keys", optim.num_steps, state)
     for step in loop:
-        for group in optimizer.param_groups:
-            group["lr"] = optim.lr * learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
+        factor = learning_rate_factor(step, optim.num_steps, optim.schedule, optim.warmup_steps)
+        for optimizer in optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * factor
         terms = accumulate(wrapped, batches(step), optim.micro_batch_size, accelerator)
-        norm = update(optimizer, network.parameters(), optim.grad_clip, accelerator)
+        norm = update([*optimizers.values()], network.parameters(), optim.grad_clip, accelerator)
         ema.update(optim.batch_size)
         loop.log(**terms, grad_norm=norm)
     run.record["parameters"] = {"upscaler": count_parameters(network)}
@@ -76,6 +78,17 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
         averaged: Any = ema.model
         averaged.save_pretrained(run.path("model"))
     barrier()
+
+
+def make_optimizers(config: EnhanceVideo, network: FrameUpscaler) -> dict[str, torch.optim.Optimizer]:
+    """Muon for kernels between the first and the last layer, if ``upscaler.muon_lr`` is set; AdamW for the rest."""
+    optim, muon_lr = config.optim, config.upscaler.muon_lr
+    kernels, rest = split(network, [network.blocks, network.exit] if muon_lr else [])
+    betas = (optim.betas[0], optim.betas[1])
+    found: dict[str, torch.optim.Optimizer] = {
+        "optimizer": torch.optim.AdamW(rest, lr=optim.lr, betas=betas, weight_decay=optim.weight_decay)
+    }
+    return found | ({"muon": Muon(kernels, muon_lr)} if muon_lr else {})
 
 
 def first_network(config: EnhanceVideo) -> FrameUpscaler:
@@ -114,7 +127,8 @@ def load_crops(config: EnhanceVideo) -> StillCrops:
     share_of_batch(config.optim.batch_size)
     pictures = photographs() if config.upscaler.photographs else []
     films = clip_paths(data.name, data.path) if config.upscaler.films else []
-    return still_crops(pictures, films, config.upscaler.left_out_s, data.num_crops, size)
+    drawn_share = config.upscaler.drawn_share
+    return still_crops(pictures, films, config.upscaler.left_out_s, data.num_crops, size, drawn_share)
 
 
 class Batches:

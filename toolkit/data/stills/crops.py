@@ -1,4 +1,4 @@
-"""Square crops of photographs and of film frames, cut once into one file that training reads at random.
+"""Square crops of photographs, film frames and dead leaves, cut once into one file that training reads at random.
 
 Of several places the one with the most detail is taken: most of a photograph is out of focus or sky. Large pictures
 are cut at two smaller sizes, at which they are sharp.
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from toolkit.data.fetching import cache_root
 from toolkit.data.images.decoding import flattened, opened
+from toolkit.data.stills.dead_leaves import dead_leaves
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.scan import index_video
 from toolkit.data.video.together import in_order
@@ -30,10 +31,11 @@ from toolkit.runs import progress
 from toolkit.runs.files import into_place
 
 log = logging.getLogger(__name__)
-RECIPE = 1  # of the crops: raise it with every change here that makes other crops of the same pictures
+RECIPE = 2  # of the crops: raise it with every change here that makes other crops of the same pictures
 LONG_SIDES_PX = (2000, 1000)  # to which a larger picture is reduced, once each
 PLACES = 3  # that are looked at for a crop
 LEFT_OUT_S = 20.0  # of a film, from each of the times that are left out
+DRAWN_AT_ONCE = 200
 FRAMES_PER_S = 1.0  # of a film, that are cut
 
 
@@ -54,22 +56,30 @@ class StillCrops:
 
 
 def still_crops(
-    pictures: Sequence[Path], films: Sequence[Path], left_out_s: Sequence[float], num_crops: int, size_px: int
+    pictures: Sequence[Path],
+    films: Sequence[Path],
+    left_out_s: Sequence[float],
+    num_crops: int,
+    size_px: int,
+    drawn_share: float = 0.0,
 ) -> StillCrops:
-    """About ``num_crops`` crops, two thirds of them of ``pictures`` where there are films too.
+    """About ``num_crops`` crops, of what is not drawn two thirds of ``pictures`` where there are films too.
 
     Args:
         pictures: image files. films: videos, one frame of a second. left_out_s: times of each film from which on 20 s
-            are left out. size_px: edge of a crop.
+            are left out. size_px: edge of a crop. drawn_share: of the crops, dead leaves.
 
     Raises UserError: a file that is no picture or video, or nothing that is large enough for a crop.
     """
     made_of = [[str(path), path.stat().st_size] for path in [*pictures, *films]]
-    text = json.dumps([*made_of, len(films), [*left_out_s], RECIPE, num_crops, size_px])
+    text = json.dumps([*made_of, len(films), [*left_out_s], RECIPE, num_crops, size_px, drawn_share])
     home = cache_root() / "stills" / hashlib.sha256(text.encode()).hexdigest()[:16]
     if not (home / "content.json").exists():
-        of_films = (num_crops // 3 if pictures else num_crops) if films else 0
-        sources = [*_of_pictures(pictures, num_crops - of_films), *_of_films(films, left_out_s, of_films)]
+        drawn = round(drawn_share * num_crops)
+        seen = num_crops - drawn
+        of_films = (seen // 3 if pictures else seen) if films else 0
+        sources = [*_of_pictures(pictures, seen - of_films), *_of_films(films, left_out_s, of_films)]
+        sources += _drawn(drawn, size_px)
         _make(home, sources, size_px)
     content = json.loads((home / "content.json").read_text(encoding="utf-8"))
     return StillCrops(home / "crops.u8", tuple(content["shape"]))
@@ -121,6 +131,14 @@ def _of_films(paths: Sequence[Path], left_out_s: Sequence[float], num_crops: int
             if not any(start <= number / rate < start + LEFT_OUT_S for start in left_out_s)
         ]
         yield _Source(path.name, num_crops / len(paths), _frames(VideoReader(index), set(wanted)), len(wanted))
+
+
+def _drawn(num_crops: int, size_px: int) -> Iterator[_Source]:
+    """Dead leaves, some hundred a source: what is done shows."""
+    for start in range(0, num_crops, DRAWN_AT_ONCE):
+        numbers = range(start, min(start + DRAWN_AT_ONCE, num_crops))
+        frames = (dead_leaves(np.random.default_rng([1, number]), size_px) for number in numbers)
+        yield _Source("dead leaves", len(numbers), frames, len(numbers))
 
 
 def _frames(reader: VideoReader, wanted: set[int]) -> Iterator[np.ndarray]:
