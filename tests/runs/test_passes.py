@@ -102,3 +102,18 @@ def test_a_step_that_overflows_is_left_out_and_an_endless_one_stops():
 def test_half_precision_needs_a_gpu():
     with pytest.raises(UserError, match="precision=fp16: needs a GPU; on a CPU use precision=bf16 or fp32"):
         make_accelerator(TrainToy(device="cpu", precision="fp16"))
+
+
+def test_several_optimizers_share_one_norm_and_one_step():
+    """Plain descents with a part of the parameters each: gradients are clipped together, and dropped."""
+    torch.manual_seed(0)
+    network = nn.Linear(3, 2)
+    before = [one.detach().clone() for one in network.parameters()]
+    optimizers = [torch.optim.SGD([one], lr=rate) for one, rate in zip(network.parameters(), (0.1, 1.0), strict=True)]
+    network(torch.ones(1, 3)).square().sum().backward()
+    gradients = [one.grad.clone() for one in network.parameters()]
+    whole = math.sqrt(sum(float(one.square().sum()) for one in gradients))
+    norm = update(optimizers, network.parameters(), whole / 2, Accelerator(cpu=True))
+    assert float(norm) == pytest.approx(whole)
+    for rate, was, gradient, now in zip((0.1, 1.0), before, gradients, network.parameters(), strict=True):
+        assert torch.allclose(now, was - rate * gradient / 2, atol=1e-6) and now.grad is None

@@ -36,7 +36,7 @@ def config_for(folder, **upscaler):
     words = {"channels": 4, "num_blocks": 1, "photographs": False, "left_out_s": [], "patch_px": 16, "film_share": 0.5}
     return EnhanceVideo(
         stage="train_keys",
-        upscaler=Upscaler(**words | upscaler),
+        upscaler=Upscaler(**words | {"drawn_share": 0.2} | upscaler),
         data=ClipData(name="clips_folder", path=str(folder), crop_px=32, num_crops=20),
         optim=Optim(num_steps=6, batch_size=2, lr=1e-2, ema_half_life_images=4.0),
         device="cpu",
@@ -152,3 +152,32 @@ def test_a_patch_that_does_not_fit_is_refused(patch, folder):
 def test_something_must_be_trained_on():
     with pytest.raises(UserError, match="nothing to learn from"):
         EnhanceVideo(stage="train_keys", upscaler=Upscaler(photographs=False, films=False)).check()
+    EnhanceVideo(stage="train_keys", upscaler=Upscaler(photographs=False, films=False, drawn_share=1.0)).check()
+
+
+def test_muon_has_the_kernels_in_the_middle_and_adamw_all_else(folder):
+    network = FrameUpscaler(4, 4, 2)
+    named = {id(value): name for name, value in network.named_parameters()}
+    found = keys.make_optimizers(config_for(folder, muon_lr=0.5), network)
+    parts = {name: {named[id(one)] for one in each.param_groups[0]["params"]} for name, each in found.items()}
+    blocks = {f"blocks.{block}.{conv}.weight" for block in (0, 1) for conv in ("first", "second")}
+    assert parts["muon"] == blocks | {"exit.weight"}
+    assert parts["optimizer"] == set(named.values()) - parts["muon"]
+    assert (found["muon"].defaults["lr"], found["optimizer"].defaults["lr"]) == (0.5, 1e-2)
+    alone = keys.make_optimizers(config_for(folder, muon_lr=None), network)
+    assert list(alone) == ["optimizer"] and len(alone["optimizer"].param_groups[0]["params"]) == len(named)
+
+
+def test_both_rates_follow_the_schedule(folder, tmp_path, monkeypatch):
+    """Cosine over six steps, from the first on: the last step's factor is (1 + cos(5 pi / 6)) / 2."""
+    config, rates = config_for(folder, muon_lr=0.5), []
+    plain = keys.update
+
+    def watched(optimizers, *rest):
+        rates.append([one.param_groups[0]["lr"] for one in optimizers])
+        return plain(optimizers, *rest)
+
+    monkeypatch.setattr(keys, "update", watched)
+    trained(replace(config, optim=replace(config.optim, schedule="cosine", warmup_steps=0)), tmp_path / "run")
+    factors = [(1 + np.cos(np.pi * step / 6)) / 2 for step in range(6)]
+    assert rates == [pytest.approx([1e-2 * factor, 0.5 * factor]) for factor in factors]
