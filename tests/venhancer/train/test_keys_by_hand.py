@@ -12,7 +12,7 @@ from toolkit.venhancer.train.config import Optim
 
 
 def test_the_loop_is_charbonnier_muon_and_adamw_and_what_is_saved_is_the_average(folder, tmp_path):  # noqa: F811
-    """Warm-up of two in four steps, times a cosine; the half-life is a fifth of the pictures seen before, at most three."""
+    """Warm-up of two in four steps, times a cosine; the half-life is a fifth of the pictures seen, at most three."""
     optim = Optim(num_steps=4, batch_size=2, lr=2e-2, warmup_steps=2, schedule="cosine", weight_decay=0.3)
     optim = replace(optim, grad_clip=0.01, betas=[0.8, 0.95], ema_half_life_images=3.0)
     config = replace(config_for(folder, muon_lr=0.1), optim=optim)
