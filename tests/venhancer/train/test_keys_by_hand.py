@@ -12,9 +12,9 @@ from toolkit.venhancer.train.config import Optim
 
 
 def test_the_loop_is_charbonnier_muon_and_adamw_and_what_is_saved_is_the_average(folder, tmp_path):  # noqa: F811
-    """Warm-up of two in four steps, times a cosine; the half-life is a fifth of the pictures seen, at most three."""
+    """Warm-up of two in four steps, times a cosine; the half-life is a fifth of the pictures seen, at most 0.7."""
     optim = Optim(num_steps=4, batch_size=2, lr=2e-2, warmup_steps=2, schedule="cosine", weight_decay=0.3)
-    optim = replace(optim, grad_clip=0.01, betas=[0.8, 0.95], ema_half_life_images=3.0)
+    optim = replace(optim, grad_clip=0.01, betas=[0.8, 0.95], ema_half_life_images=0.7)
     config = replace(config_for(folder, muon_lr=0.1), optim=optim)
     saved = trained(config, tmp_path / "run")
 
@@ -36,7 +36,7 @@ def test_the_loop_is_charbonnier_muon_and_adamw_and_what_is_saved_is_the_average
             parameter.grad = gradient * min(1.0, 0.01 / norm)
         muon.step()
         adamw.step()
-        kept = 0.5 ** (2 / min(3.0, 0.2 * 2 * step)) if step else 0.0
+        kept = 0.5 ** (2 / min(0.7, 0.2 * 2 * step)) if step else 0.0
         for name, value in network.named_parameters():
             average[name] = kept * average[name] + (1 - kept) * value.detach()
     assert norm > 0.01  # the clip is at work
