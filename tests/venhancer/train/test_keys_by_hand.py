@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 
 from tests.venhancer.train.test_keys import config_for, folder, trained  # noqa: F401
-from toolkit.runs.muon import Muon
 from toolkit.venhancer.train import keys
 from toolkit.venhancer.train.config import Optim
+from toolkit.venhancer.train.muon import Muon
 
 
 def test_the_loop_is_charbonnier_muon_and_adamw_and_what_is_saved_is_the_average(folder, tmp_path):  # noqa: F811

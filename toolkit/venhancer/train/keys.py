@@ -24,13 +24,13 @@ from toolkit.errors import UserError
 from toolkit.metrics.video import decibel, squared_error
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.loop import Loop
-from toolkit.runs.muon import Muon, split
 from toolkit.runs.passes import accumulate, own_part, scaler_of, update
 from toolkit.runs.record import Run
 from toolkit.runs.schedule import learning_rate_factor, share_of_batch
 from toolkit.runs.seeds import derive, seed_all
 from toolkit.show.table import Table
 from toolkit.venhancer.config import EnhanceVideo
+from toolkit.venhancer.train.muon import Muon, split
 from toolkit.zoo.checkpointing import checkpoint_activations
 from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.registry import count_parameters

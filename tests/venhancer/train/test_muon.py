@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.runs.muon import Muon, orthogonal, split
+from toolkit.venhancer.train.muon import Muon, orthogonal, split
 
 
 def singular(change, direction):
