@@ -17,6 +17,7 @@ from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.model.codec import as_codec
 from toolkit.venhancer.model.schedule import VideoNoiseSchedule
 from toolkit.venhancer.train.augment import Degraded, frames_for
+from toolkit.venhancer.train.keys import FACTOR, Enlarging, first_network
 from toolkit.venhancer.train.objective import Denoising
 from toolkit.venhancer.train.stage import check_crop
 from toolkit.zoo.checkpointing import checkpointing_of
@@ -34,8 +35,10 @@ TEXT_TOKENS, TEXT_LAYERS, TEXT_HEADS = 77, 23, 16  # of CLIP ViT-H as Stable Dif
 
 def stages(config: EnhanceVideo) -> list[StageShape]:
     """The stages that train, in order. Raises UserError where the stage trains nothing or sizes do not fit."""
+    if "train_keys" in config.stages():
+        return [_keys_stage(config)]
     if "train" not in config.stages():
-        raise UserError(f"stage={config.stage}: trains nothing; give stage=train")
+        raise UserError(f"stage={config.stage}: trains nothing; give stage=train or stage=train_keys")
     config, optim, notes = replace(config, init=None), config.optim, []
     if config.network.codec == "vae":
         notes.append("autoencoder: Stable Diffusion's sizes")
@@ -62,6 +65,33 @@ def stages(config: EnhanceVideo) -> list[StageShape]:
         for name, num_steps in (("base", optim.base_num_steps), ("train", optim.num_steps))
     ]
     return shapes[1:] if config.init or optim.joint or not optim.base_num_steps else shapes
+
+
+def _keys_stage(config: EnhanceVideo) -> StageShape:
+    optim, data = config.optim, config.data
+
+    def build() -> Networks:
+        network = first_network(replace(config, init=None))
+        patch = config.upscaler.patch_px
+
+        def loss(batch: int) -> Tensor:
+            truth = torch.rand(batch, 3, patch, patch)
+            return Enlarging(network)(torch.rand(batch, 3, patch // FACTOR, patch // FACTOR), truth)
+
+        return Networks(network.train(), loss, averaged=[network], recompute=checkpointing_of(network))
+
+    return StageShape(
+        "train_keys",
+        "pictures",
+        optim.num_steps,
+        optim.batch_size,
+        build,
+        config.precision,
+        optim.micro_batch_size,
+        optim.gradient_checkpointing,
+        cache_bytes=data.num_crops * 3 * data.crop_px**2,
+        notes=("moments are counted as AdamW's; Muon has one of two",) if config.upscaler.muon_lr else (),
+    )
 
 
 def _networks(config: EnhanceVideo, name: str) -> Networks:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import torch
 
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.write import identity, is_claimed, join_parts
@@ -19,7 +20,7 @@ from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
 from toolkit.show.table import Table
-from toolkit.show.terminal import show, show_end
+from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.venhancer.clips.backends import KeyFrames
 from toolkit.venhancer.clips.between import check_memory, make_between
 from toolkit.venhancer.clips.former import former_of, is_done
@@ -30,6 +31,7 @@ from toolkit.venhancer.clips.side_by_side import frames_of, held_frames, write_s
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.keys import load_upscaler
 from toolkit.venhancer.measure import load_perceptual, score_video, scores_table
+from toolkit.zoo.registry import count_parameters
 
 OURS = "ours"
 
@@ -315,12 +317,17 @@ def _fraction(text: str) -> Any:
 
 
 def dry_run(config: EnhanceVideo) -> None:
-    """What would become of every clip, and what the network would cost; writes nothing."""
+    """What would be trained, or what would become of every clip, and what it would cost; writes nothing."""
+    if "enhance" not in config.stages():
+        show(_training_table(config))
+        return
     import tempfile
 
     config = config.resolved()
     network = Network(config, "cpu")
     rows: list[list[Any]] = [["", line, ""] for line in _load_parts(config, "cpu")]
+    if "train" in config.stages():
+        rows.append(["", "costs are those of this network, not of the one that would be trained first", ""])
     with tempfile.TemporaryDirectory(prefix="toolkit-") as scratch:
         for task in find_tasks(config, Path("samples")):
             work = prepare(task, config, Path(scratch) / task.name)
@@ -329,6 +336,25 @@ def dry_run(config: EnhanceVideo) -> None:
             if config.diffuses:
                 rows += _network_rows(work, network)
     show(Table("dry run", ["clip", "what", "size"], rows, "nothing was run"))
+
+
+def _training_table(config: EnhanceVideo) -> Table:
+    """Parameters and steps of the stages that train; networks are built on the meta device."""
+    from toolkit.venhancer import footprint
+
+    started, rows = time.perf_counter(), []
+    for stage in footprint.stages(config):
+        with torch.device("meta"):
+            networks = stage.build()
+        trained = [one.numel() for one in networks.trained.parameters() if one.requires_grad]
+        rows.append(
+            [stage.name, sum(trained), f"parameters, {stage.num_steps} steps of {stage.batch_size} {stage.item}"]
+        )
+        frozen = count_parameters(*networks.frozen)
+        rows += [["", frozen, "parameters beside them, not trained"]] if frozen else []
+        kept = 16 * sum(trained) + 4 * count_parameters(*networks.averaged)
+        rows.append(["", kept / 2**20, "MiB of weights, gradients, two moments and the average, in float32"])
+    return dry_run_table(rows, time.perf_counter() - started)
 
 
 def _network_rows(work: Work, network: Network) -> list[list[Any]]:

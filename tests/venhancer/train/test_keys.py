@@ -16,8 +16,10 @@ from toolkit.data.photo_downloads import PHOTO_DOWNLOADS
 from toolkit.data.stills.crops import open_rgb, still_crops
 from toolkit.data.stills.photographs import HELD_OUT, SETS
 from toolkit.errors import UserError
+from toolkit.launch import dry_run
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.record import Run
+from toolkit.venhancer import footprint
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.train import keys
 from toolkit.venhancer.train.config import ClipData, Optim, Upscaler
@@ -181,3 +183,34 @@ def test_both_rates_follow_the_schedule(folder, tmp_path, monkeypatch):
     trained(replace(config, optim=replace(config.optim, schedule="cosine", warmup_steps=0)), tmp_path / "run")
     factors = [(1 + np.cos(np.pi * step / 6)) / 2 for step in range(6)]
     assert rates == [pytest.approx([1e-2 * factor, 0.5 * factor]) for factor in factors]
+
+
+def test_a_network_without_blocks_for_it_is_refused_before_crops_are_cut(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "still_crops", lambda *rest: pytest.fail("crops were cut"))
+    config = config_for(folder)
+    with pytest.raises(UserError, match=r"optim\.gradient_checkpointing=true: FrameUpscaler has no blocks"):
+        trained(replace(config, optim=replace(config.optim, gradient_checkpointing=True)), tmp_path / "run")
+
+
+def test_a_dry_run_tells_of_the_training_and_of_no_clip(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=enhance_train_keys", "upscaler.channels=4", "upscaler.num_blocks=1", "optim.num_steps=7"]
+    assert dry_run("enhance-video", words) == 0
+    said = capsys.readouterr().out
+    hidden, ends = 3 * (4 * 4 * 9 + 4), (3 * 4 * 9 + 4) + (4 * 48 * 9 + 48)  # kernels and biases
+    assert f"{hidden + ends}" in said and "7 steps of 8 pictures" in said and "bikes" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_has_the_network_the_loss_and_the_crops_of_training():
+    config = EnhanceVideo(stage="train_keys", upscaler=Upscaler(channels=4, num_blocks=1, patch_px=32))
+    (stage,) = footprint.stages(config)
+    networks = stage.build()
+    networks.loss(3).backward()
+    assert all(one.grad is not None for one in networks.trained.parameters())
+    assert (stage.name, stage.num_steps, stage.batch_size) == (
+        "train_keys",
+        config.optim.num_steps,
+        config.optim.batch_size,
+    )
+    assert stage.cache_bytes == config.data.num_crops * config.data.crop_px**2 * 3

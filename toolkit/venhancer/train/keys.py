@@ -50,13 +50,13 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     first step.
     """
     optim, device = config.optim, accelerator.device
-    crops = load_crops(config)
     network = first_network(config)
+    if optim.gradient_checkpointing:
+        checkpoint_activations(network)
+    crops = load_crops(config)
     nn.Module.to(network, device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = EMA(network, optim.ema_half_life_images, ramp_up_ratio=0.2)
     optimizers = make_optimizers(config, network)
-    if optim.gradient_checkpointing:
-        checkpoint_activations(network)
     if config.compile:
         network.compile()
     wrapped: Any = accelerator.prepare_model(Enlarging(network))
