@@ -122,3 +122,11 @@ def test_guidance_on_a_shipped_model_by_its_name(name, data):
     assert (calls, twice) == (5, 10) and not torch.allclose(plain, guided)
     assert plain.shape == (4, *toolkit.load_parts(name).denoiser.shape)
     assert source.training["class_labels_dropped"] is False and source.training["data"]["name"] == data
+
+
+def test_a_dry_run_with_a_model_tells_of_that_model_and_of_no_training(capfd):
+    from toolkit.launch import dry_run
+
+    assert dry_run("train-disco", ["model=mnist28", "stage=sample"]) == 0  # the data's default is 8x8
+    out = capfd.readouterr().out
+    assert "864497" in out and "(1, 28, 28)" in out and "Adam" not in out

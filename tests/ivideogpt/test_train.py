@@ -192,3 +192,12 @@ def test_a_dry_run_counts_the_papers_networks_without_data(capfd):
     assert "114159174" in out and "138434304" in out and "751" in out
     assert dry_run("train-ivideogpt", ["experiment=ivideogpt_oxe256"]) == 0
     assert "310472774" in capfd.readouterr().out.replace(",", "")
+
+
+def test_a_dry_run_with_a_model_tells_of_that_model_and_of_no_training(capfd):
+    from toolkit.launch import dry_run
+
+    words = ["model=push_world", "stage=rollout", "network.transformer.hidden_size=48"]
+    assert dry_run("train-ivideogpt", words) == 0
+    out = capfd.readouterr().out
+    assert "1417526" in out and "711297" in out and "Adam" not in out

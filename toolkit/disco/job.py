@@ -341,16 +341,26 @@ def _measure(run: Run, config: TrainDisco, dataset: data.Dataset, accelerator: A
 
 
 def dry_run(config: TrainDisco) -> None:
-    """Parameters, FLOPs and memory of the networks, built on the meta device; trains nothing, needs no folder."""
-    absent = data.CATALOGUE[config.data.name].needs_path and config.data.path is None
-    dataset = data.stand_in(config.data) if absent else load_data(config)
+    """Parameters, FLOPs and memory of the networks, on the meta device; trains nothing, needs no folder.
+
+    The networks are those of ``model`` where one is given, which is not trained.
+    """
     started = time.perf_counter()
-    with torch.device("meta"):
-        denoiser, encoder = build_stage(config, dataset, "denoiser")
-        networks = {"denoiser": denoiser, "encoder": encoder, "prior": build_prior(config, dataset)}
+    networks: dict[str, Any]
+    if config.model:
+        networks = vars(load_parts(zoo.local(config.model)).to(torch.device("meta")))
+    else:
+        absent = data.CATALOGUE[config.data.name].needs_path and config.data.path is None
+        dataset = data.stand_in(config.data) if absent else load_data(config)
+        with torch.device("meta"):
+            denoiser, encoder = build_stage(config, dataset, "denoiser")
+            networks = {"denoiser": denoiser, "encoder": encoder, "prior": build_prior(config, dataset)}
     rows = [[name, count_parameters(network), type(network).__name__] for name, network in networks.items() if network]
+    denoiser = networks["denoiser"]
     with torch.device("meta"):
-        call = {"x": torch.empty(1, *dataset.shape), "sigma": torch.ones(1)}
-        rows.append(["one denoiser call, GFLOPs", count_flops(denoiser, call) / 1e9, f"one sample {dataset.shape}"])
-    rows.append(["weights, gradients, Adam and EMA, MiB", memory_bytes(denoiser, encoder) / 2**20, "float32"])
+        shape = tuple(denoiser.shape)
+        call = {"x": torch.empty(1, *shape), "sigma": torch.ones(1)}
+        rows.append(["one denoiser call, GFLOPs", count_flops(denoiser, call) / 1e9, f"one sample {shape}"])
+    if not config.model:
+        rows.append(["weights, gradients, Adam and EMA, MiB", memory_bytes(denoiser, encoder) / 2**20, "float32"])
     show(dry_run_table(rows, time.perf_counter() - started))

@@ -16,6 +16,7 @@ from toolkit.ivideogpt.build import (
     check_length,
     init_transformer,
     join,
+    load_world,
     start_tokenizer,
     start_transformer,
     trained_world,
@@ -133,12 +134,19 @@ def _note_parameters(run: Run, **networks: Any) -> None:
 
 
 def dry_run(config: TrainIVideoGPT) -> None:
-    """Parameters, tokens and memory of the networks, built on the meta device; trains nothing, needs no data."""
+    """Parameters, tokens and memory of the networks, on the meta device; trains nothing, needs no data.
+
+    The networks are those of ``model`` where one is given, which is not trained.
+    """
     started = time.perf_counter()
-    action_dim = 2 if config.action_conditioned else 0  # the data would tell; it changes a few hundred weights
-    with torch.device("meta"):
-        tokenizer = build_tokenizer(config, config.data.size_px or zoo_resolution(config))
-        transformer = build_transformer(config, tokenizer, action_dim)
+    if config.model:
+        world = load_world(config.model, "model").to("meta")
+        tokenizer, transformer = world.tokenizer, world.transformer
+    else:
+        action_dim = 2 if config.action_conditioned else 0  # the data would tell; it changes a few hundred weights
+        with torch.device("meta"):
+            tokenizer = build_tokenizer(config, config.data.size_px or zoo_resolution(config))
+            transformer = build_transformer(config, tokenizer, action_dim)
     layout = tokenizer.layout
     num_future = config.num_frames - config.context_length
     rows: list[list[Any]] = [
@@ -149,7 +157,8 @@ def dry_run(config: TrainIVideoGPT) -> None:
         ["per-frame tokens would be", config.num_frames * (layout.tokens_per_context + 1) - 1, "slots included"],
     ]  # fmt: skip
     total = count_parameters(tokenizer) + count_parameters(transformer)
-    rows.append(["weights, gradients and Adam, MiB", 16 * total / 2**20, "float32"])
+    if not config.model:
+        rows.append(["weights, gradients and Adam, MiB", 16 * total / 2**20, "float32"])
     show(dry_run_table(rows, time.perf_counter() - started))
 
 
