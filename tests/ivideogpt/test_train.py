@@ -197,7 +197,7 @@ def test_a_dry_run_counts_the_papers_networks_without_data(capfd):
 def test_a_dry_run_with_a_model_tells_of_that_model_and_of_no_training(capfd):
     from toolkit.launch import dry_run
 
-    words = ["model=push_world", "stage=rollout", "network.transformer.hidden_size=48"]
+    words = ["model=push_world", "stage=rollout", "transformer.hidden_size=48"]
     assert dry_run("train-ivideogpt", words) == 0
     out = capfd.readouterr().out
     assert "1417526" in out and "711297" in out and "Adam" not in out
