@@ -145,7 +145,8 @@ def test_frames_that_rife_has_no_memory_for_are_refused_before_any_work(folder, 
     monkeypatch.setenv("TOOLKIT_MEMORY_GIB", "0.02")
     words = ["input=IN.mp4", "output=o.mp4", "scale=2", "frame_factor=2", "keys=lanczos", "backend=generative"]
     assert enhance(*words, "between=rife") == 2
-    assert "between=rife: frames of 180x124 need about" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "between=rife: 180x124 pixels at a time need about" in said and "windows.tile_height_px" in said
     assert not (folder / "o.mp4").exists() and enhance(*words, "between=motion", "hydra.run.dir=R2") == 0
 
 

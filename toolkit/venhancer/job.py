@@ -122,7 +122,7 @@ def _load_parts(config: EnhanceVideo, device: Any) -> list[str]:
     """Load what ``keys`` and ``between`` name; what it is, in a line. Raises UserError where it is not there."""
     if config.backend != "generative":
         return []
-    make_between(config.between, config.classic, device)
+    make_between(config.between, config.classic, config.windows, device)
     theirs = f"VEnhancer's network, model={config.model}"
     what = theirs if config.diffuses else load_upscaler(config.keys, str(device)).notice
     return [f"keys={config.keys}: {what}; between={config.between}"]
@@ -140,7 +140,7 @@ def _all_ready(
             free = _free_bytes(device)
             plan = network.check_memory(work, free) if network else []
             if config.backend == "generative":
-                check_memory(config.between, work.size, free)
+                check_memory(config.between, work.size, config.windows, free)
             ready.append((work, [*work.notes, work.summary(), *plan]))
         except UserError as error:
             bad.append(str(error))

@@ -20,7 +20,7 @@ from toolkit.venhancer.clips.backends import KeysBackend
 from toolkit.venhancer.clips.between import make_between
 from toolkit.venhancer.clips.classic import blended_frames
 from toolkit.venhancer.clips.timeline import make_timeline
-from toolkit.venhancer.config import Classic, EnhanceVideo, Sampling
+from toolkit.venhancer.config import Classic, EnhanceVideo, Sampling, Windows
 from toolkit.venhancer.keys import load_upscaler
 from toolkit.venhancer.keys.networks import NetworkUpscaler
 from toolkit.venhancer.keys.spandrel_files import load as load_spandrel
@@ -80,7 +80,7 @@ def test_tiles_are_the_whole_picture_where_a_network_looks_no_farther_than_they_
 def test_a_backend_goes_on_where_it_stopped(tmp_path):
     index = index_video(write(tmp_path / "a.mp4", moving(6, 40, 24)))
     shot = make_timeline(index, Fraction(24), []).shots[0]
-    between = make_between("motion", Classic(), "cpu")
+    between = make_between("motion", Classic(), Windows(), "cpu")
     backend = KeysBackend(VideoReader(index), (80, 48), Repeats(2), (64, 64), between)
     whole = list(backend.frames(shot, 0))
     assert len(whole) == len(shot.positions) and {frame.shape for frame in whole} == {(48, 80, 3)}
@@ -92,7 +92,7 @@ def test_frames_between_by_blending_and_by_rife(monkeypatch):
     frames = moving(3, 40, 24)
     keys = types.SimpleNamespace(frames=lambda start: iter(frames[start:]))
     positions = [Fraction(n, 2) for n in range(5)]
-    blended = list(make_between("blend", Classic(), "cpu")(keys, positions, 1))
+    blended = list(make_between("blend", Classic(), Windows(), "cpu")(keys, positions, 1))
     assert all(np.array_equal(a, b) for a, b in zip(blended, blended_frames(keys, positions, 1), strict=True))
 
     def net(pair, share, scales):
@@ -100,8 +100,29 @@ def test_frames_between_by_blending_and_by_rife(monkeypatch):
         return None, None, [torch.lerp(pair[:, :3], pair[:, 3:], share)]
 
     monkeypatch.setattr(rife, "load", lambda device: net)
-    made = list(make_between("rife", Classic(), "cpu")(keys, positions, 1))
+    made = list(make_between("rife", Classic(), Windows(), "cpu")(keys, positions, 1))
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(made, blended, strict=True))
+
+
+def test_rife_makes_large_frames_in_tiles_that_do_not_show(monkeypatch):
+    """A network that blends gives the same in tiles as whole."""
+    frames, seen = moving(2, 300, 200), []
+    keys = types.SimpleNamespace(frames=lambda start: iter(frames[start:]))
+
+    def net(pair, share, scales):
+        seen.append(tuple(pair.shape[2:]))
+        return None, None, [torch.lerp(pair[:, :3], pair[:, 3:], share)]
+
+    monkeypatch.setattr(rife, "load", lambda device: net)
+    positions = [Fraction(1, 4)]
+    blended = next(iter(blended_frames(keys, positions, 0)))
+    windows = Windows(tile_height_px=16, tile_width_px=128)  # as few rows as RIFE is given, and that many columns
+    made = next(iter(make_between("rife", Classic(), windows, "cpu")(keys, positions, 0)))
+    assert set(seen) == {(128, 128)} and len(seen) == 2 * 3
+    assert np.abs(made.astype(int) - blended).max() <= 1
+    seen.clear()
+    next(iter(make_between("rife", Classic(), Windows(), "cpu")(keys, positions, 0)))
+    assert seen == [(256, 384)]  # whole, up to 1280 rows and 2048 columns
 
 
 @pytest.mark.parametrize(

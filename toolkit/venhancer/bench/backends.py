@@ -14,7 +14,7 @@ from toolkit.errors import UserError
 from toolkit.venhancer.bench import classic
 from toolkit.venhancer.clips.backends import KeysBackend
 from toolkit.venhancer.clips.between import make_between
-from toolkit.venhancer.config import Classic
+from toolkit.venhancer.config import Classic, Windows
 from toolkit.venhancer.keys import load_upscaler
 from toolkit.venhancer.keys.tiled import TILE_PX
 
@@ -32,7 +32,7 @@ def makers(clip: str, num_frames: int, ncnn: str | None, spandrel: str | None) -
     for name, (keys, between) in asked.items():
         try:
             load_upscaler(keys, "cpu")
-            make_between(between, Classic(), "cpu")
+            make_between(between, Classic(), Windows(), "cpu")
         except UserError as error:
             left_out.append(f"{name}: {error}")
             continue
@@ -43,7 +43,7 @@ def makers(clip: str, num_frames: int, ncnn: str | None, spandrel: str | None) -
 
 def _of_keys(clip: str, num_frames: int, keys: str, between: str) -> Contender:
     reader, timeline, width, height = classic.scene(clip, num_frames)
-    upscaler, made = load_upscaler(keys, "cpu"), make_between(between, Classic(), "cpu")
+    upscaler, made = load_upscaler(keys, "cpu"), make_between(between, Classic(), Windows(), "cpu")
     backend = KeysBackend(reader, (width, height), upscaler, (TILE_PX, TILE_PX), made)
 
     def enhance() -> float:

