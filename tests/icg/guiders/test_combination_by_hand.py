@@ -1,10 +1,13 @@
 """One and several weak branches combined as the formula says, and the noise on embeddings with its deviation a row."""
 
+import math
+
 import pytest
 import torch
 
+from toolkit.errors import UserError
 from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance
-from toolkit.icg.guiders.base import Branch
+from toolkit.icg.guiders.base import Branch, check_scale
 from toolkit.icg.guiders.streams import Draws
 from toolkit.icg.guiders.time_embeddings import TimeEmbeddings, time_noise
 
@@ -51,3 +54,10 @@ def test_the_noise_on_an_embedding_is_in_deviations_of_its_own_row():
     added = change(values.clone(), 2) - values
     noise = Draws(0, "tsg").normal((2, 64), torch.device("cpu"))
     torch.testing.assert_close(added, 0.5 * noise * torch.tensor([[1.0], [10.0]]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, -0.5, True, "2", None])
+def test_a_scale_is_a_finite_number_of_at_least_nought(value):
+    check_scale("guidance_scale", 0)
+    with pytest.raises(UserError, match="guidance_scale"):
+        check_scale("guidance_scale", value)

@@ -55,6 +55,10 @@ def test_the_held_out_part_is_whole_documents_or_the_end_of_a_few():
     assert kinds.count("valid") == 3
     few = list(split_documents(corpus(["a\n" * 100, "b\n" * 50]), 0.1))
     assert few == [("train", "a\n" * 90), ("valid", "a\n" * 10), ("train", "b\n" * 45), ("valid", "b\n" * 5)]
+    ragged = "seven..\n" * 10  # 85 % of it ends inside the ninth line, which is held out whole
+    assert list(split_documents(corpus([ragged]), 0.15)) == [("train", ragged[:64]), ("valid", ragged[64:])]
+    one_line = "x" * 100
+    assert list(split_documents(corpus([one_line]), 0.2)) == [("train", "x" * 80), ("valid", "x" * 20)]
 
 
 def test_the_second_time_comes_from_the_cache_and_equal_text_gives_equal_files(cache):

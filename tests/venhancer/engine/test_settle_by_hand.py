@@ -28,3 +28,11 @@ def test_neighbours_are_blended_and_every_solvers_terms_are_added(tmp_path):
     before = [3, 3, 3, 5, 7, 9, 9]  # the latents, and the x_0 that is remembered
     expected = [0.5 * z + 2 * 1 - z + 10 * frame for frame, z in enumerate(before)]
     assert settle(flight, 1, both, (1.0, 1.0)) == expected
+
+
+def test_a_block_of_noise_is_one_frames_and_a_function_of_its_arguments():
+    geometry = Geometry(3, 8, 5, 7, 5, 2, 2, 2)  # channels, rows and columns first
+    one = Flight.noise_of(geometry, 0, "start", 2, (2, 6))
+    assert one.shape == (1, 3, 4, 5) and torch.equal(one, Flight.noise_of(geometry, 0, "start", 2, (2, 6)))
+    others = [(1, "start", 2, (2, 6)), (0, "step", 2, (2, 6)), (0, "start", 3, (2, 6)), (0, "start", 2, (1, 5))]
+    assert not any(torch.equal(one, Flight.noise_of(geometry, *other)) for other in others)

@@ -63,6 +63,17 @@ def test_before_training_it_enlarges_as_bicubic_does():
     assert torch.equal(FrameUpscaler(4, 8, 2)(x), expected)
 
 
+def test_what_it_learned_is_added_to_bicubic_pixel_by_pixel():
+    """A last bias of its own for each of the 16 places of each colour, and no weights: those are added as they lie."""
+    network, x = FrameUpscaler(4, 8, 1), torch.rand(1, 3, 5, 6)
+    places = torch.arange(48.0)  # colour, row, column
+    torch.nn.init.zeros_(network.last.weight)
+    network.last.bias.data = places
+    plain = torch.nn.functional.interpolate(x, scale_factor=4, mode="bicubic", align_corners=False)
+    added = places.view(3, 4, 4).repeat(1, 5, 6)
+    assert torch.allclose(network(x), plain + added[None], atol=1e-5)
+
+
 def test_what_lies_beyond_its_context_changes_nothing():
     network = FrameUpscaler(4, 4, 1)
     torch.nn.init.normal_(network.last.weight)

@@ -91,6 +91,19 @@ def test_a_batch_differs_from_step_to_step_and_its_shares_are_as_asked(tmp_path,
     assert not any(one.noise_level.any() for one in found) and set(said) == {""}
 
 
+def test_a_text_is_encoded_once_and_without_a_negative_beside_it(tmp_path, monkeypatch):
+    pipeline, asked = tiny_pipeline(), []
+
+    def encode(*words, **keys):
+        asked.append((words, keys))
+        return torch.zeros(1, 1, 4)
+
+    monkeypatch.setattr(pipeline, "encode_prompt", encode)
+    batches = Batches(config_of(), crops_in(tmp_path), pipeline, CPU)
+    assert batches._text("a street").shape == batches._text("a street").shape == (1, 1, 4)
+    assert asked == [(("a street", ""), {"guided": False})]
+
+
 def test_processes_share_a_batch_out_and_no_crop_is_seen_twice(tmp_path, monkeypatch):
     batches = Batches(config_of({"batch_size": 2}), crops_in(tmp_path), tiny_pipeline(), CPU)
     whole = [batches._indices(step) for step in range(3)]

@@ -60,7 +60,7 @@ class SchedulerClock(Clock):
         self.num_train_timesteps = config.get("num_train_timesteps")
         self.noise_levels = NoiseLevels(config.get("sigma_min") or 0.002, config.get("sigma_max") or 80.0)
         self.unit, self.sigma_data = 1.0, config.get("sigma_data", 0.5)
-        self.kind, self.log_sigmas = "steps" if self.num_train_timesteps else "unknown", np.zeros(0)
+        self.kind, self.log_sigmas = "steps", np.zeros(0)
         flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
         continuous = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
         if self.name.startswith(("EDM", "CMStochastic")) or continuous:
