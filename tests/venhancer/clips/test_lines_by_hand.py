@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from toolkit.venhancer.clips.classic import blended_frames, interpolate
+from toolkit.venhancer.clips.classic import _luma, blended_frames, interpolate
 from toolkit.venhancer.clips.colour import low_pass
 
 
@@ -53,3 +53,17 @@ def test_blending_weighs_by_time():
 
     made = list(blended_frames(Keys(), [Fraction(0), Fraction(1, 4), Fraction(1)], 0))
     assert [int(frame[0, 0, 0]) for frame in made] == [0, 25, 100]
+
+
+def test_brightness_at_half_the_size_is_the_same_in_strips_as_in_one():
+    """Blurred by [1 3 3 1] / 8 both ways, every second place kept, edges repeated; 147 rows are three strips."""
+    torch.manual_seed(2)
+    colours = torch.randint(0, 256, (1, 3, 295, 22), dtype=torch.uint8)
+    grey = (colours.double() * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(1, 3, 1, 1)).sum(1)[0]
+    assert (_luma(colours, False)[0, 0] - grey).abs().max() < 0.05
+    edges = np.pad(grey.numpy(), 1, mode="edge")
+    taps = np.array([1, 3, 3, 1]) / 8
+    rows = sum(tap * edges[place : place + 2 * 147 : 2] for place, tap in enumerate(taps))
+    expected = sum(tap * rows[:, place : place + 2 * 11 : 2] for place, tap in enumerate(taps))
+    made = _luma(colours, True)
+    assert made.shape == (1, 1, 147, 11) and np.abs(made[0, 0].numpy() - expected).max() < 0.05
