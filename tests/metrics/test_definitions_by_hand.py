@@ -15,7 +15,7 @@ from toolkit.metrics.plips import PLIPS
 from toolkit.metrics.ssim import ssim
 from toolkit.metrics.stats import difference, ratio, summary
 from toolkit.metrics.turning import curvature, jacobian_norm
-from toolkit.metrics.video import noise_deviation, sharpness
+from toolkit.metrics.video import _warp_error, noise_deviation, sharpness
 
 RNG = np.random.default_rng(0)
 
@@ -172,3 +172,21 @@ def test_a_linear_denoisers_jacobian_and_curvature_are_known():
     bend = (tangents[0] - tangents[1]).norm(dim=1) / (x - back).norm(dim=1)
     found = curvature(denoise, x, level, step, torch.float64)
     torch.testing.assert_close(found, bend)
+
+
+def test_warp_error_is_a_thousand_times_the_mean_square_of_what_changed_along_the_motion():
+    """A frame that moved by two pixels to the right and is 0.1 brighter on its lower half: 0.1 squared, halved; of
+    places that are not seen nothing counts, and where none is seen it is 0."""
+    torch.manual_seed(0)
+    before = torch.rand(1, 3, 8, 20) * 200
+    moved = torch.zeros_like(before)
+    moved[..., 2:] = before[..., :-2]
+    moved[:, :, 4:] += 25.5
+    flow = torch.zeros(1, 2, 8, 20)
+    flow[:, 0] = 2.0
+    seen = torch.ones(1, 1, 8, 20, dtype=torch.bool)
+    seen[..., -2:] = False  # what came from beyond the edge
+    assert _warp_error(before, moved, flow, seen) == pytest.approx(1000 * 0.1**2 / 2, rel=1e-3)
+    seen[:, :, :4] = False
+    assert _warp_error(before, moved, flow, seen) == pytest.approx(1000 * 0.1**2, rel=1e-3)
+    assert _warp_error(before, moved, flow, torch.zeros_like(seen)) == 0.0

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import chisquare
 
 from toolkit.errors import UserError
-from toolkit.icg.guiders.conditions import IndependentCondition, condition_sizes
+from toolkit.icg.guiders.conditions import IndependentCondition, _is_one_hot, condition_sizes
 from toolkit.icg.guiders.streams import Draws
 
 
@@ -164,3 +164,12 @@ def test_sizes_are_read_where_they_are_certain():
 
     assert condition_sizes(tiny.network("dit")) == {"class_labels": tiny.NUM_CLASSES}
     assert condition_sizes(tiny.unet2d(num_class_embeds=11)) == {}, "the eleventh row may be the null class"
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_one"),
+    [([[0, 1, 0]], True), ([[0, 0.3, 0.7]], False), ([[0, 0, 0]], False), ([[1, 1, 0]], False), ([[0, -1, 2]], False)],
+)
+def test_one_hot_is_a_single_one_among_noughts(rows, is_one):
+    """Shares of several classes add up to one, too, and are no code of a class."""
+    assert _is_one_hot(torch.tensor(rows, dtype=torch.float32)) is is_one
