@@ -1,13 +1,14 @@
 """Break one line of method code at a time, and see that a test notices.
 
     python tests/mutants.py run [--only ROOM] [--since COMMIT] [--every 1] [--jobs 1] [--results FILE] [--timeout-s 300]
+    python tests/mutants.py run --random 100 [--seed 0] --results random.jsonl
     python tests/mutants.py table [--since COMMIT] [--results FILE] [--write docs/tests.md]
 
 ``tests/files/mutants/ROOM.toml`` has them by file, with the tests that must notice: the old fragment (once in its
 file), the new one, why that is a break, and, where no test can notice, why not. Each is tried in a copy of the tree.
 Results are kept by the bytes of the file and of its tests, so that a run that was stopped goes on, and what changed is
 tried again. ``--every 28`` tries a sample: every 28th line; ``--since`` those that the tables of a commit do not have,
-then those whose file or tests changed since.
+then those whose file or tests changed since; ``--random`` lines of the same files that nobody chose.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # also where this file is run as a script
+from tests import random_breaks  # noqa: E402
+
 TABLES = ROOT / "tests" / "files" / "mutants"
 PARTS = ("toolkit", "tests", "conf", "experiments", "docs", "pyproject.toml", "README.md")
 FORK = multiprocessing.get_context("forkserver")  # which has loaded what is slow to load and is not ours
@@ -87,6 +91,15 @@ def read_mutants(only: str | None = None, since: str | None = None) -> list[Muta
     stood = {one.what for room, text in tables for one in parse(room, text)}
     new = [one for one in found if one.what not in stood]
     return new + [one for one in found if one.what in stood and one.is_made_of(changed)]
+
+
+def random_mutants(number: int, seed: int, only: str | None = None) -> list[Mutant]:
+    """Lines of the tables' files broken at random, for all tests that the tables name for each file."""
+    listed = read_mutants(only)
+    rooms = {one.file: one.room for one in listed}
+    tests = {file: tuple(sorted({test for one in listed if one.file == file for test in one.tests})) for file in rooms}
+    drawn = random_breaks.draw(list(rooms), ROOT, number, seed)
+    return [Mutant(rooms[file], file, tests[file], old, new, "drawn at random") for file, old, new in drawn]
 
 
 def parse(room: str, text: str) -> list[Mutant]:
@@ -166,9 +179,8 @@ def try_one(mutant: Mutant, folder: Path, timeout_s: float) -> dict[str, str]:
     }
 
 
-def run(only: str | None, since: str | None, every: int, jobs: int, results: Path, timeout_s: float) -> int:
+def run(sample: list[Mutant], jobs: int, results: Path, timeout_s: float) -> int:
     """Try what has no result yet. Returns 1 where a mutant that is not equivalent was not noticed."""
-    sample = read_mutants(only, since)[::every]
     mutants = {one.key: one for one in sample}  # by the bytes of now: files may change while this runs
     known = read_results(results)
     todo = most_wanted([(key, one) for key, one in mutants.items() if key not in known], known)
@@ -265,6 +277,8 @@ def main() -> int:
     parser.add_argument("--only", choices=sorted(path.stem for path in TABLES.glob("*.toml")))
     parser.add_argument("--since", help="a commit: what is new or changed since")
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--random", type=int, default=0, help="so many lines that are drawn, in the tables' place")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("mutants.jsonl"))
     parser.add_argument("--timeout-s", type=float, default=300)
@@ -275,7 +289,10 @@ def main() -> int:
         if words.write:
             write(words.write, text, words.since)
         return 0
-    return run(words.only, words.since, words.every, words.jobs, words.results, words.timeout_s)
+    sample = read_mutants(words.only, words.since)[:: words.every]
+    if words.random:
+        sample = random_mutants(words.random, words.seed, words.only)
+    return run(sample, words.jobs, words.results, words.timeout_s)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import mutants
+from tests import mutants, random_breaks
 from tests.mutants import Mutant, read_mutants
 
 ROOT = Path(__file__).parent.parent
@@ -77,4 +77,24 @@ def test_since_a_commit_are_lines_it_does_not_have_then_lines_whose_file_or_test
         ("e.py", "x"),
         ("d.py", "new"),
         *((file, "x") for file in ("a.py", "b.py", "c.py")),
+    ]
+
+
+def test_random_breaks_are_a_function_of_the_seed_and_each_is_once_in_its_file_and_python():
+    found = mutants.random_mutants(12, 3)
+    assert found == mutants.random_mutants(12, 3) != mutants.random_mutants(12, 4)
+    assert len({one.what for one in found}) == 12 and len({one.file for one in found}) == 12
+    for one in found:
+        whole = (ROOT / one.file).read_text(encoding="utf-8")
+        assert whole.count(one.old) == 1 and one.tests
+        assert ast.dump(ast.parse(whole.replace(one.old, one.new))) != ast.dump(ast.parse(whole))
+
+
+def test_random_breaks_leave_docstrings_messages_and_top_levels_alone():
+    text = (
+        'A = 1 + 1\n\n\ndef f(x):\n    """1 + 1"""\n    if x < 1:\n        raise ValueError(1 + 1)\n    return x - 1\n'
+    )
+    assert list(random_breaks._breaks(text)) == [
+        ("    if x < 1:", "    if x <= 1:"),
+        ("    return x - 1", "    return x + 1"),
     ]
