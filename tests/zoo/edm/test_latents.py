@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from toolkit.zoo.edm.latents import LatentEmbedding
+from toolkit.zoo.edm.latents import LatentEmbedding, SlotLinear
 
 
 @pytest.fixture(params=[0, 2], ids=["direct", "mixed"])
@@ -97,3 +97,10 @@ def test_a_wrong_kind_and_an_empty_codebook_are_refused():
         LatentEmbedding(1, 0, 4)
     with pytest.raises(ValueError, match="continuous"):
         LatentEmbedding(1, 2, 4, kind="continuous")(torch.zeros(1, 1, dtype=torch.int64), 1)
+
+
+def test_a_slots_map_keeps_the_size_of_what_it_maps():
+    """Weights of deviation 1 / sqrt(inputs): of unit inputs come unit outputs, in every slot."""
+    torch.manual_seed(0)
+    mapped = SlotLinear(3, 64, 200)(torch.randn(500, 3, 64))
+    assert torch.allclose(mapped.std(dim=(0, 2)), torch.ones(3), atol=0.05)
