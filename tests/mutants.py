@@ -289,9 +289,10 @@ def main() -> int:
         if words.write:
             write(words.write, text, words.since)
         return 0
-    sample = read_mutants(words.only, words.since)[:: words.every]
     if words.random:
         sample = random_mutants(words.random, words.seed, words.only)
+    else:
+        sample = read_mutants(words.only, words.since)[:: words.every]
     return run(sample, words.jobs, words.results, words.timeout_s)
 
 

@@ -17,14 +17,8 @@ BREAKS = [
     *((r" < ", " <= "), (r" > ", " >= "), (r" <= ", " < "), (r" >= ", " > "), (r" == ", " != "), (r" != ", " == ")),
     *((r" and ", " or "), (r" or ", " and "), (r" not ", " "), (r"\bTrue\b", "False"), (r"\bFalse\b", "True")),
     *((r"\bmin\(", "max("), (r"\bmax\(", "min("), (r"\.mean\(", ".sum("), (r"\.sum\(", ".mean("), (r"sqrt\(", "abs(")),
-    *(
-        (r"\b1\b", "2"),
-        (r"\b2\b", "3"),
-        (r"\b0\.5\b", "0.25"),
-        (r"-1\b", "0"),
-        (r"\[1:\]", "[:-1]"),
-        (r"dim=1", "dim=0"),
-    ),
+    *((r"\b1\b", "2"), (r"\b2\b", "3"), (r"\b0\.5\b", "0.25"), (r"-1\b", "0")),
+    *((r"\[1:\]", "[:-1]"), (r"dim=1", "dim=0")),
 ]  # what is there -> what takes its place; the first that a line has
 SAYS = ("raise", "import", "from", "def ", "class ", "log.", "@", "assert", "warn", "#")  # no arithmetic in it
 

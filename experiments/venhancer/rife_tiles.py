@@ -5,7 +5,7 @@
 
 The frame between two frames of a clip that are four apart, all three enlarged by bicubic to 3840 columns, so that
 motion is larger than in most films of that size. One thread; every row a process of its own, which says its peak.
-``whole``: one tile of the frame's size. ``memory``: noise, at 1080, 2160 and 4320 rows, in tiles.
+``whole``: one tile of the frame's size. ``rows_N``: noise of N rows, in tiles.
 """
 
 from __future__ import annotations

@@ -41,18 +41,16 @@ def rife_frames(
         if after is None:
             yield before.pixels
             continue
-        make = functools.partial(between, net, share=float(share), device=device)
         pair = np.concatenate([before.pixels, after.pixels], axis=-1)
-        yield in_tiles(lambda part, make=make: make(part[..., :3], part[..., 3:]), pair, tile, OVERLAP)  # type: ignore[misc]
+        yield in_tiles(functools.partial(between, net, share=float(share), device=device), pair, tile, OVERLAP)
 
 
 @torch.no_grad()
-def between(net: Any, a: np.ndarray, b: np.ndarray, share: float, device: Any) -> np.ndarray:
-    """The frame at ``share`` of the way from a to b."""
-    height, width = a.shape[:2]
-    pair = torch.cat([to_tensor(a, device), to_tensor(b, device)], 1) / 255
-    pair = F.pad(pair, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
-    merged = net(pair, share, SCALES)[2]
+def between(net: Any, pair: np.ndarray, share: float, device: Any) -> np.ndarray:
+    """The frame at ``share`` of the way from the first to the second of ``pair``, uint8 (h, w, 6): RGB of both."""
+    height, width = pair.shape[:2]
+    padded = F.pad(to_tensor(pair, device) / 255, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+    merged = net(padded, share, SCALES)[2]
     return to_pixels(merged[-1][..., :height, :width] * 255)
 
 
