@@ -117,3 +117,15 @@ def test_several_optimizers_share_one_norm_and_one_step():
     assert float(norm) == pytest.approx(whole)
     for rate, was, gradient, now in zip((0.1, 1.0), before, gradients, network.parameters(), strict=True):
         assert torch.allclose(now, was - rate * gradient / 2, atol=1e-6) and now.grad is None
+
+
+def test_no_optimizer_steps_where_the_gradients_of_another_overflow():
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizers = [torch.optim.AdamW([one], lr=0.1) for one in (first, second)]
+    accelerator = scaled(4.0)
+    accelerator.backward(first.sum() + (second * math.inf).sum())
+    assert update(optimizers, [first, second], 1.0, accelerator) is None and accelerator.scaler.get_scale() == 2
+    assert torch.equal(first, torch.ones(2)) and torch.equal(second, torch.ones(2))
+    accelerator.backward(first.sum() + second.sum())
+    assert update(optimizers, [first, second], 1.0, accelerator) is not None
+    assert not torch.equal(first, torch.ones(2)) and not torch.equal(second, torch.ones(2))

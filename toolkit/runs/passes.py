@@ -116,8 +116,9 @@ def update(
             one.step()
     else:
         before = scaler.get_scale()
-        for one in optimizers:
-            scaler.step(one)
+        if len(optimizers) == 1 or norm.isfinite():  # each would look at its own gradients alone
+            for one in optimizers:
+                scaler.step(one)
         scaler.update()
         norm = None if scaler.get_scale() < before else norm
         if scaler.get_scale() < LEAST_SCALE:
