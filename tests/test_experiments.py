@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ SCRIPTS = sorted(path.relative_to(REPO) for path in REPO.glob("experiments/**/*.
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_can_be_imported_and_runs_nothing(path, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend((REPO / path).parent)  # as Python does for a script
     spec = importlib.util.spec_from_file_location(f"script_{path.stem}", REPO / path)
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     assert f"python {path}" in module.__doc__ and inspect.isfunction(module.main)
     assert capfd.readouterr().out == "" and not list(tmp_path.iterdir())

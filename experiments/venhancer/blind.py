@@ -5,8 +5,8 @@
     python experiments/venhancer/blind.py ROOT SHEET.png --choices ABB=... --out blind.json
 
 The crops are drawn by a fixed seed, each the busiest of four places. The first call makes a sheet: the truth in the
-middle, the two methods at its sides, which of them is left being drawn too and said nowhere. The second takes what
-somebody saw, a sign a crop, A for left, B for right, = for no difference, and writes it down beside PLIPS of the same crops.
+middle, the two methods at its sides; which of them is left is drawn too, and said nowhere. The second takes what
+somebody saw, a sign a crop (A for left, B for right, = for no difference), and writes it down beside PLIPS of the same.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def frames(path: Path, first: int = 0, most: int = 1000) -> list[np.ndarray]:
 def clips(root: Path) -> list[tuple[str, dict[str, list[np.ndarray]]]]:
     """(name, frames by method) of each run of ``upscaler_clips``, truth among the methods."""
     one = load_claims(Path(__file__).parent / "claims.yaml").runs["upscaler_clips"]
-    found = []
+    found: list[tuple[str, dict[str, list[np.ndarray]]]] = []
     for seed in one.seeds:
         words = dict(word.split("=", 1) for word in one.words(seed) if "=" in word)
         run = root / "venhancer" / "upscaler_clips" / f"seed_{seed}"
@@ -123,7 +123,8 @@ def tensor(picture: np.ndarray) -> Tensor:
 
 def judged(crops: list[Crop], choices: str) -> dict[str, Any]:
     """What was chosen, and what PLIPS says, crop by crop and in all."""
-    distance, rows = PLIPS.load(), []
+    distance = PLIPS.load()
+    rows: list[dict[str, Any]] = []
     for crop, letter in zip(crops, choices.upper(), strict=True):
         truth = tensor(crop.pictures["truth"])
         plips = {method: float(distance(tensor(crop.pictures[method]), truth)) for method in ("ours", "classic")}
