@@ -170,6 +170,12 @@ def test_blocks_that_are_not_there_are_one_line():
         SLG(layers=[]).check()
 
 
+def test_an_empty_stack_has_no_blocks_to_skip():
+    network, blocks = torch.nn.Module(), tiny.network("dit").transformer_blocks
+    network.refiner, network.blocks = torch.nn.ModuleList(), blocks
+    assert find_blocks(network, [2, 0]) == [("blocks.0", blocks[0]), ("blocks.2", blocks[2])]
+
+
 # -- on the command line ---------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from toolkit.ivideogpt.measure.prediction import cross_entropy, measure_goal, me
 from toolkit.ivideogpt.measure.setting import Setting, frame_plips, images
 from toolkit.ivideogpt.measure.tokenizer import measure_decoupling, measure_tokenizer
 from toolkit.ivideogpt.measure.tracking import TRACKED, pearson
-from toolkit.ivideogpt.rollout import future_actions, imagined_rows
+from toolkit.ivideogpt.rollout import future_actions, imagined_rows, to_bytes
 from toolkit.metrics.plips import PLIPS
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import derive
@@ -30,8 +30,8 @@ def setting(tmp_path):
     run.record["metrics"] = {}
     made = Setting(tiny.world(), tiny.clips(), config, run)
     rng = torch.Generator().manual_seed(0)
-    frames = 0.2 + 0.5 * torch.rand(4, 4, 3, 16, 16, generator=rng)  # 0.3 more stays below 1
-    made.__dict__["test"] = Clip(frames, torch.rand(4, 4, 2, generator=rng), torch.rand(4, 4, generator=rng))
+    frames = 0.2 + 0.5 * torch.rand(4, 5, 3, 16, 16, generator=rng)  # 0.3 more stays below 1
+    made.__dict__["test"] = Clip(frames, torch.rand(4, 5, 2, generator=rng), torch.rand(4, 5, generator=rng))
     return made
 
 
@@ -41,7 +41,7 @@ def decibel(x, y):
 
 def test_imagined_frames_are_held_against_their_own_truth(setting, monkeypatch):
     """0.1 off is 20 dB, 0.2 off 13.98; with other actions 0.3 off, 10.46 dB."""
-    frames, own = setting.test.frames, setting.test.actions[:, 0:3]
+    frames, own = setting.test.frames, setting.test.actions[:, 0:4]
     setting.config.measure.num_samples = 2
     off = {"sample_0": 0.1, "sample_1": 0.2}
 
@@ -55,7 +55,7 @@ def test_imagined_frames_are_held_against_their_own_truth(setting, monkeypatch):
     assert found["psnr.other_actions"] == pytest.approx(10.4576, abs=1e-3)
     gap = "psnr.true_minus_other_actions"
     assert [found[gap + end] for end in ("", "_low", "_high")] == pytest.approx([9.5424] * 3, abs=1e-3)
-    copied = decibel(frames[:, :1].expand(-1, 3, -1, -1, -1), frames[:, 1:])
+    copied = decibel(frames[:, :1].expand(-1, 4, -1, -1, -1), frames[:, 1:])
     assert found["psnr.copy_last"] == pytest.approx(float(copied.mean()), rel=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_plips_is_of_enlarged_frames_of_255_levels_each_with_its_own_truth(netwo
 
 
 def test_perceptual_distances_stand_beside_psnr_for_the_same_pairs(setting, network, monkeypatch):
-    frames, own = setting.test.frames, setting.test.actions[:, 0:3]
+    frames, own = setting.test.frames, setting.test.actions[:, 0:4]
     wrong = {"sample_0": 0.1}
 
     def imagine(self, context, actions, num, name):
@@ -96,7 +96,7 @@ def test_perceptual_distances_stand_beside_psnr_for_the_same_pairs(setting, netw
     assert not [key for key in measure_prediction(setting) if "plips" in key]
     setting.__dict__["perceptual"] = network
     found = measure_prediction(setting)
-    last = frames[:, :1].expand(-1, 3, -1, -1, -1)
+    last = frames[:, :1].expand(-1, 4, -1, -1, -1)
     made = {"predicted": frames[:, 1:] + 0.1, "copy_last": last, "other_actions": frames[:, 1:] + 0.3}
     assert {key for key in found if "plips" in key} == {f"plips.{name}" for name in made}
     for name, one in made.items():
@@ -154,7 +154,7 @@ def test_a_thing_is_near_where_it_is_seen_within_three_pixels():
 
 
 def test_cross_entropy_is_minus_the_mean_log_probability_of_a_token(setting):
-    context, future, actions = setting.test.frames[:, :1], setting.test.frames[:, 1:], setting.test.actions[:, :3]
+    context, future, actions = setting.test.frames[:, :1], setting.test.frames[:, 1:], setting.test.actions[:, :4]
     frames = setting.world.score(context, future, actions).logprobs.double()  # of frames of 4 tokens
     found = cross_entropy(setting, context, future, actions)
     assert found == pytest.approx(-float(frames.mean()) / 4, rel=1e-5) and found > 0
@@ -170,8 +170,8 @@ def test_a_goal_that_is_reached_has_no_error_and_the_other_clips_has_that_betwee
 
 
 def test_r2_of_the_rewards_of_the_moves_into_the_frames(setting, monkeypatch):
-    """Row t is of the move from frame t on: frames 1 to 3 take rows 0 to 2. Off by c: 1 - c^2 / variance."""
-    true = setting.test.rewards[:, :3]
+    """Row t is of the move from frame t on: frames 1 to 4 take rows 0 to 3. Off by c: 1 - c^2 / variance."""
+    true = setting.test.rewards[:, :4]
     said = SimpleNamespace(rewards=true + 0.1)
     monkeypatch.setattr(WorldModel, "score", lambda *_: said)
     setting.config.action_conditioned = False  # so that nothing is ranked in the simulator
@@ -195,7 +195,7 @@ def test_correlation_does_not_depend_on_the_means():
 def test_the_tokenizers_baseline_copies_the_last_context_frame(setting):
     frames = setting.test.frames
     found = measure_tokenizer(setting)
-    wanted = decibel(frames[:, :1].expand(-1, 3, -1, -1, -1), frames[:, 1:]).mean()
+    wanted = decibel(frames[:, :1].expand(-1, 4, -1, -1, -1), frames[:, 1:]).mean()
     assert found["psnr.copy"] == pytest.approx(float(wanted), rel=1e-4)
 
 
@@ -207,7 +207,7 @@ def test_exchanged_context_is_the_clips_before_and_appearance_is_held_against_it
         codes = tokenizer.encode_frames(frames[:, 1:], seen)
         made = tokenizer.decode_frames(codes, tokenizer.decode_context(seen.codes[[3, 0, 1, 2]])).clamp(0, 1)
     colour = lambda x: x.flatten(-2).median(-1).values  # noqa: E731
-    others = colour(frames[[3, 0, 1, 2]][:, :1].expand(-1, 3, -1, -1, -1))
+    others = colour(frames[[3, 0, 1, 2]][:, :1].expand(-1, 4, -1, -1, -1))
     assert found["appearance.exchanged_follows_context"] == pytest.approx(pearson(colour(made), others), abs=1e-4)
     assert found["appearance.exchanged_follows_tokens"] == pytest.approx(
         pearson(colour(made), colour(frames[:, 1:])), abs=1e-4
@@ -225,3 +225,11 @@ def test_opposite_actions_are_mirrored_about_the_middle_of_their_range(setting):
     mirrored = imagined_rows(setting.world, dataclasses.replace(clip, actions=-clip.actions), setting.config)
     assert (rows["imagined, opposite actions"] == mirrored["imagined"]).all()
     assert (rows["imagined"] != mirrored["imagined"]).any()
+
+
+def test_bytes_of_frames_are_their_nearest_of_255_levels():
+    levels = torch.arange(256).view(1, 1, 1, 16, 16).expand(1, 1, 3, -1, -1) / 255
+    for off in (-0.4, 0.4):
+        made = to_bytes(levels + off / 255)
+        assert made.shape == (1, 1, 16, 16, 3) and (made[..., 0].reshape(-1) == np.arange(256)).all()
+    assert to_bytes(torch.tensor([-0.5, 1.5, 0.5]).view(1, 1, 3, 1, 1)).ravel().tolist() == [0, 255, 128]

@@ -91,6 +91,7 @@ def test_recovery_from_growth():
     grown = arm("grown", [(1, 4.6), (2, 4.2), (3, 3.9), (4, 4.1)])
     assert recovery_tokens(4.0, grown) == 20
     assert recovery_tokens(3.0, grown) == math.inf
+    assert recovery_tokens(4.2, grown) == 10  # as good is enough
 
 
 def test_arms_are_named_by_what_tells_them_apart():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
-from toolkit.venhancer.clips.degrade import degraded_frames
+from toolkit.venhancer.clips.degrade import degraded_frames, degraded_size
 from toolkit.venhancer.config import Degrade
 
 
@@ -51,3 +53,10 @@ def test_every_frame_has_its_own_noise_of_the_deviation_asked_for():
     again, other = degraded(grey, (48, 48), noise=12.0), degraded(grey, (48, 48), seed=1, noise=12.0)
     assert all(np.array_equal(one, two + 128) for one, two in zip(again, noise, strict=True))
     assert not np.array_equal(other[0], again[0])
+
+
+def test_sides_are_divided_rounded_and_even_where_the_codec_needs_it():
+    index = SimpleNamespace(width=101, height=68)
+    assert degraded_size(index, Degrade(scale=4.0, crf=None)) == (25, 17)
+    assert degraded_size(index, Degrade(scale=4.0, crf=30)) == (24, 16)
+    assert degraded_size(SimpleNamespace(width=64, height=32), Degrade(scale=2.0, crf=None)) == (32, 16)

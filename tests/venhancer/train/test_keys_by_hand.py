@@ -3,7 +3,9 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
+from PIL import Image
 
 from tests.venhancer.train.test_keys import config_for, folder, trained  # noqa: F401
 from toolkit.venhancer.train import keys
@@ -42,3 +44,41 @@ def test_the_loop_is_charbonnier_muon_and_adamw_and_what_is_saved_is_the_average
     assert norm > 0.01  # the clip is at work
     for name, value in average.items():
         assert (saved[name] - value).abs().max() < 2e-5 * max(1.0, float(value.abs().max())), name
+
+
+class Known(torch.nn.Module):
+    """Gives ``answer``, whatever it is shown, and keeps what it was shown."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.weight, self.answer = torch.nn.Parameter(torch.zeros(1)), answer
+
+    def forward(self, small):
+        self.shown = small
+        return self.answer
+
+
+def test_held_out_pictures_are_judged_on_their_middle_without_its_border(tmp_path):
+    """Of 500 x 50 pixels the 480 x 48 in the middle; ten levels off is 20 log10(255 / 10) = 28.13 dB."""
+    pixels = np.random.default_rng(0).integers(40, 200, (50, 500, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    middle = pixels[1:49, 10:490]
+    answer = torch.from_numpy(middle.astype(np.float32)).permute(2, 0, 1)[None] / 255
+    inner = torch.zeros_like(answer[0, 0]).bool()
+    inner[8:-8, 8:-8] = True
+    network = Known(torch.where(inner, answer + 10 / 255, 1 - answer))
+    ours, bicubic = keys._scores(network, tmp_path / "a.png")
+    assert abs(ours - 28.1308) < 1e-3
+    small = Image.fromarray(middle).resize((120, 12), Image.Resampling.BICUBIC)
+    shown = network.shown[0].permute(1, 2, 0).numpy() * 255
+    assert np.abs(shown - np.asarray(small)).max() < 1.01
+    large = torch.nn.functional.interpolate(network.shown, size=(48, 480), mode="bicubic").clamp(0, 1)
+    error = np.rint(255 * large[0].permute(1, 2, 0).numpy())[8:-8, 8:-8] - middle[8:-8, 8:-8]
+    assert abs(bicubic - 10 * np.log10(255**2 / np.mean(error**2))) < 1e-2
+
+
+def test_a_square_lies_in_eight_ways_four_of_them_mirrored():
+    square = torch.arange(9.0).view(1, 3, 3)
+    ways = [keys._turned(square, number)[0].tolist() for number in range(8)]
+    assert ways[0] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and ways[1] == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]
+    assert ways[4] == [[2, 1, 0], [5, 4, 3], [8, 7, 6]] and len({str(way) for way in ways}) == 8

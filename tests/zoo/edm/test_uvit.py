@@ -29,7 +29,8 @@ def test_paper_size():
     assert zoo.count_parameters(base) == 2_039_574_019  # "2 billion" in simple diffusion's table
     assert network.vit.positions.shape == (16 * 16, 128 * 16) and len(network.vit.blocks) == 36
     attended = [name for name, module in network.named_modules() if isinstance(module, CrossAttention)]
-    assert sum(name.startswith("vit.") for name in attended) == 12
+    every_third = [f"vit.blocks.{index}.cross_attention" for index in range(2, 36, 3)]
+    assert [name for name in attended if name.startswith("vit.")] == every_third
     assert sorted(name for name in attended if not name.startswith("vit.")) == [
         "decoder.0.up.cross_attention",
         "decoder.1.up.cross_attention",
