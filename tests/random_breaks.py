@@ -26,14 +26,18 @@ SAYS = ("raise", "import", "from", "def ", "class ", "log.", "@", "assert", "war
 def draw(files: list[str], root: Path, number: int, seed: int) -> list[tuple[str, str, str]]:
     """``number`` of (file, line, broken line), spread over ``files``; a function of their text and ``seed``."""
     rng = random.Random(seed)
-    found = {file: list(_breaks((root / file).read_text(encoding="utf-8"))) for file in sorted(files)}
+    texts = {file: (root / file).read_text(encoding="utf-8") for file in sorted(files)}
+    found = {file: list(_breaks(text)) for file, text in texts.items()}
     order = list(found)
     rng.shuffle(order)
     drawn: list[tuple[str, str, str]] = []
     while len(drawn) < number and any(found.values()):
         for file in order:
-            if found[file] and len(drawn) < number:
-                drawn.append((file, *found[file].pop(rng.randrange(len(found[file])))))
+            while found[file] and len(drawn) < number:
+                line, broken = found[file].pop(rng.randrange(len(found[file])))
+                if _differs(texts[file], texts[file].replace(line, broken)):  # costs more than all else here
+                    drawn.append((file, line, broken))
+                    break
     return drawn
 
 
@@ -47,7 +51,7 @@ def _breaks(text: str) -> Iterator[tuple[str, str]]:
             continue
         for there, other in BREAKS:
             broken = re.sub(there, other, line, count=1)
-            if broken != line and _differs(tree, text.replace(line, broken)):
+            if broken != line:
                 yield line, broken
                 break
 
@@ -65,9 +69,9 @@ def _lines(tree: ast.Module, *kinds: type[ast.AST]) -> set[int]:
     return found
 
 
-def _differs(tree: ast.Module, text: str) -> bool:
-    """Whether ``text`` is Python, and other Python."""
+def _differs(text: str, broken: str) -> bool:
+    """Whether ``broken`` is Python, and other Python."""
     try:
-        return ast.dump(ast.parse(text)) != ast.dump(tree)
+        return ast.dump(ast.parse(broken)) != ast.dump(ast.parse(text))
     except SyntaxError:
         return False
