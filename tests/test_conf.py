@@ -1,7 +1,10 @@
 """conf/: every preset composes for its command, says what it is, and holds no launcher."""
 
+import copy
 import dataclasses
+import functools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from toolkit.data.catalogue import CATALOGUE
 from toolkit.errors import UserError
 from toolkit.icg.config import METHODS
 from toolkit.paths import conf_dir, presets
+from toolkit.schema import check, fields_of
 
 REAL = [name for name in COMMANDS if name != "train-toy"]  # which only tests register
 PRESETS = [(command, name) for command in REAL for name in presets(command)]
@@ -106,6 +110,27 @@ def test_compose_refuses_as_the_command_does():
         compose(COMMANDS["train-disco"], ["optim.lr=-1"])
     with pytest.raises(UserError, match="did you mean 'disco_smoke'"):
         compose(COMMANDS["train-disco"], ["experiment=disco_smok"])
+
+
+@pytest.mark.parametrize("command", REAL)
+def test_every_number_is_finite_and_no_name_is_empty(command):
+    config = compose(COMMANDS[command], [])
+    words = {"prompt", "prompts", "negative_prompt"}  # of a model, which may be told nothing
+    for key, item, value in fields_of(config):
+        annotation = str(item.type)
+        bad = [math.nan, math.inf, -math.inf] if "float" in annotation else []
+        bad += ["", " "] if "str" in annotation and item.name not in words else []
+        for one in bad:
+            changed = copy.deepcopy(config)
+            parent = functools.reduce(getattr, key.split(".")[:-1], changed)
+            setattr(parent, item.name, [one] if isinstance(value, list) else one)
+            with pytest.raises(UserError, match=f"^{re.escape(key)}="):
+                check(changed)
+
+
+def test_a_depth_with_which_two_to_its_power_fills_the_memory_is_refused():
+    with pytest.raises(UserError, match=r"tokenizer_loss\.gan_depth=1000000000000000: must be at most 10"):
+        compose(COMMANDS["train-ivideogpt"], ["tokenizer_loss.gan_depth=1000000000000000"])
 
 
 def test_a_config_is_composed_and_checked_without_torch():

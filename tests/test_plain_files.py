@@ -4,7 +4,7 @@ import pytest
 
 from toolkit import plain_files
 from toolkit.errors import UserError
-from toolkit.plain_files import read_object, read_yaml
+from toolkit.plain_files import named_path, read_object, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,8 @@ def test_a_key_that_stands_twice_in_yaml_is_refused(tmp_path):
         read_yaml(tmp_path / "twice.yaml")
     (tmp_path / "merged.yaml").write_text("base: &base {c: 1}\nb: {<<: *base, c: 2}\n")
     assert read_yaml(tmp_path / "merged.yaml", aliases=True)["b"] == {"c": 2}
+
+
+def test_a_tilde_is_home_or_part_of_a_name(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert [str(named_path(one)) for one in ("~/a", "~nobody.here/a", "a~")] == ["/home/me/a", "~nobody.here/a", "a~"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -34,6 +36,20 @@ class Interrupted(BaseException):
 def is_full_disk(error: BaseException) -> bool:
     """Also where a library turns the OSError into one of its own, as safetensors does."""
     return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+
+
+@contextlib.contextmanager
+def refusals_named() -> Iterator[None]:
+    """What the file system refuses for a reason that lies with the name or the rights, as a UserError naming it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS or error.filename is None:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

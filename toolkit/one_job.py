@@ -17,7 +17,7 @@ from typing import Any
 
 from toolkit.commands import COMMANDS, Command
 from toolkit.configs import typed_config
-from toolkit.errors import Interrupted, JobError, UserError, is_full_disk, is_out_of_memory
+from toolkit.errors import Interrupted, JobError, UserError, is_full_disk, is_out_of_memory, refusals_named
 from toolkit.runs.files import remove_empty, write_atomic
 
 log = logging.getLogger("toolkit")
@@ -117,7 +117,7 @@ def _in_folder(cfg: Any, folder: Path, overrides: list[str], number: int) -> flo
     if there and "objective" in there:
         tell(f"{folder} is done already; nothing to do")
         return there["objective"]
-    with _closed(run), losses_named():
+    with _closed(run), losses_named(), refusals_named():
         run.record = from_rank_zero(lambda: run.open(overrides, {"job_number": number}))
         if run.done() and "objective" in run.record:
             tell(f"{folder} is done already; nothing to do")

@@ -1,8 +1,9 @@
-"""JSON and YAML files that somebody else may have written, as plain values, or one line that says what is wrong."""
+"""Files as somebody else names and writes them: paths, JSON and YAML as plain values, or one line of what is wrong."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,11 @@ from toolkit.errors import UserError
 
 MOST_BYTES = 2**26  # of JSON
 MOST_YAML_BYTES = 2**18  # configs have a few KiB
+
+
+def named_path(name: str | Path) -> Path:
+    """What a user calls ``name``: ``~`` is the home folder, ``~WORD`` a file of that name where WORD is no user's."""
+    return Path(os.path.expanduser(name))  # Path.expanduser() raises RuntimeError
 
 
 def read_object(path: str | Path, **kinds: type) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def choice(default: str | None, *options: str, computes: bool = True, rewrites: 
     return _field(default, {"options": options, "computes": computes, "rewrites": rewrites})
 
 
+def free_text(default: str | None) -> Any:
+    """A text for a model, which may be empty; every other text names something, and may not."""
+    return _field(default, {"blank": True})
+
+
 def written(default: Any, stages: str) -> Any:
     """A field that concerns writing alone: with another value ``stages`` write what they made once more."""
     return _field(default, {"rewrites": stages})
@@ -150,7 +155,11 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
     if options and value not in options:
         hint = errors.did_you_mean(str(value), options)
         raise errors.UserError(f"{key}={value}: {hint}choose one of {', '.join(options)}")
+    if isinstance(value, str) and not value.strip() and not metadata.get("blank"):
+        raise errors.UserError(f"{key}='{value}': is empty; give a value, or {key}=null for none")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise errors.UserError(f"{key}={value}: must be a finite number")
     for name, limit in metadata.get("limits", {}).items():
         holds, words = _LIMITS[name]
-        if (isinstance(value, float) and math.isnan(value)) or not holds(value, limit):
+        if not holds(value, limit):
             raise errors.UserError(f"{key}={value}: must be {words} {limit}")

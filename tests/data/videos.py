@@ -34,12 +34,15 @@ def write(
     sound: str | None = None,
     options: dict[str, str] | None = None,
     aspect: Fraction | None = None,
+    tags: dict[str, int] | None = None,
 ) -> Path:
-    """Write ``frames`` (``source`` says their format) to ``path``; ``times`` are pts in milliseconds."""
+    """Write ``frames`` (``source`` says their format) to ``path``; ``times``: pts in ms; ``tags``: the codec's."""
     rate = Fraction(rate)
-    with av.open(str(path), "w") as container:
+    with av.open(f"file:{path}", "w") as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         context = stream.codec_context
+        for name, value in (tags or {}).items():
+            setattr(context, name, value)
         context.width, context.height, context.pix_fmt = frames.shape[2], frames.shape[1], pix_fmt
         context.time_base = Fraction(1, 1000) if times else 1 / rate
         if aspect:

@@ -25,6 +25,7 @@ from toolkit.runs import progress
 from toolkit.venhancer.clips import rife
 from toolkit.venhancer.clips.inputs import check_free, find_tasks
 from toolkit.venhancer.clips.prepare import prepare
+from toolkit.venhancer.config import parse_fps
 
 CLIP = moving(6, 90, 62)
 QUICK = ["backend=classic", "encode.speed=ultrafast", "side_by_side_s=0", "hydra.run.dir=RUN"]
@@ -186,6 +187,26 @@ def test_a_log_says_how_long_the_rest_takes(monkeypatch):
     now[0] = 60.0
     bar.advance(110)
     assert said == ["clip: frame 30/110, 2 min left  ", "clip: frame 110/110  "]
+
+
+def test_names_and_places_that_the_system_refuses_are_one_line(folder, capfd, monkeypatch):
+    write(folder / "IN.mp4", CLIP[:2])
+    name = f"{'x' * 300}.mp4"
+    for words, said in [
+        ([f"input={name}"], f"{name}: File name too long"),
+        (["input=IN.mp4", f"output={name}"], f"{name}: File name too long"),
+        (["input=IN.mp4", "output=/proc/o.mp4"], "output=/proc/o.mp4: /proc cannot be written into"),
+        (["input=''"], "input='': is empty; give a value, or input=null for none"),
+    ]:
+        assert enhance(*words) == 2
+        assert said in (line := capfd.readouterr().err.strip()) and line.count("\n") < 3 and "Traceback" not in line
+        assert not (folder / "RUN").exists()
+    monkeypatch.setenv("TOOLKIT_MEMORY_GIB", "much")
+    assert enhance("input=IN.mp4") == 2 and "TOOLKIT_MEMORY_GIB=much: expected a number" in capfd.readouterr().err
+
+
+def test_a_rate_near_none_is_not_rounded_to_none():
+    assert parse_fps("0.001") == Fraction(1, 1000) and parse_fps("29.97") == Fraction(30000, 1001)
 
 
 def test_the_rate_of_pictures_is_asked_for_in_the_config_too():

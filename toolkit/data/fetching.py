@@ -18,6 +18,7 @@ from pathlib import Path
 
 from toolkit.data.sources import Download, SourceFailed
 from toolkit.errors import UserError
+from toolkit.plain_files import named_path
 from toolkit.runs.files import write_atomic
 
 MOST_FILE_BYTES = 2**30  # of one file, which is held whole
@@ -36,8 +37,11 @@ class Fetched:
 
 
 def cache_root() -> Path:
-    """``$TOOLKIT_CACHE``, or ``~/.cache/toolkit``."""
-    return Path(os.environ.get("TOOLKIT_CACHE") or Path.home() / ".cache" / "toolkit").expanduser()
+    """``$TOOLKIT_CACHE``, or ``~/.cache/toolkit``. Raises UserError where there is no home folder."""
+    root = named_path(os.environ.get("TOOLKIT_CACHE") or "~/.cache/toolkit")
+    if str(root).startswith("~"):
+        raise UserError(f"{root}: there is no such home folder; set TOOLKIT_CACHE=FOLDER")
+    return root
 
 
 def fetch(name: str, path: str | Path | None = None) -> Fetched:
@@ -118,7 +122,7 @@ def _read(folder: Path, file: str) -> bytes:
 
 
 def _user_folder(path: str | Path) -> Path:
-    folder = Path(path).expanduser()
+    folder = named_path(path)
     if not folder.is_dir():
         raise SourceFailed(f"{path} is not a folder")
     return folder

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from toolkit.data.sources import CONNECT_TIMEOUT_S
 from toolkit.errors import UserError
+from toolkit.plain_files import named_path
 
 PREFIX = "hf://datasets/"
 
@@ -17,7 +18,7 @@ def path_here(path: str | Path) -> Path | None:
     Raises UserError for other words.
     """
     if not str(path).startswith(PREFIX):
-        return Path(path).expanduser()
+        return named_path(path)
     _parts(str(path))
     return None
 

@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.data.config import Data
 from toolkit.errors import UserError, did_you_mean
 from toolkit.icg.methods import METHODS, Guidance
-from toolkit.schema import MISSING, Job, choice, number
+from toolkit.schema import MISSING, Job, choice, free_text, number
 from toolkit.zoo.config import NETWORK_SCHEMAS, NetworkConfig
 
 SMALL_COMPARE = ["none", "cfg", "tsg", "icg_tsg"]  # beside ICG, where the command makes its own small models
@@ -133,8 +133,8 @@ class SampleICG(Job):
     compare: list[Any] | None = None
     batched: bool = False
     labels: Any = None
-    prompts: Any = None
-    negative_prompt: str | None = None
+    prompts: Any = free_text(None)
+    negative_prompt: str | None = free_text(None)
     scheduler: str | None = None
     call: Any = None
     size_px: int | None = number(None, least=8)

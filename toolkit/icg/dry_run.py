@@ -12,7 +12,7 @@ from toolkit import data, zoo
 from toolkit.data.config import Data
 from toolkit.errors import UserError
 from toolkit.icg.config import SampleICG
-from toolkit.plain_files import read_object
+from toolkit.plain_files import named_path, read_object
 from toolkit.show.table import Cell, Table
 from toolkit.show.terminal import dry_run_table
 from toolkit.zoo.edm.build import build_network
@@ -26,7 +26,7 @@ def describe(config: SampleICG) -> Table:
     started = time.perf_counter()
     rows: Rows = _networks(config)
     evaluations = config.sampling.num_steps
-    if config.model is None or not (Path(config.model).expanduser() / "model_index.json").exists():
+    if config.model is None or not (named_path(config.model) / "model_index.json").exists():
         evaluations = 2 * config.sampling.num_steps - 1  # Heun's method
     for method in config.methods():
         for scale in method.scales:
@@ -59,7 +59,7 @@ def _small(config: SampleICG) -> Rows:
 
 def _given(model: str) -> Rows:
     """Parameters of the networks of a pipeline or of a model of ours, without their weights."""
-    folder = zoo.local(model).expanduser()
+    folder = named_path(zoo.local(model))
     if (folder / "model_index.json").exists():
         from toolkit.icg.sources.pipeline_files import read_index
 

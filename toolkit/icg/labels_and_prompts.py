@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from toolkit.errors import UserError, did_you_mean
+from toolkit.plain_files import named_path
 from toolkit.runs.seeds import generator
 
 PROMPTS = [
@@ -43,9 +44,9 @@ def draw_labels(seed: int, num: int, num_classes: int) -> list[int]:
 
 
 def _items(key: str, given: Any) -> list[Any]:
-    if isinstance(given, str) and Path(given).expanduser().is_file():
+    if isinstance(given, str) and named_path(given).is_file():
         try:
-            lines = Path(given).expanduser().read_text(encoding="utf-8").splitlines()
+            lines = named_path(given).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{key}={given}: cannot be read as text ({error})") from None
         given = [line.strip() for line in lines if line.strip()]

@@ -88,7 +88,7 @@ class TokenizerLoss:
     gan: bool = False
     gan_start_step: int = number(100_000, least=0)
     gan_weight: float = number(0.8, least=0)
-    gan_depth: int = number(4, least=1)
+    gan_depth: int = number(4, least=1, most=10)
     gan_hidden: int = number(512, least=8)
 
     def check(self) -> None:

@@ -180,7 +180,7 @@ def _film_facts(path: Path) -> tuple[float, str]:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:
             stream = container.streams.video[0]
             rate, number = float(stream.average_rate or 0), stream.frames
             return rate, f"{stream.width}x{stream.height}, {number or '?'} frames at {rate:g} a second"

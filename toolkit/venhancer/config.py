@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from toolkit.data.config import Encode
 from toolkit.errors import UserError
-from toolkit.schema import Job, choice, cosmetic, number, written
+from toolkit.schema import Job, choice, cosmetic, free_text, number, written
 from toolkit.venhancer.train.config import (
     MOST_FRAME_FACTOR,
     MOST_SCALE,
@@ -188,8 +188,8 @@ class EnhanceVideo(Job):
     init: str | None = None
     vae: str | None = None
     text_encoder: str | None = None
-    prompt: str | None = None
-    negative_prompt: str | None = None
+    prompt: str | None = free_text(None)
+    negative_prompt: str | None = free_text(None)
     fidelity: str = choice("balanced", *FIDELITY_NOISE_LEVELS)
     noise_level: int | None = number(None, least=0, most=MOST_NOISE_LEVEL)
     scale_condition: float | None = number(None, least=1, most=MOST_SCALE)
@@ -311,7 +311,7 @@ def parse_fps(text: str, key: str = "fps") -> Fraction:
     if not 0 < value <= 1000:
         raise UserError(f"{key}={text}: must be greater than 0 and at most 1000")
     ntsc = Fraction(round(value) * 1000, 1001)
-    is_rounded_ntsc = value.denominator > 1 and "/" not in text and abs(ntsc - value) < Fraction(1, 200)
+    is_rounded_ntsc = ntsc > 0 and value.denominator > 1 and "/" not in text and abs(ntsc - value) < Fraction(1, 200)
     return ntsc if is_rounded_ntsc else value
 
 

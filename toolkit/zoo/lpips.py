@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.errors import UserError
+from toolkit.plain_files import named_path
 from toolkit.zoo.importing import load_tensors
 
 VGG_LAYERS = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512]
@@ -107,7 +108,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _folder(source: str | Path, key: str) -> Path:
-    folder = Path(source).expanduser()
+    folder = named_path(source)
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download

@@ -82,6 +82,12 @@ def test_bad_arrays_are_refused_in_one_line(tmp_path):
     nan = (made.image / 255.0).copy()
     nan[0, 0, 0, 0] = np.nan
     assert "not finite" in refused(save(tmp_path / "nan.npz", image=nan))
+    for kind in (np.complex64, "timedelta64[s]", bool):
+        assert "finite numbers" in refused(save(tmp_path / "kind.npz", image=made.image.astype(kind)))
+        odd = made.action.astype(kind)
+        assert f"action is {odd.dtype}, expected finite" in refused(
+            save(tmp_path / "kind.npz", image=made.image, action=odd)
+        )
     action = made.action.copy()
     action[3, 1] = np.inf
     assert "action is inf at [3, 1]" in refused(save(tmp_path / "inf.npz", image=made.image, action=action))

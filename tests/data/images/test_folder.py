@@ -1,5 +1,6 @@
 """Folders of images: what is read, and one clear line for each kind of bad input."""
 
+import os
 import shutil
 import struct
 import zlib
@@ -161,6 +162,29 @@ def test_files_that_are_no_images_are_named(tmp_path):
         bad.write_bytes(content)
         with pytest.raises(UserError, match=r"bad.png: not a readable image"):
             load(tmp_path)
+
+
+def test_a_pipe_among_the_pictures_is_not_waited_for(tmp_path):
+    os.mkfifo(fill(tmp_path) / "cat" / "pipe.png")
+    assert sum(len(split) for split in (load(tmp_path).train, load(tmp_path).valid, load(tmp_path).test)) == 12
+
+
+def test_what_of_a_file_is_not_obeyed_is_said(tmp_path, caplog):
+    fill(tmp_path)
+    picture(1).save(tmp_path / "cat/film.gif", save_all=True, append_images=[picture(2)])
+    picture(1).save(tmp_path / "cat/wide.png", icc_profile=b"\0" * 128 + b"desc Display P3")
+    picture(1).save(tmp_path / "cat/usual.png", icc_profile=b"\0" * 128 + b"desc sRGB IEC61966-2.1")
+    load(tmp_path)
+    assert "1 of 15 files hold several pictures" in caplog.text and "film.gif" in caplog.text
+    assert "1 of 15 files have a colour profile other than sRGB" in caplog.text and "wide.png" in caplog.text
+
+
+@pytest.mark.parametrize("values", [np.full((8, 8), 70_000, np.int32), np.full((8, 8), 0.5, np.float32)])
+def test_pixels_without_a_fixed_range_are_refused_and_left_out_where_asked(tmp_path, values):
+    Image.fromarray(values).save(fill(tmp_path) / "cat" / "deep.tif")
+    with pytest.raises(UserError, match=r"deep\.tif: not a readable image .*no fixed range"):
+        load(tmp_path)
+    assert load(tmp_path, skip_bad=True).class_names == ("cat", "dog")
 
 
 def test_postscript_of_any_name_is_no_image_and_starts_nothing(tmp_path, monkeypatch):

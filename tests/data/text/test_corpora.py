@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import struct
 import zlib
 
@@ -100,13 +101,38 @@ def test_bad_input_is_one_line(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\nnot json\n')
     refused(r"a\.jsonl: line 2 is not a JSON object", name="text_folder", path=str(tmp_path))
     (tmp_path / "a.jsonl").write_text('{"body": "x"}\n')
-    refused("record 1 has no text in 'text'; set data.text_key", name="text_folder", path=str(tmp_path))
+    refused("record 1 has no text in 'text' .it has body.; set data.text_key", name="text_folder", path=str(tmp_path))
     (tmp_path / "a.jsonl").unlink()
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
     refused("b.txt: cannot be read as UTF-8", name="text_folder", path=str(tmp_path))
     (tmp_path / "b.txt").unlink()
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"long enough " * 100)[:40])
     refused("c.txt.gz: cannot be read", name="text_folder", path=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "Hello".encode("utf-16-le"), "holds NUL characters, so it is no text in UTF-8"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "a \\ud800 b"}\n', "record 2 has half a character"),
+        ("a.jsonl", b'{"text": null}\n', "record 1 has null in 'text', not text; take it out"),
+    ],
+)
+def test_what_decodes_and_is_no_text_is_refused(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    refused(f"{name}: {said}", name="text_folder", path=str(tmp_path))
+
+
+def test_files_of_other_editors_and_other_systems(tmp_path, caplog):
+    """A mark before UTF-8, suffixes in capitals, hidden files, names that are no UTF-8; the others are told."""
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbffirst")
+    (tmp_path / "B.JSONL").write_bytes(b'\xef\xbb\xbf{"text": "second"}')
+    (tmp_path / "C.TXT.GZ").write_bytes(gzip.compress(b"third"))
+    (tmp_path / "._a.txt").write_bytes(b"\xff\0")
+    (tmp_path / "notes.csv").write_text("no text")
+    (tmp_path / os.fsdecode(b"d\xff.txt")).write_text("fourth")
+    assert documents(tmp_path) == ["second", "third", "first", "fourth"]
+    assert "passed over, no text by their suffix: notes.csv" in caplog.text
 
 
 def test_what_breaks_a_decoder_is_one_line(tmp_path):

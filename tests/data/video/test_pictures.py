@@ -56,6 +56,33 @@ def test_pictures_of_which_one_is_missing_or_that_are_two_rows_are_refused(tmp_p
     assert index_video(tmp_path / "b" / "right%03d.png").num_frames == 3
 
 
+@pytest.mark.parametrize("content", [b"", b"no picture"])
+def test_a_picture_that_cannot_be_read_is_named_and_ends_no_film(tmp_path, content):
+    folder = pictures(tmp_path / "a")
+    (folder / "00011.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"input=.*a: 00011\.png cannot be read"):
+        index_video(folder)
+    assert index_video(folder, duration_s=2 / 25).num_frames == 2  # of what comes before
+
+
+def test_numbers_that_ffmpeg_cannot_count_are_refused(tmp_path):
+    folder = pictures(tmp_path / "a", first=20240101120000, frames=CLIP[:2])
+    with pytest.raises(UserError, match=r"20240101120001\.png: numbers up to 2147483647 are read; rename"):
+        index_video(folder)
+
+
+@pytest.mark.parametrize(("turn", "upright"), [(1, lambda x: x), (2, np.fliplr), (6, lambda x: np.rot90(x, -1))])
+def test_pictures_of_cameras_are_turned_as_their_exif_says(tmp_path, turn, upright):
+    (tmp_path / "a").mkdir()
+    picture = Image.fromarray(CLIP[0])
+    exif = picture.getexif()
+    exif[0x0112] = turn
+    for number in range(2):
+        picture.save(tmp_path / "a" / f"{number}.jpg", exif=exif, quality=98, subsampling=0)
+    shown = frames_of(index_video(tmp_path / "a"))
+    assert shown.shape[1:] == upright(CLIP[0]).shape and psnr(shown[0], upright(CLIP[0])) > 35
+
+
 def deep_frames():
     """uint16, of which the lower bits say something: a slope of 600 values."""
     ramp = np.linspace(20_000, 30_000, 64 * 48 * 3).reshape(1, 48, 64, 3)

@@ -172,6 +172,15 @@ def test_varying_rate_is_written_at_a_rate_that_shows_every_frame(tmp_path, time
     assert shown == set(range(len(times)))
 
 
+def test_frames_of_one_time_do_not_make_a_rate_of_a_thousand(tmp_path):
+    times = [0, 80, 80, 160, 240, 240, 320, 400, 480, 560]
+    index = index_video(write(tmp_path / "v.mkv", CLIP[:10], times=times, rate=12))
+    assert index.num_frames == 10 and 11.9 < index.rate < 12.6
+    assert any("2 frames have the time of the one before" in note for note in index.notes)
+    still = index_video(write(tmp_path / "all.mkv", CLIP[:4], times=[0, 0, 0, 0], rate=12))
+    assert still.rate < 100
+
+
 def test_a_slow_film_is_not_written_at_the_rate_of_its_clock(tmp_path):
     times = [0, 400, 800, 1200, 1600, 2400, 2800, 3200, 3600, 4400]  # of fifteenths of a second, six each or more
     index = index_video(write(tmp_path / "v.mkv", CLIP[:10], times=times, rate=15))
@@ -256,6 +265,18 @@ def test_turned_and_mirrored_pictures_come_out_upright(tmp_path, matrix):
     assert psnr(np.stack(list(VideoReader(index).frames())), expected) > 33
 
 
+@pytest.mark.parametrize("matrix", [8, 10, 14])  # YCgCo, BT.2020 of constant luminance, ICtCp
+def test_colours_that_cannot_be_converted_are_refused_before_any_work(tmp_path, matrix):
+    path = write(tmp_path / "odd.mp4", CLIP[:2], tags={"colorspace": matrix})
+    with pytest.raises(UserError, match=rf"odd\.mp4: its colours \(yuv420p, H\.273's matrix {matrix}\) cannot be conv"):
+        index_video(path)
+
+
+def test_a_picture_turned_askew_is_said(tmp_path):
+    notes = [index_video(write(tmp_path / "t.mp4", CLIP[:2], rotation=turn)).notes for turn in (30, 90)]
+    assert [any("other than right angles" in note for note in one) for one in notes] == [True, False]
+
+
 @pytest.mark.parametrize(("primaries", "transfer"), [(9, 1), (12, 1), (9, 16), (6, 6)])
 def test_colours_keep_their_meaning(tmp_path, primaries, transfer):
     """What is written is tagged as what was read: wide colours are not called BT.709's."""
@@ -286,3 +307,11 @@ def test_only_files_are_videos(tmp_path):
             open_video(name if isinstance(name, type(tmp_path)) else type(tmp_path)(str(name)), "input")
     odd = write(tmp_path / "concat:a.mp4", CLIP[:2])
     assert index_video(odd).num_frames == 2
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "data:x.mkv"])
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    source = with_sound(type(tmp_path)(name), "aac")
+    made = join(type(tmp_path)(), source, f"out {name}")
+    assert index_video(made).num_frames == 24 and index_video(made).audio == ("aac",)

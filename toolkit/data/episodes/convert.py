@@ -15,6 +15,7 @@ from toolkit.data.episodes.episode import resize, write_episode
 from toolkit.data.episodes.layouts.base import NeedsOption, Options, Reader
 from toolkit.data.episodes.record import MANIFEST, read_manifest
 from toolkit.errors import UserError, did_you_mean
+from toolkit.plain_files import named_path
 from toolkit.runs.files import write_json
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def convert(layout: str, source: str | Path, dest: str | Path, options: Options)
         raise UserError(f"layout {layout}: {did_you_mean(layout, LAYOUTS)}choose one of {', '.join(LAYOUTS)}")
     if options.convention not in (None, "departure", "arrival"):
         raise UserError(f"--convention={options.convention}: choose departure or arrival")
-    root = Path(source).expanduser()
+    root = named_path(source)
     if not root.is_dir() and not (root.is_file() and layout in FLAT):
         raise UserError(f"{source}: no such folder")
     opened = reader(layout)(root, options)

@@ -22,6 +22,8 @@ from toolkit.data.episodes.npz import array_shapes, load_arrays
 from toolkit.errors import UserError
 from toolkit.runs.files import write_atomic
 
+NUMBERS = "iuf"  # kinds of dtypes: integers and floats, not complex numbers, spans of time or yes and no
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -144,8 +146,8 @@ def as_frames(path: str | Path, key: str, image: NDArray[Any]) -> NDArray[np.uin
     if image.dtype == np.uint8:
         return image
     most = 1.0 if np.issubdtype(image.dtype, np.floating) else 255
-    if not np.issubdtype(image.dtype, np.number) or not np.isfinite(image).all():
-        raise UserError(f"{path}: {key} has values that are not finite numbers")
+    if image.dtype.kind not in NUMBERS or not np.isfinite(image).all():
+        raise UserError(f"{path}: {key} ({image.dtype}) has values that are not finite numbers")
     if image.min() < 0 or image.max() > most:
         low, high = image.min(), image.max()
         raise UserError(
@@ -169,8 +171,9 @@ def move_rows(
     """
     if value is None:
         return None
-    if not np.issubdtype(value.dtype, np.number) or not np.isfinite(value).all():
-        where = _first_bad(value) if np.issubdtype(value.dtype, np.number) else f"is {value.dtype}"
+    is_numbers = value.dtype.kind in NUMBERS
+    if not is_numbers or not np.isfinite(value).all():
+        where = _first_bad(value) if is_numbers else f"is {value.dtype}"
         raise UserError(f"{path}: {key} {where}, expected finite numbers")
     if value.ndim == 0 or len(value) not in (num_frames - 1, num_frames):
         raise UserError(f"{path}: {key} has shape {list(value.shape)}, expected {num_frames} rows, one per frame")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -12,16 +13,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from toolkit.data.fetching import cache_root
 from toolkit.data.images.archives import ArchivePath
-from toolkit.data.images.decoding import ORIENTATION, opened, to_array
+from toolkit.data.images.decoding import ORIENTATION, UNREADABLE, flattened, opened, to_array
 from toolkit.data.sets import fixed_subset
 from toolkit.errors import UserError, few, refuse_files
 
 REMEMBER_ABOVE = 10_000  # files; checking more than this takes long enough to keep the result
 LOOKED_AT = 64  # 16-bit files that are decoded to see how many of the bits are used
+_NOTHING = (0, 0, False, False, False)  # of a file that cannot be read
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
+_READ_AS_PLAIN = (  # columns of what the headers say, and what then is not obeyed
+    (3, "hold several pictures (an animation, or pages), of which the first is read"),
+    (4, "have a colour profile other than sRGB, and are read as sRGB"),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -47,11 +54,14 @@ def check_images(files: list[Path], max_pixels: int, skip_bad: bool = False) -> 
         _log.warning("left out %d of %d files that are not readable images: %s", len(bad), len(files), few(bad))
     if not good.any():
         raise UserError(f"{files[0].parent}: none of the {len(files)} files is a readable image")
+    for column, what in _READ_AS_PLAIN:
+        if (such := np.flatnonzero(rows[:, column])).size:
+            _log.warning("%d of %d files %s: %s", such.size, len(files), what, few([str(files[i]) for i in such], 3))
     return Headers(rows[good, :2], rows[good, 2].astype(bool)), good
 
 
 def _kept_rows(files: list[Path], max_pixels: int, skip_bad: bool) -> np.ndarray:
-    digest = hashlib.sha256(f"{max_pixels} {skip_bad}\n".encode())
+    digest = hashlib.sha256(f"{len(_NOTHING)} {max_pixels} {skip_bad}\n".encode())
     for file in files:
         about = file.stat()
         digest.update(f"{file.absolute()}\0{about.st_size}\0{about.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
@@ -63,10 +73,10 @@ def _kept_rows(files: list[Path], max_pixels: int, skip_bad: bool) -> np.ndarray
 
 
 def _check_all(files: list[Path], max_pixels: int, skip_bad: bool) -> np.ndarray:
-    """Rows of width, height and grey; all zeros for a bad file, if ``skip_bad``. UserError otherwise."""
+    """Rows of what ``_check_file`` says; all zeros for a bad file, if ``skip_bad``. UserError otherwise."""
     read = _each_or_why if skip_bad else each_or_refuse
     found = read(functools.partial(_check_file, max_pixels=max_pixels, whole=skip_bad), files)
-    return np.array([(0, 0, False) if isinstance(one, UserError) else one for one in found], np.int64)
+    return np.array([_NOTHING if isinstance(one, UserError) else one for one in found], np.int64)
 
 
 def each_or_refuse(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
@@ -124,15 +134,34 @@ def _brightest_of_16_bit(path: Path, max_pixels: int) -> int | None:
         return int(to_array(image, channels=3).max()) if is_deep else None
 
 
-def _check_file(path: Path, max_pixels: int, whole: bool) -> tuple[int, int, bool]:
-    """(width, height, grey). A file whose end looks wrong, or has no mark to look for, is decoded to be sure."""
+def _check_file(path: Path, max_pixels: int, whole: bool) -> tuple[int, int, bool, bool, bool]:
+    """(width, height, grey, one of several pictures, of a profile other than sRGB).
+
+    A file whose end looks wrong, or has no mark to look for, is decoded to be sure.
+    """
     with opened(path, max_pixels) as image:
         width, height = image.size
         if "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5:
             width, height = height, width
+        is_grey, is_several = image.mode in _GREY_MODES, _is_several(image)
+        profile = image.info.get("icc_profile") or b"sRGB"
         if whole or not _ends_well(path, image.format):
             image.load()
-        return width, height, image.mode in _GREY_MODES
+        if whole:
+            flattened(image)
+        return width, height, is_grey, is_several, not _is_srgb(profile)
+
+
+def _is_several(image: Image.Image) -> bool:
+    """Whether a file holds more pictures, but for the previews of cameras (MPO)."""
+    with contextlib.suppress(*UNREADABLE, IndexError):  # in what follows the first, which is not read
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    return False
+
+
+def _is_srgb(profile: bytes) -> bool:
+    """By its own description."""
+    return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
 
 
 def _ends_well(path: Path, kind: str | None) -> bool:

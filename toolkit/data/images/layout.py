@@ -225,7 +225,7 @@ def _entries(folder: Path) -> list[Entry]:
         found = [Entry(name, is_folder) for name, is_folder in folder.entries()]
     else:
         try:
-            found = [Entry(entry.name, _is_folder(entry)) for entry in os.scandir(folder)]
+            found = [Entry(entry.name, _is_folder(entry)) for entry in os.scandir(folder) if not _is_special(entry)]
         except OSError as error:
             raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
     return sorted(entry for entry in found if entry.name[0] != ".")
@@ -236,6 +236,11 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:
         return False
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    """Whether it is a pipe, a socket or a device, which would be waited for. A link that leads nowhere is not."""
+    return not (entry.is_file() or _is_folder(entry) or (entry.is_symlink() and not os.path.exists(entry)))
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -12,6 +12,8 @@ import hashlib
 import importlib
 import io
 import json
+import logging
+import re
 import sys
 import sysconfig
 import zlib
@@ -24,7 +26,7 @@ from toolkit.data import catalogue, fetching
 from toolkit.data.config import TextData
 from toolkit.data.hub import given_path, path_here
 from toolkit.data.splits import split_folders
-from toolkit.errors import UserError, did_you_mean
+from toolkit.errors import UserError, did_you_mean, few
 
 PLAIN = (".txt", ".md", ".text")
 SUFFIXES = (*PLAIN, ".jsonl", ".parquet")
@@ -35,6 +37,7 @@ MOST_CHARACTERS = 2**27  # of one document: it is held whole, several times over
 _STAMP_BYTES = 2**20
 
 Record = dict[str, Any]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def _hub_documents(name: str) -> Iterator[str]:
 
 
 def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) -> Corpus:
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if _kind(path) and path.is_file())
+    files, others = ([root], []) if root.is_file() else _files_below(root)
     if not files or not _kind(files[0]):
         kinds = ", ".join(SUFFIXES)
         raise UserError(f"data.path={config.path}: no text there ({kinds}; all but parquet also as .gz or .zst)")
@@ -185,6 +188,8 @@ def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) 
         raise UserError(
             f"data.path={config.path}: holds splits ({names}), which would be mixed; give data.path={example}"
         )
+    if others:
+        _log.warning("data.path=%s: passed over, no text by their suffix: %s", config.path, few(others, 5))
     stamps = [_stamp(path, root) for path in files]
     times = [f"{path.relative_to(root.parent)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
 
@@ -195,6 +200,20 @@ def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) 
     licence = catalogue.lookup(config.name).licence
     fingerprint, former = _digest(config.text_key, *stamps), _digest(config.text_key, *times)
     return Corpus(config.name, licence, str(root), fingerprint, documents, former)
+
+
+def _files_below(root: Path) -> tuple[list[Path], list[str]]:
+    """(text files, names of the other files) of any depth, sorted; what is hidden is neither."""
+    files, others = [], []
+    for path in sorted(root.rglob("*")):
+        inside = path.relative_to(root)
+        if path.is_dir() or any(part.startswith(".") for part in inside.parts):
+            continue
+        if _kind(path) and path.is_file():
+            files.append(path)
+        else:
+            others.append(str(inside))
+    return files, others
 
 
 def _stamp(path: Path, root: Path) -> str:
@@ -209,7 +228,7 @@ def _stamp(path: Path, root: Path) -> str:
 
 def _kind(path: Path) -> str | None:
     """The suffix that says how to read the file, None for one that is no text."""
-    suffixes = [suffix for suffix in path.suffixes[-2:] if suffix not in COMPRESSED]
+    suffixes = [suffix for suffix in map(str.lower, path.suffixes[-2:]) if suffix not in COMPRESSED]
     return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
 
 
@@ -226,11 +245,27 @@ def _read_file(path: Path, text_key: str, keep: Callable[[Record], bool] = lambd
         for number, record in enumerate(records):
             text = record.get(text_key)
             if not isinstance(text, str):
-                raise UserError(f"{path}: record {number + 1} has no text in '{text_key}'; set data.text_key=KEY")
+                raise UserError(f"{path}: record {number + 1} has {_instead_of_text(record, text_key)}")
+            _check_characters(path, number, text, kind)
             if text.strip() and keep(record):
                 yield text
     except _damages() as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+
+
+def _instead_of_text(record: Record, text_key: str) -> str:
+    if text_key in record:
+        kind = "null" if record[text_key] is None else type(record[text_key]).__name__
+        return f"{kind} in '{text_key}', not text; take it out, or set data.text_key=KEY"
+    return f"no text in '{text_key}' (it has {few([*record], 8) or 'nothing'}); set data.text_key=KEY"
+
+
+def _check_characters(path: Path, number: int, text: str, kind: str | None) -> None:
+    """Raises UserError for what decodes and is no text: UTF-16 without its mark, and halves of characters in JSON."""
+    if kind in PLAIN and "\0" in text:
+        raise UserError(f"{path}: holds NUL characters, so it is no text in UTF-8 (but UTF-16, or binary); convert it")
+    if kind == ".jsonl" and (half := re.search("[\ud800-\udfff]", text)):
+        raise UserError(f"{path}: record {number + 1} has half a character ({half[0]!r}); mend it, or take it out")
 
 
 def _damages() -> tuple[type[Exception], ...]:
@@ -270,7 +305,10 @@ def _parquet_records(path: Path, text_key: str) -> Iterator[Record]:
         raise UserError(f"{path}: parquet files are read by pyarrow (pip install pyarrow)") from None
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        wanted = [name for name in (text_key, "meta") if name in file.schema_arrow.names]
+        names = file.schema_arrow.names
+        if text_key not in names:
+            raise UserError(f"{path}: has no column '{text_key}' (it has {few(names, 8)}); set data.text_key=KEY")
+        wanted = [name for name in (text_key, "meta") if name in names]
         for batch in file.iter_batches(batch_size=1024, columns=wanted):
             yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
@@ -278,16 +316,18 @@ def _parquet_records(path: Path, text_key: str) -> Iterator[Record]:
 
 
 def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    if path.suffix == ".zst":
+    """Without the mark that some editors put before UTF-8."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    if suffix == ".zst":
         try:
             import zstandard
         except ImportError:
             raise UserError(f"{path}: .zst files are read by zstandard (pip install zstandard)") from None
-        return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(open(path, "rb")), encoding="utf-8")
-    return open(path, encoding="utf-8")
+        return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(open(path, "rb")), encoding="utf-8-sig")
+    return open(path, encoding="utf-8-sig")
 
 
 def _digest(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -10,7 +10,7 @@ from typing import Any
 
 import av
 
-from toolkit.data.video.reader import picture_stream
+from toolkit.data.video.reader import file_url, picture_stream
 from toolkit.data.video.sound import Sound, describe_stream, name_of, takes
 
 
@@ -18,7 +18,7 @@ def beside_notes(sound: Sound, form: str, rate: Fraction) -> list[str]:
     """What stands beside the pictures of ``sound``'s file and is not carried into container ``form``, and why."""
     state = Path(sound.index.path).stat()
     notes = list(_subtitles(sound.index.path, form, state.st_size, state.st_mtime_ns)[1])
-    with av.open(sound.index.path) as source:
+    with av.open(file_url(sound.index.path)) as source:
         if time_code(source) and not keeps_time_code(sound, rate):
             notes.append("its time code is left out: it counts frames of another rate or of the whole clip")
         shown = picture_stream(source, Path(sound.index.path))
@@ -34,7 +34,7 @@ def beside_notes(sound: Sound, form: str, rate: Fraction) -> list[str]:
 def _subtitles(path: str, form: str, size_bytes: int, modified_ns: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Streams that container ``form`` takes, and notes on the others."""
     plan, notes = [], []
-    with av.open(path) as source:
+    with av.open(file_url(path)) as source:
         for stream in source.streams.subtitles:
             if stream.codec_context is not None and takes(form, stream):
                 plan.append(stream.index)

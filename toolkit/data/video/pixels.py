@@ -7,11 +7,11 @@ tagged, not converted. More than 8 bits a colour are uint16, of which 65535 is w
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 HD_ROWS = 720
@@ -59,6 +59,7 @@ class Orientation(NamedTuple):
     transposed: bool = False
     mirrored: bool = False
     flipped: bool = False
+    is_askew: bool = False  # not by right angles, to which this is the nearest
 
     def upright(self, pixels: np.ndarray) -> np.ndarray:
         """A view of ``pixels`` (height, width, 3) as it is to be shown."""
@@ -73,9 +74,21 @@ def orientation(frame: av.VideoFrame) -> Orientation:
     if found is None:
         return Orientation()
     a, b, _, c, d = np.frombuffer(bytes(found), np.int32)[:5].tolist()  # type: ignore[call-overload]
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return Orientation(False, a < 0, d < 0)
-    return Orientation(True, c < 0, b < 0)
+    along, across = abs(a) + abs(d), abs(b) + abs(c)
+    is_askew = min(along, across) > 0.02 * max(along, across)
+    if along >= across:
+        return Orientation(False, a < 0, d < 0, is_askew)
+    return Orientation(True, c < 0, b < 0, is_askew)
+
+
+def _unnamed(kinds: type[Type], value: object) -> Any:
+    """A kind of side data that PyAV does not name, such as the EXIF of pictures; it would refuse to list any."""
+    kind: Any = object.__new__(kinds)
+    kind._name_, kind._value_ = f"UNNAMED_{value}", value
+    return kind
+
+
+Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment]
 
 
 def has_alpha(pixel_format: av.VideoFormat) -> bool:
@@ -138,5 +151,8 @@ def _planes(frame: av.VideoFrame, dtype: np.typing.DTypeLike) -> list[np.ndarray
 
 
 def thumbnail(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """A small uint8 RGB picture (height, width, 3) of the frame as it is stored (not turned upright)."""
+    """A small uint8 RGB picture (height, width, 3) of the frame as it is stored (not turned upright).
+
+    Raises FFmpegError for colours that FFmpeg does not convert.
+    """
     return frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA).to_ndarray()

@@ -126,12 +126,17 @@ def open_video(path: Path, key: str = "input", rate: Fraction = GUESSED_RATE) ->
     if not path.is_file():
         raise UserError(f"{key}={path}: is no regular file, and a video is read more than once; save it first")
     try:
-        return av.open(f"file:{path}")
+        return av.open(file_url(path))
     except PermissionError:
         raise UserError(f"{key}={path}: may not be read") from None
     except (av.FFmpegError, UnicodeDecodeError) as error:
         why = "the file is empty" if path.stat().st_size == 0 else reason(error)
         raise UserError(f"{key}={path}: not a video that can be read ({why})") from None
+
+
+def file_url(path: str | Path) -> str:
+    """FFmpeg's name of a file; without it what precedes a colon, as in ``12:30.mp4``, would be a protocol."""
+    return f"file:{path}"
 
 
 def file_state(path: Path) -> tuple[int, int]:
@@ -147,8 +152,8 @@ def picture_stream(container: Any, path: Path, key: str = "input") -> Any:
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
             return stream
-    has = "only sound" if container.streams.audio else "no stream of pictures"
-    raise UserError(f"{key}={path}: has {has}; give a video")
+    has = "only sound" if container.streams.audio else "no stream of pictures that can be read"
+    raise UserError(f"{key}={path}: has {has}; give a whole video")
 
 
 def decoder_of(stream: Any) -> Any:

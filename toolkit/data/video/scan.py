@@ -14,9 +14,9 @@ from typing import Any
 import av
 import numpy as np
 
-from toolkit.data.video.pixels import UNSPECIFIED, has_alpha, orientation
+from toolkit.data.video.pixels import UNSPECIFIED, has_alpha, orientation, thumbnail
 from toolkit.data.video.reader import VideoIndex, decoder_of, file_state, open_video, picture_stream, reason
-from toolkit.data.video.sequence import GUESSED_RATE
+from toolkit.data.video.sequence import GUESSED_RATE, find_sequence
 from toolkit.data.video.sound import name_of
 from toolkit.errors import UserError
 
@@ -57,7 +57,9 @@ def index_video(
         scan.run(container)
         if scan.first is None:
             raise UserError(f"{key}={path}: {scan.nothing()}")
+        _refuse_unread_picture(scan, path, key)
         index = _index(path, scan, stream, container, deinterlace)
+        _refuse_unconvertible(scan.first, index, key)
         return replace(index, notes=tuple(_notes(index, scan, stream, container)))
 
 
@@ -122,7 +124,8 @@ class _Scan:
         self.last_s: Fraction | None = None
         self.sound_end_s = 0.0
         self.leaps = stream.container.format.name in ("mpegts", "mpeg")
-        self.is_interlaced = self.changes_size = self.was_timed = False
+        self.same_time: list[int] = []  # frames with the time of the one before
+        self.is_interlaced = self.changes_size = self.was_timed = self.is_ended = False
 
     def run(self, container: Any) -> None:
         """Decode to the end of the part asked for, or to the damage."""
@@ -138,6 +141,7 @@ class _Scan:
                     self.begin = packet.pts if self.begin is None else min(self.begin, packet.pts)
                 for frame in decoder.decode(packet):
                     if not self._take(frame):
+                        self.is_ended = True
                         return
         except (av.FFmpegError, OSError) as error:
             self.damage = reason(error)
@@ -155,7 +159,10 @@ class _Scan:
         if self.first is None:
             self.first = frame
             self.width, self.height = frame.width, frame.height
-        self.pts.append(max(pts, self.pts[-1] + 1) if self.pts else pts)
+        if self.pts and pts <= self.pts[-1]:
+            self.same_time.append(len(self.pts))
+            pts = self.pts[-1] + 1
+        self.pts.append(pts)
         self.is_interlaced |= bool(frame.interlaced_frame)
         self.num_corrupt += bool(frame.is_corrupt)
         self.last_s = frame.duration * self.time_base if frame.duration and frame.pts is not None else None
@@ -196,7 +203,8 @@ class _Scan:
     def nothing(self) -> str:
         """Why there is no frame."""
         if self.damage:
-            return f"no frame of it can be decoded ({self.damage})"
+            hint = "; animated WebP is not read, APNG and GIF are" if self.stream.codec_context.name == "webp" else ""
+            return f"no frame of it can be decoded ({self.damage}){hint}"
         return f"has no frame after start_s={self.start_s}" if self.decoded else "has no frames"
 
 
@@ -210,6 +218,23 @@ def _refuse_huge(stream: Any, path: Path, key: str, most_bytes: int | None) -> N
         )
 
 
+def _refuse_unread_picture(scan: _Scan, path: Path, key: str) -> None:
+    """Of numbered pictures all must be read: FFmpeg ends at the first that is damaged or empty."""
+    pictures = find_sequence(path)
+    if pictures and not scan.is_ended and (number := pictures.first + scan.decoded) <= pictures.last:
+        why = scan.damage or "the file is empty, or damaged"
+        raise UserError(f"{key}={path}: {pictures.file(number).name} cannot be read ({why}); mend or replace it")
+
+
+def _refuse_unconvertible(frame: av.VideoFrame, index: VideoIndex, key: str) -> None:
+    """Tried, not guessed: FFmpeg knows more kinds of colours than it converts, such as YCgCo and ICtCp."""
+    try:
+        thumbnail(frame, 16, 16)
+    except av.FFmpegError as error:
+        kind = f"{index.pixel_format}, H.273's matrix {int(frame.colorspace)}"
+        raise UserError(f"{key}={index.path}: its colours ({kind}) cannot be converted ({reason(error)})") from None
+
+
 def _frame_rate(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
     """(rate, whether the frames keep to it). Where they do not, it is the one that they tremble around and that shows
     them all, else that of their shorter intervals."""
@@ -219,7 +244,7 @@ def _frame_rate(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
 
 def _rate_of_times(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
     declared = Fraction(stream.average_rate or stream.base_rate or GUESSED_RATE)
-    if len(scan.pts) < 2:
+    if len(scan.pts) < 2 + len(scan.same_time):
         return (1 / scan.last_s if scan.last_s else declared), True
     mean = Fraction(len(scan.pts) - 1) / ((scan.pts[-1] - scan.pts[0]) * scan.time_base)
     for rate in (declared, Fraction(stream.base_rate or declared), mean.limit_denominator(1001)):
@@ -227,7 +252,7 @@ def _rate_of_times(scan: _Scan, stream: Any) -> tuple[Fraction, bool]:
         off = max(abs(pts - scan.pts[0] - index * interval) for index, pts in enumerate(scan.pts))
         if off <= max(CONSTANT_RATE_TOLERANCE * interval, 1):
             return rate, True
-    intervals = np.diff(np.array(scan.pts))
+    intervals = np.delete(np.diff(np.array(scan.pts)), [number - 1 for number in scan.same_time])
     possible = [rate for rate in USUAL_RATES if rate * scan.time_base * int(np.median(intervals)) <= MOST_OF_USUAL]
     if possible:
         trembling = min(possible, key=lambda rate: _off_beat(scan, intervals, rate) / rate)
@@ -248,7 +273,7 @@ def _off_beat(scan: _Scan, intervals: np.ndarray, rate: Fraction) -> float:
 def _shows_all(scan: _Scan, rate: Fraction) -> bool:
     """Whether (almost) every frame is the nearest one to a time of ``rate``."""
     ticks = np.rint((np.array(scan.pts) - scan.pts[0]) * float(scan.time_base * rate))
-    return len(scan.pts) - len(np.unique(ticks)) <= MOST_LOST * len(scan.pts)
+    return len(scan.pts) - len(scan.same_time) - len(np.unique(ticks)) <= MOST_LOST * len(scan.pts)
 
 
 def _known(frame: Any, name: str) -> int:
@@ -279,9 +304,13 @@ def _notes(index: VideoIndex, scan: _Scan, stream: Any, container: Any) -> Itera
         yield f"{name}: damaged: {scan.num_corrupt} of {index.num_frames} frames could be decoded in part only"
     if index.restarts_s:
         yield f"{name}: {len(index.restarts_s)} times its times start again, as in files laid end to end; joined"
+    if scan.same_time:
+        yield f"{name}: {len(scan.same_time)} frames have the time of the one before them, and may not be shown"
     if not index.is_constant:
         yield f"{name}: varying frame rate; frames keep their times at {float(index.rate):.4g} fps"
     assert scan.first is not None
+    if orientation(scan.first).is_askew:
+        yield f"{name}: is to be turned by other than right angles, and is turned by the nearest"
     if has_alpha(scan.first.format):
         yield f"{name}: transparent parts, if any, are laid on black"
     elif stream.metadata.get("alpha_mode") == "1":  # without libvpx

@@ -15,6 +15,7 @@ from toolkit.errors import UserError
 
 PICTURE_SUFFIXES = frozenset([".bmp", ".dpx", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 GUESSED_RATE = Fraction(25)  # of what has none, and of which only the pictures count
+MOST_NUMBER = 2**31 - 1  # of FFmpeg
 _PATTERN = re.compile(r"%(0(\d))?d")
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
 
@@ -86,6 +87,10 @@ def _checked(folder: Path, prefix: str, suffix: str, digits: list[str], path: Pa
     width = min(map(len, digits)) if padded else 1
     numbers = sorted(map(int, digits))
     made = Sequence(folder, prefix, width, suffix, numbers[0], numbers[-1])
+    if numbers[-1] > MOST_NUMBER:
+        raise UserError(
+            f"{key}={path}: {made.file(numbers[-1]).name}: numbers up to {MOST_NUMBER} are read; rename them"
+        )
     for number, expected in zip(numbers, range(numbers[0], numbers[-1] + 1), strict=False):
         if number != expected:
             raise UserError(f"{key}={path}: {made.file(expected).name} is missing")

@@ -17,7 +17,7 @@ from typing import Any
 import av
 import numpy as np
 
-from toolkit.data.video.reader import VideoIndex
+from toolkit.data.video.reader import VideoIndex, file_url
 
 AAC_BIT_RATE_PER_CHANNEL = 96_000
 AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -62,7 +62,7 @@ def _planned(path: str, form: str, size_bytes: int, modified_ns: int) -> tuple[d
     """``sound_plan`` of a file as it is now: streams are tried, and a folder may hold many."""
     plan: dict[int, str] = {}
     notes: list[str] = []
-    with av.open(path) as source:
+    with av.open(file_url(path)) as source:
         for stream in source.streams.audio:
             name = name_of(stream)
             if stream.codec_context is None:
@@ -93,7 +93,7 @@ def takes(form: str, stream: Any) -> bool:
 
 
 def _decodes(path: str, index: int) -> bool:
-    with av.open(path) as source:
+    with av.open(file_url(path)) as source:
         try:
             return next(source.decode(source.streams[index]), None) is not None
         except av.FFmpegError:

@@ -22,6 +22,7 @@ import numpy as np
 from toolkit.data.video.beside import add_subtitles, keeps_time_code, time_code
 from toolkit.data.video.pictures import PICTURES, link_pictures, put_folder, remove, write_pictures
 from toolkit.data.video.pixels import FromRgb
+from toolkit.data.video.reader import file_url
 from toolkit.data.video.sequence import PICTURE_SUFFIXES
 from toolkit.data.video.sound import Sound, add_sound, describe
 from toolkit.errors import JobError, UserError
@@ -79,7 +80,7 @@ def write_part(path: Path, frames: Iterable[np.ndarray], encoding: Encoding) -> 
     temporary = path.with_name(f".{path.name}.tmp")
     count = 0
     try:
-        with av.open(str(temporary), "w", format="mp4") as container:
+        with av.open(file_url(temporary), "w", format="mp4") as container:
             stream = _add_stream(container, encoding)
             for packet in _encoded(frames, stream, encoding):
                 packet.dts = count - MOST_REORDERING  # x265 leaves it undefined in clips of one or two frames
@@ -135,7 +136,7 @@ def count_frames(path: Path) -> int:
     """How many frames a written file, or folder of pictures, holds. Raises FFmpegError where it cannot be read."""
     if path.is_dir():
         return len(list(path.glob(PICTURES)))
-    with av.open(str(path)) as container:
+    with av.open(file_url(path)) as container:
         return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
 
 
@@ -203,19 +204,19 @@ def _join(parts: Sequence[Path], path: Path, form: str, encoding: Encoding, soun
     options = {"movflags": "+faststart"} if form in ("mp4", "mov") else {}
     delay = max(_reordering(part, encoding.rate) for part in parts)
     with contextlib.ExitStack() as stack:
-        out = stack.enter_context(av.open(str(path), "w", format=form, options=options))
-        first = stack.enter_context(av.open(str(parts[0])))
+        out = stack.enter_context(av.open(file_url(path), "w", format=form, options=options))
+        first = stack.enter_context(av.open(file_url(parts[0])))
         video = out.add_stream_from_template(first.streams.video[0])
         video.time_base = 1 / encoding.rate
         streams = [_video_packets(parts, video, encoding.rate, delay)]
         if sound:
-            source = stack.enter_context(av.open(sound.index.path))
+            source = stack.enter_context(av.open(file_url(sound.index.path)))
             describe(source, out, sound)
             if (code := time_code(source)) and keeps_time_code(sound, encoding.rate):
                 video.metadata["timecode"] = code
             if sound.is_heard:
                 streams.append(add_sound(source, out, sound, form))
-            beside = stack.enter_context(av.open(sound.index.path))  # read at another pace
+            beside = stack.enter_context(av.open(file_url(sound.index.path)))  # read at another pace
             streams.append(add_subtitles(beside, out, sound, form))
         for _, packet in heapq.merge(*streams, key=lambda item: item[0]):
             out.mux(packet)
@@ -223,7 +224,7 @@ def _join(parts: Sequence[Path], path: Path, form: str, encoding: Encoding, soun
 
 def _reordering(part: Path, rate: Fraction) -> int:
     """By how many frames the decoding order runs ahead of the display order."""
-    with av.open(str(part)) as container:
+    with av.open(file_url(part)) as container:
         stream = container.streams.video[0]
         shown = (_frame_number(packet, rate) for packet in container.demux(stream) if packet.size)
         return max((order - number for order, number in enumerate(shown)), default=0)
@@ -236,7 +237,7 @@ def _frame_number(packet: Any, rate: Fraction) -> int:
 def _video_packets(parts: Sequence[Path], stream: Any, rate: Fraction, delay: int) -> Iterator[tuple[float, av.Packet]]:
     order = begin = 0
     for part in parts:
-        with av.open(str(part)) as container:
+        with av.open(file_url(part)) as container:
             count = 0
             for packet in container.demux(container.streams.video[0]):
                 if not packet.size:

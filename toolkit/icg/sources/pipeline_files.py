@@ -16,6 +16,7 @@ from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders.pipeline_loop import NETWORKS
 from toolkit.icg.methods import AutoGuidance, Guidance
 from toolkit.icg.sources.base import refuse_control
+from toolkit.plain_files import named_path
 from toolkit.runs.device import dtype_of
 from toolkit.zoo.loading import hub_answers, refuse_other_libraries
 from toolkit.zoo.sizes import no_larger_than, sizes_in
@@ -40,7 +41,7 @@ def find_index(model: str) -> dict[str, Any] | None:
 
     Raises UserError where nothing is there, the index is damaged, or the pipeline cannot be sampled.
     """
-    folder = zoo.local(model).expanduser()
+    folder = named_path(zoo.local(model))
     if folder.exists():
         path = folder / "model_index.json"
         return read_index(path) if path.is_file() else None
@@ -155,7 +156,7 @@ def load_pipeline(model: str, precision: str = "fp32") -> Any:
     logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    folder = Path(model).expanduser()
+    folder = named_path(model)
     offline = folder.exists() or not hub_answers()
     options: dict[str, Any] = {} if precision == "fp32" else {"torch_dtype": dtype_of(precision)}
     source = str(folder) if folder.exists() else model
@@ -194,7 +195,7 @@ def read_call(given: dict[str, Any] | None, size_px: int | None) -> dict[str, An
         if "image" not in name or not isinstance(value, str):
             continue
         try:
-            with opened(Path(value).expanduser()) as image:
+            with opened(named_path(value)) as image:
                 picture = flattened(image).convert("L" if "mask" in name else "RGB")
         except UserError as error:
             raise UserError(f"call.{name}: {error}") from None

@@ -26,6 +26,7 @@ from toolkit.errors import UserError
 from toolkit.ivideogpt.build import load_world
 from toolkit.ivideogpt.control.beside import Seen, answer
 from toolkit.ivideogpt.control.env import action_range
+from toolkit.plain_files import named_path
 from toolkit.runs.device import check_device
 from toolkit.runs.reading import read_record
 from toolkit.runs.seeds import derive
@@ -306,7 +307,7 @@ def _check_options(where: str, env: Any, options: Any) -> None:
 
 
 def _starts(folder: Path, world: WorldModel) -> NDArray[np.uint8]:
-    files = sorted(folder.expanduser().rglob("*.npz"))
+    files = sorted(named_path(folder).rglob("*.npz"))
     if not files:
         raise UserError(f"{folder}: no npz episodes in it")
     spec = EpisodeSpec(size_px=world.spec.resolution, least_frames=world.spec.T0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -15,7 +14,7 @@ from av.filter import Graph
 
 from toolkit.bench import Contender, Makers
 from toolkit.data.video.clips import clip_path
-from toolkit.data.video.reader import VideoReader
+from toolkit.data.video.reader import VideoReader, file_url
 from toolkit.data.video.scan import index_video
 from toolkit.venhancer.clips.backends import ClassicBackend
 from toolkit.venhancer.clips.timeline import Timeline, make_timeline
@@ -72,7 +71,7 @@ def ffmpeg_frames(
     filters = f"minterpolate=fps={timeline.rate}:{settings}:scd=none,scale={width}:{height}:flags=lanczos,format=rgb24"
     index = reader.index
     graph: Graph | None = None
-    with av.open(str(Path(index.path))) as container:
+    with av.open(file_url(index.path)) as container:
         container.streams.video[0].thread_type = "AUTO"
         for number, frame in enumerate(itertools.islice(container.decode(video=0), index.num_frames)):
             graph = graph or _make_graph(frame, 1 / index.rate, filters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from toolkit.data.video.sequence import GUESSED_RATE, find_sequence
 from toolkit.data.video.tone import HDR_TRANSFERS
 from toolkit.data.video.write import MOST_SIDE_PX, can_encode, container_of, is_taken
 from toolkit.errors import UserError, did_you_mean
+from toolkit.plain_files import named_path
 from toolkit.venhancer.config import LEAST_SCALE, LEAST_SIDE_PX, EnhanceVideo, parse_fps
 from toolkit.venhancer.train.config import MOST_SCALE
 
@@ -37,17 +39,17 @@ def find_tasks(config: EnhanceVideo, samples: Path) -> list[Task]:
     Raises UserError for a missing input, an output that exists already, and names that cannot be written.
     """
     assert config.input is not None
-    path = Path(config.input).expanduser()
+    path = named_path(config.input)
     pictures = None if path.is_dir() and has_videos(path) else find_sequence(path)
     if path.is_dir() and not pictures:
         return _folder_tasks(config, path, samples)
     source = path if pictures else _one_source(config.input, path)
     name = pictures.name if pictures else source.stem
     file = _file_of(name, config)
-    output = Path(config.output).expanduser() if config.output else samples / file
+    output = named_path(config.output) if config.output else samples / file
     if output.is_dir() and config.encode.codec != "png":
         output = output / file
-    reference = Path(config.reference).expanduser() if config.reference else None
+    reference = named_path(config.reference) if config.reference else None
     task = Task(name, source, output, reference)
     _check_output(task, config)
     return [task]
@@ -79,12 +81,12 @@ def _one_source(text: str, path: Path) -> Path:
 
 
 def _folder_tasks(config: EnhanceVideo, folder: Path, samples: Path) -> list[Task]:
-    outputs = Path(config.output).expanduser() if config.output else samples
+    outputs = named_path(config.output) if config.output else samples
     if outputs.is_file():
         raise UserError(f"output={config.output}: is a file; input={config.input} is a folder and needs one")
     if outputs.resolve() == folder.resolve():
         raise UserError(f"output={config.output}: is the input's folder; give another one")
-    references = Path(config.reference).expanduser() if config.reference else None
+    references = named_path(config.reference) if config.reference else None
     if references and not references.is_dir():
         raise UserError(f"reference={config.reference}: input={config.input} is a folder; so must be the reference")
     tasks = []
@@ -125,11 +127,16 @@ def check_free(task: Task, config: EnhanceVideo) -> None:
 
 
 def make_folder(task: Task) -> None:
-    """The folder that the output goes to. Raises UserError where it cannot be made (tried, not guessed)."""
+    """The folder that the output goes to. Raises UserError where nothing can be made in it (tried, not guessed)."""
     try:
         task.output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={task.output}: its folder cannot be made ({(error.strerror or '').lower()})") from None
+    try:
+        tempfile.TemporaryFile(dir=task.output.parent).close()
+    except OSError as error:
+        why = (error.strerror or "").lower()
+        raise UserError(f"output={task.output}: {task.output.parent} cannot be written into ({why})") from None
 
 
 def output_size(
@@ -226,7 +233,10 @@ def available_bytes() -> int:
     """Memory that is free to use, also under a container's limit; ``$TOOLKIT_MEMORY_GIB`` overrides it."""
     told = os.environ.get("TOOLKIT_MEMORY_GIB")
     if told:
-        return int(float(told) * 2**30)
+        try:
+            return int(float(told) * 2**30)
+        except (ValueError, OverflowError):
+            raise UserError(f"TOOLKIT_MEMORY_GIB={told}: expected a number of GiB") from None
     found = [_meminfo()]
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():

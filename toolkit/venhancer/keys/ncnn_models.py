@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from toolkit.errors import UserError
+from toolkit.plain_files import named_path
 
 MULTIPLE = 8  # sides are padded to it; networks with strides need it
 
@@ -73,7 +74,7 @@ def load(source: str, device: str) -> NcnnUpscaler:
 
 def _find(source: str) -> tuple[Path, str]:
     """(path without the suffix, notice)."""
-    path, notice = Path(source).expanduser(), f"{Path(source).name}, a file of yours; its licence is its owner's"
+    path, notice = named_path(source), f"{Path(source).name}, a file of yours; its licence is its owner's"
     package, _, inside = source.partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() and inside else None
     if not path.with_name(f"{path.name}.param").exists() and spec and spec.submodule_search_locations:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from toolkit.errors import UserError
+from toolkit.plain_files import named_path
 from toolkit.venhancer.clips.classic import to_pixels, to_tensor
 from toolkit.zoo.importing import load_tensors
 
@@ -35,7 +36,7 @@ class SpandrelUpscaler:
 
 def load(source: str, device: str) -> SpandrelUpscaler:
     """The file ``source``. Raises UserError: not there, not weights, unknown, or not for pictures of three channels."""
-    path = Path(source).expanduser()
+    path = named_path(source)
     if not path.is_file():
         raise UserError(f"keys=spandrel:{source}: no such file")
     state = _read(path, source)
