@@ -21,7 +21,7 @@ BAD = {
     "number in words": ("optim.num_steps=ten", "optim.num_steps=ten"),
     "none where a number is needed": ("optim.lr=null", "optim.lr"),
     "out of range": ("optim.lr=-1", "optim.lr=-1.0: must be greater than 0"),
-    "not a number": ("optim.lr=nan", "optim.lr=nan: must be greater than 0"),
+    "not a number": ("optim.lr=nan", "optim.lr=nan: must be a finite number"),
     "out of range in a list": ("optim.drift=[0.9,1.5]", "optim.drift=1.5: must be less than 1"),
     "not a choice": ("precision=fp61", "precision=fp61: did you mean 'fp16'?|precision=fp61:"),
     "across fields": ("optim.batch_size=999999", "optim.batch_size=999999: too large for network.width"),

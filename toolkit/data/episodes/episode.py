@@ -119,7 +119,8 @@ def read_episode(path: str | Path, spec: EpisodeSpec) -> Episode:
     rows = {}
     for name, needed in (("action", spec.needs_action), ("reward", spec.needs_reward)):
         if needed and name not in arrays:
-            raise UserError(f"{path}: no array '{name}' in it, which this config needs")
+            found = ", ".join(array_shapes(Path(path)))
+            raise UserError(f"{path}: no array '{name}' in it (found {found}), which this config needs")
         rows[name] = move_rows(path, name, arrays.get(name), len(image), spec.convention)
     action, reward = rows["action"], rows["reward"]
     if action is not None and action.ndim != 2:

@@ -240,7 +240,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 def _is_special(entry: os.DirEntry) -> bool:
     """Whether it is a pipe, a socket or a device, which would be waited for. A link that leads nowhere is not."""
-    return not (entry.is_file() or _is_folder(entry) or (entry.is_symlink() and not os.path.exists(entry)))
+    return not (entry.is_symlink() and not os.path.exists(entry)) and not (entry.is_file() or entry.is_dir())
 
 
 def _subfolders(folder: Path) -> list[Path]:
