@@ -208,3 +208,11 @@ def test_without_a_home_the_cache_is_no_folder_called_tilde(monkeypatch):
     monkeypatch.setenv("TOOLKIT_CACHE", "~nobody.here/cache")
     with pytest.raises(UserError, match="no such home folder; set TOOLKIT_CACHE=FOLDER"):
         fetching.cache_root()
+
+
+def test_the_cache_lies_at_home_unless_it_is_said_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TOOLKIT_CACHE", raising=False)
+    assert fetching.cache_root() == tmp_path / ".cache" / "toolkit"
+    monkeypatch.setenv("TOOLKIT_CACHE", "~/elsewhere")
+    assert fetching.cache_root() == tmp_path / "elsewhere"

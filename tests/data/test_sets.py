@@ -8,7 +8,7 @@ from toolkit import data
 from toolkit.data.config import Data
 from toolkit.data.images import toys
 from toolkit.data.images.pixels import pool_to, resize, to_channels
-from toolkit.data.sets import MemorySplit, fixed_subset, hold_out
+from toolkit.data.sets import MemorySplit, fixed_subset, hold_out, limit_train
 from toolkit.data.splits import hold_out_named
 from toolkit.errors import UserError
 
@@ -115,6 +115,9 @@ def test_limited_reads_are_a_fixed_spread_subset():
     first, _ = split.all(10)
     assert torch.equal(first, split.all(10)[0]) and len(first) == 10 and first.max() > 50
     assert torch.equal(fixed_subset(5, 9), torch.arange(5))
+    assert sorted(limit_train(np.arange(5) * 2, 5)) == sorted(limit_train(np.arange(5) * 2, None)) == [0, 2, 4, 6, 8]
+    with pytest.raises(UserError, match="only 5"):
+        limit_train(np.arange(5), 6)
 
 
 def test_pooling_resizing_and_grey():
@@ -123,9 +126,15 @@ def test_pooling_resizing_and_grey():
     assert pool_to(image, 8, 2)[0, 0, 1, 1] == 200 and pool_to(image, 8, 2).sum() == 200
     wide = torch.full((2, 3, 10, 20), 7, dtype=torch.uint8)
     assert resize(wide, 5).shape == (2, 3, 5, 5) and (resize(wide, 5) == 7).all()
+    ramp = torch.arange(20, dtype=torch.uint8).expand(1, 1, 10, 20)
+    assert resize(ramp, 10)[0, 0, 0].tolist() == list(range(5, 15))  # the square in the middle
     red = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
     red[:, 0] = 255
     assert to_channels(red, 1).item() == 76
+    board = (torch.arange(64)[:, None] + torch.arange(64)).remainder(2).mul(200).to(torch.uint8)
+    assert (
+        resize(board.expand(1, 1, 64, 64), 32)[..., 4:-4, 4:-4].int() - 100
+    ).abs().max() <= 1  # averaged, not picked
 
 
 def test_wrong_names_and_paths_are_one_line():

@@ -13,6 +13,7 @@ from toolkit.disco.build import build_denoiser, build_encoder, build_matched, bu
 from toolkit.disco.stage1 import JointModel
 from toolkit.errors import UserError
 from toolkit.zoo.config import ADMConfig, MLPConfig, SongConfig, ToyScoreConfig
+from toolkit.zoo.edm.build import build_network
 from toolkit.zoo.registry import count_parameters
 
 
@@ -126,3 +127,17 @@ def test_imagenet128_preset_builds_and_a_narrow_copy_steps():
     loss, _ = narrow(y, labels)
     loss.backward()
     assert torch.isfinite(loss)
+
+
+def test_the_two_variants_of_song_unets_are_the_releases():
+    """Karras et al. 2022, table 6: DDPM++ with positional embedding and a box, NCSN++ with the rest."""
+    keys = ("embedding_type", "channel_mult_noise", "encoder_type", "decoder_type", "resample_filter")
+    sizes = {"width": 8, "width_multipliers": [1, 2], "num_blocks": 1, "attention_resolutions": [8]}
+    made = {one: build_network(SongConfig(variant=one, **sizes), (3, 16, 16), 0.5, 4) for one in ("ddpmpp", "ncsnpp")}
+    found = {name: [one.config[key] for key in keys] for name, one in made.items()}
+    assert [list(one[-1]) for one in found.values()] == [[1, 1], [1, 3, 3, 1]]
+    assert found["ddpmpp"][:-1] == ["positional", 1, "standard", "standard"]
+    assert found["ncsnpp"][:-1] == ["fourier", 2, "residual", "standard"]
+    for one in made.values():
+        assert (one.shape, one.num_classes, one.sigma_data) == ((3, 16, 16), 4, 0.5)
+        assert [one.config[key] for key in ("model_channels", "num_blocks", "dropout")] == [8, 1, 0.13]

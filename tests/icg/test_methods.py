@@ -71,3 +71,11 @@ def test_more_draws_are_more_calls():
 def test_the_table_is_read_without_torch():
     code = "import sys, toolkit.icg.methods, toolkit.icg.config; assert not {'torch', 'diffusers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_shuffling_takes_one_seed_a_batch_and_all_other_conditions_one_a_sample():
+    seeds = {
+        one: methods.ICG(condition=one).make(2.0, [3, 4, 5]).config["seed"] for one in ("class", "shuffle", "auto")
+    }
+    assert seeds == {"class": [3, 4, 5], "shuffle": 3, "auto": [3, 4, 5]}
+    assert methods.ICG(condition="shuffle").make(2.0, 7).config["seed"] == 7

@@ -116,6 +116,16 @@ def test_the_objective_is_the_distance_of_the_last_method_shown():
     assert job._objective({}, plan_of([one])) is None
 
 
+def test_samples_have_numbers_of_their_own_whatever_the_batch_and_batches_a_seed():
+    whole, part = Request(0, 0, 2, 6), Request(0, 0, 4, 6)
+    assert whole.seeds("x")[2:] == part.seeds("x") and len(set(whole.seeds("x"))) == 4
+    drawn = [torch.rand(3, generator=one).tolist() for one in whole.generators("x")]
+    assert drawn[2:] == [torch.rand(3, generator=one).tolist() for one in part.generators("x")] and drawn[0] != drawn[1]
+    others = [Request(1, 0, 2, 6), Request(0, 1, 2, 6), Request(0, 0, 3, 6)]
+    assert len({one.one_seed("x") for one in (whole, *others)} | {whole.one_seed("y")}) == 5
+    assert Request(0, 1, 2, 6).seeds("x") != whole.seeds("x") != whole.seeds("y")
+
+
 # -- what is measured ------------------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,12 @@ def test_a_frontier_that_is_a_constant_factor_away_gives_that_factor():
     assert frontier_ratio(both(1.3), "cfg", "icg") == pytest.approx(1 / 1.3)
 
 
+def test_two_points_a_curve_are_enough_for_a_ratio():
+    ours = [result("none", 1.0, 0.5, 60.0), result("icg", 2.0, 0.9, 30.0)]
+    theirs = [result("none_dropping", 1.0, 0.5, 20.0, DROPPING), result("cfg", 2.0, 0.9, 10.0, DROPPING)]
+    assert frontier_ratio([*ours, *theirs], "icg", "cfg") == pytest.approx(3.0)
+
+
 def test_each_curve_begins_with_its_own_model_without_guidance():
     assert along_the_scale(both(2.0), "icg", "frechet")[0] == (1.0, 100.0)
     assert along_the_scale(both(2.0), "cfg", "frechet")[0] == (1.0, 50.0)

@@ -1,5 +1,7 @@
 """The fixed features: kept in the cache, equal every time, and telling classes apart."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -75,3 +77,31 @@ def test_points_are_their_own_features():
 def test_any_image_size_fits(shape):
     net = FeatureNet(shape, 7)
     assert net(torch.zeros(2, *shape)).shape == (2, 7) and net.features(torch.zeros(2, *shape)).shape == (2, 64)
+
+
+def test_principal_components_are_the_axes_of_most_variance_about_the_mean(digits):
+    digits.train.labels = None
+    found, pixels = features_of(digits), digits.train.all(module.NUM_FOR_PCA)[0].flatten(1).double()
+    largest = torch.linalg.eigvalsh(torch.cov(pixels.T)).flip(0)[: module.NUM_PCA]
+    made = found(digits.train.all(module.NUM_FOR_PCA)[0]).double()
+    torch.testing.assert_close(torch.cov(made.T), torch.diag(largest), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made.mean(0), torch.zeros(module.NUM_PCA).double(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("items", "steps"), [(10, 200), (1600, 250), (10**6, 300)])
+def test_a_classifier_sees_each_item_twenty_times_within_limits(items, steps, monkeypatch):
+    seen = []
+
+    class Split:
+        labels = [0, 1] * (items // 2)
+
+        def __len__(self):
+            return items
+
+        def batch(self, chosen):
+            seen.append(len(chosen))
+            return torch.zeros(len(chosen), 1, 4, 4), None
+
+    monkeypatch.setattr(module, "NUM_IMAGES", 300 * 128 + 5)
+    module.train_classifier(FeatureNet((1, 4, 4), 2, width=2), SimpleNamespace(train=Split()))
+    assert seen == [128] * steps

@@ -1,5 +1,6 @@
 """The training loop: logging windows, checkpoints, exact resume, and what is not finite."""
 
+import json
 import logging
 
 import pytest
@@ -8,6 +9,9 @@ import torch
 from tests.toyroom.config import TrainToy
 from tests.toyroom.harness import record, result, run_here
 from toolkit.bench import endless_loop
+from toolkit.runs import loop as loop_module
+from toolkit.runs.loop import Loop
+from toolkit.runs.record import Run
 
 
 def test_a_longer_run_trains_on_and_equals_one_that_was_long_from_the_start(toy):
@@ -107,3 +111,63 @@ def test_data_that_cannot_be_read_at_the_first_step_leave_nothing(toy):
     (toy / "bad_0").touch()
     assert run_here("data_path=.", "hydra.run.dir=one") == 2
     assert not (toy / "one").exists()
+
+
+def looped(folder, num_steps, body, **state):
+    """A loop of ``num_steps`` over ``body(step, loop)``, in this process; its lines of metrics without the stage."""
+    run = Run(folder, TrainToy(log_every_steps=4, checkpoint_every_steps=100))
+    run.open([])
+    try:
+        with run.stage("train"):
+            loop = Loop(run, "train", num_steps, state)
+            for step in loop:
+                body(step, loop)
+    finally:
+        run.close("done")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {row.pop("stage") for row in rows} == {"train"}
+    return rows
+
+
+def test_a_line_is_the_mean_of_the_steps_since_the_last_and_of_all_processes(tmp_path, monkeypatch):
+    def body(step, loop):
+        loop.log(index=step, tensor=torch.tensor(float(step), requires_grad=True), odd=step if step % 2 else None)
+
+    rows = looped(tmp_path / "one", 10, body)
+    assert rows == [
+        {"step": 4, "index": 1.5, "tensor": 1.5, "odd": 2.0},
+        {"step": 8, "index": 5.5, "tensor": 5.5, "odd": 6.0},
+        {"step": 10, "index": 8.5, "tensor": 8.5, "odd": 9.0},
+    ]
+    longer = looped(tmp_path / "one", 12, body)  # the short line gives way to that of the whole window
+    assert longer[:2] == rows[:2] and longer[2:] == [{"step": 12, "index": 9.5, "tensor": 9.5, "odd": 10.0}]
+    plain = loop_module.gather
+    shifted = lambda value: [value, {name: one + 3 for name, one in value.items()}]  # noqa: E731
+    monkeypatch.setattr(loop_module, "gather", lambda v: shifted(v) if isinstance(v, dict) and "odd" in v else plain(v))
+    assert looped(tmp_path / "two", 4, body) == [{"step": 4, "index": 3.0, "tensor": 3.0, "odd": 3.5}]
+
+
+def test_steps_have_random_numbers_of_their_own_on_every_process_unless_they_are_alike(tmp_path, monkeypatch):
+    drawn, alike = {}, {}
+    for rank in (0, 1, 1):
+        monkeypatch.setattr(loop_module, "rank", lambda rank=rank: rank)
+        own, same = [], []
+
+        def body(step, loop, own=own, same=same):
+            if step != 1:
+                same.append(loop.alike(lambda: torch.rand(1).item()))
+            own.append(torch.rand(1).item())
+
+        looped(tmp_path / f"{rank}{len(drawn)}", 3, body)
+        drawn.setdefault(rank, []).append(own)
+        alike.setdefault(rank, []).append(same)
+    assert alike[0][0] == alike[1][0] and drawn[1][0] == drawn[1][1]
+    assert len({*drawn[0][0], *drawn[1][0], *alike[0][0]}) == 3 + 3 + 2
+
+
+def test_a_loop_that_is_told_to_stop_ends_after_the_step_with_its_line(tmp_path):
+    def body(step, loop):
+        loop.log(index=step)
+        loop.stop_early = step == 5
+
+    assert looped(tmp_path / "one", 50, body) == [{"step": 4, "index": 1.5}, {"step": 6, "index": 4.5}]

@@ -184,6 +184,9 @@ def test_remove_empty_stops_at_the_first_folder_with_something_in_it(tmp_path, m
     (tmp_path / "a" / "file").write_text("")
     remove_empty(Path("a/b/c"))
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    remove_empty(Path("d/e"))
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_key_added_since_the_run_was_started_may_hold_its_default():

@@ -21,18 +21,18 @@ def drawing(*values):
 
 
 def test_a_crop_is_a_window_of_the_drawn_area_shape_and_place():
-    """Of 8 rows and 10 columns: 0.72 of the area 1.125 times as wide as high is 0.9 by 0.8; then at its far right."""
+    """Of 8 rows and 10 columns: 0.72 of the area 1.125 times as wide as high is 0.9 by 0.8; at its top right."""
     ramp = torch.stack([torch.arange(10.0).expand(8, 10), torch.arange(8.0)[:, None].expand(8, 10), torch.zeros(8, 10)])
     frames = ramp.expand(2, 3, 3, 8, 10)
-    uniform, ranges = drawing([0.72, 1.0], [math.log(1.125), 0.0], [1.0, 0.5], [0.5, 0.5])
+    uniform, ranges = drawing([0.72, 1.0], [math.log(1.125), 0.0], [1.0, 0.5], [0.0, 0.5])
     made = _crop(frames, uniform)
     assert ranges == [(0.8, 1.0), (pytest.approx(math.log(0.9)), pytest.approx(math.log(1.1))), (), ()]
     torch.testing.assert_close(made[1], frames[1], atol=1e-4, rtol=0)
     columns = [0.9 * (column + 0.5) - 0.5 + 0.1 * 10 for column in range(10)]  # the last is a twentieth past the edge
-    rows = [0.8 * (row + 0.5) - 0.5 + 0.1 * 8 for row in range(8)]
+    rows = [0.8 * (row + 0.5) - 0.5 for row in range(8)]
     for frame in made[0]:
         torch.testing.assert_close(frame[0], torch.tensor(columns).clamp(0, 9).expand(8, 10), atol=1e-4, rtol=0)
-        torch.testing.assert_close(frame[1], torch.tensor(rows)[:, None].expand(8, 10), atol=1e-4, rtol=0)
+        torch.testing.assert_close(frame[1], torch.tensor(rows).clamp(0, 7)[:, None].expand(8, 10), atol=1e-4, rtol=0)
 
 
 def test_colours_are_brighter_further_from_the_mean_grey_further_from_grey_and_turned():

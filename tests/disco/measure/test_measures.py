@@ -18,6 +18,7 @@ from toolkit.disco.baselines import LabelEncoder
 from toolkit.disco.build import build_denoiser, build_encoder, build_prior
 from toolkit.disco.config import MEASURES
 from toolkit.disco.measure.loss import _curve
+from toolkit.disco.measure.quality import mean_scores
 from toolkit.disco.measure.setting import Setting, scale_key, sigma_key
 from toolkit.errors import UserError
 from toolkit.metrics.mixture import posterior_mean
@@ -251,3 +252,9 @@ def test_repeats_report_their_spread(exact):
 def test_keys_are_stable():
     assert [sigma_key(sigma) for sigma in (0.05, 1.0, 10.0)] == ["sigma_0p05", "sigma_1", "sigma_10"]
     assert [scale_key(scale) for scale in (-1.0, 0.0, 0.5)] == ["cfg_m1", "cfg_0", "cfg_0p5"]
+
+
+def test_scores_of_one_repeat_have_no_spread_and_of_more_the_samples_deviation():
+    assert mean_scores([{"a": 2.0}]) == ({"a": 2.0}, {})
+    means, spread = mean_scores([{"a": 2.0}, {"a": 5.0}, {"a": 5.0}])
+    assert means == {"a": 4.0} and spread == {"a": pytest.approx(3**0.5)}

@@ -33,6 +33,8 @@ def test_the_difference_is_black_where_there_is_none_and_brighter_the_larger_it_
     assert shown[1, 0] < shown[0, 0] < shown[0, 1] < shown[0, 3]
     assert shown[0, 0] - shown[0, 2] == pytest.approx(0, abs=8)  # 33 in one colour of three is 11 in the mean
     assert (difference(frame, truth) == difference(truth, frame)).all()
+    assert shown[0, 3] == 252 + 255 + 164  # the last colour
+    assert difference(grey(100 + BRIGHTEST // 4), grey(100))[0, 0].tolist() == [87, 16, 110]  # a quarter of the way
 
 
 def test_an_answer_compares_with_the_held_first_frame_and_has_nothing_without_truth():

@@ -133,3 +133,14 @@ def test_the_transformers_loss_is_next_token_cross_entropy_after_the_first_slot_
     assert terms["reward"].item() == pytest.approx(mean(errors), rel=1e-4)
     wanted = mean(losses) + 2.0 * mean(frame_1) / 3 + 0.7 * mean(errors)
     assert terms["loss"].item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_substitute_of_lpips_compares_neighbours_at_three_scales():
+    x, y = torch.rand(2, 3, 8, 12, generator=RNG), torch.rand(2, 3, 8, 12, generator=RNG)
+    found, wanted = GradientDistance()(x, y), torch.zeros(2)
+    for _ in range(3):
+        across = (x[..., 1:] - x[..., :-1]) - (y[..., 1:] - y[..., :-1])
+        down = (x[..., 1:, :] - x[..., :-1, :]) - (y[..., 1:, :] - y[..., :-1, :])
+        wanted = wanted + across.abs().flatten(1).mean(1) + down.abs().flatten(1).mean(1)
+        x, y = (sum(one[..., i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4 for one in (x, y))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.zoo.edm.test_networks_by_hand import affine, gelu, layer_norm, self_attention, shaken, silu
 from toolkit.zoo.disco.encoders import MLPEncoder, ViTEncoder
 
 
@@ -72,3 +73,30 @@ def test_other_shapes_are_refused(encoder):
         encoder(torch.randn(4, *encoder.shape[:-1], 3))
     with pytest.raises(ValueError, match="patch_size"):
         ViTEncoder(image_size=10, patch_size=4)
+
+
+@torch.no_grad()
+def test_the_vit_reads_patches_with_places_and_a_token_per_slot():
+    encoder, y = shaken(vit()), torch.randn(2, 1, 8, 8)
+    for sample, logits in zip(y, encoder(y), strict=True):
+        corners = [(row, column) for row in (0, 4) for column in (0, 4)]
+        patches = torch.stack([sample[0, row : row + 4, column : column + 4].flatten() for row, column in corners])
+        x = patches @ encoder.patches.weight.flatten(1).T + encoder.patches.bias + encoder.position
+        x = torch.cat([x, encoder.class_tokens])
+        for block in encoder.body.blocks:
+            x = x + self_attention(block.attention, layer_norm(block.norm_attention, x))
+            x = x + affine(block.mlp[2], gelu(affine(block.mlp[0], layer_norm(block.norm_mlp, x))))
+        x = layer_norm(encoder.body.norm, x)[4:]
+        wanted = [x[slot] @ encoder.head.weight[slot] + encoder.head.bias[slot] for slot in range(3)]
+        torch.testing.assert_close(logits, torch.stack(wanted), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_mlp_has_a_part_of_its_last_layer_for_each_slot():
+    encoder = shaken(MLPEncoder(sample_shape=(1, 2, 2), num_latents=2, codebook_size=3, width=6, sigma_data=0.5))
+    y = torch.randn(4, 1, 2, 2)
+    h = y.flatten(1) * 2
+    assert len(encoder.body[::2]) == 2
+    for layer in encoder.body[::2]:
+        h = silu(affine(layer, h))
+    torch.testing.assert_close(encoder(y), affine(encoder.head, h).view(4, 2, 3), atol=1e-5, rtol=1e-4)

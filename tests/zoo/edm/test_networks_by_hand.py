@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from tests.zoo.edm.test_unet import FAMILIES, LATENTS, build, codes, inputs, shake
+from tests.zoo.edm.test_uvit import NARROW
 from toolkit.zoo.edm.blocks import CrossAttention
 from toolkit.zoo.edm.mlp import MLPDenoiser, NoiseFeatures, ToyScoreDenoiser
 from toolkit.zoo.edm.transformer import Transformer
 from toolkit.zoo.edm.unet import SongUNet
-from toolkit.zoo.edm.uvit import ViT, ViTBlock
+from toolkit.zoo.edm.uvit import UViT, ViT, ViTBlock
 
 
 def shaken(module, std=0.3):
@@ -136,6 +137,8 @@ def test_a_vit_layer_and_the_vit_start_without_effect():
     x, h = torch.randn(2, 5, 8), torch.randn(2, 4, 3, 2)
     assert torch.equal(block(x, embedding, None), x)
     assert not ViT(4, 6, 8, [shaken(block)])(h, embedding, None).any()
+    network, h, embedding = build(UViT, NARROW), torch.randn(2, 16, 8, 8), torch.randn(2, 64)
+    assert torch.equal(network._bottom(h, embedding, None), network.down(h, embedding))
 
 
 @torch.no_grad()
