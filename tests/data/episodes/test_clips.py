@@ -1,5 +1,7 @@
 """Windows of episodes: every one equally likely, a pure function of the seed; frame steps; augmentation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -73,3 +75,18 @@ def test_augmentation_keeps_grey_nearly_grey_and_plain_colour_plain():
         made.std(dim=(-1, -2)).max() < 1e-4
         and (made.mean((1, 3, 4)) - made.mean((1, 2, 3, 4))[:, None]).abs().max() < 0.01
     )
+
+
+def test_a_mixture_is_drawn_by_its_weights_with_steps_of_its_own():
+    """One window of the first set; three of each episode of the second, which is three times as likely."""
+    frames = [numbered([4, 9, 9]).read(index).image for index in range(3)]
+    plain = memory_set([Episode(image, None, None) for image in frames], ["0", "1", "2"])
+    mixed = dataclasses.replace(plain, groups=((0, 1, 1.0, 1), (1, 3, 3.0, 2)))
+    first = values(ClipSource(mixed, 4).sample(800, 0, "x").frames)
+    second = first[first[:, 0] >= 10]
+    assert (first[first[:, 0] < 10] == torch.arange(4)).all() and (second.diff(dim=1) == 2).all()
+    assert abs(len(second) - 600) < 60
+    starts, counts = second[:, 0].unique(return_counts=True)
+    assert starts.tolist() == [10, 11, 12, 20, 21, 22] and (counts - len(second) / 6).abs().max() < 45
+    without = dataclasses.replace(mixed, groups=((0, 1, 1.0, 2), (1, 3, 3.0, 2)))  # the first is too short by then
+    assert values(ClipSource(without, 4).sample(50, 0, "x").frames).min() >= 10

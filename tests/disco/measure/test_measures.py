@@ -20,6 +20,7 @@ from toolkit.disco.config import MEASURES
 from toolkit.disco.measure.loss import _curve
 from toolkit.disco.measure.quality import mean_scores
 from toolkit.disco.measure.setting import Setting, scale_key, sigma_key
+from toolkit.disco.stage2 import ENCODE_BATCH
 from toolkit.errors import UserError
 from toolkit.metrics.mixture import posterior_mean
 from toolkit.runs.record import Run
@@ -122,6 +123,7 @@ def test_use_of_true_modes_is_ln_8(exact):
     assert found["information"] == pytest.approx(2.079, abs=0.01)
     assert found["conditional_entropy"] == pytest.approx(0, abs=1e-6)
     assert found["nmi"] == pytest.approx(1)
+    assert found["tuples_per_item"] == pytest.approx(8 / max(800, ENCODE_BATCH))  # of so many test items
     assert (exact.run.dir / "figures" / "codes.png").exists()
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from toolkit.errors import UserError
 from toolkit.icg.guiders.cads import Annealing
 from toolkit.icg.guiders.clock import NoiseLevels, TrainingSteps
 from toolkit.icg.guiders.interval import Interval
@@ -50,3 +51,13 @@ def test_the_condition_is_annealed_by_algorithm_1(t, gamma):
     restored = torch.stack([(n - n.mean()) / n.std() * one.std() + one.mean() for n, one in zip(noisy, y, strict=True)])
     found = Annealing(scale=0.7, mix=0.8).anneal(y, noise, t)
     torch.testing.assert_close(found, 0.8 * restored + 0.2 * noisy, rtol=1e-4, atol=1e-5)
+
+
+def test_annealing_ends_where_it_is_divided_by_their_distance():
+    """gamma = (tau2 - t) / (tau2 - tau1): both ends at one place have none."""
+    assert Annealing(1.0, tau1=0.0, tau2=1.0).gamma(0.25) == 0.75
+    for words in ({"tau1": 0.5, "tau2": 0.5}, {"tau1": -0.1}, {"tau2": 1.1}, {"mix": 1.1}, {"mix": -0.1}):
+        with pytest.raises(UserError, match="cads_"):
+            Annealing(1.0, **words)
+    with pytest.raises(UserError, match="scale at least 0"):
+        Annealing(-1.0)

@@ -54,6 +54,8 @@ def test_base_share_and_warnings():
     inside = advise(1.1e9, 100e9)
     assert not inside.warnings
     assert inside.base_share == pytest.approx(inside.growth_tokens / 4 / 100e9)
+    assert (inside.params, inside.tokens, inside.base_params) == (1.1e9, 100e9, 1.1e9 / 4)
+    assert inside.total_flops == pytest.approx(6 * 1.1e9 * 100e9)
     assert "extrapolates" in advise(70e9, 2e12).warnings[0]
     assert "of the compute" in advise(410e6, 8e9).warnings[0]
 

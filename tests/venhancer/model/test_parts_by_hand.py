@@ -32,3 +32,9 @@ def test_x0_is_c_skip_x_and_c_out_times_what_the_network_says_of_the_best_linear
     weight = preconditioned.loss_weight(STEPS, x).flatten()
     torch.testing.assert_close(weight * of_v, error, atol=1e-3, rtol=1e-3)
     assert plain.loss_weight(STEPS, x).tolist() == [1.0] and math.isfinite(error.sum())
+
+
+def test_a_residual_starts_without_any_signal_and_latents_a_hundred_steps_before_the_end():
+    pipelines = [tiny_pipeline(diffuses=one) for one in ("residuals", "latents")]
+    assert [one.diffuses_residuals for one in pipelines] == [True, False]
+    assert [one.start_step for one in pipelines] == [1000, 900]
