@@ -204,6 +204,13 @@ def test_cfg_zero_star_leaves_its_first_steps_out_unless_it_guides_nothing():
     assert steps == [0, 2]
 
 
+def test_guiders_of_diffusers_know_shares_of_the_steps_and_no_times_or_noise_levels():
+    CFGZeroStar(start=0.2, stop=0.8).check()
+    for key, value in {"t_min": 1.0, "t_max": 999.0, "sigma_min": 0.1, "sigma_max": 9.0}.items():
+        with pytest.raises(UserError, match=rf"guidance\.{key}={value}: .* takes start and stop alone"):
+            CFGZeroStar(**{key: value}).check()
+
+
 def test_they_have_rows_of_the_table():
     assert METHODS["fdg"] is FDG and METHODS["slg"] is SLG and METHODS["cfg_slg"] is CFGAndSLG
     with pytest.raises(UserError, match=r"guidance\.coarse_scales=\[inf\]"):
