@@ -21,14 +21,14 @@ HERE = Path(__file__).parent
 HEAD = """\
 # Experiments
 
-One folder a paper: its claims, how each was tested, what came out. Beside them what is not known, from all of them.
+One folder a paper: its claims, how each was tested, the results. This page lists what is not known, from all of them.
 
 ## Inconclusive
 
-A claim is decided by its whole 95 % interval; where that reaches to both sides of the limit it is inconclusive. Where
-a fresh seed costs less than ten minutes, with all that it is made from, a larger n was fixed before the first of those
-seeds was run (`again` in `claims.yaml`), and what it leaves inconclusive stays so. Costs are minutes of one thread of
-an idle machine. Claims share runs: together they cost less than the sum.
+A claim is decided by its whole 95 % interval. Where the interval lies on both sides of the limit, the claim is
+inconclusive. Where a fresh seed, with all that it is made from, costs less than ten minutes, a larger n was fixed
+before the first of those seeds was run (`again` in `claims.yaml`). A claim that is inconclusive at the larger n stays
+so. Costs are minutes of one thread of an idle machine. Claims share runs, so together they cost less than the sum.
 
 """
 NEVER = """

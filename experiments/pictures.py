@@ -20,15 +20,15 @@ GALLERY = (  # paper, picture, what it shows, the command that made it
     (
         "DisCo-Diff",
         "disco/faces/z_and_class.png",
-        "Faces of the model that ships: a column is a hair style, a row shares the discrete latents, which turn out to "
-        "hold the colours of hair and skin.",
+        "Faces from the model that ships. Each column is a hair style; each row shares the discrete latents, which "
+        "turn out to hold the colours of hair and skin.",
         "toolkit train-disco experiment=disco_faces_shipped",
     ),
     (
         "ICG and TSG",
         "icg/shipped/grid.png",
-        "The same noise in every column, on a model that was trained without label dropping and ships. Framed: read as "
-        "another digit.",
+        "Every column starts from the same noise. The model ships and was trained without label dropping. Framed: the "
+        "classifier reads another digit.",
         "toolkit sample-icg experiment=icg_shipped measure.enabled=true measure.num_samples=300",
     ),
     (
@@ -42,21 +42,22 @@ GALLERY = (  # paper, picture, what it shows, the command that made it
         "G_stack",
         "stacking/picture.png",
         "A small model is trained, its layers are copied on top of it, and training goes on. Held-out loss over "
-        "compute, three seeds: below scratch from the start; the base simply trained on is passed late.",
+        "compute, three seeds: the grown model is below scratch from the start. It overtakes the base that was simply "
+        "trained on, but late.",
         "toolkit grow-llm",
     ),
     (
         "VEnhancer",
         "venhancer/picture.png",
-        "Crops of a street clip at a quarter of its size and half of its rate, enlarged and filled in. Above a frame "
-        "that the input does not have: blending two frames shows both, motion compensation the right one.",
+        "Crops of a street clip at a quarter of its size and half its rate, enlarged and filled in. Upper row: a frame "
+        "that the input lacks. Blending two frames shows both, motion compensation the right one.",
         "toolkit enhance-video",
     ),
 )
 HEAD = """# Gallery
 
-The best picture of each paper and the command that made it; records and more pictures lie beside each in
-[experiments/](../experiments). Put together by `python experiments/pictures.py`.
+The best picture of each paper and the command that made it. Records and more pictures are beside each in
+[experiments/](../experiments). `python experiments/pictures.py` writes this page.
 """
 
 
