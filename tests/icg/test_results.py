@@ -91,4 +91,4 @@ def test_labels_show_both_scales_of_a_combination():
 def test_prompts_are_told_in_a_table():
     source = Source()
     source.prompts = ["a cat", "a dog"]
-    assert prompts_table(source, 2).rows == [[0, "a cat"], [1, "a dog"]]
+    assert prompts_table(source, 3).rows == [[0, "a cat"], [1, "a dog"], [2, "a cat"]]  # in turn

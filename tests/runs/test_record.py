@@ -1,5 +1,6 @@
 """Run folders: the record, its lock, what may differ when a run is taken up again."""
 
+import dataclasses
 import json
 import os
 import stat
@@ -219,3 +220,9 @@ def test_weights_of_a_run_may_be_read_by_whom_new_files_may(toy):
         os.umask(before)
     weights = list((toy / "one/model").rglob("*.safetensors"))
     assert weights and all(stat.S_IMODE(path.stat().st_mode) == 0o640 for path in weights)
+
+
+def test_a_hash_is_of_the_keys_whatever_their_order():
+    names = [("alpha", int, 1), ("beta", int, 2)]
+    one, other = (dataclasses.make_dataclass("Made", order, bases=(Job,)) for order in (names, names[::-1]))
+    assert config_hash(one(command="x")) == config_hash(other(command="x")) != config_hash(one(command="x", beta=3))
