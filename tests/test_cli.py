@@ -184,6 +184,8 @@ def test_wrong_usage_is_exit_code_2(words, hint):
         (["report", "no/where"], "toolkit: error: no/where: no run there"),
         (["reproduce", "stackin"], "toolkit: error: stackin: no such paper; did you mean 'stacking'?"),
         (["runs", "compare", "nowhere"], "toolkit: error: "),
+        (["runs", "list", "nowhere"], "toolkit: error: nowhere: no such folder"),
+        (["runs", "show", ""], "toolkit: error: an empty word on the command line; is a variable without a value?"),
     ],
 )
 def test_users_mistakes_are_one_line_and_exit_code_2(tmp_path, words, message):
@@ -225,3 +227,9 @@ def test_the_shell_gets_completions_of_commands_and_overrides():
     assert ask("train-disco", "network", "=", "adm_t") == ["adm_tiny"]
     assert ask("bench", "st") == ["stacking"] and ask("reproduce", "v") == ["venhancer"]
     assert ask("report", "ic") == ["icg"]
+
+
+def test_what_memory_does_not_hold_is_one_line(tmp_path):
+    code, out, error = toolkit("data", "record", "push_sprite", str(tmp_path), "--size-px", "10000000")
+    assert code == 1 and out == "" and error.startswith("toolkit: error: out of memory"), error
+    assert len(error.splitlines()) == 1 and list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from toolkit.commands import COMMANDS, Command, paper_named
-from toolkit.errors import JobError, UserError
+from toolkit.errors import JobError, UserError, in_one_line
 from toolkit.measure.cli import app as measure_app
 
 FIVE, LOOK, STOCK = "The five papers", "Looking at runs", "Models and data"  # the groups of ``toolkit --help``
@@ -73,8 +74,7 @@ def _add_job_command(command: Command) -> None:
         if keys:
             from toolkit.help.pages import print_keys
 
-            print_keys(command, words)
-            return
+            return print_keys(command, words)
         from toolkit import launch
 
         raise typer.Exit(launch.dry_run(command.name, words) if dry_run else launch.launch(command.name, words))
@@ -336,8 +336,8 @@ def data_convert(
     source: Annotated[Path, typer.Argument(help="Its folder, or file.")],
     destination: Annotated[Path, typer.Argument(help="Folder for the npz episodes.")],
     image_key: Annotated[str | None, typer.Option(help="The camera, where there are several.")] = None,
-    size_px: Annotated[int | None, typer.Option(help="Crop to a square and resize.")] = None,
-    most: Annotated[int | None, typer.Option(help="Stop after so many episodes.")] = None,
+    size_px: Annotated[int | None, typer.Option(min=8, help="Crop to a square and resize.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Stop after so many episodes.")] = None,
     convention: Annotated[
         str | None,
         typer.Option(help="Row t is the move from frame t (departure) or to it (arrival), if unlike the layout."),
@@ -387,13 +387,13 @@ def main() -> None:
     run: Callable[[], None] = app
     with output.lossy():
         try:
+            if "" in sys.argv:  # which as a path is the working folder
+                raise UserError("an empty word on the command line; is a variable without a value?")
             run()
-        except (UserError, JobError) as error:
-            raise SystemExit(output.complain(error, 2 if isinstance(error, UserError) else 1)) from None
-        except OSError as error:
-            if error.filename is None:
+        except (UserError, JobError, OSError, MemoryError) as error:
+            if (known := in_one_line(error)) is None:
                 raise
-            raise SystemExit(output.complain(UserError(f"{error.filename}: {error.strerror}"), 2)) from None
+            raise SystemExit(output.complain(known, 2 if isinstance(known, UserError) else 1)) from None
 
 
 if __name__ == "__main__":

@@ -52,6 +52,16 @@ def refusals_named() -> Iterator[None]:
         raise UserError(f"{error.filename}: {error.strerror}") from error
 
 
+def in_one_line(error: BaseException) -> UserError | JobError | None:
+    """What to say of an error that ends a command: a file that the system refuses, memory; None for a bug."""
+    if isinstance(error, (UserError, JobError)):
+        return error
+    if isinstance(error, MemoryError):
+        return JobError(f"out of memory ({error}); ask for less")
+    filename = getattr(error, "filename", None)
+    return None if filename is None else UserError(f"{filename}: {getattr(error, 'strerror', '')}")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Of the machine or of an accelerator: Python's error, numpy's, those of torch's allocators, and the linker's."""
     words = ("can't allocate memory", "failed to map segment from shared object")

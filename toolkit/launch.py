@@ -59,6 +59,8 @@ def _launch(command_name: str, arguments: list[str]) -> int:
         check_preset(command, arguments)
         distributed.start()
         _run_hydra(command, arguments)
+        if one_job.last.folder is None and not sweep.directory:
+            output.check_written()  # --cfg, --info: what was asked for is what is printed
     except UserError as error:
         sweep.take_back()
         return _refused(error, 2)

@@ -43,7 +43,10 @@ def test_a_run_is_done_with_its_last_stage_whatever_its_summary_does(toy, monkey
 
 
 @pytest.mark.skipif(not os.path.exists(FULL), reason="no /dev/full here")
-@pytest.mark.parametrize("words", [("data", "list"), ("train-disco", "experiment=disco_smoke", "--dry-run")])
+@pytest.mark.parametrize(
+    "words",
+    [("data", "list"), ("train-disco", "experiment=disco_smoke", "--dry-run"), ("train-disco", "--cfg", "job")],
+)
 def test_a_command_that_only_prints_says_that_it_could_not(words):
     with open(FULL, "w") as nowhere:
         done = toolkit(*words, stdout=nowhere)
@@ -66,6 +69,13 @@ def test_a_terminal_without_dashes_gets_their_names(toy):
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     done = toolkit("runs", "show", "one", env=ascii_only)
     assert done.returncode == 0 and "train" in done.stdout and done.stdout.isascii()
+
+
+def test_a_stream_that_is_closed_takes_what_is_printed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with lossy():
+        sys.stdout.write("as Hydra does")
+    assert sys.stdout is None
 
 
 def test_streams_are_given_back_and_the_reason_is_kept():

@@ -33,6 +33,7 @@ def test_every_kind_of_sweep():
         (["a=1,2", "b=["], r"b=\[: "),
         (["a=interval(2.0,1.0)"], r"a=interval\(2\.0,1\.0\): "),
         (["a=tag(log,interval(0.0,1.0))"], "a=tag"),
+        (["a=interval(0.0,nan)"], "both ends must be finite numbers"),
     ],
 )
 def test_refusals(words, said):

@@ -18,7 +18,7 @@ from toolkit.plan import devices
 from toolkit.plan.devices import HERE, Cluster
 from toolkit.plan.estimate import USABLE, Pace, StagePlan, Tracer, plan_stage
 from toolkit.plan.pages import tables
-from toolkit.runs.output import tell
+from toolkit.runs.output import check_written, tell
 from toolkit.runs.stage_shape import StageShape
 from toolkit.schema import Job
 from toolkit.show.terminal import show
@@ -40,6 +40,7 @@ def main(
         plan = make_plan(command, config, shapes, cluster, measured)
     if as_json:
         print(json.dumps(plan, indent=2))
+        check_written()
     else:
         show(*tables(plan))
 

@@ -89,7 +89,9 @@ def printable(text: str) -> str:
 
 
 def _made_lossy(stream: Any) -> Any:
-    if stream is None or isinstance(stream, Lossy):
+    if stream is None:  # it was closed (``>&-``): a place for what others would print to nothing
+        return Lossy(open(os.devnull, "w", encoding="utf-8"))
+    if isinstance(stream, Lossy):
         return stream
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows \u2013 for a dash

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,8 @@ def _distribution(word: str, override: Any) -> Any:
         if isinstance(value, IntervalSweep):
             low: Any = value.start
             high: Any = value.end
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise ValueError("both ends must be finite numbers")
             if isinstance(low, int) and isinstance(high, int):
                 return IntDistribution(low, high, log=is_log)
             return FloatDistribution(low, high, log=is_log)

@@ -101,7 +101,12 @@ def resolve_runs(dirs_or_globs: Iterable[str | Path]) -> list[RunInfo]:
 
 
 def list_runs(root: str | Path = "runs", command: str | None = None) -> Table:
-    """One row per run below ``root``: where, status and how far, seed, wall time, overrides or the error."""
+    """One row per run below ``root``: where, status and how far, seed, wall time, overrides or the error.
+
+    Raises UserError for a ``root`` that is no folder, but for ``runs``, which is there after the first run.
+    """
+    if str(root) != "runs" and not Path(root).is_dir():
+        raise UserError(f"{root}: no such folder; runs are listed below one")
     runs = find_runs(root, command)
     rows: list[list[Cell]] = []
     statuses = [run.status for run in runs]
