@@ -11,6 +11,7 @@ from tests.icg import tiny
 from tests.icg.tiny import run
 from toolkit.errors import UserError
 from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance, guided, random_token_bank
+from toolkit.icg.guiders.random_text import null_inputs, text_inputs
 
 ICG, TSG = IndependentConditionGuidance, TimeStepGuidance
 
@@ -328,3 +329,13 @@ def test_image_to_image_counts_its_own_steps():
     with guided(pipe, ICG(2.0, start=0.5)), tiny.Calls(pipe.unet) as calls:
         pipe(**call, num_inference_steps=8, strength=0.5)
     assert calls.count == 6  # 4 steps are left of 8, the last 2 of them guided
+
+
+def test_the_null_condition_of_several_prompts_is_the_empty_text_or_the_negative_prompt_of_each():
+    """Stable Diffusion's own guidance is one call of twice the rows: the half that is not the prompts'."""
+    pipe, prompts = tiny.stable_diffusion(), ["a cat", "a dog", "a cow"]
+    for negative, text in ((None, ""), ("a hen", "a hen")):
+        found, wanted = null_inputs(pipe, prompts, negative), text_inputs(pipe, [text] * 3)
+        assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in found)
+    with pytest.raises(UserError, match="has no guidance of its own"):
+        null_inputs(pipe, ["", "", ""])
