@@ -128,6 +128,11 @@ def test_every_number_is_finite_and_no_name_is_empty(command):
                 check(changed)
 
 
+def test_a_seed_that_no_record_holds_is_refused():
+    with pytest.raises(UserError, match="seed=9223372036854775808: must be at most 9223372036854775807"):
+        compose(COMMANDS["train-disco"], [f"seed={2**63}"])
+
+
 def test_a_depth_with_which_two_to_its_power_fills_the_memory_is_refused():
     with pytest.raises(UserError, match=r"tokenizer_loss\.gan_depth=1000000000000000: must be at most 10"):
         compose(COMMANDS["train-ivideogpt"], ["tokenizer_loss.gan_depth=1000000000000000"])

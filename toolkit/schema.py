@@ -17,6 +17,7 @@ from toolkit.moved import moved_names
 if not TYPE_CHECKING:
     __getattr__ = moved_names(__name__, "toolkit.errors", ("UserError", "JobError", "Interrupted", "did_you_mean"))
 
+MOST_SEED = 2**63 - 1  # which a record holds: a run of a larger one could not be read again
 MISSING: Any = "???"  # OmegaConf's mark for a value that must come from a config group or the user
 
 
@@ -85,7 +86,7 @@ class Job:
     """
 
     command: str = ""
-    seed: int = number(0, least=0)
+    seed: int = number(0, least=0, most=MOST_SEED)
     device: str = choice("auto", "auto", "cpu", "cuda", "mps", computes=False)
     precision: str = choice("fp32", "fp32", "bf16", "fp16")
     compile: bool = False
