@@ -73,16 +73,16 @@ def _field(default: Any, metadata: dict[str, Any]) -> Any:
 class Job:
     """Keys that every command has.
 
-    command: its name; a preset says it too, so that another command can refuse the preset. seed: decides every random
-    number; on a CPU the same seed reproduces a run to the bit. device: where networks run; ``auto`` takes a GPU where
-    there is one. precision: of the arithmetic; ``bf16`` and ``fp16`` compute with 16 bits, and training keeps weights
-    and averages at 32; ``fp16``, on a GPU alone, scales the loss. compile: whether networks go through torch.compile.
-    num_threads: of a CPU job; None is as many as cores are free when it starts, and the same again when it goes on.
-    num_workers: threads that read data ahead; they change nothing but the speed. log_every_steps: steps between two
-    values of a curve. checkpoint_every_steps: steps between two checkpoints, from which an interrupted run goes on.
-    checkpoint_in_background: whether they are written, from a copy in the CPU's memory, while training goes on.
-    keep_checkpoints: how many of the newest are kept. keep_every_steps: checkpoints of multiples of this step are kept
-    besides; None keeps none. tracker: who else is told the curves, beside ``metrics.jsonl``.
+    command: name of the command. Presets of other commands are refused. seed: seed of all random numbers; on a CPU the
+    same seed reproduces a run bit for bit. device: where networks run; ``auto`` uses a GPU if there is one. precision:
+    number format of the computation. ``bf16`` and ``fp16`` compute with 16 bits; training keeps weights and averages at
+    32. ``fp16`` needs a GPU and scales the loss. compile: whether to compile networks with torch.compile. num_threads:
+    threads of a CPU job. None: the free cores at the start; a resumed run keeps the number. num_workers: threads that
+    load data ahead; only speed changes. log_every_steps: steps between two points of a curve. checkpoint_every_steps:
+    steps between two checkpoints, from which an interrupted run resumes. checkpoint_in_background: whether to write
+    checkpoints during training, from a copy in CPU memory. keep_checkpoints: how many of the newest checkpoints to
+    keep. keep_every_steps: also keeps checkpoints at multiples of this step. None: no others. tracker: where the curves
+    go beside ``metrics.jsonl``.
     """
 
     command: str = ""

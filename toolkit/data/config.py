@@ -20,16 +20,16 @@ PICTURES = "enhance,measure"  # the stages that another encoding of the pictures
 class Data:
     """A data set by name (see ``toolkit data list``); ``folder`` reads any folder of images.
 
-    name: of the data set; ``data=NAME`` says the same and sets what belongs to it. path: a folder of your own that
-    holds the files, or ``hf://datasets/OWNER/NAME`` of the hub. size_px: edge to which images are resized; None keeps
-    their size. channels: 1 for grey, 3 for colour; None keeps what they have. num_train: how many training items to
-    take; None takes all. valid_fraction: share of the training items that is held out where a set has no part of its
-    own for it. flip: whether images are mirrored at random. class_labels: whether classes are given to the network; a
-    folder's are read all the same where it has them. skip_bad: whether files that are no readable images are left
-    out, which is told; each is then decoded once to be sure. resize: how a folder's images are brought to size_px:
-    ``bicubic`` (antialiased), ``lanczos`` as EDM's and StyleGAN's tools, ``box`` as Downsampled ImageNet, ``adm`` as
-    ADM; published references differ by it. max_pixels: of one image; a file with more is refused unread. cache:
-    whether the decoded images of a large folder are kept for later passes and runs.
+    name: name of the data set. ``data=NAME`` sets it together with the settings that belong to it. path: your own
+    folder with the files, or ``hf://datasets/OWNER/NAME`` from the hub. size_px: edge in pixels that images are resized
+    to. None: keeps their size. channels: 1 for grey, 3 for colour. None: keeps what they have. num_train: number of
+    training items to use. None: all. valid_fraction: share of the training items held out if the set has no held-out
+    part of its own. flip: whether to mirror images at random. class_labels: whether the network is given the classes. A
+    folder's classes are read in any case, if it has them. skip_bad: whether to leave out files that are not readable
+    images, with a message. Each file is then decoded once. resize: how a folder's images are resized to size_px:
+    ``bicubic`` (antialiased), ``lanczos`` as in EDM's and StyleGAN's tools, ``box`` as in Downsampled ImageNet, ``adm``
+    as in ADM. Published references differ in this. max_pixels: most pixels of an image. A larger file is refused
+    unread. cache: whether to keep decoded images of a large folder for later passes and runs.
     """
 
     KINDS: ClassVar = ("points", "images")
@@ -52,9 +52,9 @@ class Data:
 class TextData:
     """A text corpus by name (see ``toolkit data list``); ``text_folder`` reads any folder of text or jsonl files.
 
-    name: of the corpus; ``data=NAME`` says the same. path: a folder of your own that holds the files. text_key: the
-    field of a jsonl line that holds the text. max_mb: how much of the corpus to take, in 10^6 bytes; None takes all.
-    valid_fraction: share of the documents that is held out.
+    name: name of the corpus. ``data=NAME`` sets it too. path: your own folder with the files. text_key: field of a
+    jsonl line that holds the text. max_mb: how much of the corpus to use, in 10^6 bytes. None: all. valid_fraction:
+    share of the documents held out.
     """
 
     KINDS: ClassVar = ("text",)
@@ -70,16 +70,17 @@ class TextData:
 class EpisodeData:
     """Episodes by name (kind ``episodes`` of ``toolkit data list``); ``episodes_folder`` reads any folder of npz.
 
-    name: of the data set; ``data=NAME`` says the same. path: a folder of your own that holds the episodes. size_px:
-    edge of the square frames; None keeps theirs. image_key: the array of an npz file that holds the frames. convention:
-    which move row t of actions and rewards in a folder is: from frame t (departure) or to it (arrival); None is
-    departure, refused where the first rows of all files are zeros. frame_step: every how manieth frame is kept.
-    num_train, num_valid: how many episodes to take, or to record. num_frames: of an episode that is recorded for this
-    run. valid_fraction: share of a folder's episodes that is held out. texture: of push_sprite, contrast within the
-    background. num_distractors: of push_sprite, still grey shapes in the background. random_goal: of push_sprite,
-    whether the goal is somewhere else in every world. agent_shape: of push_sprite, what moves is drawn as. augment:
-    whether clips are cropped and recoloured at random, as the release does. skip_bad: whether files that cannot be
-    read are left out, which is told.
+    name: name of the data set. ``data=NAME`` sets it too. path: your own folder with the episodes. size_px: edge of the
+    square frames in pixels. None: keeps their size. image_key: array of an npz file that holds the frames. convention:
+    meaning of row t of a folder's actions and rewards: the move that leaves frame t (``departure``) or the one that
+    leads to it (``arrival``). None: departure, but an error if the first rows of all files are zeros. frame_step: keeps
+    every n-th frame; 1 keeps all. num_train: number of training episodes to use, or to record. num_valid: number of
+    held-out episodes to use, or to record. num_frames: frames of each episode that is recorded for this run.
+    valid_fraction: share of a folder's episodes held out. texture: contrast within the background of push_sprite.
+    num_distractors: number of still grey shapes in the background of push_sprite. random_goal: whether the goal of
+    push_sprite is in a different place in every world. agent_shape: shape of the agent that moves in push_sprite.
+    augment: whether to crop and recolour clips at random, as the release does. skip_bad: whether to leave out files
+    that cannot be read, with a message.
     """
 
     KINDS: ClassVar = ("episodes",)
@@ -104,14 +105,15 @@ class EpisodeData:
 
 @dataclass
 class Encode:
-    """How the result is written; a run that failed or is done may be resumed with other values, hdr excepted.
+    """How the result is written; a failed or finished run can be resumed with other values, except for hdr.
 
-    codec: h264, hevc, or png, which makes ``output`` a folder of numbered pictures. crf: constant rate factor, 0
-    (lossless up to the colour conversion) to 51; the release uses 17. speed: of the encoder; slower ones write smaller
-    files. pix_fmt: ``auto`` is yuv420p, which every player shows, at the even size next to an odd one, or 10 bits where
-    hevc keeps HDR and 16 where png gets more than 8; yuv444p keeps odd sizes; yuv420p10le and yuv444p10le are hevc's
-    with 10 bits, rgb48 png's with 16 (the network gives 8). hdr: of a PQ or HLG input: keep it, or make of it what
-    screens without HDR show. audio: whether sound is copied.
+    codec: ``h264``, ``hevc``, or ``png``, which makes ``output`` a folder of numbered pictures. crf: constant rate
+    factor, from 0 (lossless except for the colour conversion) to 51. The release uses 17. speed: speed of the encoder.
+    Slower ones write smaller files. pix_fmt: pixel format. ``auto`` is yuv420p, which every player shows; an odd size
+    becomes the even one next to it. It takes 10 bits where hevc keeps HDR, and 16 where png gets more than 8. yuv444p
+    keeps odd sizes. yuv420p10le and yuv444p10le are hevc's formats with 10 bits, rgb48 is png's with 16 (the network
+    gives 8). hdr: what happens to a PQ or HLG input: keep it, or convert it for screens without HDR (``tonemap``).
+    audio: whether to copy the sound.
     """
 
     codec: str = choice("h264", *PIX_FMTS, rewrites=PICTURES)

@@ -18,9 +18,9 @@ MEASURES += ["memorisation"]
 class EncoderConfig:
     """E(y): a ViT with one class token per latent (appendix D.1), or an MLP for points and tiny images.
 
-    kind: which of the two. width, depth: of its hidden layers. num_heads, patch_size: of the ViT; patches are squares
-    of pixels. init_scale: factor on the initial weights of the head that gives the logits; a larger one starts with
-    more decided codes.
+    kind: ViT or MLP. width: width of the hidden layers. depth: number of hidden layers. num_heads: attention heads of
+    the ViT. patch_size: edge of the ViT's square patches in pixels. init_scale: factor on the initial weights of the
+    output layer that gives the logits. A larger one starts with more decided codes.
     """
 
     kind: str = choice("vit", "vit", "mlp")
@@ -35,19 +35,19 @@ class EncoderConfig:
 class Latents:
     """What z is, how it is drawn, and how it enters the denoiser (sections 3.1 to 3.3).
 
-    kind: ``discrete`` is the paper's; in its place no latents, the class labels, k-means clusters, random codes, or
-    continuous latents as in a VAE. num_latents: m, latents per sample, each with a table of its own. codebook_size: k,
-    codes of each latent; of continuous ones, their dimension. hard: straight-through one-hot codes in training; false
-    relaxes them. temperature: of the Gumbel-softmax in training. extraction_temperature: of the codes that the prior
-    learns from. drop: share of the samples whose latents are replaced by a learned null in training, as guidance on z
-    needs. usage_bonus: weight of the entropy of the mean code, against merged and dead codes (ours).
-    restart_dead_codes: whether codes that nothing uses start anew (ours). kl_weight: of continuous latents, the weight
-    of their divergence.
+    kind: kind of latents. ``discrete`` is the paper's; for comparison: no latents, class labels, k-means clusters,
+    random codes, or continuous latents as in a VAE. num_latents: m, the number of latents per sample; each has its own
+    codebook. codebook_size: k, the number of codes of each latent, or the dimension of continuous ones. hard: whether
+    training uses one-hot codes (straight-through) instead of relaxed ones. temperature: temperature of the
+    Gumbel-softmax in training. extraction_temperature: temperature for the codes that the prior learns from. drop:
+    share of the training samples whose latents become a learned null. Guidance on z needs it. usage_bonus: weight of
+    the entropy of the mean code, which counters merged and dead codes (ours). restart_dead_codes: whether unused codes
+    start anew (ours). kl_weight: weight of the KL divergence of continuous latents.
 
-    width: of the latents' tokens. num_layers: of the Transformer over these tokens; 0 leaves it out. num_heads: of that
-    Transformer. num_groups: 1 shows all latents to every attention; more give each group a resolution of its own, the
-    first the lowest. film: latents also scale and shift the features. null_kv: a learned token more in every
-    cross-attention, so that it can look away from z.
+    width: width of the latents' tokens. num_layers: layers of the Transformer on these tokens; 0 leaves it out.
+    num_heads: attention heads of that Transformer. num_groups: 1 shows all latents to every attention layer. More give
+    each group its own resolution, from the lowest up. film: whether latents also scale and shift the features. null_kv:
+    whether every cross-attention gets one more learned token, so that it can ignore z.
     """
 
     kind: str = choice("discrete", "none", "discrete", "labels", "kmeans", "random", "continuous")
@@ -85,10 +85,10 @@ class Latents:
 class Loss:
     """EDM's noise distribution and weighting (Karras et al. 2022, table 1).
 
-    p_mean, p_std: of the logarithm of sigma in training, a normal distribution. sigma_data: standard deviation of the
-    data; None measures it. weighting: ``edm``, or ``edm_monotonic``, which keeps its peak towards larger noise.
-    log_snr_shift: shift of the signal-to-noise ratio for larger images, 2 ln(64 / H) for H pixels; of
-    ``edm_monotonic``. label_drop: share of the class labels that are dropped in training.
+    p_mean: mean of log sigma in training (a normal distribution). p_std: standard deviation of log sigma in training.
+    sigma_data: standard deviation of the data. None: measured. weighting: ``edm``, or ``edm_monotonic``, which keeps
+    its peak value towards larger noise. log_snr_shift: shift of the log signal-to-noise ratio for larger images with
+    ``edm_monotonic``; 2 ln(64 / H) for H pixels. label_drop: share of the class labels dropped in training.
     """
 
     p_mean: float = -1.2
@@ -103,16 +103,16 @@ class Loss:
 class Optim:
     """Adam on denoiser and encoder, EDM's EMA on the denoiser.
 
-    num_steps: optimiser steps of the denoiser, and of the baseline; a larger number trains on. batch_size: samples per
-    step, over all processes. micro_batch_size: samples per pass and process, whose gradients are accumulated; None is
-    all at once. gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward
-    pass. lr: learning rate. encoder_lr: that of the encoder; None is lr. betas: Adam's two. weight_decay: AdamW's; 0 is
-    Adam. warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after that. grad_clip:
-    largest norm of the gradient; None sets no limit. ema_half_life_images: training images after which a weight counts
-    half in the average that is sampled. ema_ramp_up: cuts the half-life to this share of the images seen so far; None
-    does not. ema_sigma_rels: relative widths of the averages that are tracked for post-hoc EMA (EDM2's are 0.05 and
-    0.1); empty tracks none. ema_snapshot_every_steps: steps between two snapshots of them. sharding: ``fsdp`` spreads
-    weights, gradients, moments and averages over the processes.
+    num_steps: optimiser steps of the denoiser, and of the baseline; a larger number continues a finished training.
+    batch_size: samples per step, over all processes. micro_batch_size: samples per pass and process; gradients are
+    accumulated. None: all at once. gradient_checkpointing: whether blocks store only their inputs and are recomputed in
+    the backward pass. lr: learning rate. encoder_lr: learning rate of the encoder. None: lr. betas: Adam's two betas.
+    weight_decay: weight decay of AdamW; 0 is Adam. warmup_steps: steps over which the learning rate rises from 0.
+    schedule: schedule of the learning rate after the warm-up. grad_clip: largest norm of the gradient. None: no limit.
+    ema_half_life_images: half-life of the sampled weight average, in training images. ema_ramp_up: limits the half-life
+    to this share of the images seen so far. None: no limit. ema_sigma_rels: relative widths of the averages that are
+    tracked for post-hoc EMA (EDM2's are 0.05 and 0.1). Empty: none. ema_snapshot_every_steps: steps between two
+    snapshots of these averages. sharding: ``fsdp`` spreads weights, gradients, moments and averages over the processes.
     """
 
     num_steps: int = number(2000, least=1, extends="denoiser,baseline")
@@ -144,11 +144,12 @@ class Optim:
 class PriorConfig:
     """A(z): the autoregressive Transformer (appendix D.1), or a simpler prior for comparison.
 
-    kind: autoregressive, each slot's own frequencies, or all codes alike. width, depth, num_heads, dropout: of the
-    Transformer. num_steps: optimiser steps, fewer where the held-out loss stops falling. batch_size: code tuples per
-    step. micro_batch_size: code tuples per pass; None is all at once. lr: learning rate. weight_decay: that of AdamW.
+    kind: autoregressive, the code frequencies of each latent (``marginal``), or all codes equally likely (``uniform``).
+    width: width of the Transformer. depth: its layers. num_heads: its attention heads. dropout: its dropout. num_steps:
+    optimiser steps at most; training ends earlier if the held-out loss stops falling. batch_size: code tuples per step.
+    micro_batch_size: code tuples per pass. None: all at once. lr: learning rate. weight_decay: weight decay of AdamW.
     grad_clip: largest norm of the gradient. eval_every_steps: steps between two measurements of the held-out loss.
-    patience: measurements without a better one after which training ends.
+    patience: training ends after so many measurements without an improvement.
     """
 
     kind: str = choice("autoregressive", "autoregressive", "marginal", "uniform")
@@ -175,17 +176,18 @@ class PriorConfig:
 class Sampling:
     """How samples are drawn (algorithm 3, EDM's samplers, Restart).
 
-    num_samples: how many are shown and saved. batch_size: how many at a time; it changes nothing but the speed. solver:
-    ``heun`` is EDM's deterministic one, ``churn`` its stochastic one, ``restart`` that of Xu et al. 2023. num_steps:
-    noise levels; Heun evaluates the network 2 num_steps - 1 times. sigma_min, sigma_max, rho: EDM's grid of noise
-    levels. churn: S_churn of ``churn``. latents: where z comes from: the prior, the encoder on real images, or
-    ``fixed``. fixed: the codes of ``latents=fixed``, one per slot. prefix: codes that the first slots keep, the prior
-    draws the rest. temperature: of the prior's draws. cfg_scale: guidance on z, 0 is none, 1 the paper's. cfg_interval:
-    noise levels, low and high, within which it guides; None is everywhere. latents_off_below: noise level below which z
-    is left out. null_model: a network without latents that takes the place of the null branch, in guidance and below
-    latents_off_below: ``baseline``, or a folder or hub id. show_latents: pictures of what z means beside the samples:
-    samples that share z, and one latent changed at a time. ema_sigma_rel: relative width of the average that samples
-    and is measured, put together from a training's snapshots (optim.ema_sigma_rels); None is the one of
+    num_samples: number of samples to show and save. batch_size: samples at a time; only speed changes. solver: ``heun``
+    is EDM's deterministic sampler, ``churn`` its stochastic one, ``restart`` that of Xu et al. 2023. num_steps: number
+    of noise levels. Heun evaluates the network 2 num_steps - 1 times. sigma_min: smallest noise level. sigma_max:
+    largest noise level. rho: exponent of the noise levels. churn: S_churn of ``solver=churn``. latents: where z comes
+    from: the prior, the encoder applied to real images (``oracle``), or ``fixed`` codes. fixed: the codes for
+    ``latents=fixed``, one per latent. prefix: fixed codes for the first latents; the prior draws the rest. temperature:
+    temperature of the prior. cfg_scale: scale of guidance on z. 0 is none, 1 the paper's. cfg_interval: noise levels
+    [low, high] between which guidance acts. None: everywhere. latents_off_below: noise level below which z is left out.
+    null_model: network without latents that replaces the null branch, in guidance and below latents_off_below:
+    ``baseline``, or a folder or hub id. show_latents: whether to draw what z means, beside the samples: samples that
+    share z, and one latent changed at a time. ema_sigma_rel: relative width of the sampled weight average,
+    reconstructed from the snapshots of training (optim.ema_sigma_rels). None: the average of
     optim.ema_half_life_images.
     """
 
@@ -230,9 +232,10 @@ class Sampling:
 class Measure:
     """Which measures to take (``docs/disco.md`` says what each is), and on how much.
 
-    names: the measures. num_samples: samples of each score. num_repeats: sampling seeds of each score. evaluations:
-    network evaluations per sample at which quality is measured. sigmas: noise levels at which loss and Jacobian are
-    measured. cfg_scales: scales of the measure ``guidance``. num_trajectories: sampling paths that are followed.
+    names: names of the measures. num_samples: samples for each score. num_repeats: sampling seeds for each score.
+    evaluations: network evaluations per sample at which quality is measured. sigmas: noise levels at which loss and
+    Jacobian are measured. cfg_scales: scales for the measure ``guidance``. num_trajectories: number of sampling paths
+    to follow.
     """
 
     names: list[str] = field(
@@ -259,11 +262,12 @@ class Measure:
 class TrainDisco(Job):
     """``toolkit train-disco``.
 
-    stage: the last one to run: denoiser (with its encoder), baseline, prior, sample, measure; ``all`` is every one.
-    model: a trained run, or one that ships, ``faces32`` or ``mnist28``; only sampled and measured. init: a run, folder
-    or hub id of a denoiser whose weights training starts from. baseline: the network to compare with: none, the same
-    without latents, or one of as many parameters as the denoiser, or (``matched_total``) as denoiser and encoder. data:
-    a data set by name, as ``toolkit data list`` shows them. network: the denoiser, by name of a file in conf/network.
+    stage: last stage to run: denoiser (with its encoder), baseline, prior, sample, measure; ``all`` runs every one.
+    model: a trained run, or a model that ships (``faces32`` or ``mnist28``). It is only sampled and measured. init:
+    run, folder or hub id of a denoiser whose weights training starts from. baseline: network to compare with: none, the
+    same without latents, or one with as many parameters as the denoiser (``matched``) or as denoiser and encoder
+    (``matched_total``). data: name of a data set; ``toolkit data list`` shows them. network: the denoiser, by the name
+    of a file in conf/network.
     """
 
     command: str = "train-disco"

@@ -19,10 +19,11 @@ SMALL_CURVE = [1.25, 1.5, 2.0, 3.0]
 class Sampling:
     """How samples are drawn: EDM's grid of noise levels, and how many.
 
-    num_samples: how many are drawn with every method. batch_size: how many at a time; it changes nothing but the speed;
-    null is 512, and what makes about two million pixels in a pipeline.
-    num_steps: noise levels, or the scheduler's steps of a pipeline. sigma_min, sigma_max, rho: the grid, of models that
-    are no pipelines. temperature: of the prior's draws, for models with discrete latents.
+    num_samples: number of samples to draw with every method. batch_size: samples at a time; only speed changes. None:
+    512, or in a pipeline as many as make about two million pixels. num_steps: number of noise levels, or of the
+    scheduler's steps in a pipeline. sigma_min: smallest noise level of the grid (not in pipelines). sigma_max: largest
+    noise level of the grid (not in pipelines). rho: exponent of the grid (not in pipelines). temperature: temperature
+    of the prior, for models with discrete latents.
     """
 
     num_samples: int = number(64, least=1)
@@ -43,10 +44,11 @@ class Sampling:
 
 @dataclass
 class Loss:
-    """EDM's noise distribution, for the two small models that are made where ``model`` is not given.
+    """EDM's noise distribution, for the two small models that are trained without ``model``.
 
-    p_mean, p_std: of the logarithm of sigma in training, a normal distribution. label_drop: share of the labels that
-    the model for classifier-free guidance is trained without; the other one sees them all.
+    p_mean: mean of log sigma in training (a normal distribution). p_std: standard deviation of log sigma in training.
+    label_drop: share of the labels that is dropped in training the model for classifier-free guidance. The other model
+    sees all labels.
     """
 
     p_mean: float = -1.2
@@ -56,11 +58,11 @@ class Loss:
 
 @dataclass
 class Optim:
-    """AdamW and EDM's EMA, of the two small models.
+    """AdamW and EDM's EMA, for the two small models.
 
-    num_steps: optimiser steps. batch_size: images per step. lr: learning rate. schedule: of the learning rate.
-    grad_clip: largest norm of the gradient. weight_decay: that of AdamW. ema_half_life_images: training images after
-    which a weight counts half in the average that is sampled.
+    num_steps: optimiser steps. batch_size: images per step. lr: learning rate. schedule: schedule of the learning rate.
+    grad_clip: largest norm of the gradient. weight_decay: weight decay of AdamW. ema_half_life_images: half-life of the
+    sampled weight average, in training images.
     """
 
     num_steps: int = number(600, least=1)
@@ -76,7 +78,7 @@ class Optim:
 class Exact:
     """``model=exact``: the exact denoiser of Gaussians on a ring of radius 3, one per class.
 
-    num_classes: how many Gaussians. std: the standard deviation of each.
+    num_classes: number of Gaussians. std: standard deviation of each Gaussian.
     """
 
     num_classes: int = number(8, least=2, most=64)
@@ -85,14 +87,14 @@ class Exact:
 
 @dataclass
 class Measure:
-    """What is measured where the model's data is at hand.
+    """What is measured, if there is data to compare with.
 
-    enabled: whether anything is measured. num_samples: samples of each score; null is ``sampling.num_samples``, or for
-    the small models as many as there are training items, at most 5,000. num_repeats: sampling seeds; null is 1, and 2
-    for the small models. neighbours: k of precision and recall. curve: scales measured for every method beside its own;
-    null is 1.25, 1.5, 2 and 3 for the small models and the methods that have a curve, none for others. untrained_null:
-    whether to add classifier-free guidance with a null condition that the model never saw, as a control. clip: folder
-    or hub id of a CLIP model, to score pictures against their prompts.
+    enabled: whether to measure anything. num_samples: samples for each score. None: ``sampling.num_samples``; for the
+    small models as many as there are training items, at most 5,000. num_repeats: number of sampling seeds. None: 1; for
+    the small models 2. neighbours: k of precision and recall. curve: scales that are measured for every method in
+    addition to its own. None: 1.25, 1.5, 2 and 3 for the small models and methods that have a curve, none for others.
+    untrained_null: whether to add classifier-free guidance with a null condition that the model never saw, as a
+    control. clip: folder or hub id of a CLIP model that scores pictures against their prompts.
     """
 
     enabled: bool = True
@@ -113,18 +115,18 @@ class Measure:
 class SampleICG(Job):
     """``toolkit sample-icg``.
 
-    model: a run, a model folder, a pipeline's folder, a hub id, or ``exact``; without it two small models are made,
-    once. guidance: the method; each has keys of its own. compare: the methods beside it, as names or
-    ``{method: tsg, scale: 3}``; None is no guidance, and the usual ones for the small models. batched: whether the
-    calls of a step run as one of twice or thrice the rows. labels: classes to draw: a number, a name, a list of them,
-    or a file with one a line; None draws them. prompts: for text models: a text, a list, or a file with one a line;
-    None takes eight of ours. negative_prompt: for cfg on a text model, what its second branch sees instead of the empty
-    prompt. size_px: edge of the pictures of a text model. scheduler: of a pipeline, by its name in diffusers; None is
-    the pipeline's own. call: what else a pipeline's call takes, ``{num_frames: 16, image: FILE}``: pictures are given
-    as files. part: the network of a run to sample; None is its denoiser. vae: folder or hub id of the decoder, for a
-    network that works on latents. data: what the small models are trained on, or the model's samples are measured
-    against; None is the model's own, and digits for the small models. network: that of the small models, by name of a
-    file in conf/network.
+    model: a run, a model folder, a pipeline's folder, a hub id, or ``exact``; without it two small models are trained,
+    once. guidance: guidance method; each has its own keys. compare: other methods to compare with, as names or
+    ``{method: tsg, scale: 3}``. None: no guidance; for the small models the usual methods. batched: whether the calls
+    of a step run as one call with two or three times the rows. labels: classes to draw: a number, a name, a list of
+    them, or a file with one a line; without it every class, or random ones in a pipeline. prompts: prompts of a text
+    model: a text, a list, or a file with one a line. None: eight of ours. negative_prompt: what the second branch of
+    cfg sees instead of the empty prompt, on a text model. size_px: edge of a text model's pictures in pixels.
+    scheduler: scheduler of a pipeline, by its name in diffusers. None: the pipeline's own. call: other arguments of a
+    pipeline's call, ``{num_frames: 16, image: FILE}``. Pictures are given as files. part: network of a run to sample.
+    None: its denoiser. vae: folder or hub id of the decoder for a network that works on latents. data: training data of
+    the small models, or the data that the model's samples are compared with. None: the model's own; digits for the
+    small models. network: network of the small models, by the name of a file in conf/network.
     """
 
     command: str = "sample-icg"

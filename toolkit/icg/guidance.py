@@ -20,11 +20,13 @@ Seed = int | Sequence[int]
 class Guidance:
     """One way to guide: a row of METHODS, and the keys of the group ``guidance``.
 
-    method: its name; the choice ``guidance=`` sets it. scale: w, 1 is no guidance: one number, or a list to compare
-    several; it weighs the condition (cfg, icg and their combinations with TSG), or the weak branch of the method where
-    there is but one. start, stop: shares of the steps between which it guides. t_min, t_max: times, in thousandths,
-    between which it guides. sigma_min, sigma_max: noise levels between which it guides; None has no limit. rescale: how
-    far the contrast is pulled back to that of the conditional model (Lin et al. 2023, equation 16); 0 is off.
+    method: name of the method. ``guidance=`` sets it. scale: w, where 1 is no guidance; a number, or a list to compare
+    several. It weighs the condition (cfg, icg and their combinations with TSG), or the weak branch of methods that have
+    only that. start: share of the steps after which guidance starts. stop: share of the steps after which guidance
+    stops. t_min: lowest time with guidance, in thousandths. t_max: highest time with guidance, in thousandths.
+    sigma_min: lowest noise level with guidance. None: no limit. sigma_max: highest noise level with guidance. None: no
+    limit. rescale: how far the contrast is brought back to that of the conditional model (Lin et al. 2023, equation
+    16); 0 is off.
 
     What the command must know of a method:
         label: for people. guides: False for the model as it is.

@@ -37,7 +37,7 @@ class NoGuidance(Guidance):
 
 @dataclass
 class CFG(Guidance):
-    """Classifier-free guidance: the model's own null condition, which it must have been trained with."""
+    """Classifier-free guidance with the model's own null condition, which it must have been trained with."""
 
     label: ClassVar[str] = "CFG"
     on_condition: ClassVar[bool] = True
@@ -55,13 +55,14 @@ class ICG(Guidance):
     """Independent condition guidance; see IndependentConditionGuidance for the keys.
 
     condition: where the random condition comes from: a random class, Gaussian noise, a bank of random prompts, or the
-    conditions of the batch shuffled; ``auto`` takes what fits the model. fields: the network's inputs that are drawn
-    anew; None is labels, latents and text, whichever are there. resample: a new condition at every step (the paper's),
-    or one for the whole run. exclude_own: whether the sample's own class is never drawn. num_draws: conditions averaged
-    per step. std: of Gaussian conditions: ``tensor`` (the paper's), ``sample``, or a number. control_std: of a random
-    picture in the place of a ControlNet's; None keeps it. bank_rows: random prompts; None is the guider's own number.
-    cads_scale: noise on the condition that fades in the course of sampling (CADS, Sadat et al. 2024); 0 is off.
-    cads_tau1, cads_tau2: times between which it fades.
+    shuffled conditions of the batch. ``auto`` chooses what fits the model. fields: inputs of the network that are
+    replaced by random ones. None: labels, latents and text, as far as the model has them. resample: whether to draw a
+    new condition at every step (the paper's) or once a run. exclude_own: whether the sample's own class is never drawn.
+    num_draws: number of conditions averaged per step. std: standard deviation of Gaussian conditions: ``tensor`` (the
+    paper's), ``sample``, or a number. control_std: standard deviation of a random picture that replaces a ControlNet's.
+    None: keeps the picture. bank_rows: number of random prompts in the bank. None: the guider's default. cads_scale:
+    noise on the condition that fades during sampling (CADS, Sadat et al. 2024); 0 is off. cads_tau1, cads_tau2: times
+    between which that noise fades.
     """
 
     label: ClassVar[str] = "ICG"
@@ -98,11 +99,11 @@ class ICG(Guidance):
 class TSG(Guidance):
     """Time-step guidance; see TimeStepGuidance for the keys. ``scale`` is its own w.
 
-    noise_scale: s, the size of the noise on the time embedding. alpha: power of t that it is scaled by; lower perturbs
-    more. std_scaling: whether the noise is also scaled by the embedding's standard deviation, as in the paper's
-    experiments. max_layers: perturb only the first so many blocks of a DiT (table 6c), or of a UNet's
-    encoder and decoder; None is all.
-    time_embedding_modules: names or patterns of the modules, where the search finds none or several.
+    noise_scale: s, the size of the noise on the time embedding. alpha: power of t that scales the noise. A lower one
+    perturbs more. std_scaling: whether the noise is also scaled by the embedding's standard deviation, as in the
+    paper's experiments. max_layers: perturbs only the first so many blocks of a DiT (table 6c), or of a UNet's encoder
+    and decoder. None: all. time_embedding_modules: names or patterns of the modules, for models where the search finds
+    none or several.
     """
 
     label: ClassVar[str] = "TSG"
@@ -125,7 +126,7 @@ class TSG(Guidance):
 
 @dataclass
 class ICGAndTSG(ICG):
-    """Both together in three calls (table 4); ``scale`` is ICG's, ``tsg`` holds TSG's settings."""
+    """ICG and TSG together in three calls (table 4); ``scale`` is ICG's, ``tsg`` holds TSG's settings."""
 
     label: ClassVar[str] = "ICG + TSG"
     has_curve: ClassVar[bool] = False
@@ -153,7 +154,7 @@ class ICGAndTSG(ICG):
 
 @dataclass
 class CFGAndTSG(CFG):
-    """Classifier-free and time-step guidance in three calls; ``scale`` is that of the former."""
+    """Classifier-free and time-step guidance in three calls; ``scale`` is that of the first."""
 
     label: ClassVar[str] = "CFG + TSG"
     has_curve: ClassVar[bool] = False
@@ -181,8 +182,8 @@ class CFGAndTSG(CFG):
 class AutoGuidance(Guidance):
     """Guidance with a worse version of the model (Karras et al. 2024).
 
-    weak: run folder of the worse version; None trains one beside the small models. weak_fraction: of the training of
-    the small models, the share that the worse one gets.
+    weak: run folder of the worse version. None: one is trained beside the small models. weak_fraction: share of the
+    small models' training that the worse model gets.
     """
 
     label: ClassVar[str] = "autoguidance"

@@ -17,11 +17,12 @@ class TokenizerConfig:
     """The compressive tokenizer's network; keys as in the release's config.json, sizes of its 64x64 model.
 
     block_out_channels: widths of the levels; every level but the last halves the image. layers_per_block: residual
-    blocks of a level. latent_channels: of the latent map and of the codes. norm_num_groups: groups of the group norms.
-    num_vq_embeddings: codes for context frames. num_dyn_embeddings: codes for future frames. patch_size: latents on an
-    edge of a future frame's token. max_att_resolution: largest map with cross-attention. dropout: of the
-    cross-attention, in training. start_diagonal: how sharply cross-attention begins at its own place (ours); 0 is
-    random. start_from_plain: whether the conditional pair begins as a copy of the context pair (256x256, appendix A.1).
+    blocks per level. latent_channels: channels of the latent map and of the codes. norm_num_groups: groups of the group
+    norms. num_vq_embeddings: number of codes for context frames. num_dyn_embeddings: number of codes for future frames.
+    patch_size: edge of a future frame's token in latents. max_att_resolution: largest map with cross-attention.
+    dropout: dropout of the cross-attention in training. start_diagonal: how strongly cross-attention prefers its own
+    position at the start of training (ours); 0 is random. start_from_plain: whether the conditional encoder and decoder
+    start as a copy of those for the context (256x256, appendix A.1).
     """
 
     block_out_channels: list[int] = number([128, 256, 512], least=4)
@@ -50,11 +51,11 @@ class TokenizerConfig:
 class Codebook:
     """How the two codebooks learn. The release: by gradient, from +-1/8192, nothing else.
 
-    kind: by gradient, or by moving averages of what is encoded. decay: of the moving averages. warmup_steps: without
-    quantising; then the codebooks start from what is encoded. restart_below: of ema, uses per batch below which a code
-    starts anew; None never. apart: whether codes start, and start anew, far from the others (k-means++), not at any
-    latent (ours). restart_until: share of the training in which codes may start anew. frozen: whether to keep the
-    codebooks of init (tokenizer-only adaptation).
+    kind: by gradient, or by moving averages of the encoded latents (``ema``). decay: decay of the moving averages.
+    warmup_steps: steps without quantisation, after which the codebooks start from encoded latents. restart_below: a
+    code used less often per batch than this starts anew (``kind=ema``). None: never. apart: whether codes start, and
+    start anew, far from the others (k-means++) instead of at any latent (ours). restart_until: share of the training in
+    which codes may start anew. frozen: whether to keep the codebooks of init (tokenizer-only adaptation).
     """
 
     kind: str = choice("gradient", "gradient", "ema")
@@ -71,11 +72,11 @@ class TokenizerLoss:
     """Appendix A.2: reconstruction, perceptual and commitment with equal weights; optionally adversarial.
 
     reconstruction: absolute or squared difference. motion_weight: extra weight of pixels that differ from the last
-    context frame (ours). contrast_weight: extra weight of pixels that differ from their frame's median (ours).
-    perceptual: LPIPS, a difference of image gradients in its place, or none. perceptual_weight: of that distance.
-    perceptual_path: folder or hub id of the weights of LPIPS. commitment: weight of the commitment loss. gan: whether a
-    discriminator takes part. gan_start_step: step at which it begins. gan_weight: of its loss. gan_depth: levels of the
-    discriminator. gan_hidden: its width.
+    context frame (ours). contrast_weight: extra weight of pixels that differ from the median of their frame (ours).
+    perceptual: LPIPS, a difference of image gradients instead, or none. perceptual_weight: weight of that distance.
+    perceptual_path: folder or hub id of the weights of LPIPS. commitment: weight of the commitment loss. gan: whether
+    to train with a discriminator. gan_start_step: step at which the discriminator starts. gan_weight: weight of the
+    discriminator's loss. gan_depth: levels of the discriminator. gan_hidden: width of the discriminator.
     """
 
     reconstruction: str = choice("l1", "l1", "l2")
@@ -105,10 +106,10 @@ class TokenizerOptim:
     """AdamW (betas 0.9 and 0.999), counted in updates of the weights.
 
     num_steps: updates; 0 keeps the tokenizer of init. batch_size: clips per update, over all processes.
-    micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once. num_future:
-    future frames of a clip that are encoded in one update. lr: learning rate. schedule: of the learning rate after the
-    warm-up. warmup_steps: over which it rises from 0. weight_decay: that of AdamW. grad_clip: largest norm of the
-    gradient.
+    micro_batch_size: clips per pass and process; gradients are accumulated. None: all at once. num_future: future
+    frames of a clip that are encoded in one update. lr: learning rate. schedule: schedule of the learning rate after
+    the warm-up. warmup_steps: steps over which the learning rate rises from 0. weight_decay: weight decay of AdamW.
+    grad_clip: largest norm of the gradient.
     """
 
     num_steps: int = number(100_000, least=0, extends="tokenizer")
@@ -126,10 +127,11 @@ class TokenizerOptim:
 class TransformerConfig:
     """The Llama that models the tokens; keys as in its config.json, sizes of the small model.
 
-    hidden_size: features of a token. intermediate_size: features inside the feed-forward part. num_hidden_layers: how
-    many layers. num_attention_heads: query heads of a layer. num_key_value_heads: None for as many as query heads.
-    max_position_embeddings: the longest sequence of tokens. attention_dropout: in training. spatial_embedding: whether
-    tokens are told where in the picture they lie (ours).
+    hidden_size: features of a token. intermediate_size: features inside the feed-forward part. num_hidden_layers:
+    number of layers. num_attention_heads: query heads per layer. num_key_value_heads: key and value heads per layer.
+    None: as many as query heads. max_position_embeddings: length of the longest sequence of tokens. attention_dropout:
+    dropout of the attention in training. spatial_embedding: whether tokens get an embedding of their place in the
+    picture (ours).
     """
 
     hidden_size: int = number(768, least=8)
@@ -160,14 +162,14 @@ class TransformerOptim:
     """AdamW; weight decay on matrices only, not on embeddings (as the release).
 
     num_steps: updates; 0 keeps the transformer of init. batch_size: clips per update, over all processes.
-    micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once.
-    gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward pass. lr:
-    learning rate. betas: AdamW's two. schedule: of the learning rate after the warm-up. warmup_steps: over which it
-    rises from 0. weight_decay: that of AdamW. grad_clip: largest norm of the gradient. first_frame_weight: of the loss
-    of the first future frame (ours). own_tokens: share of the tokens of future frames that are read as the network
-    itself draws them, not as they are (ours): roll-outs hold such. reward_weight: of the loss of the rewards.
-    cached_clips: how many clips are tokenised once and learned from; None takes new clips at every step. sharding:
-    ``fsdp`` spreads weights, gradients and moments over the processes.
+    micro_batch_size: clips per pass and process; gradients are accumulated. None: all at once. gradient_checkpointing:
+    whether blocks store only their inputs and are recomputed in the backward pass. lr: learning rate. betas: AdamW's
+    two betas. schedule: schedule of the learning rate after the warm-up. warmup_steps: steps over which the learning
+    rate rises from 0. weight_decay: weight decay of AdamW. grad_clip: largest norm of the gradient. first_frame_weight:
+    weight of the loss of the first future frame (ours). own_tokens: share of the input tokens of future frames that are
+    the network's own draws instead of the true ones (ours), as in roll-outs. reward_weight: weight of the loss of the
+    rewards. cached_clips: number of clips that are tokenised once and trained on. None: new clips at every step.
+    sharding: ``fsdp`` spreads weights, gradients and moments over the processes.
     """
 
     num_steps: int = number(100_000, least=0, extends="transformer")
@@ -204,11 +206,12 @@ class Optim:
 class Rollout:
     """Imagined clips: truth, reconstruction, imagination and what other actions would do, side by side.
 
-    num_clips: how many. num_frames: imagined ones; None: as many as a training clip has. on_overflow: beyond the
-    positions, refuse, or renew the context. sampling: draw tokens, or take the most likely. temperature: of the draws.
-    top_k: draw among so many tokens; None among all. The trained model keeps these three. as_trained: whether, where
-    they stand at their defaults, a model that is read is sampled as it says itself; false: as they say. scale: by which
-    the frames are enlarged in the video. rate_fps: of the video.
+    num_clips: number of clips. num_frames: imagined frames. None: as many as a training clip has. on_overflow: what
+    happens when the positions are used up: stop with an error, or renew the context. sampling: draw tokens, or take the
+    most likely ones. temperature: temperature of the draws. top_k: draw among the so many most likely tokens. None:
+    among all. A trained model stores sampling, temperature and top_k. as_trained: whether these three, if they have
+    their defaults, are taken from the model that is read. With false they apply as set. scale: factor by which the
+    video enlarges the frames. rate_fps: frame rate of the video.
     """
 
     num_clips: int = number(8, least=1)
@@ -226,14 +229,15 @@ class Rollout:
 class Plan:
     """Model-predictive control in the true simulator, the plan made in the model (appendix A.4).
 
-    num_episodes: episodes of control; 0 plans nothing. planners: the cross-entropy method, random shooting, random
-    actions, a plan in the true simulator (oracle), or learning a policy with and without imagination (mbpo, sac).
-    objective: distance to an image of the goal, or the rewards. horizon: actions of a plan. num_candidates: plans that
-    are imagined at a time. num_elites: the best of them, from which the next are drawn. num_iterations: how often.
-    replan_every: actions that are executed before the next plan. num_steps: of an episode. action_std: standard
-    deviation of the first candidates. num_rounds: of mbpo, and of sac without imagination: real episodes to learn from.
-    tokenizer_updates, transformer_updates: of mbpo, updates of the world model after each of them (the release: one and
-    four per twenty steps); 0 keeps it as it was trained.
+    num_episodes: episodes of control; 0 plans nothing. planners: the cross-entropy method (cem), random shooting,
+    random actions, a plan in the true simulator (oracle), or learning a policy with imagination (mbpo) or without
+    (sac). objective: distance to an image of the goal, or the rewards. horizon: actions of a plan. num_candidates:
+    plans that are imagined at a time. num_elites: number of best plans from which the next ones are drawn.
+    num_iterations: how often new plans are drawn. replan_every: actions that are executed before the next plan.
+    num_steps: steps of an episode. action_std: standard deviation of the actions of the first candidates. num_rounds:
+    number of real episodes that mbpo and sac learn from. tokenizer_updates: updates of the tokenizer after each of
+    mbpo's real episodes (the release: one per twenty steps); 0 keeps it as trained. transformer_updates: updates of the
+    transformer after each of mbpo's real episodes (the release: four per twenty steps); 0 keeps it as trained.
     """
 
     num_episodes: int = number(0, least=0)
@@ -268,11 +272,11 @@ PLANNERS = ["cem", "shooting", "random", "oracle", "mbpo", "sac"]
 class Measure:
     """Which measures to take on held-out clips, and on how much.
 
-    names: the measures; ``docs/ivideogpt.md`` says what each is. num_clips: how many clips. num_counterfactual: starts
-    from which every direction is imagined. num_samples: of one clip; the best of them is reported beside the mean.
-    num_long_clips: roll-outs of ``long``. num_long_frames: imagined frames of each. batch_size: clips at a time.
-    perceptual: PLIPS beside PSNR, a perceptual distance of our own that cannot be compared with published LPIPS; its
-    weights (6 MB) are fetched once.
+    names: names of the measures; ``docs/ivideogpt.md`` says what each is. num_clips: number of clips.
+    num_counterfactual: number of starts from which every direction is imagined. num_samples: samples of each clip. The
+    best one is reported beside the mean. num_long_clips: number of roll-outs for the measure ``long``. num_long_frames:
+    imagined frames of each of these. batch_size: clips at a time. perceptual: whether to measure PLIPS beside PSNR. It
+    is our own perceptual distance and cannot be compared with published LPIPS. Its weights (6 MB) are downloaded once.
     """
 
     names: list[str] = field(
@@ -297,16 +301,17 @@ class Measure:
 class TrainIVideoGPT(Job):
     """``toolkit train-ivideogpt``.
 
-    stage: the last one to run: tokenizer, transformer, rollout, plan, measure; ``all`` is every one. model: a trained
-    world model, only rolled out, planned with, measured. init: a world model that training starts from; its networks
-    replace those below. init_parts: what is taken of it; with ``tokenizer`` the transformer starts afresh all the same.
-    context_length: T0, the frames that are given. num_frames: T, frames of a clip. context_gap: in training, up to so
-    many frames are left out between the context and the rest of a clip (ours). kept_frames: where the positions are
-    used up, the context stays and so many of the last frames follow it (ours, for models trained with a gap); 0: the
-    last frames become the new context. action_conditioned: whether the model is told the actions. goal_conditioned:
-    whether the clip's last frame is put first in the context. goal_order: which frames follow the goal. reward_head:
-    whether the model predicts rewards. blind_context: whether the context is black: what n tokens a frame are worth
-    alone (a baseline). data: episodes by name, as ``toolkit data list`` shows them.
+    stage: last stage to run: tokenizer, transformer, rollout, plan, measure; ``all`` runs every one. model: a trained
+    world model. It is only rolled out, planned with and measured. init: world model that training starts from. Its
+    networks replace those set below. init_parts: which part of init to use; with ``tokenizer`` the transformer starts
+    from scratch. context_length: T0, the number of given frames. num_frames: T, the number of frames of a clip.
+    context_gap: in training, up to so many frames are left out between the context and the rest of a clip (ours).
+    kept_frames: when the positions are used up, the context stays and so many of the last frames follow it (ours, for
+    models trained with a gap). With 0 the last frames become the new context. action_conditioned: whether the model is
+    given the actions. goal_conditioned: whether the clip's last frame is put first in the context. goal_order: which
+    frames follow the goal. reward_head: whether the model predicts rewards. blind_context: whether the context is
+    black, a baseline that shows what n tokens per frame are worth alone. data: name of the episodes; ``toolkit data
+    list`` shows them.
     """
 
     command: str = "train-ivideogpt"

@@ -22,19 +22,20 @@ _SIZED_BY_THEMSELVES = ("pattern", "list")
 class Growth:
     """One growth operator and its size.
 
-    operator: the paper's atomic operators (appendix A.3-A.6) ``direct``, ``zero``, ``random``, ``learn`` in either
-    direction, or a way to list layers. ``stack`` is G_stack, the same as direct in depth; the others are
-    ``interleave``, ``gradual`` (StackedBERT), ``solar``, ``llama_pro``, ``pattern`` (``6-12*2-6``) and ``list``; with
-    ``slices`` ``model`` is one of mergekit's YAML files, which names ranges of layers of one or several checkpoints.
-    direction: whether layers are added or layers get wider. factor: target layers / source layers in depth, target
-    hidden size / source hidden size in width; the testbed takes 4 unless told another size. num_layers: the number of
-    target layers, in place of a factor. intermediate_size: in width, that of the target; None grows it by the factor.
-    pattern: ``prefix-block*times-suffix``, each a number of layers (appendix H.3). layers: source layer of every target
-    layer, counted from 0. drop: SOLAR's m, the layers left out at the end of the first copy and at the start of the
-    second. insert: LLaMA-Pro's number of new layers, one after each of as many groups. split: ``direct`` in width, the
-    share alpha of a column that stays with the first copy; 0.5 splits evenly (then the copies never part), appendix A.3
-    asks for alpha != 1/2. scale_eps: whether ``zero`` in width also scales the norms' epsilon by d/D, which makes it
-    exact. noise: alpha of W <- (1 - alpha) W + alpha eps (appendix I.2; the paper: 0.2).
+    operator: the paper's atomic operators (appendix A.3-A.6) ``direct``, ``zero``, ``random``, ``learn``, in either
+    direction, or a way to list layers. ``stack`` is G_stack, the same as direct in depth. The others are
+    ``interleave``, ``gradual`` (StackedBERT), ``solar``, ``llama_pro``, ``pattern`` (``6-12*2-6``) and ``list``. With
+    ``slices``, ``model`` is one of mergekit's YAML files, which names ranges of layers of one or several checkpoints.
+    direction: whether to add layers (``depth``) or make them wider (``width``). factor: target layers / source layers
+    in depth, target hidden size / source hidden size in width. The testbed uses 4 unless another size is given.
+    num_layers: number of target layers, instead of a factor. intermediate_size: intermediate size of the target in
+    width. None: grows by the factor. pattern: ``prefix-block*times-suffix``, each a number of layers (appendix H.3).
+    layers: source layer of every target layer, counted from 0. drop: SOLAR's m, the number of layers left out at the
+    end of the first copy and at the start of the second. insert: LLaMA-Pro's number of new layers, one after each of as
+    many groups. split: for ``direct`` in width, the share alpha of a column that stays with the first copy. At 0.5 the
+    split is even and the copies stay equal forever; appendix A.3 asks for alpha != 1/2. scale_eps: whether ``zero`` in
+    width also scales the epsilon of the norms by d/D, which makes it exact. noise: alpha of W <- (1 - alpha) W + alpha
+    eps (appendix I.2; the paper: 0.2).
     """
 
     operator: str = choice("stack", *DEPTH_ONLY, *ANY_DIRECTION)
@@ -88,11 +89,11 @@ class Growth:
 class Network:
     """A Llama: the base in the testbed, the only network of stage=pretrain. Keys as in transformers' LlamaConfig.
 
-    num_hidden_layers: layers, of the base in the testbed. hidden_size: features of a token. intermediate_size: features
-    inside the feed-forward part. num_attention_heads: query heads of a layer. num_key_value_heads: None for as many as
-    query heads. tie_word_embeddings: whether embedding and head are one matrix. rms_norm_eps: epsilon of the norms.
-    rope_theta: base of the rotary embedding. context: tokens of a training sequence and the longest one the model is
-    configured for.
+    num_hidden_layers: number of layers, in the testbed those of the base. hidden_size: features of a token.
+    intermediate_size: features inside the feed-forward part. num_attention_heads: query heads per layer.
+    num_key_value_heads: key and value heads per layer. None: as many as query heads. tie_word_embeddings: whether
+    embedding and head share one matrix. rms_norm_eps: epsilon of the norms. rope_theta: base of the rotary embedding.
+    context: tokens of a training sequence, and the longest sequence that the model is configured for.
     """
 
     num_hidden_layers: int = number(3, least=1)
@@ -121,8 +122,9 @@ class Network:
 class Tokens:
     """Text into token ids.
 
-    tokenizer: folder, hub id or ``.gguf`` file of a tokenizer to use; None trains a byte-level BPE on the training part
-    of the corpus. With ``model`` its own tokenizer is used. vocab_size: entries of the tokenizer that is trained.
+    tokenizer: folder, hub id or ``.gguf`` file of a tokenizer. None: a byte-level BPE is trained on the training part
+    of the corpus. With ``model``, its own tokenizer is used. vocab_size: number of entries of the tokenizer that is
+    trained.
     """
 
     tokenizer: str | None = None
@@ -133,11 +135,12 @@ class Tokens:
 class Budget:
     """How long each network trains, in tokens (section 4).
 
-    growth_tokens: d, the base's (0 grows an untrained one). tokens: D, the budget of the target trained from scratch,
-    or of stage=pretrain. grown_tokens: of the grown network after growth; None spends scratch's compute, the base's
-    included. continued_tokens: of the base trained on instead; None likewise. accounting: how compute is counted where
-    it must be equal, and in the figures' axis: 6 x all parameters (the paper's figures), 6 x those without embedding
-    and head, or every matrix product.
+    growth_tokens: d, the training tokens of the base; 0 grows an untrained one. tokens: D, the budget of the target
+    trained from scratch, or of stage=pretrain. grown_tokens: training tokens of the grown network after growth. None:
+    as many as cost, together with the base, the compute of the target from scratch. continued_tokens: training tokens
+    of the base that is trained further instead. None: as for grown_tokens. accounting: how compute is counted, both
+    where it must be equal and on the axis of the figures: 6 x all parameters (the paper's figures), 6 x those without
+    embedding and head, or every matrix product.
     """
 
     growth_tokens: float = number(600_000, least=0)
@@ -151,17 +154,17 @@ class Budget:
 class Optim:
     """AdamW as in the paper's table 1 and released scripts; learning rates and batch are per preset.
 
-    lr: learning rate of the target, grown and from scratch. base_lr: of the base; None is lr. scratch_lrs: the sweep of
-    the scratch run, each to the end of the budget; empty is lr alone. batch_size: sequences per optimiser step.
-    micro_batch_size: sequences per pass and process, whose gradients are accumulated; None is all at once.
-    gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward pass.
-    warmup_steps: over which the learning rate rises from 0. schedule: of the learning rate after that; cosine falls to
-    min_lr_ratio of it. schedule_tokens: where the fall ends; None is the run's own budget (the paper's horizon is
-    longer than its runs). min_lr_ratio: the share of the learning rate that is left at the end. betas: AdamW's two.
-    weight_decay: that of AdamW. decay_norms: whether norm gains decay too, as in the released code. grad_clip: largest
-    norm of the gradient. after_growth: fresh moments and step count (the paper), or the base's moments copied along
-    with their tensors. mask_steps: of operator=random, optimiser steps until the new parts are fully open. sharding:
-    ``fsdp`` spreads parameters, gradients and moments over the processes.
+    lr: learning rate of the target, grown and from scratch. base_lr: learning rate of the base. None: lr. scratch_lrs:
+    learning rates of a sweep of the scratch run, each to the end of the budget. Empty: lr alone. batch_size: sequences
+    per optimiser step. micro_batch_size: sequences per pass and process; gradients are accumulated. None: all at once.
+    gradient_checkpointing: whether blocks store only their inputs and are recomputed in the backward pass.
+    warmup_steps: steps over which the learning rate rises from 0. schedule: schedule of the learning rate after the
+    warm-up; cosine falls to min_lr_ratio of it. schedule_tokens: tokens at which the fall ends. None: the run's own
+    budget (the paper's horizon is longer than its runs). min_lr_ratio: share of the learning rate that is left at the
+    end. betas: AdamW's two betas. weight_decay: weight decay of AdamW. decay_norms: whether norm gains decay too, as in
+    the released code. grad_clip: largest norm of the gradient. after_growth: start with fresh moments and step count
+    (the paper), or copy the base's moments along with their tensors. mask_steps: optimiser steps until the new parts
+    are fully open (operator=random). sharding: ``fsdp`` spreads parameters, gradients and moments over the processes.
     """
 
     lr: float = number(2e-3, above=0)
@@ -194,8 +197,8 @@ class Optim:
 class Learn:
     """Training of G_learn's map (appendix A.6; the authors' script): the source is frozen, its mapping learns.
 
-    num_steps: optimiser steps. warmup_steps: over which the learning rate rises. lr, min_lr: its highest and its last
-    value. batch_size: sequences per step.
+    num_steps: optimiser steps. warmup_steps: steps over which the learning rate rises. lr: highest learning rate.
+    min_lr: last learning rate. batch_size: sequences per step.
     """
 
     num_steps: int = number(100, least=0)
@@ -209,10 +212,10 @@ class Learn:
 class Compare:
     """Where curves are read (eq. 48).
 
-    runs: run folders to compare instead of this run's own arms; several seeds give confidence bands. losses: held-out
-    losses at which the speedup is read, fixed before the runs; empty reads it at scratch's last one. eval_every_steps:
-    optimiser steps between measurements of the held-out loss; 0 spaces them so that every curve gets 40.
-    eval_tokens: held-out tokens it is measured on (the same ones every time).
+    runs: run folders to compare instead of this run's own arms. Several seeds give confidence bands. losses: held-out
+    losses at which the speedup is read, fixed before the runs. Empty: at the last loss of scratch. eval_every_steps:
+    optimiser steps between measurements of the held-out loss. With 0 every curve gets 40 measurements. eval_tokens:
+    held-out tokens that the loss is measured on (the same ones every time).
     """
 
     runs: list[str] = field(default_factory=list)
@@ -225,11 +228,11 @@ class Compare:
 class Evaluation:
     """stage=evaluate: perplexity on the held-out part of ``data`` (or the file ``text``), and tasks (extra ``eval``).
 
-    text_kb: how much text, in 10^3 bytes. tasks: names of lm-evaluation-harness, ``paper`` for the paper's eight, or
-    ``.jsonl`` files of your own. task_data: folder of local exports, one ``TASK.jsonl`` each; None asks the hub. route:
-    the harness scores the loaded model, loads the checkpoint itself, or asks our own log-likelihoods; all three give
-    the same numbers. num_fewshot: solved examples before each question. limit: rows of each task; None is all.
-    batch_size: sequences at a time.
+    text_kb: how much text to use, in 10^3 bytes. tasks: names of lm-evaluation-harness, ``paper`` for the paper's
+    eight, or your own ``.jsonl`` files. task_data: folder of local exports, one ``TASK.jsonl`` each. None: the hub.
+    route: the harness scores the loaded model (``memory``), loads the checkpoint itself (``folder``), or asks our own
+    log-likelihoods (``own``). All three give the same numbers. num_fewshot: solved examples before each question.
+    limit: rows of each task. None: all. batch_size: sequences at a time.
     """
 
     text_kb: float = number(100.0, above=0)
@@ -245,16 +248,16 @@ class Evaluation:
 class GrowLLM(Growth, Job):
     """``toolkit grow-llm``.
 
-    stage: ``all`` is the testbed: corpus, base, growth, training on, the other arms, comparison. ``corpus`` stops after
-    tokenising; ``pretrain`` trains one network; ``grow`` grows the checkpoint ``model``; ``compare`` reads finished
-    runs; ``evaluate`` measures ``model``; ``advise`` says when and by how much to grow. model: checkpoint folder, hub
-    id, ``.gguf`` file, or a run. In the testbed it is the base to start from instead of training one, with pretrain the
-    network to train on. part: which network of a run (base, grown, scratch, ...). arms: which networks the testbed
-    trains after the base: the grown one, the target from scratch, the base continued. data: a text corpus by name, as
-    ``toolkit data list`` shows them. out: the new folder of stage=grow, the run's ``model/grown`` unless given. text:
+    stage: ``all`` is the testbed: corpus, base, growth, further training, the other arms, comparison. ``corpus`` stops
+    after tokenising. ``pretrain`` trains one network. ``grow`` grows the checkpoint ``model``. ``compare`` reads
+    finished runs. ``evaluate`` measures ``model``. ``advise`` says when and by how much to grow. model: checkpoint
+    folder, hub id, ``.gguf`` file, or a run. In the testbed it replaces the trained base; with stage=pretrain it is the
+    network to train further. part: which network of a run to use (base, grown, scratch, ...). arms: networks that the
+    testbed trains after the base: the grown one, the target from scratch, the base continued. data: name of a text
+    corpus; ``toolkit data list`` shows them. out: new folder for stage=grow. None: the run's ``model/grown``. text:
     file on which preservation is measured. measure: whether stage=grow measures how well the function is preserved.
-    max_shard_gb: largest file of a grown checkpoint, in 10^9 bytes. params: the target's size, for ``advise``. tokens:
-    the target's budget, for ``advise``.
+    max_shard_gb: largest file of a grown checkpoint, in 10^9 bytes. params: size of the target in parameters, for
+    ``advise``. tokens: token budget of the target, for ``advise``.
     """
 
     command: str = "grow-llm"

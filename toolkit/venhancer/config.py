@@ -33,11 +33,11 @@ LEAST_SIDE_PX = 16
 
 @dataclass
 class Degrade:
-    """Make a low-quality input out of a good clip, which then is the reference of the measures.
+    """Make a low-quality input from a good clip, which is then the reference for the measures.
 
-    scale: factor of an antialiased bicubic down-scaling. frame_step: every how manieth frame is kept. blur_px: standard
-    deviation of a Gaussian before the down-scaling. noise: standard deviation of white noise, in grey levels of 255.
-    crf: of an h264 compression; None leaves it out.
+    scale: factor of an antialiased bicubic down-scaling. frame_step: keeps every n-th frame; 1 keeps all. blur_px:
+    standard deviation of a Gaussian blur before the down-scaling, in pixels. noise: standard deviation of white noise,
+    in grey levels of 255. crf: constant rate factor of an h264 compression. None: no compression.
 
     The paper's own degradation has scale and frame_step only (section 3.3).
     """
@@ -56,9 +56,10 @@ class Degrade:
 
 @dataclass
 class Demo:
-    """What is done without an ``input``: a part of a real clip is degraded, enhanced, and held against itself.
+    """What runs without an ``input``: part of a real clip is degraded, enhanced, and compared with the original.
 
-    clip: its name in ``toolkit data list``. start_s, duration_s: the part of it.
+    clip: name of the clip in ``toolkit data list``. start_s: start of the part, in seconds. duration_s: length of the
+    part, in seconds.
     """
 
     clip: str = "bikes"
@@ -71,8 +72,9 @@ class Demo:
 class Classic:
     """``backend=classic``: motion-compensated interpolation and Lanczos up-scaling, no network.
 
-    flow_level: 0 estimates the motion at the input's size, 1 at half of it, for a quarter of the time; None takes the
-    coarsest that keeps 120 rows or columns. levels, iterations, window_px: of the pyramidal Lucas-Kanade estimator.
+    flow_level: 0 estimates the motion at the input's size, 1 at half of it, in a quarter of the time. None: the
+    coarsest level that keeps 120 rows or columns. levels: pyramid levels of the Lucas-Kanade estimator. iterations:
+    iterations of the Lucas-Kanade estimator per level. window_px: window of the Lucas-Kanade estimator, in pixels.
     """
 
     flow_level: int | None = number(None, least=0, most=3)
@@ -86,11 +88,11 @@ class Sampling:
     """One guided denoising of the whole latent clip (sections 3.4 and 4.1 and the release's sampler).
 
     solver: the release's DPM-Solver++ (2M, stochastic), Heun, or DDIM. mode: ``fast`` is the release's list of 14
-    evaluations, ``normal`` takes num_steps. num_steps: of ``mode=normal``. strength: the share of the schedule that is
-    denoised; None: 0.9, the release's, which starts at t = 899 of 1000, or 1 for residuals. guidance: what the
-    prompt is held against, ``cfg`` the negative prompt, ``icg`` random words drawn anew at every step (Sadat et al.
-    2025). guidance_scale: of guidance on the text; 1 is off. guidance_rescale: how far the contrast is pulled back to
-    that without guidance.
+    evaluations, ``normal`` takes num_steps. num_steps: number of steps for ``mode=normal``. strength: share of the
+    schedule that is denoised. None: 0.9 as in the release, which starts at t = 899 of 1000; 1 for residuals. guidance:
+    what the prediction for the prompt is compared with: ``cfg`` takes the negative prompt, ``icg`` random words drawn
+    anew at every step (Sadat et al. 2025). guidance_scale: scale of guidance on the text; 1 is off. guidance_rescale:
+    how far the contrast is brought back to that without guidance.
     """
 
     solver: str = choice("dpmpp_2m_sde", "dpmpp_2m_sde", "heun", "ddim")
@@ -106,9 +108,10 @@ class Sampling:
 class Windows:
     """Windows in time on key frames, tiles in space, x0 blended where they overlap (the release: 32 frames, 1/2).
 
-    num_frames: of a window. overlap: share of a window that the next one sees too. tile_height_px, tile_width_px: of a
-    tile, in pixels of the output; None: those of the model. tile_overlap: share of a tile that its neighbour sees too.
-    shift_tiles: whether the grid of tiles moves from step to step, so that no seam stays at its place.
+    num_frames: frames of a window. overlap: share of a window that the next one sees too. tile_height_px: height of a
+    tile, in pixels of the output. None: the model's. tile_width_px: width of a tile, in pixels of the output. None: the
+    model's. tile_overlap: share of a tile that its neighbour sees too. shift_tiles: whether to move the grid of tiles
+    from step to step, so that no seam stays in place.
     """
 
     num_frames: int = number(32, least=2)
@@ -124,40 +127,44 @@ class EnhanceVideo(Job):
     """``toolkit enhance-video``.
 
     stage: enhance a clip, train a network, or both; ``train_keys`` trains the network that enlarges key frames. input:
-    a video file, a folder of them, numbered pictures (``frames/%05d.png``, or a folder of them), or a clip's name of
-    ``toolkit data list``; without it, ``demo``. input_fps: the rate of numbered pictures; None takes ``fps`` for it
-    too. output: the file to write (a folder where the input is one); without it the run's ``samples/``. overwrite:
-    whether an output that exists already is replaced. skip_bad: whether clips of a folder that cannot be read or made
-    are left out, said, and the others made; the run then ends as failed. reference: the clip as it should look, for the
-    measures. start_s, duration_s: the part of the input to take. deinterlace: ``auto`` makes one full picture of the
-    two fields of frames that are marked interlaced, ``on`` of all.
+    a video file, a folder of videos, numbered pictures (``frames/%05d.png``, or a folder of them), or the name of a
+    clip in ``toolkit data list``; without it, ``demo`` runs. input_fps: frame rate of numbered pictures. None: the
+    value of ``fps``. output: the file to write (a folder if the input is one); without it, the run's ``samples/``.
+    overwrite: whether to replace an existing output. skip_bad: whether to skip clips of a folder that cannot be read or
+    enhanced, with a message. The other clips are made, and the run ends as failed. reference: the clip as it should
+    look, for the measures. start_s: start of the part of the input to use, in seconds. duration_s: length of the part
+    of the input to use, in seconds. deinterlace: ``auto`` makes one full picture from the two fields of frames marked
+    as interlaced, ``on`` of all frames.
 
-    scale: any real number from 1 to 8, without the network from 1/8 on; None: the size before ``degrade``, 2 where
-    there is none. width, height: the size itself, in place of a scale; one of them keeps the aspect ratio. fps: the
-    rate to write, ``24``, ``29.97`` (meaning 30000/1001), ``24000/1001``. None: ``frame_factor``, or the rate before
-    ``degrade``, that is the input's where there is none. frame_factor: the rate as a multiple of the input's, in place
-    of fps. scene_cuts: whether scenes are enhanced apart, so that nothing is interpolated across a cut. cut_threshold:
-    difference of two frames above which a cut is seen. backend: ``generative`` is networks, as ``keys`` and ``between``
-    name them, ``classic`` motion compensation and Lanczos, ``bicubic`` the plainest.
+    scale: factor on the size, any number from 1 to 8; without the network from 1/8. None: the size before ``degrade``,
+    or 2 without ``degrade``. width: width of the output in pixels, instead of a scale. Height follows from the aspect
+    ratio unless it is given too. height: height of the output in pixels, instead of a scale. Width follows from the
+    aspect ratio unless it is given too. fps: frame rate to write: ``24``, ``29.97`` (meaning 30000/1001),
+    ``24000/1001``. None: given by ``frame_factor``; without it the rate before ``degrade``, which is the input's if
+    nothing is degraded. frame_factor: the frame rate as a multiple of the input's, instead of fps. scene_cuts: whether
+    to enhance scenes separately, so that nothing is interpolated across a cut. cut_threshold: difference between two
+    frames above which there is a cut. backend: ``generative`` uses networks, chosen by ``keys`` and ``between``;
+    ``classic`` uses motion compensation and Lanczos; ``bicubic`` is the simplest.
 
-    model: ``small`` (shipped), a folder, or a hub id. init: of stage=train, folder or hub id of the base (a VideoUNet,
-    or a UNet3DConditionModel such as ModelScope's text-to-video) that stays frozen; of stage=train_keys, a run of that
-    stage that is trained on. vae, text_encoder: for a model that
-    has none of its own. prompt: what is to be seen, for models with a text encoder; None is no text. negative_prompt:
-    what is not to be seen; None is no text. fidelity: how free the network is, by the noise on the key frames: level
-    50, 150 or 250. noise_level: the same as a number, 0 (faithful) to 300 (free); None takes fidelity's.
-    scale_condition: the value that the network is told as s; None tells it the true one. conditioning_scale: how much
-    the control branch adds. keys: what enhances the key frames: VEnhancer's ``network`` (``model``), or what enlarges
-    them one by one: the shipped ``upscaler``, ``lanczos``, ``ncnn:`` or ``spandrel:`` and a model. between: who makes
-    the frames between key frames: VEnhancer's network, motion compensation between the enhanced key frames, blending of
-    them, or RIFE. color_fix: ``wavelet`` takes the low frequencies from the input, ``adain`` mean and contrast of each
-    channel. cpu_offload: whether parts of the model wait in the CPU's memory while others work.
+    model: ``small`` (ships with the toolkit), a folder, or a hub id. init: for stage=train, folder or hub id of the
+    base that stays frozen (a VideoUNet, or a UNet3DConditionModel such as ModelScope's text-to-video). For
+    stage=train_keys, a run of that stage to train further. vae: autoencoder for a model that has none of its own.
+    text_encoder: text encoder for a model that has none of its own. prompt: what the video should show, for models with
+    a text encoder. None: no text. negative_prompt: what the video should not show. None: no text. fidelity: how free
+    the network is, set by the noise on the key frames: level 50, 150 or 250. noise_level: the same as a number, from 0
+    (faithful) to 300 (free). None: set by fidelity. scale_condition: the value s that the network is told. None: the
+    true one. conditioning_scale: how much the control branch adds. keys: what enhances the key frames: VEnhancer's
+    ``network`` (``model``), or something that enlarges them one by one: the shipped ``upscaler``, ``lanczos``,
+    ``ncnn:`` or ``spandrel:`` and a model. between: what makes the frames between key frames: VEnhancer's network,
+    motion compensation between the enhanced key frames, blending of them, or RIFE. color_fix: ``wavelet`` takes the low
+    frequencies from the input, ``adain`` mean and contrast of each channel. cpu_offload: whether parts of the model
+    wait in CPU memory while others work.
 
-    part_frames: frames that are enhanced and written at a time; a killed job goes on after the last part. live_still:
-    whether a terminal shows, below the progress bar, what is being made, once a second. side_by_side_s: length of the
-    video that shows input and output side by side; 0 makes none. measure_frames: how many frames are measured, at most.
-    perceptual: whether to measure PLIPS too, whose weights are fetched once (24 MB). baselines: what the result is
-    measured beside. data: the clips to train on, by name.
+    part_frames: frames to enhance and write at a time. A killed job continues after the last finished part. live_still:
+    whether a terminal shows the current picture below the progress bar, once a second. side_by_side_s: length in
+    seconds of the video that shows input and output side by side; 0 makes none. measure_frames: number of frames to
+    measure, at most. perceptual: whether to measure PLIPS too. Its weights are downloaded once (24 MB). baselines:
+    methods that the result is compared with. data: clips to train on, by name.
     """
 
     command: str = "enhance-video"

@@ -11,7 +11,7 @@ from toolkit.schema import MISSING, choice, number
 class NetworkConfig:
     """A denoiser network; the group ``network`` has one class per family.
 
-    family: which kind of network; the choice ``network=`` sets it.
+    family: kind of network. ``network=`` sets it.
     """
 
     family: str = MISSING
@@ -21,9 +21,10 @@ class NetworkConfig:
 class ADMConfig(NetworkConfig):
     """The ADM UNet of the EDM release.
 
-    width: features of a layer at the highest resolution. width_multipliers: times the width, one per resolution from
-    the highest on. num_blocks: residual blocks per resolution. attention_resolutions: edges, in pixels, at which blocks
-    attend. channels_per_head: of the attention. dropout: share of the features that are dropped in training.
+    width: features at the highest resolution. width_multipliers: factors on the width, one per resolution from the
+    highest down. num_blocks: residual blocks per resolution. attention_resolutions: resolutions with attention, as
+    edges in pixels. channels_per_head: channels of an attention head. dropout: share of the features dropped in
+    training.
     """
 
     family: str = "adm"
@@ -39,9 +40,9 @@ class ADMConfig(NetworkConfig):
 class SongConfig(NetworkConfig):
     """The DDPM++ and NCSN++ UNets of the EDM release.
 
-    width: features of a layer at the highest resolution. width_multipliers: times the width, one per resolution from
-    the highest on. num_blocks: residual blocks per resolution. attention_resolutions: edges, in pixels, at which blocks
-    attend. dropout: share of the features that are dropped in training. variant: which of the two.
+    width: features at the highest resolution. width_multipliers: factors on the width, one per resolution from the
+    highest down. num_blocks: residual blocks per resolution. attention_resolutions: resolutions with attention, as
+    edges in pixels. dropout: share of the features dropped in training. variant: DDPM++ or NCSN++.
     """
 
     family: str = "song"
@@ -57,9 +58,9 @@ class SongConfig(NetworkConfig):
 class UViTConfig(NetworkConfig):
     """The U-ViT of the ImageNet-128 experiment.
 
-    width: features of a layer at the highest resolution. width_multipliers: times the width, one per resolution from
-    the highest on; the last is the Transformer's. num_blocks: residual blocks per resolution. depth: layers of the
-    Transformer. dropout: share of the features that are dropped in training.
+    width: features at the highest resolution. width_multipliers: factors on the width, one per resolution from the
+    highest down; the last is the Transformer's. num_blocks: residual blocks per resolution. depth: layers of the
+    Transformer. dropout: share of the features dropped in training.
     """
 
     family: str = "uvit"
@@ -74,9 +75,9 @@ class UViTConfig(NetworkConfig):
 class MLPConfig(NetworkConfig):
     """Residual FiLM blocks on flattened samples: points, very small images, and small ones that are all aligned.
 
-    width: features of a block. depth: how many blocks. layer_norm: whether each block normalises its input.
-    input_gain: whether the input, times a gain learned for each noise level, is added to the output, which samples of
-    more numbers than the width need.
+    width: features of a block. depth: number of blocks. layer_norm: whether each block normalises its input.
+    input_gain: whether the input is added to the output, times a gain learned for each noise level. Samples of more
+    numbers than the width need it.
     """
 
     family: str = "mlp"
@@ -90,8 +91,8 @@ class MLPConfig(NetworkConfig):
 class ToyScoreConfig(NetworkConfig):
     """The paper's own parameterisation of the 2-D toy (appendix F.2).
 
-    width: features of a hidden layer. depth: how many layers. component_std: the known standard deviation of one
-    component of the mixture.
+    width: features of a hidden layer. depth: number of layers. component_std: known standard deviation of one component
+    of the mixture.
     """
 
     family: str = "toy_score"

@@ -47,7 +47,7 @@ class OfDiffusers(Guidance):
 class CFGZeroStar(OfDiffusers):
     """CFG-Zero* (Fan et al. 2025), for flow matching: the null prediction scaled to fit, the first steps left out.
 
-    zero_init_steps: how many first steps do nothing.
+    zero_init_steps: number of first steps that do nothing.
     """
 
     label: ClassVar[str] = "CFG-Zero*"
@@ -74,7 +74,7 @@ class TCFG(OfDiffusers):
 class FDG(Guidance):
     """Frequency-decoupled guidance (Sadat et al. 2025): a scale for each level of a Laplacian pyramid.
 
-    ``scale`` is that of the finest level. coarse_scales: those of the coarser levels, the coarsest last.
+    ``scale`` is that of the finest level. coarse_scales: scales of the coarser levels, the coarsest last.
     """
 
     label: ClassVar[str] = "FDG"
@@ -100,9 +100,9 @@ class FDG(Guidance):
 
 @dataclass
 class SLG(Guidance):
-    """Skip-layer guidance (Stable Diffusion 3.5): the weak branch leaves transformer blocks out. ``scale`` is its w.
+    """Skip-layer guidance (Stable Diffusion 3.5): the weak branch skips transformer blocks. ``scale`` is its w.
 
-    layers: numbers of the blocks that are left out, from 0.
+    layers: numbers of the skipped blocks, counted from 0.
     """
 
     label: ClassVar[str] = "SLG"
@@ -139,9 +139,10 @@ class SLG(Guidance):
 
 @dataclass
 class CFGAndSLG(Guidance):
-    """Classifier-free and skip-layer guidance in three calls, as for Stable Diffusion 3.5; ``scale`` is the former's.
+    """Classifier-free and skip-layer guidance in three calls, as for Stable Diffusion 3.5; ``scale`` is that of the
+    first.
 
-    slg: the latter's settings.
+    slg: settings of the second.
     """
 
     label: ClassVar[str] = "CFG + SLG"
@@ -176,7 +177,7 @@ class CFGAndSLG(Guidance):
 class PAG(Guidance):
     """Perturbed attention guidance by diffusers' own pipelines (Ahn et al. 2024); their pag_scale is w - 1.
 
-    layers: names or patterns of the layers that are perturbed; None is the pipeline's own choice.
+    layers: names or patterns of the perturbed layers. None: the pipeline's choice.
     """
 
     label: ClassVar[str] = "PAG"

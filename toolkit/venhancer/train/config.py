@@ -16,18 +16,19 @@ MOST_SCALE = 8.0
 class VideoUNetConfig:
     """The network that ``stage=train`` builds; the defaults are the release's (1.41 + 0.63 billion parameters).
 
-    codec: an autoencoder of diffusers, or ``unshuffle``, which makes each block of codec_factor x codec_factor pixels
-    one latent. codec_factor: pixels on an edge of a latent. vae: folder or hub id of the autoencoder. text_encoder:
-    folder or hub id of a text encoder; None has none. block_out_channels: widths of the levels, from the finest on.
-    attention_levels: levels that attend, from the finest on (the middle always does). layers_per_block: blocks of a
-    level. cross_attention_dim: of the text's tokens. attention_head_dim: channels of a head. entry_heads: of the
-    temporal transformer after the first convolution. norm_num_groups: groups of the group norms. asymmetric: whether
-    the release's odd padding is kept. dropout: in training. conditioning: where noise level and scale are told: to the
-    key frames (the paper's video-aware conditioning), to all frames alike (``shared``), or not at all. diffuses:
-    latents, or residuals, their difference to those of the filled-in input, in units of its contrast. data_std: None,
-    the network gives v; a number, it is preconditioned for latents of that standard deviation. resize: how key frames
-    are resized. blend: whether frames between key frames are blends of them, or copies. tile_rows, tile_columns: of a
-    tile, in latents.
+    codec: an autoencoder of diffusers, or ``unshuffle``, which turns each block of codec_factor x codec_factor pixels
+    into one latent. codec_factor: edge of a latent in pixels. vae: folder or hub id of the autoencoder. text_encoder:
+    folder or hub id of a text encoder. None: no text encoder. block_out_channels: widths of the levels, from the finest
+    on. attention_levels: number of levels with attention, from the finest on (the middle always has it).
+    layers_per_block: blocks per level. cross_attention_dim: width of the text's tokens. attention_head_dim: channels of
+    an attention head. entry_heads: attention heads of the temporal transformer after the first convolution.
+    norm_num_groups: groups of the group norms. asymmetric: whether to keep the release's odd padding. dropout: dropout
+    in training. conditioning: what is told noise level and scale: the key frames (the paper's video-aware
+    conditioning), all frames alike (``shared``), or nothing. diffuses: latents, or residuals: their difference from the
+    latents of the filled-in input, in units of its contrast. data_std: standard deviation of the latents that the
+    network is preconditioned for. None: it predicts v. resize: how key frames are resized. blend: whether frames
+    between key frames are filled in as blends of them instead of copies of the one before. tile_rows: height of a tile
+    in latents. tile_columns: width of a tile in latents.
     """
 
     codec: str = choice("vae", "vae", "unshuffle")
@@ -56,10 +57,10 @@ class VideoUNetConfig:
 class ClipData:
     """The clips to train on: a name of ``toolkit data list``, or ``clips_folder`` with a path.
 
-    name: of the clips; ``data=NAME`` says the same. path: a folder of your own that holds them. num_frames, crop_px: of
-    a training clip. rate_fps: to which they are brought; None keeps theirs. num_crops: how many are decoded once and
-    kept in the cache. held_out: clips (names) that ``evaluate`` measures the loss on. held_out_crops: how many parts of
-    them.
+    name: name of the clips. ``data=NAME`` sets it too. path: your own folder with the clips. num_frames: frames of a
+    training clip. crop_px: edge of a training clip in pixels. rate_fps: frame rate that the clips are brought to. None:
+    keeps their own. num_crops: number of crops that are decoded once and cached. held_out: names of the clips that
+    ``evaluate`` measures the loss on. held_out_crops: number of crops of the held-out clips.
     """
 
     KINDS: ClassVar = ("clips",)
@@ -76,14 +77,15 @@ class ClipData:
 
 @dataclass
 class Upscaler:
-    """``stage=train_keys``: a network that enlarges key frames by 4, one by one, trained to come near to the truth.
+    """``stage=train_keys``: a network that enlarges key frames by 4, one by one, trained to come close to the original.
 
-    channels: of its hidden layers. num_blocks: residual blocks of two convolutions. photographs: whether it learns from
-    photographs that packages ship, beside frames of ``data``. films: whether frames of ``data`` are taken. left_out_s:
-    times of the film, in seconds, from which on 20 s are not trained on. film_share: share of the inputs that are
-    slightly blurred and compressed, as films are. drawn_share: share of the crops that are dead leaves, shapes drawn
-    over each other. patch_px: edge of what is taken of a crop (data.crop_px) in a step. muon_lr: rate of Muon for the
-    blocks' kernels, scheduled as optim.lr, which all else has; None: AdamW for all.
+    channels: channels of the hidden layers. num_blocks: residual blocks of two convolutions. photographs: whether to
+    train on photographs that packages ship, beside frames of ``data``. films: whether to train on frames of ``data``.
+    left_out_s: times in the film, in seconds; the 20 s after each are not trained on. film_share: share of the inputs
+    that are slightly blurred and compressed, as films are. drawn_share: share of the crops that are dead leaves, shapes
+    drawn over each other. patch_px: edge in pixels of the patch of a crop (data.crop_px) that a step trains on.
+    muon_lr: learning rate of Muon for the kernels of the blocks, with the schedule of optim.lr, which everything else
+    uses. None: AdamW for all.
     """
 
     channels: int = number(48, least=4)
@@ -101,11 +103,12 @@ class Upscaler:
 class Augment:
     """Space-time augmentation (section 3.3): frame skip, scale and latent noise, drawn per clip.
 
-    max_frame_factor: the largest frame skip. max_scale: the largest scale. frame_factor_weighting, scale_weighting: how
-    often a factor is drawn: in proportion to its size (the paper's), all alike, or in inverse proportion.
-    max_key_frames: of a clip; None: as many as data.num_frames has room for. max_noise_level: of the key frames'
-    latents, of 1000 steps. clean_fraction: clips whose key frames get no noise at all, beside those that draw level 0.
-    text_drop: share of the clips whose text is dropped.
+    max_frame_factor: largest frame skip. max_scale: largest scale. frame_factor_weighting: how often a frame skip is
+    drawn: in proportion to its size (the paper's), uniformly, or in inverse proportion. scale_weighting: how often a
+    scale is drawn: in proportion to its size (the paper's), uniformly, or in inverse proportion. max_key_frames: most
+    key frames of a clip. None: as many as fit into data.num_frames. max_noise_level: highest noise level of the key
+    frames' latents, of 1000 steps. clean_fraction: share of the clips whose key frames get no noise, in addition to
+    those that draw level 0. text_drop: share of the clips whose text is dropped.
     """
 
     max_frame_factor: int = number(MOST_FRAME_FACTOR, least=1, most=MOST_FRAME_FACTOR)
@@ -122,15 +125,16 @@ class Augment:
 class Optim:
     """AdamW on the control branch, the base frozen (section 4.1); the EMA and the schedule are ours.
 
-    joint: whether base and control branch are trained together. step_weighting: how often a diffusion step is drawn,
-    all alike (the paper's) or in proportion to its number. num_steps: optimiser steps; a larger number trains on.
-    base_num_steps: of the base that is trained first where ``init`` names none. batch_size: clips per step, over all
-    processes. micro_batch_size: clips per pass and process, whose gradients are accumulated; None is all at once.
-    gradient_checkpointing: whether blocks keep their inputs alone and are computed again in the backward pass. lr:
-    learning rate. betas: AdamW's two. weight_decay: that of AdamW. warmup_steps: over which the learning rate rises
-    from 0. schedule: of the learning rate after that. grad_clip: largest norm of the gradient. ema_half_life_images:
-    training clips after which a weight counts half in the average that is sampled. sharding: ``fsdp`` spreads weights,
-    gradients, moments and the average over the processes; of ``stage=train``.
+    joint: whether to train base and control branch together. step_weighting: how often a diffusion step is drawn:
+    uniformly (the paper's) or in proportion to its number. num_steps: optimiser steps; a larger number continues a
+    finished training. base_num_steps: optimiser steps of the base, which is trained first if ``init`` names none.
+    batch_size: clips per step, over all processes. micro_batch_size: clips per pass and process; gradients are
+    accumulated. None: all at once. gradient_checkpointing: whether blocks store only their inputs and are recomputed in
+    the backward pass. lr: learning rate. betas: AdamW's two betas. weight_decay: weight decay of AdamW. warmup_steps:
+    steps over which the learning rate rises from 0. schedule: schedule of the learning rate after the warm-up.
+    grad_clip: largest norm of the gradient. ema_half_life_images: half-life of the sampled weight average, in training
+    clips. sharding: ``fsdp`` spreads weights, gradients, moments and the average over the processes, for
+    ``stage=train``.
     """
 
     joint: bool = False
