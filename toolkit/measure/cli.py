@@ -15,10 +15,10 @@ def measure_images(
     samples: Annotated[Path, typer.Argument(help="Folder, .zip or ADM's .npz of samples.")],
     reference: Annotated[Path, typer.Argument(help="Images, ADM's reference batch, or EDM's .npz of statistics.")],
     inception: Annotated[Path, typer.Option(help="pt_inception-2015-12-05-6726825d.pth; see docs/measure.md.")],
-    num: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 64,
+    num: Annotated[int | None, typer.Option(help="Only the first N samples.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 64,
     device: Annotated[str, typer.Option(help="Where the network runs, such as cpu or cuda.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="A .json for the numbers, too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json.")] = None,
 ) -> None:
     """FID, sFID, Inception score, precision and recall, as EDM's and ADM's scripts compute them."""
     from toolkit.measure.job import Plan, measure_and_write
@@ -32,15 +32,15 @@ def measure_videos(
     generated: Annotated[
         Path, typer.Argument(help="Folder of videos, or .npz of uint8 (n, frames, height, width, 3).")
     ],
-    reference: Annotated[Path, typer.Argument(help="Real ones, the same way.")],
+    reference: Annotated[Path, typer.Argument(help="Real videos, in the same form.")],
     i3d: Annotated[Path | None, typer.Option(help="StyleGAN-V's i3d_torchscript.pt, for FVD.")] = None,
     paired: Annotated[bool, typer.Option("--paired", help="PSNR and SSIM: clip i belongs to real clip i.")] = False,
     lpips: Annotated[
-        Path | None, typer.Option(help="Folder with VGG16's features and LPIPS' heads; with --paired.")
+        Path | None, typer.Option(help="Folder with VGG16's features and LPIPS' heads. Needs --paired.")
     ] = None,
-    num_frames: Annotated[int | None, typer.Option(min=1, help="Only the first so many of each clip.")] = None,
+    num_frames: Annotated[int | None, typer.Option(min=1, help="Only the first N frames of each clip.")] = None,
     device: Annotated[str, typer.Option(help="Where the network runs, such as cpu or cuda.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="A .json for the numbers, too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json.")] = None,
 ) -> None:
     """FVD, PSNR, SSIM and LPIPS of clips, as iVideoGPT's evaluation computes them."""
     from toolkit.measure.videos import VideoPlan
@@ -55,10 +55,10 @@ def measure_statistics(
     images: Annotated[Path, typer.Argument(help="Folder, .zip or .npz of images.")],
     out: Annotated[Path, typer.Argument(help="The .npz to write.")],
     inception: Annotated[Path, typer.Option(help="pt_inception-2015-12-05-6726825d.pth; see docs/measure.md.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 64,
     device: Annotated[str, typer.Option(help="Where the network runs, such as cpu or cuda.")] = "cpu",
 ) -> None:
-    """Statistics of a reference set, to measure samples against later."""
+    """Compute the statistics of a reference set, to compare samples with later."""
     from toolkit.measure.job import make_statistics
 
     typer.echo(make_statistics(images, inception, out, device, batch_size))
