@@ -51,7 +51,7 @@ def test_measuring_on_other_images_than_those_learned_from_is_said(pictures, cap
     assert train("stage=prior", "hydra.run.dir=one") == 0
     Image.new("L", (8, 8), 7).save(pictures / "new.png")
     assert train("stage=measure", "model=one", "hydra.run.dir=again") == 0
-    assert "model=one: learned from other data than these (" in capfd.readouterr().err
+    assert "model=one: was trained on other data than these (" in capfd.readouterr().err
 
 
 def test_a_model_samples_when_the_images_it_learned_from_are_gone(pictures, capfd):

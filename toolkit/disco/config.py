@@ -145,11 +145,11 @@ class PriorConfig:
     """A(z): the autoregressive Transformer (appendix D.1), or a simpler prior for comparison.
 
     kind: autoregressive, the code frequencies of each latent (``marginal``), or all codes equally likely (``uniform``).
-    width: width of the Transformer. depth: its layers. num_heads: its attention heads. dropout: its dropout. num_steps:
-    optimiser steps at most; training ends earlier if the held-out loss stops falling. batch_size: code tuples per step.
-    micro_batch_size: code tuples per pass. None: all at once. lr: learning rate. weight_decay: weight decay of AdamW.
-    grad_clip: largest norm of the gradient. eval_every_steps: steps between two measurements of the held-out loss.
-    patience: training ends after so many measurements without an improvement.
+    width: width of the Transformer. depth: layers of the Transformer. num_heads: its attention heads. dropout: dropout
+    in training. num_steps: optimiser steps at most; training ends earlier if the held-out loss stops falling.
+    batch_size: code tuples per step. micro_batch_size: code tuples per pass. None: all at once. lr: learning rate.
+    weight_decay: weight decay of AdamW. grad_clip: largest norm of the gradient. eval_every_steps: steps between two
+    measurements of the held-out loss. patience: training ends after so many measurements without an improvement.
     """
 
     kind: str = choice("autoregressive", "autoregressive", "marginal", "uniform")

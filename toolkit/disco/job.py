@@ -88,7 +88,7 @@ def data_for_samples(config: TrainDisco, run: Run) -> data.Dataset | None:
     wanted = config if asked_for else dataclasses.replace(config, data=_data_of_model(config) or config.data)
     download = data.CATALOGUE[wanted.data.name].download
     if not asked_for and config.model in zoo.SHIPPED and download and not is_cached(download):
-        progress.say(f"no real images beside the samples: toolkit data fetch {wanted.data.name} would get them")
+        progress.say(f"no real images beside the samples; toolkit data fetch {wanted.data.name} downloads them")
         return None
     try:
         return load_data(wanted)
@@ -118,7 +118,7 @@ def _keep_splits(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
         known = _data_of_model(config) or config.data
         if known.resize != config.data.resize:
             told.append(f"data.resize {known.resize} -> {config.data.resize}")
-        progress.say(f"model={config.model}: learned from other data than these ({', '.join(told)})")
+        progress.say(f"model={config.model}: was trained on other data than these ({', '.join(told)})")
 
 
 def load_data(config: TrainDisco) -> data.Dataset:

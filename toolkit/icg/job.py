@@ -168,7 +168,7 @@ def _title(config: SampleICG, plan: Plan) -> str:
 
 def _note(config: SampleICG, plan: Plan) -> str:
     """What the numbers are, and why some are missing."""
-    parts = ["FD: Fréchet distance; calls: of the network, per image"]
+    parts = ["FD: Fréchet distance; calls: network calls per image"]
     if any(one.model == DROPPING for one in plan.columns):
         parts.append(f"(drop): trained with {config.loss.label_drop:.0%} of the labels dropped, all others without")
     if plan.unmeasured:
@@ -182,7 +182,7 @@ def _note(config: SampleICG, plan: Plan) -> str:
                 f"too few for distances, precision and recall (measure.num_samples={LEAST_FOR_DISTANCES} or more)"
             )
         if plan.source.labels is not None and len(set(plan.source.labels)) < plan.source.num_classes:
-            parts.append(f"labels of {len(set(plan.source.labels))} classes, and distances to all")
+            parts.append(f"labels of {len(set(plan.source.labels))} classes, distances to all classes")
         if plan.source.labels is None:
             parts.append("no accuracy: the model is not conditioned on the class")
     parts += dict.fromkeys(filter(None, (one.source.warning(one.guidance) for one in plan.columns)))

@@ -27,10 +27,10 @@ def tables(plan: dict[str, Any]) -> list[Table]:
     return [
         Table(title, ["", *names], _columns(stages, _work), _how(plan["assumptions"]["time"])),
         Table(
-            "memory of a device, GiB",
+            "memory per device, GiB",
             ["", *names],
             _columns(stages, lambda stage: _memory(stage, room)),
-            f"{room:.3g} of {device['memory_gib']:g} GiB are counted on; activations leave as gradients come",
+            f"{room:.3g} of {device['memory_gib']:g} GiB count as usable; activations are freed as gradients are computed",
         ),
         Table("whole training", ["", *names, "sum"], _total(plan), " ".join(_notes(stages))),
     ]
@@ -52,13 +52,13 @@ def _work(stage: dict[str, Any]) -> dict[str, Any]:
         "of them trained": stage["trained"],
         "batch": f"{stage['batch_size']} {stage['item']}",
         "micro-batch": stage["micro_batch_size"],
-        "passes a step": stage["passes"],
+        "passes per step": stage["passes"],
         "largest micro-batch, activations kept": _or_none(stage["largest_micro_batch"]["kept"]),
         "largest micro-batch, recomputed": _or_none(stage["largest_micro_batch"].get("recomputed", "-")),
         "activation checkpointing": "yes" if stage["checkpointing"] else "no",
-        "TFLOP a step": _rounded(stage["flops_per_step"] / 1e12),
-        "exchanged a step and device, GB": _rounded(stage["exchanged"] / 1e9),
-        "seconds a step": _rounded(stage["step_s"]),
+        "TFLOP per step": _rounded(stage["flops_per_step"] / 1e12),
+        "exchanged per step and device, GB": _rounded(stage["exchanged"] / 1e9),
+        "seconds per step": _rounded(stage["step_s"]),
         "of them waiting for others": _rounded(stage["exposed_exchange_s"]),
         "share of peak FLOP/s (MFU)": f"{stage['utilisation']:.0%}",
     }
@@ -80,7 +80,7 @@ def _total(plan: dict[str, Any]) -> list[list[Any]]:
         ["steps", *steps, sum(steps)],
         ["hours", *(_rounded(stage["total_s"] / 3600) for stage in stages), _rounded(total["time_s"] / 3600)],
         ["device-hours", *(_rounded(stage["device_hours"]) for stage in stages), _rounded(total["device_hours"])],
-        ["a checkpoint, GB", *(_rounded(stage["checkpoint_bytes"] / 1e9) for stage in stages), ""],
+        ["one checkpoint, GB", *(_rounded(stage["checkpoint_bytes"] / 1e9) for stage in stages), ""],
         ["disk, GB", *(_rounded(stage["disk_bytes"] / 1e9) for stage in stages), _rounded(total["disk_bytes"] / 1e9)],
     ]
 

@@ -48,7 +48,7 @@ def measure(parts: Parts, dataset: Dataset, config: TrainDisco, run: Run) -> dic
     for name in config.measure.names:
         missing = _missing(setting, name)
         if missing:
-            progress.say(f"measure {name}: left out, the model has no {missing}")
+            progress.say(f"measure {name}: skipped, the model has no {missing}")
             continue
         progress.say(f"measure {name}")
         values = MEASURES[name](setting)
@@ -86,5 +86,5 @@ def headline(found: dict[str, float], config: TrainDisco) -> Table:
         add(f"loss at σ = {sigma:g}", f"loss.ours.{key}", f"loss.baseline.{key}", f"loss.bayes.{key}")
     add("turning of the ODE, degrees", "turning.mean.ours", "turning.mean.baseline")
     add("information in the codes, nats", "use.information", "")
-    note = "lower is better, except for information; floor: as many real items, or the least possible loss"
+    note = "lower is better, except for information; floor: as many real items, or the lowest possible loss"
     return Table("DisCo-Diff and its baseline", ["measure", "DisCo-Diff", "baseline", "floor"], rows, note)

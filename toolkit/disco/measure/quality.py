@@ -143,7 +143,7 @@ def guidance(setting: Setting) -> dict[str, float]:
         lines[f"{name} branch"] = ([0.0, *scales], [plain, *values])
     rows: list[list[Cell]] = [[0.0, *[plain] * len(lines)]]
     rows += [[scale, *(values[row + 1] for _, values in lines.values())] for row, scale in enumerate(scales)]
-    note = f"{budget} evaluations at most, two a call where guided"
+    note = f"at most {budget} evaluations; a guided call takes two"
     table = Table(f"Guidance on z: {judge.distance} distance", ["cfg", *lines], rows, note)
     table.save(setting.run.path("tables", "guidance.json"))
     figures.curves(

@@ -95,7 +95,7 @@ def _table(setting: Setting, names: list[str], made: Tensor, true: Tensor) -> No
         mine, real = (one[index::num, -1].mean(0) * size_px for one in (made, true))
         rows.append([name, *(round(float(value), 2) for value in (*mine, *real))])
     columns = ["action held", "imagined x, px", "imagined y, px", "true x, px", "true y, px"]
-    note = "mean displacement of the moving thing after the last frame"
+    note = "mean displacement of the moving object after the last frame"
     Table("what each action does", columns, rows, note).save(setting.run.path("tables", "actions.json"))
 
 

@@ -33,7 +33,7 @@ AXES = {
 }
 VALLEYS = {"growth_tokens": "growth timing d, tokens", "factor": "growth factor g"}
 LOSS = "held-out loss, nats per token"
-NOTE = "loss: held-out; tokens, FLOPs (6 x all parameters) and time include what an arm grew from"
+NOTE = "loss: held-out; tokens, FLOPs (6 x all parameters) and time include the base that an arm started from"
 SHOWN_ABOVE = 1.2  # nats over the lowest loss: earlier parts of the curves are left out of the figure
 SPEEDUP_GRID = 25
 
@@ -157,9 +157,9 @@ def speedup_table(results: Sequence[Mapping[str, Any]], config: GrowLLM) -> Tabl
             rows.append(row)
     columns = ["arm, read at", "loss", "C scratch", "C grown", "speedup", "non-emb.", "matmul"]
     note = _seeds_note(grouped.values()) + (
-        "speedup = C_scratch / C_grown - 1 at equal held-out loss (eq. 48), in FLOPs of 6 x all parameters, 6 x those "
-        "without embedding and head, and all matrix products; the base's training included; scratch at whichever rate "
-        "of its sweep gets there first; last: the higher of the two last losses"
+        "speedup = C_scratch / C_grown - 1 at equal held-out loss (eq. 48), counting FLOPs as 6 x all parameters, 6 x "
+        "those without embedding and head, or all matrix products; the base's training is included; for scratch, the "
+        "learning rate of its sweep that gets there first; last: at the higher of the two last losses"
     )
     return Table("Speedup of growth", columns, rows, note)
 

@@ -136,9 +136,8 @@ def task_table(scores: dict[str, Score]) -> Table:
         mean = sum(scores[name].metrics[BENCHMARKS[name].metric] for name in ACCURACIES) / len(ACCURACIES)
         rows.append(["Avg. (7)", f"{100 * mean:.2f}", None, None, None])
     note = (
-        "accuracies in per cent ± standard error; the paper does not say which it prints, most likely acc of Lambada "
-        "and Winogrande and acc_norm of the others, which is what Avg. is over; perplexity of the last word (Lambada) "
-        "or per word"
+        "accuracies in per cent ± standard error; Avg. takes acc for Lambada and Winogrande and acc_norm for the "
+        "others, most likely what the paper prints (it does not say); perplexity of the last word (Lambada) or per word"
     )
     return Table("Tasks", ["", "acc", "acc_norm", "perplexity", "rows"], rows, note)
 

@@ -73,7 +73,7 @@ def history(checkpoint: Checkpoint) -> Spent:
     """What a checkpoint has cost so far; nothing where nobody kept account, which is said."""
     path = checkpoint.folder / HISTORY_FILE if checkpoint.folder else None
     if path is None or not path.is_file():
-        progress.say(f"note: {checkpoint.source} does not say what its training cost; it counts as nothing")
+        progress.say(f"note: {checkpoint.source} does not record the cost of its training; it is counted as 0")
         return Spent()
     kept = read_object(path, tokens=int, sequences=int, flops=dict, time_s=float)
     if any(not isinstance(kept["flops"].get(name), (int, float)) for name in ACCOUNTINGS):
