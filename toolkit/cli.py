@@ -18,7 +18,7 @@ from toolkit.measure.cli import app as measure_app
 FIVE, LOOK, STOCK = "The five papers", "Looking at runs", "Models and data"  # the groups of ``toolkit --help``
 
 app = typer.Typer(
-    help="Five papers on image and video generation, world models and language models, one command each.",
+    help="Five papers on images, video, world models and language models, one command each.",
     epilog="toolkit COMMAND --help shows examples, presets and keys. toolkit COMMAND --keys WORD searches all keys.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -30,7 +30,7 @@ def tables(plan: dict[str, Any]) -> list[Table]:
             "memory per device, GiB",
             ["", *names],
             _columns(stages, lambda stage: _memory(stage, room)),
-            f"{room:.3g} of {device['memory_gib']:g} GiB count as usable; activations are freed as gradients are computed",
+            f"{room:.3g} of {device['memory_gib']:g} GiB count as usable; activations are freed as gradients come",
         ),
         Table("whole training", ["", *names, "sum"], _total(plan), " ".join(_notes(stages))),
     ]
