@@ -82,7 +82,7 @@ def test_help_of_a_job_command_lists_its_presets():
     code, out, _ = toolkit("train-disco", "--help")
     assert code == 0
     assert all(f"│ {name} " in out for name in presets("train-disco"))
-    assert "disco_digits unless" in out and "--cfg job" in out and "--dry-run" in out
+    assert "default disco_digits" in out and "--cfg job" in out and "--dry-run" in out
 
 
 @pytest.mark.parametrize("name", JOBS)
