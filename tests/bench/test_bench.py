@@ -39,6 +39,11 @@ def test_bad_options_are_named(word, message):
         parse_options(Options, [word])
 
 
+def test_only_names_a_contender():
+    with pytest.raises(UserError, match=r"only=natve: did you mean 'native'\? contenders are ours, native"):
+        bench.run_bench("icg", BenchOptions(only="natve"), {"ours": None, "native": None}, "images")
+
+
 def test_ratios_are_medians_over_paired_rounds(monkeypatch):
     """On a clock of our own: theirs takes twice as long in every round, though the machine slows down."""
     now = 0.0
