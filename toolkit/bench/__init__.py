@@ -103,7 +103,9 @@ def run_bench(name: str, options: BenchOptions, makers: Makers, unit: str, note:
     prepare(options)
     if options.only:  # the child process that measures one contender's peak memory
         if options.only not in makers:
-            raise UserError(f"only={options.only}: {did_you_mean(options.only, makers)}contenders are {', '.join(makers)}")
+            raise UserError(
+                f"only={options.only}: {did_you_mean(options.only, makers)}contenders are {', '.join(makers)}"
+            )
         rise = _peak_memory(makers[options.only], options.device)
         print(json.dumps({"peak_memory_mib": rise, "peak_resident_mib": _most_resident_bytes() / 2**20}))
         return 0
