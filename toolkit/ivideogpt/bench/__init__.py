@@ -53,7 +53,10 @@ def _ours(options: Options) -> Contender:
     world = build_world(options)
     world.tokenizer.to(memory_format=torch.channels_last)  # as one that is loaded
     frames, actions = clips(options, world.spec.resolution)
-    tokens, transformer = world.tokenizer.tokenize(frames), world.transformer.train()
+    tokens = world.tokenizer.tokenize(frames)
+    # a network of its own: a step makes the weights others, and a roll-out would make its draft of them anew
+    learner = build_world(options) if "train" in options.tasks else world
+    transformer = learner.transformer.train()
     optimizer = make_optimizer(transformer, TrainIVideoGPT()) if "train" in options.tasks else None
 
     def loss() -> Any:
