@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from toolkit.errors import UserError, did_you_mean
-from toolkit.schema import number
+from toolkit.schema import free_text, number
 from toolkit.venhancer.config import MOST_NOISE_LEVEL, Sampling, Windows
 from toolkit.venhancer.train.config import MOST_FRAME_FACTOR, MOST_SCALE
 
@@ -32,8 +32,8 @@ class EnhanceSettings:
     scale_condition: float | None = number(None, least=1, most=MOST_SCALE)
     noise_level: int = number(0, least=0, most=MOST_NOISE_LEVEL)
     conditioning_scale: float = number(1.0, least=0)
-    prompt: str = ""
-    negative_prompt: str = ""
+    prompt: str = free_text("")
+    negative_prompt: str = free_text("")
     sampling: Sampling = field(default_factory=lambda: Sampling(guidance_scale=1.0))
     windows: Windows = field(default_factory=Windows)
     chunk_mib: int = number(64, least=1)
