@@ -228,8 +228,7 @@ def plan(
 def search(
     command: Annotated[str, typer.Argument(help="A paper's command, such as train-disco.")],
     overrides: Annotated[
-        list[str],
-        typer.Argument(help="Its settings; ranges to search as in 'optim.lr=interval(1e-4,1e-2)'."),
+        list[str], typer.Argument(help="Settings; ranges to search as in 'optim.lr=interval(1e-4,1e-2)'.")
     ],
     folder: Annotated[Path, typer.Option(help="Folder for the trials. The same folder continues a search.")],
     trials: Annotated[int, typer.Option(min=1, help="Number of trials in all.")] = 20,

@@ -64,7 +64,10 @@ def test_list_finds_single_runs_and_sweeps_and_survives_damage(root):
     assert said[2] == "step 7: loss is NaN"
     assert all("\n" not in text for text in said)
     assert table.note == "1 damaged, 3 done, 1 failed, 1 interrupted"
-    assert "no runs here yet" in list_runs(root / "nowhere").note
+    (root / "empty").mkdir()
+    assert "no runs here yet" in list_runs(root / "empty").note
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        list_runs(root / "nowhere")
     assert len(find_runs(root, "no-such-command")) == 1  # the damaged one: its command is unknown
 
 
