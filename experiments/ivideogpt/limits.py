@@ -130,7 +130,7 @@ def flops(world: Any, frames: torch.Tensor, actions: torch.Tensor) -> dict[str, 
     """Of the convolutions and products of the tokenizer's parts, as it computes them."""
     found = {}
     with FlopCounterMode(display=False) as counter:
-        context = world.tokenizer.encode_context(frames[:, :1])
+        world.tokenizer.encode_context(frames[:, :1])
     found["encode"] = float(counter.get_total_flops())
     with FlopCounterMode(display=False) as counter:
         state = world.begin(frames[:, :1], frames=NUM_FUTURE)
@@ -138,7 +138,6 @@ def flops(world: Any, frames: torch.Tensor, actions: torch.Tensor) -> dict[str, 
     with FlopCounterMode(display=False) as counter:
         world.rollout(state, actions[:, :-1])
     found["decode"] = float(counter.get_total_flops())
-    del context
     return found
 
 

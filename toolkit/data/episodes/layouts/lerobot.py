@@ -186,10 +186,12 @@ def frames_at(path: Path, times: NDArray[np.float64], spacing_s: float) -> NDArr
     """
     import av
 
+    from toolkit.data.video.reader import file_url
+
     found: list[Any] = [None] * len(times)
     away = np.full(len(times), spacing_s / 2)
     try:
-        with av.open(f"file:{path}") as film:
+        with av.open(file_url(path)) as film:
             stream = film.streams.video[0]
             if stream.width * stream.height * 3 * len(times) > MOST_BYTES:
                 raise UserError(f"{path}: {len(times)} frames of {stream.width}x{stream.height}, more than is read")
