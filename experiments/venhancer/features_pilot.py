@@ -36,7 +36,7 @@ from toolkit.metrics.plips import PLIPS
 from toolkit.metrics.video import decibel, squared_error
 from toolkit.runs.files import write_json
 from toolkit.runs.machine import git_commit, machine
-from toolkit.venhancer.train.keys import reduce
+from toolkit.venhancer.train.keys import EPSILON, reduce
 
 PATCH_PX, SEEN_PX, BATCH, BORDER_PX = 96, 64, 8, 8  # features are compared on the middle SEEN_PX of a patch
 BLOCKS = (2, 2, 3, 1)  # convolutions of VGG-16 up to the first of its fourth block
@@ -119,7 +119,7 @@ def train(kind: str, features: Callable[[Tensor], list[Tensor]]) -> tuple[dict[s
         plain = F.interpolate(small, scale_factor=4, mode="bicubic", align_corners=False)
         with torch.autocast("cpu", torch.bfloat16):
             made = network(small).float()
-            loss = pixels * ((made - truth).square() + (0.05 / 255) ** 2).sqrt().mean()
+            loss = pixels * ((made - truth).square() + EPSILON**2).sqrt().mean()
             with torch.no_grad():
                 real = features(truth[..., seen, seen])
             looked = zip(features(made[..., seen, seen]), real, strict=True)
