@@ -9,7 +9,7 @@ from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.data.video.reader import VideoIndex
 from toolkit.errors import UserError
-from toolkit.venhancer.clips.inputs import check_size, output_size
+from toolkit.venhancer.clips.inputs import check_size, memory_text, output_size
 from toolkit.venhancer.clips.timeline import make_timeline, output_rate
 
 
@@ -139,8 +139,14 @@ def test_huge_results_are_refused_with_what_fits(monkeypatch):
     monkeypatch.setenv("TOOLKIT_MEMORY_GIB", "0.75")
     check_size(config("scale=2"), index, 3840, 2160)
     with pytest.raises(
-        UserError, match=r"scale=8\.0: frames of 15360x8640 need about 2\.\d GiB, 0\.8 GiB are free; at"
+        UserError, match=r"scale=8\.0: frames of 15360x8640 need about 2\.\d GiB, 768\.0 MiB are free; at"
     ):
         check_size(config("scale=8"), index, 15360, 8640)
     with pytest.raises(UserError, match="is too small"):
         check_size(config("scale=2"), clip(width=8, height=8), 16, 16)
+
+
+def test_memory_is_told_in_a_unit_in_which_it_is_not_zero():
+    assert memory_text(3 * 2**29) == "1.5 GiB"
+    assert memory_text(2**30) == "1.0 GiB"
+    assert memory_text(200 * 2**10) == "0.2 MiB"

@@ -220,7 +220,9 @@ def check_size(config: EnhanceVideo, index: VideoIndex, width: int, height: int)
         fixed = frame_bytes(index, 0, 0)
         scale = ((free - fixed) / (3 * OUTPUT_COPIES * index.width * index.height)) ** 0.5 if free > fixed else 0.0
         fits = f"at most scale={scale:.3g} fits" if scale >= 1 else "the input itself is too large"
-        raise UserError(f"{key}: frames of {width}x{height} need about {gib(need)}, {gib(free)} are free; {fits}")
+        raise UserError(
+            f"{key}: frames of {width}x{height} need about {memory_text(need)}, {memory_text(free)} are free; {fits}"
+        )
 
 
 def frame_bytes(index: VideoIndex, width: int, height: int) -> int:
@@ -254,9 +256,9 @@ def _meminfo() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def gib(size: float) -> str:
-    """Bytes in GiB."""
-    return f"{size / 2**30:.1f} GiB"
+def memory_text(size: float) -> str:
+    """Bytes in GiB, below 1 GiB in MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def rate_text(rate: Fraction) -> str:

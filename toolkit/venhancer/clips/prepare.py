@@ -25,7 +25,7 @@ from toolkit.venhancer.clips.inputs import (
     Task,
     available_bytes,
     check_size,
-    gib,
+    memory_text,
     output_size,
     picture_rate,
     rate_text,
@@ -198,7 +198,7 @@ class Network:
         if plan.peak_bytes > free:
             asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} in these windows and tiles"
             fits = self._fitting_tile(work, source, free)
-            raise UserError(f"{asked} needs about {gib(plan.peak_bytes)}, {gib(free)} are free; {fits}")
+            raise UserError(f"{asked} needs about {memory_text(plan.peak_bytes)}, {memory_text(free)} are free; {fits}")
         self._check_disk(work, source, plan.disk_bytes)
         return [f"{work.task.name}: {note}" for note in plan.notes]
 
@@ -207,11 +207,13 @@ class Network:
         room = _room(work.folder)
         if need <= room:
             return
-        asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} keeps {gib(need)} on disk while it works"
+        asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} keeps {memory_text(need)} on disk while it works"
         for frames in WINDOW_FRAMES:
             if self.enhancer(work, num_frames=frames).plan(source).disk_bytes <= room:
-                raise UserError(f"{asked}, {gib(room)} are free; windows.num_frames={frames} fits")
-        raise UserError(f"{asked}, {gib(room)} are free; lower the scale, or set hydra.run.dir to a larger disk")
+                raise UserError(f"{asked}, {memory_text(room)} are free; windows.num_frames={frames} fits")
+        raise UserError(
+            f"{asked}, {memory_text(room)} are free; lower the scale, or set hydra.run.dir to a larger disk"
+        )
 
     def _fitting_tile(self, work: Work, source: KeyFrames, free: int) -> str:
         for side in TILE_SIDES_PX:
