@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from toolkit.claims.reproduce import paper_folder, reproduce
 from toolkit.cli import app
 from toolkit.commands import COMMANDS, paper_named
-from toolkit.errors import UserError
+from toolkit.errors import UserError, bytes_text
 from toolkit.help.completion import complete
 from toolkit.launch import run_bench
 
@@ -233,3 +233,11 @@ def test_what_memory_does_not_hold_is_one_line(tmp_path):
     code, out, error = toolkit("data", "record", "push_sprite", str(tmp_path), "--size-px", "10000000")
     assert code == 1 and out == "" and error.startswith("toolkit: error: out of memory"), error
     assert len(error.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(300, "0.3 KiB"), (2**20 - 1, "1024.0 KiB"), (2**20, "1.0 MiB"), (2**30, "1.0 GiB"), (3 * 2**29, "1.5 GiB")],
+)
+def test_bytes_are_told_in_the_unit_that_fits_them(size, text):
+    assert bytes_text(size) == text

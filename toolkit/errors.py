@@ -80,6 +80,12 @@ def few(words: list[str], most: int = 20) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
+def bytes_text(size: float) -> str:
+    """A number of bytes in the largest of GiB, MiB and KiB in which it is at least 1."""
+    power = 3 if size >= 2**30 else 2 if size >= 2**20 else 1
+    return f"{size / 1024**power:.1f} {'KMG'[power - 1]}iB"
+
+
 def refuse_files(problems: list[str], total: int, key: str = "data.skip_bad") -> None:
     """Raise one UserError for all ``problems`` with files of a folder of ``total``; nothing where there are none."""
     hint = f"({key}=true leaves such files out)"

@@ -106,7 +106,7 @@ def test_a_disk_that_is_too_small_is_said_before_any_work(tmp_path, decoded, mon
     loaded = load(fill(tmp_path / "set", number=9))
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(store_module.shutil, "disk_usage", lambda path: usage(18 * 192 - 1))
-    with pytest.raises(UserError, match=r"0\.0 GB are needed for 18 decoded images.*set data\.cache=false"):
+    with pytest.raises(UserError, match=r"\d+\.\d KiB are needed for 18 decoded images.*set data\.cache=false"):
         loaded.prepare()
     assert not decoded
     monkeypatch.setattr(store_module.shutil, "disk_usage", lambda path: usage(18 * 192))

@@ -9,7 +9,7 @@ from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.data.video.reader import VideoIndex
 from toolkit.errors import UserError
-from toolkit.venhancer.clips.inputs import check_size, memory_text, output_size
+from toolkit.venhancer.clips.inputs import check_size, output_size
 from toolkit.venhancer.clips.timeline import make_timeline, output_rate
 
 
@@ -144,9 +144,3 @@ def test_huge_results_are_refused_with_what_fits(monkeypatch):
         check_size(config("scale=8"), index, 15360, 8640)
     with pytest.raises(UserError, match="is too small"):
         check_size(config("scale=2"), clip(width=8, height=8), 16, 16)
-
-
-def test_memory_is_told_in_a_unit_in_which_it_is_not_zero():
-    assert memory_text(3 * 2**29) == "1.5 GiB"
-    assert memory_text(2**30) == "1.0 GiB"
-    assert memory_text(200 * 2**10) == "0.2 MiB"

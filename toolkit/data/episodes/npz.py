@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.data.images.arrays import DAMAGES
-from toolkit.errors import UserError
+from toolkit.errors import UserError, bytes_text
 
 MOST_BYTES = 8 * 2**30  # of an episode
 BOMB_BYTES, BOMB_RATIO = 2**30, 500  # so large, and so many times as large as the file: nothing that was recorded
@@ -31,7 +31,7 @@ def load_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
     size = path.stat().st_size
     if total > MOST_BYTES or (total > BOMB_BYTES and total > BOMB_RATIO * size):
         raise UserError(
-            f"{path}: {total / 2**20:.0f} MiB of arrays in {size / 2**20:.1f} MiB; an episode has at most "
+            f"{path}: {bytes_text(total)} of arrays in {bytes_text(size)}; an episode has at most "
             f"{MOST_BYTES >> 30} GiB, and is not {BOMB_RATIO} times as large as its file"
         )
     try:

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 from toolkit.data.images.arrays import stored_array, stored_arrays
 from toolkit.data.images.shards import ShardArchive, find_shards
 from toolkit.data.images.suffixes import open_picture
-from toolkit.errors import UserError
+from toolkit.errors import UserError, bytes_text
 
 MOST_MEMBER_BYTES = 2**30  # of one image file
 _DAMAGES = (  # what zipfile raises on arbitrary bytes
@@ -133,7 +133,7 @@ class ZipArchive:
         if info.flag_bits & 1:
             raise UserError(f"{self.path}: the member '{name}' is encrypted; give an archive without a password")
         if info.file_size > MOST_MEMBER_BYTES:
-            raise UserError(f"{self.path}: the member '{name}' says that it holds {info.file_size / 2**30:.1f} GiB")
+            raise UserError(f"{self.path}: the member '{name}' says that it holds {bytes_text(info.file_size)}")
         for depth in range(1, len(words)):
             above, last = "/".join(words[: depth - 1]), words[depth - 1]
             if self._folders.setdefault(above, {}).setdefault(last, True) is False:

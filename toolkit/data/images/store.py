@@ -17,7 +17,7 @@ import numpy as np
 from toolkit.data.fetching import cache_root
 from toolkit.data.images.archives import StackArchive
 from toolkit.data.images.decoding import Reading, decode
-from toolkit.errors import UserError, refuse_files
+from toolkit.errors import UserError, bytes_text, refuse_files
 from toolkit.runs import progress
 
 VERSION = 1  # of decoding; raise it with every change there that makes other pixels of the same files
@@ -78,11 +78,11 @@ class PixelStore:
         num_bytes, free = int(np.prod(self.shape)), shutil.disk_usage(self.path.parent).free
         if num_bytes > free:
             raise UserError(
-                f"{self.path.parent}: {num_bytes / 1e9:.1f} GB are needed for {len(self.files)} decoded images and "
-                f"{free / 1e9:.1f} GB are free; set data.cache=false to decode them at every pass, or TOOLKIT_CACHE"
+                f"{self.path.parent}: {bytes_text(num_bytes)} are needed for {len(self.files)} decoded images and "
+                f"{bytes_text(free)} are free; set data.cache=false to decode them at every pass, or TOOLKIT_CACHE"
             )
         size = "x".join(map(str, self.reading.shape))
-        _log.info("decoding %d images to %s once: %s, %.2f GB", len(self.files), size, self.path, num_bytes / 1e9)
+        _log.info("decoding %d images to %s once: %s, %s", len(self.files), size, self.path, bytes_text(num_bytes))
         temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}")
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
         try:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import JobError, UserError
+from toolkit.errors import JobError, UserError, bytes_text
 from toolkit.paths import share
 from toolkit.plain_files import read_object
 from toolkit.runs.files import sync
@@ -50,7 +50,7 @@ def whole_or_nothing(out: Path, needed_bytes: int) -> Iterator[Path]:
         try:
             free = shutil.disk_usage(aside).free
             if free < needed_bytes:
-                raise JobError(f"out={out}: needs {needed_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left")
+                raise JobError(f"out={out}: needs {bytes_text(needed_bytes)}, the disk has {bytes_text(free)} left")
             yield aside
             share(aside)
             for path in [*aside.rglob("*"), aside]:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, bytes_text
 from toolkit.venhancer.clips.classic import Frames, blended_frames, motion_frames
-from toolkit.venhancer.clips.inputs import memory_text
 from toolkit.venhancer.config import Classic, Windows
 
 RIFE_BYTES = 1200  # of a pixel that RIFE computes at once; measured from 1080 to 2160 rows
@@ -45,6 +44,6 @@ def check_memory(name: str, size: tuple[int, int], windows: Windows, free_bytes:
     rows, columns = (min(pair) for pair in zip(_rife_tile(windows), (size[1], size[0]), strict=True))
     need = RIFE_BYTES * rows * columns
     if name == "rife" and need > free_bytes:
-        least = f"{columns}x{rows} pixels at a time need about {memory_text(need)}, {memory_text(free_bytes)} are free"
+        least = f"{columns}x{rows} pixels at a time need about {bytes_text(need)}, {bytes_text(free_bytes)} are free"
         smaller = "make windows.tile_height_px and windows.tile_width_px smaller"
         raise UserError(f"between=rife: {least}; {smaller}, or take between=motion")

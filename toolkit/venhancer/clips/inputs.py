@@ -14,7 +14,7 @@ from toolkit.data.video.reader import VideoIndex
 from toolkit.data.video.sequence import GUESSED_RATE, find_sequence
 from toolkit.data.video.tone import HDR_TRANSFERS
 from toolkit.data.video.write import MOST_SIDE_PX, can_encode, container_of, is_taken
-from toolkit.errors import UserError, did_you_mean
+from toolkit.errors import UserError, bytes_text, did_you_mean
 from toolkit.plain_files import named_path
 from toolkit.venhancer.config import LEAST_SCALE, LEAST_SIDE_PX, EnhanceVideo, parse_fps
 from toolkit.venhancer.train.config import MOST_SCALE
@@ -221,7 +221,7 @@ def check_size(config: EnhanceVideo, index: VideoIndex, width: int, height: int)
         scale = ((free - fixed) / (3 * OUTPUT_COPIES * index.width * index.height)) ** 0.5 if free > fixed else 0.0
         fits = f"at most scale={scale:.3g} fits" if scale >= 1 else "the input itself is too large"
         raise UserError(
-            f"{key}: frames of {width}x{height} need about {memory_text(need)}, {memory_text(free)} are free; {fits}"
+            f"{key}: frames of {width}x{height} need about {bytes_text(need)}, {bytes_text(free)} are free; {fits}"
         )
 
 
@@ -254,11 +254,6 @@ def _meminfo() -> int:
     except OSError:
         pass
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def memory_text(size: float) -> str:
-    """Bytes in GiB, below 1 GiB in MiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def rate_text(rate: Fraction) -> str:

@@ -17,7 +17,7 @@ from toolkit.data.video.sequence import find_sequence
 from toolkit.data.video.sound import Sound, sound_plan
 from toolkit.data.video.tone import HDR_TRANSFERS
 from toolkit.data.video.write import DEEP_FORMATS, Encoding, container_of
-from toolkit.errors import UserError
+from toolkit.errors import UserError, bytes_text
 from toolkit.venhancer.clips.backends import Backend, ClassicBackend, GenerativeBackend, KeyFrames, KeysBackend
 from toolkit.venhancer.clips.between import make_between
 from toolkit.venhancer.clips.degrade import write_degraded
@@ -25,7 +25,6 @@ from toolkit.venhancer.clips.inputs import (
     Task,
     available_bytes,
     check_size,
-    memory_text,
     output_size,
     picture_rate,
     rate_text,
@@ -198,7 +197,7 @@ class Network:
         if plan.peak_bytes > free:
             asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} in these windows and tiles"
             fits = self._fitting_tile(work, source, free)
-            raise UserError(f"{asked} needs about {memory_text(plan.peak_bytes)}, {memory_text(free)} are free; {fits}")
+            raise UserError(f"{asked} needs about {bytes_text(plan.peak_bytes)}, {bytes_text(free)} are free; {fits}")
         self._check_disk(work, source, plan.disk_bytes)
         return [f"{work.task.name}: {note}" for note in plan.notes]
 
@@ -207,13 +206,11 @@ class Network:
         room = _room(work.folder)
         if need <= room:
             return
-        asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} keeps {memory_text(need)} on disk while it works"
+        asked = f"{work.task.name}: {work.size[0]}x{work.size[1]} keeps {bytes_text(need)} on disk while it works"
         for frames in WINDOW_FRAMES:
             if self.enhancer(work, num_frames=frames).plan(source).disk_bytes <= room:
-                raise UserError(f"{asked}, {memory_text(room)} are free; windows.num_frames={frames} fits")
-        raise UserError(
-            f"{asked}, {memory_text(room)} are free; lower the scale, or set hydra.run.dir to a larger disk"
-        )
+                raise UserError(f"{asked}, {bytes_text(room)} are free; windows.num_frames={frames} fits")
+        raise UserError(f"{asked}, {bytes_text(room)} are free; lower the scale, or set hydra.run.dir to a larger disk")
 
     def _fitting_tile(self, work: Work, source: KeyFrames, free: int) -> str:
         for side in TILE_SIDES_PX:
