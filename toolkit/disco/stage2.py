@@ -1,7 +1,7 @@
 """Stage 2 (Xu et al. 2024, algorithm 2): the prior over latents by maximum likelihood, encoder frozen.
 
-The encoder runs once; z is redrawn from what it said at every epoch (at temperature 0.01 they are still random draws:
-the encoder's distribution, not its arg-max). The weights kept are those with the lowest held-out nats.
+The encoder runs once; z is redrawn from its stored output at every epoch (at temperature 0.01 too these are random
+draws from the encoder's distribution, not its arg-max). The weights kept are those with the lowest held-out nats.
 """
 
 from __future__ import annotations
@@ -91,15 +91,19 @@ def train_prior(
     valid: Split,
     accelerator: Accelerator,
 ) -> None:
-    """Fit ``prior`` in place and log its held-out nats."""
-    temperature, device = config.latents.extraction_temperature, parts.denoiser.device
-    train_latents = Latents(parts, train, temperature, config.data.flip)
-    held_out = Latents(parts, valid, temperature).draw(generator(config.seed, "prior", "valid", device=device))
+    """Fit ``prior`` in place to the latents of ``train``.
+
+    A uniform prior has nothing to fit and a marginal one is fitted by counting. The others are trained by gradient and
+    log the held-out nats of ``valid``.
+    """
     if isinstance(prior, UniformPrior):
         return
+    temperature, device = config.latents.extraction_temperature, parts.denoiser.device
+    train_latents = Latents(parts, train, temperature, config.data.flip)
     if isinstance(prior, MarginalPrior):
         prior.fit(*train_latents.draw(generator(config.seed, "prior", 0, device=device)))
         return
+    held_out = Latents(parts, valid, temperature).draw(generator(config.seed, "prior", "valid", device=device))
     _maximise_likelihood(run, config, prior, train_latents, held_out, accelerator)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ PROMPTS = [
 
 
 def read_labels(given: Any, num_classes: int, names: Mapping[str, int]) -> list[int]:
-    """Class numbers from ``labels``: a number, a name, a list of them, or a file with one a line.
+    """Class numbers from ``labels``: a number, a name, a list of them, or a file with one per line.
 
     Raises UserError for an unknown name, a number out of range, or an empty file.
     """
@@ -34,7 +35,10 @@ def read_labels(given: Any, num_classes: int, names: Mapping[str, int]) -> list[
 
 
 def read_prompts(given: Any) -> list[str]:
-    """Prompts from ``prompts``: a text, a list, a file with one a line, or None for PROMPTS. Raises UserError."""
+    """Prompts from ``prompts``: a text, a list, a file with one per line, or None for PROMPTS.
+
+    Raises UserError for an empty list, or a file that is missing, empty or not UTF-8.
+    """
     return PROMPTS if given is None else [str(one) for one in _items("prompts", given)]
 
 
@@ -46,12 +50,12 @@ def draw_labels(seed: int, num: int, num_classes: int) -> list[int]:
 def _items(key: str, given: Any) -> list[Any]:
     if isinstance(given, str) and named_path(given).is_file():
         try:
-            lines = named_path(given).read_text(encoding="utf-8").splitlines()
+            lines = named_path(given).read_text(encoding="utf-8-sig").splitlines()  # Windows writes a byte order mark
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{key}={given}: cannot be read as text ({error})") from None
         given = [line.strip() for line in lines if line.strip()]
         if not given:
-            raise UserError(f"{key}: the file is empty; give one a line")
+            raise UserError(f"{key}: the file is empty; give one per line")
     if isinstance(given, str) and Path(given).suffix in (".txt", ".csv", ".json"):
         raise UserError(f"{key}={given}: no such file")
     items = given if isinstance(given, list) else [given]
@@ -64,7 +68,7 @@ def _one_label(one: Any, num_classes: int, names: Mapping[str, int]) -> int:
     text = str(one)
     if text in names:
         return names[text]
-    if not text.lstrip("-").isdigit():
+    if not re.fullmatch(r"-?[0-9]+", text):  # str.isdigit takes superscripts too, which int() does not
         hint = did_you_mean(text, names) if names else "the model does not name its classes; "
         raise UserError(f"labels: no class {text!r}; {hint}give names, or numbers from 0 to {num_classes - 1}")
     if not 0 <= int(text) < num_classes:

@@ -29,6 +29,16 @@ def test_a_condition_is_kept_for_a_step_or_for_a_run_and_never_into_the_next():
     assert torch.equal(again, alone)
 
 
+def test_a_control_image_is_kept_for_a_step_or_for_a_run_also_without_a_seed():
+    real = torch.zeros(1, 1, 2, 2)
+    for resample, seed in (("step", 0), ("step", None), ("run", 0), ("run", None)):
+        guider = ICG(2.0, control_std=1.0, resample=resample, seed=seed)
+        first, second = guider.random_control(real), guider.random_control(real)
+        assert torch.equal(first, second) == (resample == "run"), (resample, seed)
+        guider.restart()
+        assert torch.equal(guider.random_control(real), first) == (seed == 0), (resample, seed)
+
+
 def test_rescaling_brings_the_deviation_of_each_sample_towards_the_conditional_ones():
     """Lin et al. 2024, eq. 15 and 16."""
     model, x, conditions = mlp(), points(6), given(6)

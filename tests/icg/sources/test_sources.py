@@ -11,9 +11,9 @@ from toolkit.data.config import Data
 from toolkit.errors import UserError
 from toolkit.icg.config import SampleICG, Sampling
 from toolkit.icg.labels_and_prompts import PROMPTS, draw_labels, read_labels, read_prompts
-from toolkit.icg.methods import CFG, ICG, PAG, SAG, TCFG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance
+from toolkit.icg.methods import CFG, ICG, PAG, SAG, TCFG, TSG, AutoGuidance, CFGAndTSG, ICGAndTSG, NoGuidance
 from toolkit.icg.sources.base import Request
-from toolkit.icg.sources.denoiser import DenoiserSource, trained_how
+from toolkit.icg.sources.denoiser import DenoiserSource, WeakModelDenoiser, trained_how
 from toolkit.icg.sources.pipeline import PipelineSource
 from toolkit.icg.sources.pipeline_files import condition_of, find_index, refuse
 from toolkit.icg.sources.small import save_model
@@ -117,8 +117,6 @@ def test_what_is_known_of_a_train_disco_run(tmp_path):
 
 
 def test_a_worse_version_guides_and_must_fit(tmp_path):
-    from toolkit.icg.methods import AutoGuidance
-
     source = open_model(make_model(tmp_path / "a", num_latents=0))
     with pytest.raises(UserError, match=r"guidance\.weak: autoguidance needs"):
         source.refuse(AutoGuidance())
@@ -127,6 +125,27 @@ def test_a_worse_version_guides_and_must_fit(tmp_path):
     source.refuse(AutoGuidance(weak=make_model(tmp_path / "c", num_latents=0)))
     images, calls = source.draw(AutoGuidance(), 2.0, request())
     assert calls == 10 and torch.equal(images, source.draw(NoGuidance(), 1.0, request())[0]), "equal weights: no push"
+
+
+def test_autoguidance_keeps_to_its_interval_and_rescales():
+    """x is 4 and the strong model says 1, 2, 3, 4; the weak one says 0: w = 2 doubles that."""
+    strong = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+
+    def denoise(num_evaluations, **settings):
+        made = AutoGuidance(scale=2.0, **settings)
+        return WeakModelDenoiser(lambda *_: strong, lambda *_: 0 * strong, 2.0, made, {}, num_evaluations)
+
+    limited = denoise(4, start=0.25, stop=0.75)
+    assert [limited(strong, 1.0)[0, 3].item() for _ in range(4)] == [4, 8, 8, 4] and limited.num_calls == 6
+    assert torch.allclose(denoise(4, rescale=1.0)(strong, 1.0), strong), "the deviation is the strong model's again"
+
+
+@pytest.mark.parametrize("setting", [{"start": 0.2}, {"t_max": 500.0}, {"sigma_min": 0.1}, {"rescale": 0.5}])
+def test_what_a_pipeline_of_its_own_would_ignore_is_refused(setting):
+    for kind in (PAG, SAG):
+        kind().check()
+        with pytest.raises(UserError, match=rf"guidance\.{next(iter(setting))}=.*no such setting"):
+            kind(**setting).check()
 
 
 @pytest.mark.parametrize(
@@ -290,6 +309,17 @@ def test_prompts(tmp_path):
     assert read_prompts(str(tmp_path / "prompts.txt")) == ["a cat", "a dog"]
     assert read_prompts("a cat, sitting") == ["a cat, sitting"] and read_prompts(None) == PROMPTS
     assert draw_labels(0, 4, 3) == draw_labels(0, 4, 3)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_label_or_prompt(tmp_path):
+    (tmp_path / "one.txt").write_text("3\n", encoding="utf-8-sig")
+    assert read_labels(str(tmp_path / "one.txt"), 10, {}) == [3] and read_prompts(str(tmp_path / "one.txt")) == ["3"]
+
+
+@pytest.mark.parametrize("text", ["\u00b2", "--5", "5-"])
+def test_what_is_no_number_is_refused_as_a_label(text):
+    with pytest.raises(UserError, match="labels: no class"):
+        read_labels([text], 10, {})
 
 
 def test_requests_number_their_samples():

@@ -27,6 +27,19 @@ def test_a_large_cache_goes_on_drawing(tmp_path):
     assert len(rows.tokens) == 512 and not torch.equal(rows.actions[256:], rows.actions[:256])
 
 
+def test_a_damaged_cache_is_made_again(tmp_path):
+    config = tiny.config()
+    config.optim.transformer.cached_clips = 4
+    tokenizer, clips, cpu = tiny.tokenizer(), tiny.clips(), torch.device("cpu")
+    run = Run(tmp_path, config)
+    made = cached_tokens(tokenizer, run, config, clips, cpu)
+    path = tmp_path / "checkpoints" / "tokens.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    assert torch.equal(cached_tokens(tokenizer, run, config, clips, cpu).tokens, made.tokens)
+    assert path.read_bytes() == whole
+
+
 def test_held_out_losses_are_without_dropout_and_training_goes_on_with_it():
     world = tiny.world()
     world.transformer.llm.config.attention_dropout = 0.5

@@ -183,6 +183,12 @@ def test_score_agrees_with_what_was_imagined(world, context, actions):
     )
 
 
+def test_score_refuses_frames_of_another_number_of_rows(world):
+    clips, taken = nano_clips(B)
+    with pytest.raises(UserError, match=f"frames: 1 rows, the context has {B}"):
+        world.score(clips[:, :T0], clips[:1, T0:], taken[:, T0 - 1 : -1])
+
+
 def test_a_policy_sees_bytes(world, context):
     seen = []
 

@@ -65,6 +65,15 @@ def test_training_mode_changes_no_token(tokenizer, frames):
     assert not torch.equal(first, second)
 
 
+def test_training_mode_is_restored_after_an_error(tokenizer):
+    tokenizer.train()
+    with pytest.raises(IndexError):
+        tokenizer.decode_context(torch.full((1, T0, tokenizer.layout.tokens_per_context), 10**6))
+    was_training = tokenizer.training
+    tokenizer.eval()
+    assert was_training
+
+
 def test_the_training_forward_decodes_its_own_codes(tokenizer, frames):
     with torch.no_grad():
         found = tokenizer(frames[:, :T0], frames[:, T0:])

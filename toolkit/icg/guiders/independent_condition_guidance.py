@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
@@ -105,6 +106,7 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         self.guidance_scale, self.resample, self.num_draws = guidance_scale, resample, num_draws
         self.condition = IndependentCondition(condition, fields, num_classes, exclude_own, std, class_probabilities)
         self.kept, self.control_std, self.control_draws = None, control_std, Draws(seed, "control")
+        self.kept_control: dict[torch.Size, Tensor] = {}
 
     @classmethod
     def preset(cls, name: str) -> IndependentConditionGuidance:
@@ -125,14 +127,14 @@ class IndependentConditionGuidance(WeakBranchGuidance):
     def restart(self) -> None:
         super().restart()
         self.control_draws.restart()
-        self.kept = None
+        self.kept, self.kept_control = None, {}
 
     def random_control(self, real: Tensor) -> Tensor:
-        """What takes the place of a control picture (B, C, H, W)."""
+        """A Gaussian image like the control image ``real`` (B, C, H, W); with resample="run" the same at every step."""
         assert self.control_std is not None
-        if self.resample == "run":
-            self.control_draws.restart()
-        return (self.control_std * self.control_draws.normal(real.shape, real.device)).to(real.dtype)
+        if self.resample == "step" or real.shape not in self.kept_control:
+            self.kept_control[real.shape] = self.control_draws.normal(real.shape, real.device)
+        return (self.control_std * self.kept_control[real.shape]).to(real.dtype)
 
     @property
     def draws_all_text(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -36,11 +37,16 @@ class OfDiffusers(Guidance):
         return {}
 
     def check(self) -> None:
-        """Of the interval diffusers' guiders know the steps."""
+        """The guiders of diffusers limit guidance by step, not by time or noise level."""
         super().check()
-        for key, unset in {"t_min": 0.0, "t_max": 1000.0, "sigma_min": None, "sigma_max": None}.items():
-            if getattr(self, key) != unset:
-                raise UserError(f"guidance.{key}={getattr(self, key)}: {self.method} takes start and stop alone")
+        _refuse_set(self, ("t_min", "t_max", "sigma_min", "sigma_max"), "takes start and stop alone")
+
+
+def _refuse_set(guidance: Guidance, keys: Iterable[str], why: str) -> None:
+    """Raises UserError for one of ``keys`` that has another value than its default."""
+    for key in keys:
+        if getattr(guidance, key) != getattr(Guidance, key):
+            raise UserError(f"guidance.{key}={getattr(guidance, key)}: {guidance.method} {why}")
 
 
 @dataclass
@@ -174,7 +180,17 @@ class CFGAndSLG(Guidance):
 
 
 @dataclass
-class PAG(Guidance):
+class OwnPipeline(Guidance):
+    """A method that a pipeline of diffusers does itself: it takes the scale and nothing of the interval."""
+
+    def check(self) -> None:
+        """Keys that the pipeline would ignore are refused."""
+        super().check()
+        _refuse_set(self, (*self.interval, "rescale"), "is done by diffusers' own pipeline, which has no such setting")
+
+
+@dataclass
+class PAG(OwnPipeline):
     """Perturbed attention guidance by diffusers' own pipelines (Ahn et al. 2024); their pag_scale is w - 1.
 
     layers: names or patterns of the perturbed layers. None: the pipeline's choice.
@@ -188,7 +204,7 @@ class PAG(Guidance):
 
 
 @dataclass
-class SAG(Guidance):
+class SAG(OwnPipeline):
     """Self-attention guidance by diffusers' own pipeline (Hong et al. 2023); its sag_scale is w - 1."""
 
     label: ClassVar[str] = "SAG"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import UserError
 from toolkit.icg.guidance import Guidance
+from toolkit.icg.methods import ICG
 from toolkit.runs.seeds import derive, generator
 
 
@@ -105,6 +106,11 @@ def refuse_diffusers(guidance: Guidance, name: str) -> None:
     """Raises UserError where a denoiser is given to a guider of diffusers that reads noise or velocities."""
     if guidance.in_pipelines:
         raise UserError(f"guidance={guidance.method}: works on pipelines, {name} predicts clean samples")
+
+
+def rows_for(guidance: ICG, bank: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The fields (N, ...) of a bank that ``guidance.fields`` names (None: all); the others stay the sample's own."""
+    return {name: rows for name, rows in bank.items() if guidance.fields is None or name in guidance.fields}
 
 
 @contextmanager

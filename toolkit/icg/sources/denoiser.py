@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +22,7 @@ from toolkit.icg.guiders.independent_condition_guidance import IndependentCondit
 from toolkit.icg.guiders.interval import Interval
 from toolkit.icg.labels_and_prompts import read_labels
 from toolkit.icg.methods import ICG, AutoGuidance, Guidance
-from toolkit.icg.sources.base import Request, Source, refuse_control, refuse_diffusers
+from toolkit.icg.sources.base import Request, Source, refuse_control, refuse_diffusers, rows_for
 from toolkit.icg.sources.small import read_training
 from toolkit.runs.device import dtype_of
 from toolkit.runs.reading import read_record
@@ -151,11 +152,11 @@ class DenoiserSource(Source):
             assert self.weak is not None
             given = {"class_labels": labels, "latents": latents}
             conditions = {name: value for name, value in given.items() if value is not None}
-            return WeakModelDenoiser(self.denoiser, self.weak, scale, guidance, conditions)
+            return WeakModelDenoiser(self.denoiser, self.weak, scale, guidance, conditions, evaluations)
         guider = guidance.make(scale, request.seeds("guidance"))
         if isinstance(guidance, ICG) and self.bank is not None and guidance.from_bank:
             assert isinstance(guider, IndependentConditionGuidance | CombinedGuidance)
-            guider.set_condition_bank(_rows_for(guidance, self.bank))
+            guider.set_condition_bank(rows_for(guidance, self.bank))
         null = dict.fromkeys(self.null_fields(guidance)) if guidance.needs_null else None
         return GuidedDenoiser(self.denoiser, guider, labels, latents, null, evaluations, self.config.batched)
 
@@ -231,13 +232,12 @@ def _load_prior(model: str, denoiser: Denoiser, device: torch.device) -> Any:
         raise UserError(f"model={model}: has latents, and no prior to draw them from ({error})") from None
 
 
-def _rows_for(guidance: ICG, bank: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The fields that are drawn; all others stay the sample's own."""
-    return {name: rows for name, rows in bank.items() if guidance.fields is None or name in guidance.fields}
-
-
 class WeakModelDenoiser:
-    """``denoise(x, sigma)`` of two networks with the same conditions; ``num_calls`` counts calls per sample."""
+    """Autoguidance (Karras et al. 2024, eq. 3): ``denoise(x, sigma)`` of two networks with the same conditions.
+
+    guidance: its interval and rescale. num_evaluations: calls of one run, for ``start`` and ``stop``. ``num_calls``
+    counts network calls per sample.
+    """
 
     def __init__(
         self,
@@ -246,21 +246,23 @@ class WeakModelDenoiser:
         scale: float,
         guidance: Guidance,
         conditions: Mapping[str, Any],
+        num_evaluations: int,
     ) -> None:
         self.denoiser, self.weak, self.scale, self.conditions = denoiser, weak, scale, dict(conditions)
-        self.interval = Interval(
-            t_min=guidance.t_min, t_max=guidance.t_max, sigma_min=guidance.sigma_min, sigma_max=guidance.sigma_max
-        )
-        self.num_calls = 0
+        self.interval, self.rescale = Interval(**guidance.interval), guidance.rescale
+        self.num_evaluations, self.num_calls, self.step = num_evaluations, 0, 0
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """D_hat (B, ...) at noise level ``sigma``."""
         strong = self.denoiser(x, sigma, **self.conditions)
         self.num_calls += 1
-        if self.scale == 1 or not self.interval.holds_time(sigma, NoiseLevels()):
+        in_steps = self.interval.holds_step(self.step, self.num_evaluations)
+        self.step += 1
+        if self.scale == 1 or not in_steps or not self.interval.holds_time(sigma, NoiseLevels()):
             return strong
         self.num_calls += 1
-        return torch.lerp(self.weak(x, sigma, **self.conditions), strong, self.scale)
+        guided = torch.lerp(self.weak(x, sigma, **self.conditions), strong, self.scale)
+        return rescale_noise_cfg(guided, strong, self.rescale) if self.rescale else guided
 
 
 class LatentDecoder:

@@ -15,9 +15,9 @@ from toolkit.icg.guiders import random_text as text
 from toolkit.icg.guiders.in_pipelines import guided
 from toolkit.icg.guiders.pipeline_loop import EXPERTS, networks_of, own_guidance_off
 from toolkit.icg.labels_and_prompts import draw_labels, read_labels, read_prompts
-from toolkit.icg.methods import ICG, PAG, Guidance, ICGAndTSG
+from toolkit.icg.methods import ICG, PAG, Guidance
 from toolkit.icg.sources import pipeline_files as files
-from toolkit.icg.sources.base import Request, Source, counted_rows
+from toolkit.icg.sources.base import Request, Source, counted_rows, rows_for
 from toolkit.runs.seeds import derive
 
 BANK_ROWS = 64
@@ -155,14 +155,10 @@ class PipelineSource(Source):
         else:
             guider = guidance.make(scale, request.seeds("guidance"))
             if self.bank is not None and isinstance(guidance, ICG) and guidance.from_bank:
-                guider.set_condition_bank(self._rows_for(guidance))  # type: ignore[attr-defined]
+                guider.set_condition_bank(rows_for(guidance, self.bank))  # type: ignore[attr-defined]
             context = guided(self.pipe, guider, null=null, batched=self.config.batched)
         with context:
             return self.pipe(**arguments, **self.off)
-
-    def _rows_for(self, guidance: ICG | ICGAndTSG) -> dict[str, Tensor]:
-        assert self.bank is not None
-        return {name: rows for name, rows in self.bank.items() if guidance.fields is None or name in guidance.fields}
 
     def _with_own_class(self, guidance: Guidance, scale: float, arguments: dict[str, Any]) -> Any:
         import diffusers

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -254,7 +254,7 @@ def cached_tokens(
 ) -> TokenClips:
     """``optim.transformer.cached_clips`` random clips as tokens, made once and kept beside the checkpoints.
 
-    Tokens of another tokenizer are made anew.
+    They are made again where the file is damaged or another tokenizer made it.
     """
     path = run.path("checkpoints", "tokens.safetensors")
     fingerprint = tokenizer.fingerprint()
@@ -268,13 +268,14 @@ def cached_tokens(
 
 
 def _read_tokens(path: Path, fingerprint: str) -> TokenClips | None:
-    """The tokens at ``path`` where this tokenizer made them."""
-    if not path.exists():
+    """The tokens at ``path``; None where there are none, the file is damaged, or another tokenizer made them."""
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("tokenizer") != fingerprint:
+                return None
+        tensors = load_file(path)
+    except (OSError, SafetensorError):
         return None
-    with safe_open(path, "pt") as file:
-        if (file.metadata() or {}).get("tokenizer") != fingerprint:
-            return None
-    tensors = load_file(path)
     return TokenClips(*(tensors.get(one.name) for one in fields(TokenClips)))  # type: ignore[arg-type]
 
 

@@ -29,7 +29,7 @@ from toolkit.stacking.measure.curves import Arm, Spent, flops_per_token
 from toolkit.stacking.operators.families import check_trainable
 from toolkit.stacking.operators.grow import Grown
 from toolkit.stacking.operators.learn import GrowthMap
-from toolkit.stacking.operators.masks import GrowthMasks
+from toolkit.stacking.operators.masks import WIDTH_PHASES, GrowthMasks
 from toolkit.stacking.pretrain.corpus import token_store
 from toolkit.stacking.pretrain.networks import (
     ARCHITECTURE,
@@ -48,7 +48,6 @@ from toolkit.stacking.pretrain.train import Task, check_batches, train
 from toolkit.stacking.stage_grow import identity, trained_map, written_by
 
 PROBE_TOKENS = 256  # of held-out text, on which growth is judged to keep the function or not
-WIDTH_PHASES = 3  # in which G_random's masks open one after the other
 
 
 class Testbed:
@@ -155,7 +154,7 @@ class Testbed:
         if self.source is not None and self.config.optim.after_growth == "tile":
             check_moments(self._base_moments(), str(self.config.model))
         if self.config.operator == "random" and "grown" in self.config.arms:
-            phases = WIDTH_PHASES if self.config.direction == "width" else 1
+            phases = len(WIDTH_PHASES) if self.config.direction == "width" else 1
             num_steps = math.ceil(num_sequences / self.config.optim.batch_size)
             if phases * self.config.optim.mask_steps >= num_steps:
                 raise UserError(

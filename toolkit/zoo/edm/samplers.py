@@ -115,7 +115,8 @@ def restart(
     """Heun ODE with Restart (Xu et al. 2023, algorithm 1).
 
     Each interval's sigma_min is moved to the nearest level of ``sigmas``; on arriving there, noise up to sigma_max is
-    added and integrated away again, ``num_restarts`` times. Raises ValueError when two intervals fall on one level.
+    added and integrated away again, ``num_restarts`` times. Raises UserError where two intervals fall on one level, or
+    one falls on the highest.
     """
     x, levels = x.to(_state_dtype(x)), _floats(sigmas)
     at_level = _place(intervals, levels)

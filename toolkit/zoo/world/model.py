@@ -230,10 +230,12 @@ class WorldModel(nn.Module, PushToHubMixin):
         layout, size = self.tokenizer.layout, self.tokenizer.config.resolution
         past = as_images(context, layout.context_length, size, "context").to(self._device)
         future = as_images(frames, None, size, "frames").to(self._device)
-        tokens = self.tokenizer.tokenize(torch.cat([past, future], dim=1).to(self._dtype))
+        if len(future) != len(past):
+            raise UserError(f"frames: {len(future)} rows, the context has {len(past)}")
         num_future = future.shape[1]
         self._check_length(num_future)
         rows = self._check_actions(None if actions is None else torch.as_tensor(actions), len(past), num_future)
+        tokens = self.tokenizer.tokenize(torch.cat([past, future], dim=1).to(self._dtype))
         if rows is not None:  # rows before the last context frame and at the last frame are never read
             rows = torch.cat([rows[:, :1].expand(-1, layout.context_length - 1, -1), rows, rows[:, :1]], dim=1)
         logprobs, rewards = self.dynamics.score(tokens, rows)

@@ -302,13 +302,15 @@ class CompressiveVQModel(ModelMixin, ConfigMixin):
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Dropout off inside, also when the network is being trained."""
+    """Eval mode (no dropout) inside the block; the mode is restored, also after an exception."""
     training = network.training
     if training:
         network.eval()
-    yield
-    if training:
-        network.train()
+    try:
+        yield
+    finally:
+        if training:
+            network.train()
 
 
 def _check(config: Any, latent_size: int) -> None:
