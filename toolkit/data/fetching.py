@@ -47,13 +47,14 @@ def cache_root() -> Path:
 def fetch(name: str, path: str | Path | None = None) -> Fetched:
     """The files of download ``name``, in the cache; from the folder ``path`` if given (plain or .gz, any depth).
 
+    A ``path`` is looked into even where the cache has the files: they must be in it, and the ones that are pinned.
     Raises UserError with one line that names every source tried and why it failed.
     """
     from toolkit.data.downloads import DOWNLOADS
 
     download = DOWNLOADS[name]
     home = cache_root() / "data" / name
-    if _verified(home, download):
+    if path is None and _verified(home, download):
         return Fetched(name, home, download.licence, download.origin, "cache")
     sources = download.sources if path is None else [("path", lambda _scratch: _user_folder(path))]
     failures = []
@@ -86,7 +87,11 @@ def pins(name: str) -> dict[str, str]:
 
 
 def _verified(home: Path, download: Download) -> bool:
-    return all((home / file).is_file() and sha256_of(home / file) == pin for file, pin in download.files.items())
+    return all(_is_there(home / file, pin) for file, pin in download.files.items())
+
+
+def _is_there(path: Path, pin: str) -> bool:
+    return path.is_file() and sha256_of(path) == pin
 
 
 def sha256_of(path: Path) -> str:
@@ -105,7 +110,8 @@ def _install(unpack: Callable[[Path], Path], download: Download, home: Path) -> 
             if digest != download.files[file]:
                 raise SourceFailed(f"{file} has sha256 {digest[:12]}..., expected {download.files[file][:12]}...")
         for file, content in contents.items():
-            write_atomic(home / file, content)
+            if not _is_there(home / file, download.files[file]):  # others may be reading it
+                write_atomic(home / file, content)
 
 
 def _read(folder: Path, file: str) -> bytes:

@@ -22,6 +22,7 @@ from toolkit.runs.files import write_json
 from toolkit.zoo.catalogue import CLASSES
 from toolkit.zoo.disco.encoders import LatentEncoder
 from toolkit.zoo.edm.denoiser import Denoiser
+from toolkit.zoo.sizes import sizes_in
 
 CLASSES.update(KMeansEncoder="toolkit.disco.baselines", LabelEncoder="toolkit.disco.baselines")
 PARTS = ("denoiser", "encoder", "prior", "baseline")
@@ -71,7 +72,7 @@ def save_part(folder: Path, name: str, part: Any) -> None:
 def load_parts(run_folder: str | Path, names: tuple[str, ...] = PARTS) -> Parts:
     """The artefact of a run folder, or of a shipped model by its name.
 
-    Raises UserError when there is none or its parts do not belong together.
+    Raises UserError when there is none, a part is damaged or parts do not belong together.
     """
     folder = zoo.local(run_folder) / "model"
     noted = _noted(folder)
@@ -81,10 +82,7 @@ def load_parts(run_folder: str | Path, names: tuple[str, ...] = PARTS) -> Parts:
         if not (folder / name).is_dir():
             raise UserError(f"{folder / name}: missing, but model/parts.json names it")
         if _checksum(folder / name) != noted[name]:
-            raise UserError(
-                f"{folder / name}: not the weights this model was stored with; "
-                "encoder, denoiser and prior of different trainings do not fit together"
-            )
+            raise _refusal(folder / name)
     parts = Parts(**{name: _load(folder / name) for name in names if name in noted})
     _check_sizes(folder, parts)
     return parts
@@ -125,6 +123,18 @@ def _noted(folder: Path) -> dict[str, str]:
         return read_object(path) if path.exists() else {}
     except ValueError:
         raise UserError(f"{path}: damaged; the run must be repeated in another folder") from None
+
+
+def _refusal(folder: Path) -> UserError:
+    """Why the part in ``folder`` is not what was stored. Raises UserError where its files are not whole."""
+    weights = sorted(folder.glob("*.safetensors"))
+    sizes_in(weights)
+    if not weights:
+        return UserError(f"{folder}: no *.safetensors file in it")
+    return UserError(
+        f"{folder}: not the weights this model was stored with: damaged, or of another training, and "
+        "encoder, denoiser and prior of different trainings do not fit together"
+    )
 
 
 def _checksum(folder: Path) -> str:

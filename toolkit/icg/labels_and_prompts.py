@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from toolkit.errors import UserError, did_you_mean
-from toolkit.plain_files import named_path
+from toolkit.plain_files import named_path, read_text
 from toolkit.runs.seeds import generator
 
 PROMPTS = [
@@ -49,10 +49,7 @@ def draw_labels(seed: int, num: int, num_classes: int) -> list[int]:
 
 def _items(key: str, given: Any) -> list[Any]:
     if isinstance(given, str) and named_path(given).is_file():
-        try:
-            lines = named_path(given).read_text(encoding="utf-8-sig").splitlines()  # Windows writes a byte order mark
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{key}={given}: cannot be read as text ({error})") from None
+        lines = read_text(named_path(given), key).splitlines()
         given = [line.strip() for line in lines if line.strip()]
         if not given:
             raise UserError(f"{key}: the file is empty; give one per line")

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.plain_files import read_object
+from toolkit.plain_files import read_object, read_text
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of, keep_freed_memory
 from toolkit.runs.distributed import barrier, rank
@@ -52,7 +52,7 @@ def _grow_into(config: GrowLLM, run: Run, out: Path) -> dict[str, Any]:
     assert config.model is not None
     refuse_used(out)
     run_id = identity(run)
-    source, text = find_network(config.model, config.part), read_text(config.text)
+    source, text = find_network(config.model, config.part), read_sample(config.text)
     if is_zoo_network(source):
         from toolkit.stacking.zoo_networks import grow_saved_network
 
@@ -109,14 +109,11 @@ def written_by(run: Run, out: Path) -> dict[str, Any] | None:
     return report if report.get("run") == identity(run) else None
 
 
-def read_text(path: str | None) -> str | None:
+def read_sample(path: str | None) -> str | None:
     """The text of ``text=FILE``, None where none is given. Raises UserError where it cannot be read or is empty."""
     if path is None:
         return None
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"text={path}: cannot be read: {error}") from None
+    text = read_text(path, "text")
     if not text.strip():
         raise UserError(f"text={path}: is empty")
     return text

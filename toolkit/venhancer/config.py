@@ -132,9 +132,9 @@ class EnhanceVideo(Job):
     value of ``fps``. output: the file to write (a folder if the input is one); without it, the run's ``samples/``.
     overwrite: whether to replace an existing output. skip_bad: whether to skip clips of a folder that cannot be read or
     enhanced, with a message. The other clips are made, and the run ends as failed. reference: the clip as it should
-    look, for the measures. start_s: start of the part of the input to use, in seconds. duration_s: length of the part
-    of the input to use, in seconds. deinterlace: ``auto`` makes one full picture from the two fields of frames marked
-    as interlaced, ``on`` of all frames.
+    look, for the measures; ``start_s`` and ``duration_s`` cut it as they cut the input. start_s: start of the part of
+    the input to use, in seconds. duration_s: length of the part of the input to use, in seconds. deinterlace: ``auto``
+    makes one full picture from the two fields of frames marked as interlaced, ``on`` of all frames.
 
     scale: factor on the size, any number from 1 to 8; without the network from 1/8. None: the size before ``degrade``,
     or 2 without ``degrade``. width: width of the output in pixels, instead of a scale. Height follows from the aspect

@@ -74,5 +74,5 @@ def sizes_in(paths: Iterable[Path]) -> list[int]:
                 found += [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
         except (OSError, SafetensorError, MemoryError) as error:  # the last where it is too long to be mapped
             said = " ".join(str(error).split())[:200]
-            raise UserError(f"{path}: cannot be loaded, not a whole safetensors file ({said})") from None
+            raise UserError(f"{path}: damaged, not a whole safetensors file ({said})") from None
     return found

@@ -181,12 +181,38 @@ def test_splits_are_known_by_their_names_in_any_case(tmp_path):
         load(tmp_path)
 
 
+def test_large_letters_are_read_and_other_files_said(tmp_path, caplog):
+    for i in range(20):
+        write_episode(tmp_path / "a.npz", episode(seed=i)).rename(tmp_path / f"{i:02d}{'.NPZ' if i % 2 else '.npz'}")
+    (tmp_path / "episodes.json").write_text("{}")
+    (tmp_path / "._00.npz").write_bytes(b"what macOS leaves beside a file")
+    with caplog.at_level("INFO", "toolkit"):
+        found = load(tmp_path)
+    assert sum(map(len, (found.train, found.valid, found.test))) == 20 and "passed over" not in caplog.text
+    np.save(tmp_path / "frames.npy", episode().image)
+    with caplog.at_level("INFO", "toolkit"):
+        load(tmp_path)
+    assert f"data.path={tmp_path}: passed over, no .npz of a split: frames.npy" in caplog.messages
+
+
+def test_episodes_beside_the_folders_of_splits_are_said(tmp_path, caplog):
+    for i in range(20):
+        write_episode(tmp_path / "train" / f"{i:02d}.npz", episode(seed=i))
+    write_episode(tmp_path / "more" / "a.npz", episode())
+    with caplog.at_level("INFO", "toolkit"):
+        assert len(load(tmp_path).train) < 20
+    assert "no .npz of a split: more/a.npz" in caplog.text
+
+
 def test_folders_that_are_no_data_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"data\.path: data\.name=episodes_folder needs the folder of episodes"):
         data.load_episodes(EpisodeData(name="episodes_folder"), 0, EpisodeSpec())
     with pytest.raises(UserError, match="no such folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"no \.npz files"):
+    with pytest.raises(UserError, match=r"no \.npz files in it; see"):
+        load(tmp_path)
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(UserError, match=r"no \.npz files in it \(but a\.npy\); see"):
         load(tmp_path)
     write_episode(tmp_path / "0.npz", episode())
     with pytest.raises(UserError, match="too few episodes"):

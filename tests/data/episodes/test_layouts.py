@@ -12,7 +12,7 @@ from tests.data.episodes.makers import arriving, known
 from tests.data.episodes.test_convert import png, write_records
 from toolkit.data.episodes.convert import convert
 from toolkit.data.episodes.episode import EpisodeSpec, read_episode
-from toolkit.data.episodes.layouts.base import Options
+from toolkit.data.episodes.layouts.base import Options, files_below
 from toolkit.data.episodes.record import read_manifest
 from toolkit.errors import UserError
 
@@ -325,3 +325,9 @@ def test_what_was_converted_trains(tmp_path, monkeypatch, layout):
     run = toolkit.run("train-ivideogpt", "experiment=ivideogpt_smoke", *words, folder="run")
     assert np.isfinite(run.metrics["prediction.psnr.predicted"])
     assert toolkit.load("run").config["discrete"] == (3 if layout == "minari" else None)
+
+
+def test_names_in_large_letters_are_found_and_hidden_ones_passed_over(tmp_path):
+    for name in ("A.HDF5", "b.h5", "._b.h5", "c.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in files_below(tmp_path, "*.hdf5", "*.h5", hint="")] == ["A.HDF5", "b.h5"]

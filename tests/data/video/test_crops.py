@@ -1,5 +1,6 @@
 """Crops of videos, cut by one thread or by several: those of the frames that are in the file, at the drawn places."""
 
+import os
 import threading
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from tests.data.videos import moving, write
+from toolkit.data.stills.crops import still_crops
 from toolkit.data.video import crops, reader
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.scan import declared_frames, index_video
@@ -48,6 +50,31 @@ def test_only_frames_that_a_crop_needs_are_made_rgb(films, monkeypatch):
     monkeypatch.setattr(reader.ToRgb, "__call__", lambda self, frame: made.append(frame.pts) or real(self, frame))
     crops.clip_crops(films[:1], 4, 3, 16, None, seed=0)
     assert len(made) == len(set(made)) <= 12
+
+
+def test_a_film_replaced_by_another_of_its_size_is_cut_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    film, other = tmp_path / "film.mp4", moving(8, 48, 32)[:, ::-1]
+    write(film, moving(8, 48, 32))
+    write(tmp_path / "other.mp4", other)
+    most = max(path.stat().st_size for path in (film, tmp_path / "other.mp4"))
+    for path in (film, tmp_path / "other.mp4"):  # players pass over what follows the last box
+        path.write_bytes(path.read_bytes().ljust(most, b"\0"))
+    before = crops.clip_crops([film], 4, 3, 16, None, seed=0).read(range(4), 3)
+    frames = still_crops([], [film], [], 2, 16).read(range(2))
+    os.replace(tmp_path / "other.mp4", film)
+    assert not torch.equal(crops.clip_crops([film], 4, 3, 16, None, seed=0).read(range(4), 3), before)
+    assert not torch.equal(still_crops([], [film], [], 2, 16).read(range(2)), frames)
+
+
+def test_captions_are_texts_of_any_mark_or_refused_before_a_film_is_looked_through(films, monkeypatch):
+    beside = films[0].with_suffix(".txt")
+    beside.write_bytes("ein Café\r\n".encode("utf-16"))
+    assert set(crops.clip_crops(films[:1], 4, 3, 16, None, seed=0).captions) == {"ein Café"}
+    beside.write_bytes("ein Café".encode("latin-1"))
+    monkeypatch.setattr(crops, "_make", lambda *rest: pytest.fail("crops were cut"))
+    with pytest.raises(UserError, match=r"long\.txt: cannot be read as UTF-8 text .*; save it as UTF-8"):
+        crops.clip_crops(films[:1], 5, 3, 16, None, seed=0)
 
 
 def test_tasks_make_the_frames_that_are_named_in_any_thread(films):

@@ -13,6 +13,7 @@ from typing import Any
 
 from toolkit.data.episodes.episode import resize, write_episode
 from toolkit.data.episodes.layouts.base import NeedsOption, Options, Reader
+from toolkit.data.episodes.npz import npz_files
 from toolkit.data.episodes.record import MANIFEST, read_manifest
 from toolkit.errors import UserError, did_you_mean
 from toolkit.plain_files import named_path
@@ -81,7 +82,7 @@ def _check(folder: Path, facts: dict[str, Any]) -> None:
     """Raises UserError where ``folder`` holds episodes that were made with other options."""
     before = read_manifest(folder)
     if before is None:
-        if any(folder.rglob("*.npz")):
+        if npz_files(folder)[0]:
             raise UserError(f"{folder}: holds episodes that this command did not convert; choose an empty folder")
         return
     for key, value in facts.items():

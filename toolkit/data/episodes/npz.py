@@ -19,6 +19,13 @@ BOMB_BYTES, BOMB_RATIO = 2**30, 500  # so large, and so many times as large as t
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0}
 
 
+def npz_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files below ``folder`` that are called ``.npz``, in small letters or large, and the others; no hidden ones."""
+    files = sorted(path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file())
+    found = [path for path in files if path.suffix.lower() == ".npz"]
+    return found, [path for path in files if path.suffix.lower() != ".npz"]
+
+
 def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Array name -> shape, from the headers of the arrays. Raises UserError for one that is longer than its file."""
     return {name: shape for name, (shape, _) in _headers(path).items()}

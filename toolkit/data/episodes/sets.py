@@ -17,12 +17,14 @@ from toolkit.data.episodes.convert import hint
 from toolkit.data.episodes.environments import ImageEnv, find, is_known
 from toolkit.data.episodes.episode import Episode, EpisodeSet, EpisodeSpec, memory_set
 from toolkit.data.episodes.folder import read_folder
+from toolkit.data.episodes.npz import npz_files
 from toolkit.data.episodes.push_sprite import PushSprite
 from toolkit.data.episodes.push_sprite import record as record_push
 from toolkit.data.episodes.record import MANIFEST, Plan, read_manifest, record
 from toolkit.data.hub import given_path
 from toolkit.data.splits import hold_out_named, split_folders
-from toolkit.errors import UserError
+from toolkit.errors import UserError, few
+from toolkit.runs import progress
 from toolkit.runs.seeds import derive
 
 log = logging.getLogger(__name__)
@@ -200,22 +202,34 @@ def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:
     if not root.is_dir():
         raise UserError(f"data.path={config.path}: no such folder")
     places = split_folders(sorted(place for place in root.iterdir() if place.is_dir()))
-    train = sorted(places.get("train", root).rglob("*.npz"))
+    train, others = npz_files(places.get("train", root))
     if places and "train" not in places:
         raise UserError(f"data.path={config.path}: has a held-out folder but no train/")
     if not train:
-        raise UserError(f"data.path={config.path}: no .npz files in it; {hint(root)}")
+        seen = f" (but {few([path.name for path in others], 3)})" if others else ""
+        raise UserError(f"data.path={config.path}: no .npz files in it{seen}; {hint(root)}")
     chosen: dict[str, list[Path]] = {}
+    _say_passed_over(root, [*places.values()])
     for name in HELD_OUT:
         place = places.get(name)
         if place:
-            chosen[name] = sorted(place.rglob("*.npz"))
+            chosen[name] = npz_files(place)[0]
         else:
             train, chosen[name] = _held_out(root, train, name, config)
         if not chosen[name]:
             raise _too_few(config)
         chosen[name] = chosen[name][: config.num_valid]
     return {"train": train[: config.num_train], **chosen}
+
+
+def _say_passed_over(root: Path, places: Sequence[Path]) -> None:
+    """One line for files that are no episodes by their names, or lie beside the folders of the splits."""
+    episodes, others = npz_files(root)
+    if places:
+        others += [path for path in episodes if not any(place in path.parents for place in places)]
+    names = [str(path.relative_to(root)) for path in others if path.name != MANIFEST]
+    if names:
+        progress.say(f"data.path={root}: passed over, no .npz of a split: {few(names, 5)}")
 
 
 def _held_out(root: Path, files: list[Path], name: str, config: EpisodeData) -> tuple[list[Path], list[Path]]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.errors import UserError
+from toolkit.plain_files import read_text
 
 NAMES = ("dataset.json", "metadata.csv", "metadata.jsonl", "metadata.parquet")
 WITHOUT = "or set data.class_labels=false"
@@ -34,10 +35,7 @@ def read_labels(path: Path) -> Labels | None:
     """
     if path.suffix == ".parquet":
         raise UserError(f"{path}: labels in parquet are not read; write them as metadata.csv, {WITHOUT}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    text = read_text(path)
     if path.name == "dataset.json":
         return _from_edm(path, _parse(path, text))
     if path.suffix == ".csv":

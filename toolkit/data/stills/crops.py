@@ -23,7 +23,7 @@ from torch import Tensor
 from toolkit.data.fetching import cache_root
 from toolkit.data.images.decoding import flattened, opened
 from toolkit.data.stills.dead_leaves import dead_leaves
-from toolkit.data.video.reader import VideoReader
+from toolkit.data.video.reader import VideoReader, file_state
 from toolkit.data.video.scan import index_video
 from toolkit.data.video.together import in_order
 from toolkit.errors import UserError
@@ -71,7 +71,7 @@ def still_crops(
 
     Raises UserError: a file that is no picture or video, or nothing that is large enough for a crop.
     """
-    made_of = [[str(path), path.stat().st_size] for path in [*pictures, *films]]
+    made_of = [[str(path), *file_state(path)] for path in [*pictures, *films]]
     text = json.dumps([*made_of, len(films), [*left_out_s], RECIPE, num_crops, size_px, drawn_share])
     home = cache_root() / "stills" / hashlib.sha256(text.encode()).hexdigest()[:16]
     if not (home / "content.json").exists():

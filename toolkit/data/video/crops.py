@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from toolkit.data.fetching import cache_root
-from toolkit.data.video.reader import VideoIndex, VideoReader
+from toolkit.data.video.reader import VideoIndex, VideoReader, file_state
 from toolkit.data.video.scan import declared_frames, index_video
 from toolkit.data.video.together import in_order
 from toolkit.errors import UserError
+from toolkit.plain_files import read_text
 from toolkit.runs import progress
 from toolkit.runs.files import into_place
 
@@ -58,22 +59,23 @@ def clip_crops(
 ) -> ClipCrops:
     """Crops of ``num_frames`` consecutive frames (at about ``rate_fps``, where the video has more) and ``size_px``.
 
-    Raises UserError: a file that is no video, or videos too short, small or dull for a single crop.
+    Raises UserError: a file that is no video, videos too short, small or dull for a single crop, a caption that is no
+    text.
     """
-    made_of = [[str(path), path.stat().st_size] for path in paths]
+    texts = [_caption(path) for path in paths]
+    made_of = [[str(path), *file_state(path)] for path in paths]
     made_of.append([RECIPE, num_crops, num_frames, size_px, rate_fps, seed])
     home = cache_root() / "crops" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     if not (home / "content.json").exists():
         _make(home, paths, num_crops, num_frames, size_px, rate_fps, seed)
     content = json.loads((home / "content.json").read_text(encoding="utf-8"))
-    texts = [_caption(path) for path in paths]
     captions = [texts[number] for number, count in enumerate(content["counts"]) for _ in range(count)]
     return ClipCrops(home / "crops.u8", tuple(content["shape"]), tuple(captions))
 
 
 def _caption(path: Path) -> str:
     beside = path.with_suffix(".txt")
-    return beside.read_text(encoding="utf-8").strip() if beside.exists() else ""
+    return read_text(beside).strip() if beside.exists() else ""
 
 
 def _make(

@@ -19,6 +19,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
 
 from toolkit.data.video.deinterlace import BEFORE, deinterlaced
 from toolkit.data.video.pixels import ToRgb
@@ -34,13 +35,14 @@ class VideoIndex:
     """A video's frames in order of display; ``width`` and ``height`` are those of the upright picture.
 
     pts: of every frame, strictly rising, in units of ``time_base`` seconds. rate: frames per second, the declared one
-    where the frames keep to it, else that of their shorter intervals. is_constant: whether they keep to it. last_s:
-    how long the last frame is shown, where the file says so. audio: codec names of the sound streams. notes: what a
-    user should know, one line each. primaries, transfer: what the colours mean, in ITU-T H.273's numbers. restarts_s:
-    what is added to the file's times from the first, second, ... frame on at which they start again; first_frame: how
-    many frames of the file precede the first one. deinterlace: which frames readers make full pictures of, those that
-    are marked (``interlaced``) or ``all``; empty: none. bits: of a colour in the file. deep: whether readers give
-    uint16. is_toned: whether they bring HDR to what screens of 8 bits show.
+    where the frames keep to it, else that of their shorter intervals. is_constant: whether they keep to it. last_s: how
+    long the last frame is shown, where the file says so. audio: codec names of the sound streams. notes: what a user
+    should know, one line each. primaries, transfer: what the colours mean, in ITU-T H.273's numbers. restarts_s: what
+    is added to the file's times from the first, second, ... frame on at which they start again; first_frame: how many
+    frames of the file precede the first one. begin_s: when it is shown after the file's own first. deinterlace: which
+    frames readers make full pictures of, those that are marked (``interlaced``) or ``all``; empty: none. bits: of a
+    colour in the file. deep: whether readers give uint16. is_toned: whether they bring HDR to what screens of 8 bits
+    show.
     """
 
     path: str
@@ -62,6 +64,7 @@ class VideoIndex:
     transfer: int = 1
     restarts_s: tuple[Fraction, ...] = ()
     first_frame: int = 0
+    begin_s: Fraction = Fraction(0)
     deinterlace: str = ""
     bits: int = 8
     deep: bool = False
@@ -104,6 +107,7 @@ class VideoIndex:
     def from_json(cls, values: dict[str, Any]) -> VideoIndex:
         """The inverse of :meth:`to_json`."""
         fractions = {key: Fraction(values[key]) for key in ("aspect", "time_base", "rate")}
+        fractions["begin_s"] = Fraction(values.get("begin_s", 0))  # older files have none
         lists = {key: tuple(values[key]) for key in ("pts", "audio", "notes")}
         lists["restarts_s"] = tuple(Fraction(one) for one in values.get("restarts_s", ()))
         last = {"last_s": Fraction(values["last_s"])} if values.get("last_s") else {}
@@ -157,9 +161,15 @@ def picture_stream(container: Any, path: Path, key: str = "input") -> Any:
 
 
 def decoder_of(stream: Any) -> Any:
-    """What decodes the stream's packets: of WebM's transparency FFmpeg's own decoder reads nothing, libvpx does."""
+    """What decodes the stream's packets: of WebM's transparency FFmpeg's own decoder reads nothing, libvpx does.
+
+    Frames begin where the stream's crop marks say, though memory is not aligned there: else columns at the left that
+    are cut off would be shown.
+    """
     name = WITH_ALPHA.get(stream.codec_context.name) if stream.metadata.get("alpha_mode") == "1" else None
-    return av.CodecContext.create(name, "r") if name in av.codecs_available else stream.codec_context
+    decoder = av.CodecContext.create(name, "r") if name in av.codecs_available else stream.codec_context
+    decoder.flags |= Flags.unaligned
+    return decoder
 
 
 def reason(error: Exception) -> str:

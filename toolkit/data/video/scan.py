@@ -100,6 +100,7 @@ def _index(path: Path, scan: _Scan, stream: Any, container: Any, deinterlace: st
         transfer=_known(scan.first, "color_trc"),
         restarts_s=tuple(scan.restarts_s),
         first_frame=scan.skipped,
+        begin_s=scan.begin_s,
         deinterlace={"auto": "interlaced" if scan.is_interlaced else "", "on": "all"}.get(deinterlace, ""),
     )
 
@@ -192,6 +193,11 @@ class _Scan:
                 self.shift = self.pts[-1] + usual - pts
                 self.restarts_s.append(self.shift * self.time_base)
         return pts + self.shift
+
+    @property
+    def begin_s(self) -> Fraction:
+        """When the first frame taken is shown, after the first one of the file."""
+        return (self.pts[0] - (self.origin or 0)) * self.time_base
 
     @property
     def lost_s(self) -> Fraction:

@@ -21,6 +21,7 @@ from toolkit import zoo
 from toolkit.data.config import EpisodeData
 from toolkit.data.episodes.environments import ImageEnv, find, is_known, one_hot
 from toolkit.data.episodes.episode import EpisodeSpec, read_episode
+from toolkit.data.episodes.npz import npz_files
 from toolkit.data.episodes.sets import PUSH_OPTIONS
 from toolkit.errors import UserError
 from toolkit.ivideogpt.build import load_world
@@ -307,7 +308,7 @@ def _check_options(where: str, env: Any, options: Any) -> None:
 
 
 def _starts(folder: Path, world: WorldModel) -> NDArray[np.uint8]:
-    files = sorted(named_path(folder).rglob("*.npz"))
+    files, _ = npz_files(named_path(folder))
     if not files:
         raise UserError(f"{folder}: no npz episodes in it")
     spec = EpisodeSpec(size_px=world.spec.resolution, least_frames=world.spec.T0)

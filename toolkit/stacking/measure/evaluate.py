@@ -20,7 +20,7 @@ from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.measure.scoring import Scorer, TextLoss
 from toolkit.stacking.measure.tasks import ACCURACIES, BENCHMARKS, check_exports, expand
 from toolkit.stacking.pretrain.corpus import held_out_texts
-from toolkit.stacking.stage_grow import read_text
+from toolkit.stacking.stage_grow import read_sample
 
 if TYPE_CHECKING:
     from toolkit.stacking.measure.harness import Score
@@ -68,7 +68,7 @@ def require_harness() -> None:
 
 def _texts(config: GrowLLM) -> list[str]:
     """At most ``evaluation.text_kb`` of it. Raises UserError where there is none."""
-    text = read_text(config.text)
+    text = read_sample(config.text)
     documents = [text] if text else held_out_texts(config)
     texts, left = [], int(config.evaluation.text_kb * 1000)
     for document in documents:

@@ -37,6 +37,7 @@ from toolkit.venhancer.engine.settings import EnhanceSettings
 from toolkit.venhancer.keys import load_upscaler
 from toolkit.venhancer.keys.tiled import TILE_PX
 
+TIMES_ROUND_S = 0.002  # containers round times, most coarsely to milliseconds
 BT2020 = 9  # its primaries and its matrix, in ITU-T H.273's numbers
 TILE_SIDES_PX = (1280, 960, 720, 512, 384, 256, 192, 128)
 WINDOW_FRAMES = (24, 16, 9, 5, 3)
@@ -97,8 +98,7 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
         return found, finder.cuts() if finder else []
 
     index, cuts = keep_index(folder / "index.json", look)
-    if config.encode.hdr == "tonemap" and index.transfer in HDR_TRANSFERS:
-        index = replace(index, is_toned=True)
+    index = _toned(index, config)
     sound = Sound(index, config.start_s == 0 and config.duration_s is None, config.encode.audio)
     notes, original = list(index.notes), None
     if config.degrade.active:
@@ -110,8 +110,10 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
     width, height, pix_fmt, note = output_size(config, index, before)
     index = replace(index, deep=pix_fmt in DEEP_FORMATS and index.bits > 8 and config.backend != "generative")
     check_size(config, index, width, height)
-    notes += [f"{task.name}: {line}" for line in (*_hdr_notes(index), *_notes_beside(task, sound, rate, config))]
-    reference = original or (index_video(task.reference, key="reference", rate=rate) if task.reference else None)
+    notes += [
+        f"{task.name}: {line}" for line in (*_hdr_notes(index, original), *_notes_beside(task, sound, rate, config))
+    ]
+    reference = original or _reference(task, index, config, rate)
     if reference and reference is not original:
         notes += reference.notes
     return Work(
@@ -127,14 +129,68 @@ def prepare(task: Task, config: EnhanceVideo, folder: Path) -> Work:
     )
 
 
-def _hdr_notes(index: VideoIndex) -> Iterator[str]:
-    kind = HDR_TRANSFERS.get(index.transfer)
-    if kind and index.is_toned:
+def _toned(index: VideoIndex, config: EnhanceVideo) -> VideoIndex:
+    is_toned = config.encode.hdr == "tonemap" and index.transfer in HDR_TRANSFERS
+    return replace(index, is_toned=True) if is_toned else index
+
+
+def _reference(task: Task, index: VideoIndex, config: EnhanceVideo, rate: Fraction) -> VideoIndex | None:
+    """The clip as it should look, of the same times as the input's ``index``; None where none is given.
+
+    Raises UserError where it has less of them than the input, or other colours.
+    """
+    if task.reference is None:
+        return None
+    start_s = max(config.start_s, float(index.begin_s))
+    first_s = max(0.0, start_s - TIMES_ROUND_S)
+    found = index_video(
+        task.reference,
+        key="reference",
+        start_s=first_s,
+        duration_s=None if config.duration_s is None else config.start_s + config.duration_s - first_s,
+        rate=rate,
+        deinterlace="off" if config.deinterlace == "off" else "auto",
+    )
+    found = _toned(found, config)
+    is_cut = config.start_s or config.duration_s is not None
+    if is_cut and index.duration_s - found.duration_s > _longest_frame_s(index, found):
+        has = f"{float(found.duration_s):.2f} s of the input's {float(index.duration_s):.2f} s"
+        raise UserError(
+            f"reference={task.reference}: start_s and duration_s cut it as they cut the input, and it then has {has}; "
+            "give the whole clip, that begins when the input's file does"
+        )
+    theirs, ours = _colours_of(found), _colours_of(index)
+    if theirs != ours:
+        both = "encode.hdr=tonemap makes BT.709 of both"
+        raise UserError(f"reference={task.reference}: is {theirs}, the input {ours}; {both}")
+    return replace(found, notes=(*found.notes, *_length_notes(task, index, found)))
+
+
+def _length_notes(task: Task, index: VideoIndex, reference: VideoIndex) -> Iterator[str]:
+    if abs(index.duration_s - reference.duration_s) > _longest_frame_s(index, reference):
+        theirs, ours = (f"{float(one.duration_s):.2f} s" for one in (reference, index))
+        yield f"{task.name}: the reference has {theirs}, the input {ours}; both are compared from their first frames on"
+
+
+def _longest_frame_s(*indices: VideoIndex) -> Fraction:
+    return max(1 / one.rate for one in indices)
+
+
+def _colours_of(index: VideoIndex) -> str:
+    kind = None if index.is_toned else HDR_TRANSFERS.get(index.transfer)
+    return f"HDR ({kind})" if kind else "no HDR"
+
+
+def _hdr_notes(index: VideoIndex, original: VideoIndex | None) -> Iterator[str]:
+    is_toned = (original or index).is_toned
+    kind = HDR_TRANSFERS.get((original or index).transfer)
+    if kind and is_toned:
         yield f"HDR ({kind}) becomes BT.709, for screens that have none"
     elif kind and index.deep:
         yield f"HDR ({kind}) is kept, with 10 bits a colour or more"
     elif kind:
-        others = "encode.codec=hevc without the network keeps 10, encode.hdr=tonemap makes BT.709 of it"
+        deeper = "encode.codec=hevc without the network keeps 10, " if index.bits > 8 else ""
+        others = f"{deeper}encode.hdr=tonemap makes BT.709 of it"
         yield f"HDR ({kind}) is kept, with 8 bits a colour: smooth surfaces may show steps ({others})"
     elif index.bits > 8 and not index.deep:
         others = "encode.codec=hevc encode.pix_fmt=yuv420p10le without the network keeps 10"
@@ -165,10 +221,12 @@ def _encoding(
 
 
 def _degraded(index: VideoIndex, config: EnhanceVideo, folder: Path) -> VideoIndex:
+    """The clip that is worked on instead of ``index``. Its file is plain RGB; its colours mean what the clip's do."""
     path = folder / "degraded.mp4"
     if not path.exists():
         write_degraded(index, config.degrade, path, config.seed)
-    return keep_index(folder / "degraded.json", lambda: (index_video(path), []))[0]
+    found = keep_index(folder / "degraded.json", lambda: (index_video(path), []))[0]
+    return found if index.is_toned else replace(found, primaries=index.primaries, transfer=index.transfer)
 
 
 class Network:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,19 @@ Reader = Callable[[Path, Options], Source]
 
 
 def files_below(root: Path, *patterns: str, hint: str) -> list[Path]:
-    """``root`` itself where it is a file, else the files below it of ``patterns``. Raises UserError where none is."""
+    """``root`` itself where it is a file, else those below it of ``patterns``, in letters of any size.
+
+    Hidden files are passed over. Raises UserError where none is found.
+    """
     if root.is_file():
         return [root]
-    found = sorted({path for pattern in patterns for path in root.rglob(pattern) if path.is_file()})
+    found = sorted(
+        path
+        for path in root.rglob("*")
+        if not path.name.startswith(".")
+        and any(fnmatch(path.name.lower(), pattern) for pattern in patterns)
+        and path.is_file()
+    )
     if not found:
         raise UserError(f"{root}: no {' or '.join(patterns)} in it; {hint}")
     return found
