@@ -10,7 +10,8 @@ from tests.ivideogpt import tiny
 from toolkit.data.config import EpisodeData
 from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import UserError
-from toolkit.ivideogpt.build import build_tokenizer, build_transformer, join
+from toolkit.ivideogpt import build
+from toolkit.ivideogpt.build import build_tokenizer, build_transformer, join, start_transformer, with_dropout
 from toolkit.ivideogpt.clips import load_clips
 from toolkit.zoo.world.sampling import Sampling
 
@@ -31,6 +32,26 @@ def test_cross_attention_begins_at_its_own_place_where_asked():
     block = build_tokenizer(config, 16).cond_decoder.cross_att_blocks[0]
     assert torch.equal(block.q_pos_emb, block.kv_pos_emb) and block.q_pos_emb.std() > 1
     assert build_tokenizer(tiny.config(), 16).cond_decoder.cross_att_blocks[0].q_pos_emb.abs().sum() == 0
+
+
+def test_cross_attention_drops_its_weights_and_its_output_alike():
+    tokenizer = with_dropout(tiny.tokenizer(), 0.3)
+    blocks = [*tokenizer.cond_encoder.cross_att_blocks, *tokenizer.cond_decoder.cross_att_blocks]
+    assert blocks and {(block.att.dropout, block.resid_dropout.p) for block in blocks} == {(0.3, 0.3)}
+
+
+def test_a_transformer_that_took_actions_before_knows_their_units(monkeypatch):
+    """What is trained anew, or gets its projection of actions only now, has to be told their mean and deviation."""
+    config, tokenizer = tiny.config(), tiny.tokenizer()
+    free = tiny.config(action_conditioned=False, reward_head=False)
+    clips = load_clips(config)
+    assert start_transformer(config, tokenizer, clips)[1] is False
+    for given, wanted, knows in ((config, config, True), (free, config, False), (free, free, False)):
+        network = build_transformer(given, tokenizer, 2)
+        monkeypatch.setattr(build, "init_transformer", lambda *_, network=network: network)
+        found, knows_units = start_transformer(wanted, tokenizer, clips)
+        assert knows_units is knows and (found is network) == (given is wanted)
+        assert found.action_dim == (0 if wanted is free else 2) and found.has_reward == (wanted is config)
 
 
 def test_clips_longer_than_the_positions_are_refused():

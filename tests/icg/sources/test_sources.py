@@ -116,6 +116,14 @@ def test_what_is_known_of_a_train_disco_run(tmp_path):
     assert found == {"data": {"name": "mnist8"}, "class_labels_dropped": False, "latents_dropped": True}
 
 
+def test_what_is_known_of_a_model_of_our_own_making(tmp_path):
+    model = MLPDenoiser(sample_shape=(2,), width=8, depth=1, num_classes=2)
+    for share in (0.0, 0.2):
+        save_model(tmp_path / str(share) / "model" / "denoiser", model, Data(name="ring"), share)
+        found = trained_how(str(tmp_path / str(share)), None)
+        assert found["data"]["name"] == "ring" and found["class_labels_dropped"] == (share > 0)
+
+
 def test_a_worse_version_guides_and_must_fit(tmp_path):
     source = open_model(make_model(tmp_path / "a", num_latents=0))
     with pytest.raises(UserError, match=r"guidance\.weak: autoguidance needs"):

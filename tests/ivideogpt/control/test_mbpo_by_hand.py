@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tests.ivideogpt import tiny
+from toolkit.data.episodes.clips import ClipSource
+from toolkit.data.episodes.episode import memory_set
 
 pytest.importorskip("stable_baselines3", reason="the extra rl is not installed")
 
+from tests.ivideogpt.control.test_mbpo import adapting, episodes
+from toolkit.ivideogpt.control.adapt import ModelLearner
 from toolkit.ivideogpt.control.mbpo import Agent, Settings, Taken, _imagine, _Mixed
 from toolkit.zoo.world.model import WorldModel
 
@@ -52,3 +57,17 @@ def test_every_imagined_step_goes_on_from_the_one_before(agent, monkeypatch):
     assert all(any((row == frame).all() for frame in seen) for row in before[:, 0])
     assert np.allclose(memory.rewards[:12, 0].reshape(3, 4), preds.rewards.numpy())
     assert len(np.unique(memory.rewards[:12])) > 3 and np.abs(memory.actions[:12]).max() <= 1
+
+
+def test_a_model_that_has_learned_imagines_without_dropout():
+    """Its attention drops nearly all of the past while it learns; asked twice afterwards, it says the same twice."""
+    learner = ModelLearner(tiny.world(), adapting(1, 1))
+    llm = learner.world.transformer.llm
+    llm.config.attention_dropout = 0.9
+    learner.learn(episodes(), 0)
+    batch = ClipSource(memory_set(episodes(), ["a", "b", "c"]), 4).fixed(3)
+    given = batch.frames[:, :1], batch.frames[:, 1:], batch.actions[:, :3]
+    torch.manual_seed(0)
+    first, second = (learner.world.score(*given).logprobs for _ in range(2))
+    assert torch.equal(first, second) and not learner.world.tokenizer.training
+    assert not any(one.requires_grad for one in (*learner.world.tokenizer.parameters(), *llm.parameters()))

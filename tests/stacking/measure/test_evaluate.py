@@ -15,6 +15,8 @@ from toolkit.errors import UserError
 from toolkit.launch import launch
 from toolkit.show.table import Table
 from toolkit.stacking.checkpoints.load import load_model
+from toolkit.stacking.config import GrowLLM
+from toolkit.stacking.measure import evaluate
 from toolkit.stacking.measure.scoring import Scorer
 from toolkit.stacking.measure.tasks import BENCHMARKS, check_exports, expand, write_tasks
 
@@ -196,3 +198,12 @@ def test_files_that_do_not_fit(tmp_path):
         check_exports(["piqa", str(tmp_path / "piqa.jsonl")], None)
     with pytest.raises(UserError, match="did you mean 'arc_easy'"):
         expand(["arc_eas"])
+
+
+def test_text_is_cut_to_so_many_bytes_not_letters(monkeypatch):
+    monkeypatch.setattr(evaluate, "held_out_texts", lambda config: iter(["ééé", "abcdefgh", "never"]))
+    config = GrowLLM()
+    config.evaluation.text_kb = 0.01
+    assert evaluate._texts(config) == ["ééé", "abcd"]
+    config.evaluation.text_kb = 0.005
+    assert evaluate._texts(config) == ["éé", "a"]

@@ -1,10 +1,14 @@
 """Growth in depth: which tensor is which, and what it computes."""
 
+import math
+
 import pytest
 import torch
 
 from tests.stacking.models import CONFIGS, build, grow_model, logits, make_model, read_all, token_ids
 from toolkit.stacking.config import Growth
+from toolkit.stacking.operators.llama import Llama
+from toolkit.stacking.operators.tensors import Info, draw
 
 FOUR_STACK = Growth(operator="stack", factor=4)
 
@@ -105,3 +109,19 @@ def test_every_weight_trains_on_its_own():
     assert not still
     key = "model.layers.{}.mlp.up_proj.weight"
     assert not torch.equal(model.state_dict()[key.format(0)], model.state_dict()[key.format(3)])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "deviation"),
+    [
+        ("model.embed_tokens.weight", (500, 256), math.sqrt(2 / (5 * 256))),
+        ("model.layers.1.self_attn.q_proj.weight", (256, 128), math.sqrt(2 / (5 * 128))),
+        ("model.layers.1.self_attn.o_proj.weight", (256, 128), math.sqrt(2 / (5 * 128))),
+        ("model.layers.1.mlp.up_proj.weight", (384, 256), math.sqrt(2 / (5 * 256))),
+        ("model.layers.1.mlp.down_proj.weight", (256, 384), 1 / math.sqrt(384) / 8),
+    ],
+)
+def test_the_output_of_an_mlp_alone_starts_smaller_the_deeper_the_network(name, shape, deviation):
+    drawn = draw(Llama().spec(name), name, Info(shape, torch.float32), 8, seed=0)
+    assert drawn.mean().item() == pytest.approx(0, abs=deviation / 50)
+    assert drawn.std().item() == pytest.approx(deviation, rel=0.02)

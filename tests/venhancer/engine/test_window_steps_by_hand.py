@@ -64,6 +64,23 @@ def test_clean_key_frames_are_told_as_the_first_step(pipeline, tmp_path, monkeyp
     assert first_step(pipeline, tmp_path, monkeypatch, noise_level=0)[0]["t_hint"] == 0
 
 
+@pytest.mark.parametrize(("strength", "step"), [(0.25, 249), (0.9, 899), (1.0, 999)])
+def test_it_begins_at_the_share_of_the_noise_asked_for(pipeline, tmp_path, monkeypatch, strength, step):
+    assert first_step(pipeline, tmp_path, monkeypatch, strength=strength)[0]["step"] == step
+
+
+def test_a_scale_that_is_asked_for_is_told_in_the_place_of_the_true_one(pipeline, tmp_path, monkeypatch):
+    assert first_step(pipeline, tmp_path, monkeypatch, scale_condition=3.5)[0]["up_scale"] == 3.5
+
+
+@pytest.mark.parametrize(("scale", "guided"), [(0.5, True), (1.0, False), (7.5, True)])
+def test_every_scale_but_1_takes_two_texts(pipeline, monkeypatch, scale, guided):
+    settings = EnhanceSettings(16, 16, frame_factor=2).changed(guidance_scale=scale)
+    assert not plan_layout(pipeline, settings, Source()).guided, "it knows no text"
+    monkeypatch.setattr(type(pipeline), "has_text", True)
+    assert plan_layout(pipeline, settings, Source()).guided == guided
+
+
 @pytest.mark.parametrize(("guided", "v"), [(False, 3.0), (True, 1 + 2.5 * (3 - 1))])  # with w = 2.5 between 1 and 3
 def test_x0_is_that_of_the_guided_velocity(pipeline, tmp_path, monkeypatch, guided, v):
     words = {"guidance_scale": 2.5, "guidance_rescale": 0.0, "strength": 0.5}

@@ -1,0 +1,51 @@
+"""What results.json and figures say of a claim: its seeds, the interval, what is left to run, the band of a curve."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from tests.claims.small import CLAIMS
+from toolkit.claims import results
+from toolkit.claims.parse import parse_claims
+from toolkit.claims.reproduce import decide, metrics_by_seed, minutes_left
+from toolkit.show import figures
+
+SPEC = parse_claims(yaml.safe_load(CLAIMS))
+
+
+def job(run, seed, state="done", **metrics):
+    found = SimpleNamespace(metrics={key.replace("_", "."): value for key, value in metrics.items()})
+    named = SimpleNamespace(name=run)
+    return SimpleNamespace(spec=named, seed=seed, minutes=seed + 1, info=lambda: found, state=lambda: state)
+
+
+def test_two_seeds_have_an_interval_and_one_has_none():
+    T_2 = 12.706204736174694  # Student's 97.5 % quantile with one degree of freedom
+    jobs = [job("long", seed, score=8.0 + 2 * seed) for seed in (0, 1)]
+    found = decide(SPEC, SPEC.claims["wins"], jobs, {})
+    half = T_2 * math.sqrt(2) / math.sqrt(2)
+    assert (found["center"], found["n"]) == (9.0, 2) and found["values"] == {"0": 8.0, "1": 10.0}
+    assert found["interval_95"] == pytest.approx([9 - half, 9 + half])
+    assert decide(SPEC, SPEC.claims["wins"], jobs[:1], {})["interval_95"] is None
+
+
+def test_a_claim_reads_its_own_runs_and_seeds():
+    jobs = [job(run, seed, score=1.0) for run in ("base", "tuned", "long") for seed in (0, 1, 2, 7)]
+    assert metrics_by_seed(SPEC.claims["wins"], jobs) == {seed: {"long": {"score": 1.0}} for seed in (0, 1, 2)}
+
+
+def test_what_is_left_costs_minutes_and_what_is_done_none():
+    assert minutes_left([job("base", 0), job("base", 1, "missing"), job("base", 4, "partial")]) == 2 + 5
+
+
+def test_a_curve_is_the_mean_over_seeds_between_the_lowest_and_the_highest(monkeypatch, tmp_path):
+    drawn = {}
+    monkeypatch.setattr(figures, "curves", lambda path, series, **_: drawn.update(series))
+    rows = {0: (1.0, 5.0, 2.0), 1: (3.0, 1.0, 2.0), 2: (2.0, 6.0, 5.0)}
+    keys = ("loss.0p5", "loss.1", "loss.10")
+    found = {seed: dict(zip(keys, row, strict=True)) for seed, row in rows.items()}
+    metrics = {seed: {"tuned": of_seed, "base": of_seed} for seed, of_seed in found.items()}
+    results.draw_figure(SPEC.claims["ratio"], metrics, tmp_path / "a.png")
+    assert drawn["with z"] == ([0.5, 1, 10], [2.0, 4.0, 3.0], [1.0, 1.0, 2.0], [3.0, 6.0, 5.0])
