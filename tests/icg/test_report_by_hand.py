@@ -16,7 +16,7 @@ from toolkit.icg.config import SampleICG
 from toolkit.icg.methods import ICG, NoGuidance
 from toolkit.icg.plan import Plan
 from toolkit.icg.results import Result
-from toolkit.icg.sample_store import Draws, to_bytes, to_floats
+from toolkit.icg.sample_store import SampleStore, to_bytes, to_floats
 from toolkit.icg.sources.base import Request, Source
 from toolkit.runs.record import Run
 
@@ -51,17 +51,17 @@ def run(tmp_path):
 
 
 def test_batches_lie_on_a_grid_and_their_costs_are_added(tmp_path):
-    draws = Draws(tmp_path, 7, 3)
-    assert list(draws.missing()) == [(0, 3), (3, 6), (6, 7)]
-    for start, stop in draws.missing():
+    store = SampleStore(tmp_path, 7, 3)
+    assert list(store.missing()) == [(0, 3), (3, 6), (6, 7)]
+    for start, stop in store.missing():
         levels = torch.arange(start, stop).view(-1, 1, 1, 1) / 127.5 - 1
-        draws.write(start, levels, seconds=2.0 + start, calls=8.0 + start)
-    assert not list(draws.missing())
-    batch = draws.read()
+        store.write(start, levels, seconds=2.0 + start, calls=8.0 + start)
+    assert not list(store.missing())
+    batch = store.read()
     assert batch.images.flatten().tolist() == list(range(7))
     assert batch.seconds == 2 + 5 + 8 and batch.calls == 14  # added, and the most that an image took
-    (draws.folder / "00000003.safetensors").write_bytes(b"cut short")
-    assert list(draws.missing()) == [(3, 6)]
+    (store.folder / "00000003.safetensors").write_bytes(b"cut short")
+    assert list(store.missing()) == [(3, 6)]
 
 
 def test_levels_are_the_nearest_and_points_are_kept_as_they_are():
@@ -81,16 +81,16 @@ def test_every_process_draws_its_own_batches_and_what_is_not_finite_is_made_so(t
     monkeypatch.setattr(job, "world_size", lambda: 3)
     for rank, starts in enumerate(([0, 6], [2, 8], [4])):
         monkeypatch.setattr(job, "rank", lambda rank=rank: rank)
-        draws = Draws(tmp_path / str(rank), 9, 2)
-        job._draw(config, draws, column, 0)
-        assert sorted(int(path.stem) for path in draws.folder.iterdir()) == starts
+        store = SampleStore(tmp_path / str(rank), 9, 2)
+        job._draw(config, store, column, 0)
+        assert sorted(int(path.stem) for path in store.folder.iterdir()) == starts
     monkeypatch.setattr(job, "world_size", lambda: 1)
     monkeypatch.setattr(job, "rank", lambda: 0)
     broken = torch.tensor([[float("nan"), float("inf"), -float("inf"), 0.5]])
     monkeypatch.setattr(Numbered, "draw", lambda *_: (broken, 8.0))
-    draws = Draws(tmp_path, 1, 2)
-    job._draw(config, draws, column, 0)
-    assert draws.read().images.tolist() == [[0.0, 1.0, -1.0, 0.5]]
+    store = SampleStore(tmp_path, 1, 2)
+    job._draw(config, store, column, 0)
+    assert store.read().images.tolist() == [[0.0, 1.0, -1.0, 0.5]]
 
 
 def test_pictures_are_drawn_once_and_what_is_measured_with_every_seed(run):
@@ -100,11 +100,11 @@ def test_pictures_are_drawn_once_and_what_is_measured_with_every_seed(run):
     hidden = dataclasses.replace(column, shown=False)
     plan = plan_of([column, hidden], num=9, num_measured=5)
     for which, repeat, num in ((column, 0, 9), (column, 1, 5), (hidden, 0, 5)):
-        assert job.draws_of(config, run, plan, which, repeat).num == num
+        assert job.store_of(config, run, plan, which, repeat).num == num
     assert job._repeats(config, plan, column) == 3
     assert job._repeats(config, plan_of([column]), column) == 1
     column.source.batch_size = 4
-    assert job.draws_of(config, run, plan, column, 0).batch_size == 4
+    assert job.store_of(config, run, plan, column, 0).batch_size == 4
 
 
 def test_the_objective_is_the_distance_of_the_last_method_shown():
@@ -195,10 +195,10 @@ def test_a_run_is_reported_column_by_column(run, monkeypatch):
     made = columns()
     plan, calls = plan_of(made, num=7), kept(monkeypatch, "image_grid")
     for column in made:
-        draws = job.draws_of(config, run, plan, column, 0)
-        for start, stop in draws.missing():
+        store = job.store_of(config, run, plan, column, 0)
+        for start, stop in store.missing():
             images, num = column.source.draw(column.guidance, column.scale, Request(0, 0, start, stop))
-            draws.write(start, images, 3.5, num)
+            store.write(start, images, 3.5, num)
     job._report(config, run, plan)
     found = run.record["metrics"]
     assert found["none.calls"] == 8 and found["icg.w_3.calls"] == 16

@@ -83,7 +83,7 @@ def load_parts(run_folder: str | Path, names: tuple[str, ...] = PARTS) -> Parts:
             raise UserError(f"{folder / name}: missing, but model/parts.json names it")
         if _checksum(folder / name) != noted[name]:
             raise _refusal(folder / name)
-    parts = Parts(**{name: _load(folder / name) for name in names if name in noted})
+    parts = Parts(**{name: zoo.load(folder / name) for name in names if name in noted})
     _check_sizes(folder, parts)
     return parts
 
@@ -103,10 +103,6 @@ def null_network(source: str, baseline: Denoiser | None, shape: tuple[int, ...],
             f"{num_classes} classes, as the baseline of a run is (RUN/model/baseline)"
         )
     return null
-
-
-def _load(folder: Path) -> Any:
-    return zoo.load(folder)
 
 
 def _check_sizes(folder: Path, parts: Parts) -> None:

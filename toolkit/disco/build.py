@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import torch
@@ -112,7 +111,7 @@ def build_prior(config: TrainDisco, dataset: Dataset) -> nn.Module | None:
         return LatentDiffusionPrior(
             latents.num_latents, latents.codebook_size, prior.width, prior.depth, dataset.num_classes
         )
-    num_latents, codebook_size = latent_shape(config, _num_labels(dataset))
+    num_latents, codebook_size = latent_shape(config, len(dataset.class_names))
     if prior.kind == "autoregressive":
         return AutoregressivePrior(
             num_latents, codebook_size, prior.width, prior.depth, prior.num_heads, dataset.num_classes, prior.dropout
@@ -121,15 +120,11 @@ def build_prior(config: TrainDisco, dataset: Dataset) -> nn.Module | None:
     return kind(num_latents, codebook_size, dataset.num_classes)
 
 
-def _num_labels(dataset: Dataset) -> int:
-    return len(dataset.class_names)
-
-
 def _latent_options(config: TrainDisco, dataset: Dataset) -> dict[str, Any]:
     latents = config.latents
     if latents.kind == "none":
         return {}
-    num_latents, codebook_size = latent_shape(config, _num_labels(dataset))
+    num_latents, codebook_size = latent_shape(config, len(dataset.class_names))
     return {
         "num_latents": num_latents,
         "codebook_size": codebook_size,
@@ -150,4 +145,4 @@ def _from_network(network: NetworkConfig, config: TrainDisco, dataset: Dataset, 
 
 def memory_bytes(*networks: nn.Module | None) -> int:
     """Bytes to train these with Adam and one average: weights, gradients, two moments, EMA, all float32."""
-    return math.prod([count_parameters(*networks), 4, 5])
+    return 4 * 5 * count_parameters(*networks)

@@ -1,7 +1,7 @@
 """The stage ``sample``: a set of any size, drawn block by block on any number of processes.
 
 Every sample has random numbers of its own (``SampleNoise``), so the set is the same whatever the block and whoever
-draws it. A block that is done leaves a file under ``draws/``; an interrupted set goes on with those that are missing.
+draws it. A finished block leaves a file under ``draws/``; an interrupted set continues with the missing ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
@@ -57,7 +56,7 @@ class SampleSet:
         self.folder = run.dir / "draws" / trained
 
     def draw(self) -> None:
-        """This process's share of the blocks that are not there yet."""
+        """Draw this process's share of the missing blocks."""
         for block in itertools.islice(self._blocks(), rank(), None, world_size()):
             if not _is_whole(self._file(block)):
                 self._draw_block(block)
@@ -68,7 +67,7 @@ class SampleSet:
         return (range(start, min(start + size, self.num)) for start in range(0, self.num, size))
 
     def _file(self, block: range) -> Path:
-        """Named by both ends: ``sampling.batch_size`` may be another one when a set goes on."""
+        """Named by both ends, because ``sampling.batch_size`` may differ when an interrupted set is continued."""
         return self.folder / f"{block.start:08d}-{block.stop:08d}.safetensors"
 
     def _draw_block(self, block: range) -> None:
@@ -85,7 +84,7 @@ class SampleSet:
             if not torch.isfinite(samples).all():
                 raise JobError(f"samples {block.start} to {block[-1]} of {name} hold values that are not finite")
             if samples.dim() == 4:
-                _write_pictures(self.run.dir / "images" / name, block, samples)
+                figures.save_images(self.run.dir / "images" / name, samples, block.start)
             tensors[name] = samples[: max(0, self.num_kept - block.start)]
         for name, values in (("latents", latents), ("class_labels", labels)):
             if values is not None:
@@ -118,8 +117,8 @@ class SampleSet:
         tensors = {name: torch.cat(values) for name, values in found.items()}
         drawn = {name: tensors[name] for name in self.networks}
         if self.dataset is not None:
-            beside = self.num if drawn["ours"].dim() == 2 else min(self.num, MOST_SHOWN)
-            drawn["real"] = self.dataset.test.all(beside)[0]
+            num_real = self.num if drawn["ours"].dim() == 2 else min(self.num, MOST_SHOWN)
+            drawn["real"] = self.dataset.test.all(num_real)[0]
         _draw_figures(self.run, drawn, tensors.get("latents"), self.num)
         save_file(tensors, self.run.path("samples", "samples.safetensors"))
         shutil.rmtree(self.run.dir / "draws", ignore_errors=True)
@@ -133,18 +132,8 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _write_pictures(folder: Path, block: range, images: Tensor) -> None:
-    """Images (n, C, H, W) in [-1, 1] as ``folder``/00000.png and so on, eight bits a value."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    pixels: np.ndarray = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    for number, picture in zip(block, pixels, strict=True):
-        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(folder / f"{number:05d}.png")
-
-
 def _draw_figures(run: Run, drawn: dict[str, Tensor], latents: Tensor | None, num: int) -> None:
-    """Points in the plane; of images a grid each, of at most ``MOST_SHOWN``, and one of all side by side."""
+    """Points: a scatter plot per set. Images: a grid of at most ``MOST_SHOWN`` per set, and one of all sets."""
     if drawn["ours"].dim() == 2:
         colours = None if latents is None or latents.is_floating_point() else latents[:, 0].numpy()
         for name, points in drawn.items():
@@ -154,8 +143,8 @@ def _draw_figures(run: Run, drawn: dict[str, Tensor], latents: Tensor | None, nu
     for name, images in drawn.items():
         shown = images[:MOST_SHOWN]
         columns = math.ceil(math.sqrt(len(shown)))
-        said = "" if name == "real" or not caption else f"{name}: {caption}"
-        figures.image_grid(run.path("samples", f"{name}.png"), shown, columns=columns, caption=said)
+        part = "" if name == "real" or not caption else f"{name}: {caption}"
+        figures.image_grid(run.path("samples", f"{name}.png"), shown, columns=columns, caption=part)
     shortest = min(16, *(len(images) for images in drawn.values()))
     rows = torch.cat([images[:shortest] for images in drawn.values()])
     figures.image_grid(run.path("samples", "grid.png"), rows, columns=shortest, row_labels=list(drawn))

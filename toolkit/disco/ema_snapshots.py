@@ -1,7 +1,7 @@
 """Snapshots of the power-function averages of a training, and networks put together from them (post-hoc EMA).
 
 ``RUN/ema/denoiser/000001000-0.05.safetensors``: the parameters after 1,000 steps, averaged with sigma_rel 0.05; the
-images seen until then stand in the file's metadata.
+number of images seen until then is in the file's metadata.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class EMASnapshots:
         self.averages = {str(sigma_rel): PowerEMA(model, sigma_rel) for sigma_rel in sigma_rels}
 
     def update(self, num_images_per_step: int) -> None:
-        """As that of the averages."""
+        """Update every average after a step on so many images (over all processes)."""
         for average in self.averages.values():
             average.update(num_images_per_step)
 
     def store(self, step: int) -> None:
-        """Write one file of each average; rank 0 does. Files of later steps are of a training that was given up."""
+        """Write one file per average, on rank 0. Files of later steps, left by an abandoned training, are removed."""
         if not self.averages:
             return
         if rank() == 0:
@@ -47,9 +47,11 @@ class EMASnapshots:
         for name, average in self.averages.items():
             tensors = whole(dict(average.model.named_parameters()))
             if rank() == 0:
-                said = {"num_images": str(average.num_images)}  # of two the order in the file would be by chance
+                metadata = {
+                    "num_images": str(average.num_images)
+                }  # one key: safetensors stores several in random order
                 kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-                write_atomic(self.folder / f"{step:09d}-{name}.safetensors", save(kept, said))
+                write_atomic(self.folder / f"{step:09d}-{name}.safetensors", save(kept, metadata))
 
     def state_dict(self) -> dict[str, Any]:
         return {name: average.state_dict() for name, average in self.averages.items()}
@@ -88,7 +90,7 @@ def _files(folder: Path) -> list[Path]:
 def _profile(path: Path) -> Profile:
     try:
         with safe_open(path, "pt") as file:
-            said = file.metadata() or {}
-        return Profile(float(said["num_images"]), gamma_of(float(path.stem.partition("-")[2])))
+            metadata = file.metadata() or {}
+        return Profile(float(metadata["num_images"]), gamma_of(float(path.stem.partition("-")[2])))
     except (SafetensorError, OSError, KeyError, ValueError):
         raise UserError(f"{path}: not a whole snapshot; remove it to go without") from None

@@ -1,4 +1,4 @@
-"""Which latents the denoiser sees at which noise level, guidance on them, and an honest count of evaluations."""
+"""Guidance on the latents of DisCo-Diff: which latents the denoiser sees at which noise level, and at what cost."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class LatentGuidance:
 
         D = D(x, z) + cfg_scale * (D(x, z) - D(x, null))
 
+    latents: int64 (B, m), or float (B, m, d) for continuous ones. class_labels: int64 (B,) or one-hot (B, K).
     cfg_scale: 0 one evaluation a call, -1 the null branch, 1 the paper's headline. Within ``cfg_interval`` =
     (lowest sigma, highest sigma), both included, a scale other than 0 costs two evaluations, made in one batch.
     latents_off_below: where sigma is less, z is null and nothing is guided.
@@ -22,7 +23,8 @@ class LatentGuidance:
     null_denoiser: a network without latents that takes the place of the null branch, in guidance and below
     ``latents_off_below`` (a well-trained base model guides better than a null branch that saw few samples).
 
-    ``num_evaluations`` counts network evaluations per sample since construction.
+    ``num_evaluations`` counts network evaluations per sample since construction. Raises ValueError where guidance or a
+    switch is asked for without latents.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class LatentGuidance:
         self.num_evaluations = 0
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """The guided prediction like x (B, *shape) at noise level ``sigma`` > 0."""
         latents = self._latents_at(sigma)
         low, high = self.cfg_interval
         if latents is None:

@@ -39,8 +39,8 @@ from toolkit.zoo.edm.edm2 import EDM2UNet
 from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.registry import count_flops, count_parameters
 
-FIRST_JUDGED_STEP = 200  # before it every encoder is silent
-LEAST_TEST_ITEMS = 10  # scores by neighbours need a few
+FIRST_JUDGED_STEP = 200  # earlier, the latents of every encoder carry almost no information
+LEAST_TEST_ITEMS = 10  # precision and recall look at nearest neighbours
 
 
 def main(config: TrainDisco, run: Run) -> float | None:
@@ -52,7 +52,7 @@ def main(config: TrainDisco, run: Run) -> float | None:
     if dataset is not None and (not only_samples or config.model is None):
         _keep_splits(run, config, dataset)
     if dataset is not None and not only_samples:
-        if config.sampling.null_model not in (None, "baseline"):  # said before training
+        if config.sampling.null_model not in (None, "baseline"):  # refused before training
             null_network(config.sampling.null_model, None, dataset.shape, dataset.num_classes)
         dataset.prepare()
     accelerator = accelerator_of(run)
@@ -80,9 +80,9 @@ def _objective(metrics: dict[str, float], budget: int) -> float | None:
 
 
 def data_for_samples(config: TrainDisco, run: Run) -> data.Dataset | None:
-    """The data set whose images stand beside the samples: the one asked for, else what ``model`` learned from.
+    """The data set whose images are shown beside the samples: the one asked for, else the training data of ``model``.
 
-    None where it cannot be read, which is said: a trained model needs no images to sample.
+    None where it cannot be read, with a line that says so: a trained model needs no images to sample.
     """
     asked_for = any(word.startswith(("data=", "data.")) for word in run.record["overrides"])
     wanted = config if asked_for else dataclasses.replace(config, data=_data_of_model(config) or config.data)
@@ -98,7 +98,7 @@ def data_for_samples(config: TrainDisco, run: Run) -> data.Dataset | None:
 
 
 def _data_of_model(config: TrainDisco) -> Any:
-    """What ``model`` was trained on, where its record says so."""
+    """The data config that ``model`` was trained with; None where its record does not have it."""
     record = read_record(zoo.local(config.model)) if config.model else None
     known = (record or {}).get("config", {}).get("data", {})
     names = {item.name for item in dataclasses.fields(config.data)}
@@ -106,23 +106,23 @@ def _data_of_model(config: TrainDisco) -> Any:
 
 
 def _keep_splits(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
-    """Hold the data set against what this run began with, and tell what differs from what ``model`` learned from.
+    """Check that the data set is the one this run began with; print how it differs from the training data of ``model``.
 
-    Raises UserError where the run's own has changed.
+    Raises UserError where the run's data set has changed.
     """
     contents = dataset.contents()
     run.keep_splits(contents, of_folder=config.data.path is not None)
     learned = (read_record(zoo.local(config.model)) or {}).get("splits") if config.model else None
     if learned and learned != contents:
-        told = [f"{name} {learned[name]['items']} -> {contents[name]['items']} items" for name in contents]
+        changes = [f"{name} {learned[name]['items']} -> {contents[name]['items']} items" for name in contents]
         known = _data_of_model(config) or config.data
         if known.resize != config.data.resize:
-            told.append(f"data.resize {known.resize} -> {config.data.resize}")
-        progress.say(f"model={config.model}: was trained on other data than these ({', '.join(told)})")
+            changes.append(f"data.resize {known.resize} -> {config.data.resize}")
+        progress.say(f"model={config.model}: was trained on other data than these ({', '.join(changes)})")
 
 
 def load_data(config: TrainDisco) -> data.Dataset:
-    """The data set; where its labels serve as z they are no condition beside it.
+    """The data set. Labels that serve as z are not also a condition: ``num_classes`` is then 0.
 
     Raises UserError when too little of it is held out to measure anything.
     """
@@ -183,7 +183,7 @@ def _train_denoiser(run: Run, config: TrainDisco, dataset: data.Dataset, acceler
 
 
 def _prepared(joint: JointModel, averages: list[Any], config: TrainDisco, accelerator: Accelerator) -> Any:
-    """``joint`` shared among processes as asked, its averages spread alike. Raises UserError where it cannot be."""
+    """``joint`` wrapped for DDP or FSDP, its averages sharded alike. Raises UserError where FSDP cannot take it."""
     if config.optim.sharding == "fsdp":
         if isinstance(joint.denoiser, EDM2UNet):
             raise UserError("optim.sharding=fsdp: not with EDM2UNet, which rewrites its weights; use none")
@@ -225,6 +225,7 @@ def train_step(
 
 
 def _watch_latents(step: int, joint: JointModel, logits: torch.Tensor, loop: Loop, config: TrainDisco) -> None:
+    """Log the use of the latents; warn once, after half of the steps, where they collapsed."""
     summary = latent_summary(logits)
     loop.log(**summary)
     halfway = config.optim.num_steps // 2
@@ -292,9 +293,9 @@ def _train_prior(run: Run, config: TrainDisco, dataset: data.Dataset, accelerato
 
 
 def _sample(run: Run, config: TrainDisco, dataset: data.Dataset | None, accelerator: Accelerator) -> None:
-    """Samples of ours and of the baseline from the same noise, as pictures and as tensors; real ones where there are.
+    """Draw samples of ours and of the baseline from the same noise, as images and as tensors, beside real ones.
 
-    Raises UserError where the encoder's latents of real images are asked for and there are none.
+    Raises UserError where latents of real images are asked for and there is no data set.
     """
     parts = _trained(run, config, dataset).to(accelerator.device)
     if config.sampling.show_latents:

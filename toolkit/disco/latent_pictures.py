@@ -1,4 +1,4 @@
-"""What z means, as pictures (Xu et al. 2024, figures 2b and 14).
+"""Pictures that show what z encodes (Xu et al. 2024, figures 2b and 14).
 
 Samples that share z, and one latent changed at a time. Shapes: m slots, k codes per slot.
 """
@@ -19,7 +19,7 @@ from toolkit.zoo.edm.noise import SampleNoise
 
 NUM_LATENTS = 8  # draws of z: rows of a picture
 NUM_NOISES = 10  # columns
-MOST_CODES = 16  # of a slot that are shown
+MOST_CODES = 16  # shown of each slot
 
 
 def check_shows(parts: Parts) -> None:
@@ -68,18 +68,18 @@ class _Pictures:
         """A row has one z, a column one noise."""
         labels = None if self.labels is None else self.labels.repeat_interleave(NUM_NOISES)
         noises = torch.arange(NUM_NOISES).repeat(NUM_LATENTS)
-        said = "Each row shares z" + ("" if labels is None else " and the class") + ", each column the noise."
+        caption = "Each row shares z" + ("" if labels is None else " and the class") + ", each column the noise."
         z = self.latents.repeat_interleave(NUM_NOISES, dim=0)
-        self._draw("shared_z", z, labels, noises, columns=NUM_NOISES, row_labels=self._names(), caption=said)
+        self._draw("shared_z", z, labels, noises, columns=NUM_NOISES, row_labels=self._names(), caption=caption)
 
     def across_classes(self) -> None:
         """A row has one z, a column one class; one noise."""
         num = min(self.parts.denoiser.num_classes, NUM_NOISES)
         labels = torch.arange(num, device=self.device).repeat(NUM_LATENTS)
         noises = torch.zeros(len(labels), dtype=torch.int64)
-        said = "Each row shares z, each column the class; the noise is the same everywhere."
+        caption = "Each row shares z, each column the class; the noise is the same everywhere."
         z = self.latents.repeat_interleave(num, dim=0)
-        self._draw("z_and_class", z, labels, noises, columns=num, row_labels=self._names(), caption=said)
+        self._draw("z_and_class", z, labels, noises, columns=num, row_labels=self._names(), caption=caption)
 
     def one_latent(self) -> None:
         """One z, of which a row changes one latent alone."""
@@ -90,11 +90,11 @@ class _Pictures:
         labels = None if self.labels is None else self.labels[-1].repeat(num_latents * num)
         noises = torch.zeros(num_latents * num, dtype=torch.int64)
         first = " ".join(str(code) for code in self.latents[-1].tolist())
-        said = f"One noise and z = {first}; a row changes one latent alone, to the code above."
+        caption = f"One noise and z = {first}; a row changes one latent alone, to the code above."
         names = {"row_labels": [f"latent {slot + 1}" for slot in range(num_latents)]}
         names["column_labels"] = [str(code) for code in range(num)]
-        self._draw("one_latent", z.flatten(0, 1), labels, noises, columns=num, caption=said, **names)
+        self._draw("one_latent", z.flatten(0, 1), labels, noises, columns=num, caption=caption, **names)
 
     def _names(self) -> list[str]:
-        """Rows are named by z."""
+        """Row labels: the first six codes of each z."""
         return [" ".join(str(code) for code in codes) for codes in self.latents[:, :6].tolist()]

@@ -33,7 +33,7 @@ class Column:
 
     @property
     def label(self) -> str:
-        """For people: method, scales, and which of two models."""
+        """The name in tables and figures: method, scales, and which of two models."""
         label = label_of(self.name)
         if self.guidance.guides:
             first, *other = label.split(" + ")
@@ -42,9 +42,9 @@ class Column:
 
     @property
     def _second_scale(self) -> float:
-        """Of the second of two methods."""
-        assert self.guidance.beside is not None
-        return self.guidance.beside.scales[0]
+        """The scale of the second of two combined methods."""
+        assert self.guidance.second is not None
+        return self.guidance.second.scales[0]
 
 
 def scale_key(scale: float) -> str:
@@ -53,7 +53,7 @@ def scale_key(scale: float) -> str:
 
 
 def label_of(name: str) -> str:
-    """What people call a method or a control."""
+    """The name of a method or a control in tables and figures."""
     return METHODS[name].label if name in METHODS else CONTROLS[name]
 
 

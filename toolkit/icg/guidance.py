@@ -29,12 +29,12 @@ class Guidance:
     16); 0 is off.
 
     What the command must know of a method:
-        label: for people. guides: False for the model as it is.
+        label: its name in tables and figures. guides: False for sampling without guidance.
         on_condition: it weighs the condition, so it needs a conditional model; such methods are compared at one scale.
         needs_null: it needs the null condition, that is training with dropping.
         has_curve: the small models are measured along a curve of scales.
-        in_pipelines: it reads noise or velocities, or skips blocks: of pipelines alone.
-        own_pipeline: the name of the method where diffusers' own pipelines do it, and no guider.
+        in_pipelines: it works on diffusers pipelines alone: it reads noise or velocity predictions, or skips blocks.
+        own_pipeline: for a method without a guider: the prefix of the diffusers pipelines that implement it.
     """
 
     label: ClassVar[str] = ""
@@ -56,8 +56,8 @@ class Guidance:
     rescale: float = number(0.0, least=0, most=1)
 
     def make(self, scale: float, seed: Seed) -> WeakBranchGuidance:
-        """The guider at w = ``scale``; ``seed`` as the guiders take it. Raises UserError where it is no guider."""
-        raise UserError(f"guidance={self.method}: is not made of a guider")
+        """The guider at w = ``scale``; ``seed`` as the guiders take it. Raises UserError for a method without one."""
+        raise UserError(f"guidance={self.method}: has no guider")
 
     @property
     def calls_per_step(self) -> int:
@@ -70,13 +70,13 @@ class Guidance:
         return None
 
     @property
-    def beside(self) -> Guidance | None:
+    def second(self) -> Guidance | None:
         """The settings of the second of two methods, or None."""
         return None
 
     @property
     def perturbs(self) -> bool:
-        """Whether it changes what is inside of the network, which must then be no compiled form."""
+        """Whether it hooks into the network, which must then not be compiled."""
         return self.on_time is not None
 
     def check_network(self, network: Any) -> None:

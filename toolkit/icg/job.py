@@ -9,13 +9,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from toolkit.icg import results as pictures
 from toolkit.icg.columns import DROPPING, Column
 from toolkit.icg.config import SampleICG
 from toolkit.icg.measure import LEAST_FOR_DISTANCES, floor, score
 from toolkit.icg.plan import Plan, make_plan, open_models
-from toolkit.icg.results import Result, all_scores, headline, metrics, prompts_table
-from toolkit.icg.sample_store import Draws, clear, to_floats
+from toolkit.icg.results import (
+    Result,
+    all_scores,
+    draw_curves,
+    draw_grid,
+    draw_points,
+    headline,
+    metrics,
+    prompts_table,
+)
+from toolkit.icg.sample_store import SampleStore, clear, to_floats
 from toolkit.icg.sources.base import Request, Source
 from toolkit.metrics.features import features_of
 from toolkit.metrics.judge import FeatureJudge
@@ -23,6 +31,7 @@ from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.record import Run
+from toolkit.show import figures
 from toolkit.show.terminal import show, show_end
 
 FEW_STEPS = 4
@@ -63,7 +72,7 @@ def _sample(config: SampleICG, run: Run, plan: Plan, accelerator: Accelerator) -
     jobs = [(column, repeat) for column in plan.columns for repeat in range(_repeats(config, plan, column))]
     with progress.bar("sample", 0, len(jobs)) as bar:
         for number, (column, repeat) in enumerate(jobs):
-            _draw(config, draws_of(config, run, plan, column, repeat), column, repeat)
+            _draw(config, store_of(config, run, plan, column, repeat), column, repeat)
             bar.text = column.key
             bar.advance(number + 1)
 
@@ -73,19 +82,19 @@ def _repeats(config: SampleICG, plan: Plan, column: Column) -> int:
     return config.repeats if plan.num_measured else 1
 
 
-def draws_of(config: SampleICG, run: Run, plan: Plan, column: Column, repeat: int) -> Draws:
+def store_of(config: SampleICG, run: Run, plan: Plan, column: Column, repeat: int) -> SampleStore:
     """Where the samples of one column and sampling seed lie."""
     num = plan.num if repeat == 0 and column.shown else plan.num_measured
-    return Draws(run.dir / "draws" / column.key / f"repeat_{repeat}", num, _batch_size(config, column))
+    return SampleStore(run.dir / "draws" / column.key / f"repeat_{repeat}", num, _batch_size(config, column))
 
 
 def _batch_size(config: SampleICG, column: Column) -> int:
     return config.sampling.batch_size or column.source.batch_size
 
 
-def _draw(config: SampleICG, draws: Draws, column: Column, repeat: int) -> None:
-    for start, stop in draws.missing():
-        if start // draws.batch_size % world_size() != rank():  # every rank has its own places in the grid
+def _draw(config: SampleICG, store: SampleStore, column: Column, repeat: int) -> None:
+    for start, stop in store.missing():
+        if start // store.batch_size % world_size() != rank():  # every rank has its own places in the grid
             continue
         before = time.perf_counter()
         request = Request(config.seed, repeat, start, stop)
@@ -93,7 +102,7 @@ def _draw(config: SampleICG, draws: Draws, column: Column, repeat: int) -> None:
         if not torch.isfinite(images).all():
             progress.say(f"warning: {column.key}: samples are not finite; the scale is too large for this model")
             images = images.nan_to_num(0.0, 1.0, -1.0)
-        draws.write(start, images, time.perf_counter() - before, calls)
+        store.write(start, images, time.perf_counter() - before, calls)
 
 
 # -- results ---------------------------------------------------------------------------------------------------------
@@ -107,7 +116,7 @@ def _report(config: SampleICG, run: Run, plan: Plan) -> None:
     for column in plan.columns:
         result = Result(column)
         for repeat in range(_repeats(config, plan, column)):
-            batch = draws_of(config, run, plan, column, repeat).read()
+            batch = store_of(config, run, plan, column, repeat).read()
             images = to_floats(batch.images)
             if repeat == 0:
                 result.calls, result.seconds = batch.calls, batch.seconds / len(images)
@@ -130,7 +139,7 @@ def _report(config: SampleICG, run: Run, plan: Plan) -> None:
         all_scores(results, f"{config.repeats} sampling seeds").save(run.path("tables", "scores.json"))
     _draw_pictures(run, plan, shown, predicted)
     if judge is not None:
-        pictures.draw_curves(run, results, real)
+        draw_curves(run, results, real)
     clear(run.dir / "draws")
 
 
@@ -153,11 +162,11 @@ def _scores(plan: Plan, judge: FeatureJudge | None, source: Source, images: torc
 
 def _draw_pictures(run: Run, plan: Plan, shown: list[tuple[Column, torch.Tensor]], predicted: dict[str, Any]) -> None:
     if shown[0][1].dim() == 2:
-        pictures.draw_points(run, shown, plan.source)
+        draw_points(run, shown, plan.source)
         return
-    pictures.draw_grid(run, shown, plan.source, predicted)
+    draw_grid(run, shown, plan.source, predicted)
     for column, images in shown:
-        pictures.write_images(run, column, images)
+        figures.save_images(run.dir / "images" / column.key, images)
 
 
 def _title(config: SampleICG, plan: Plan) -> str:

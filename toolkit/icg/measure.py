@@ -1,4 +1,4 @@
-"""What is measured of the samples of a column, and when it can be: too few items say nothing about a distribution."""
+"""Scores of a column's samples, and when they can be taken: too few items say nothing about a distribution."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class ICGAndTSG(ICG):
         return self.tsg
 
     @property
-    def beside(self) -> TSG:
+    def second(self) -> TSG:
         return self.tsg
 
 
@@ -174,7 +174,7 @@ class CFGAndTSG(CFG):
         return self.tsg
 
     @property
-    def beside(self) -> TSG:
+    def second(self) -> TSG:
         return self.tsg
 
 

@@ -1,4 +1,4 @@
-"""From scores to what a run leaves behind: the table, the curves, and how guidance compares along its scale.
+"""From scores to the results of a run: tables, metrics, curves, and methods compared along their guidance scale.
 
 A claim about guidance is about a frontier (distance against accuracy over w), never about one scale: ``frontier``.
 """
@@ -30,10 +30,16 @@ NAMES = {
     "clip": "CLIP score",
 }
 
+MOST_ROWS = 24  # of the grid
+SMALL_PX = 64  # images below this edge are small
+ACROSS = {True: 20, False: 8}  # samples side by side: small images, large ones
+MOST_LETTERS = 60  # of a prompt under the grid
+WRONG = torch.tensor([0.84, -0.26, -1.0]).view(3, 1, 1)  # vermilion of the figures' palette, in [-1, 1]
+
 
 @dataclass
 class Result:
-    """What one column came to: scores per sampling seed, and its cost per image."""
+    """The result of one column: scores per sampling seed, and its cost per image."""
 
     column: Column
     scores: list[dict[str, float]] = field(default_factory=list)
@@ -170,16 +176,6 @@ def _frontier(results: Sequence[Result], name: str) -> list[tuple[float, float]]
     return points
 
 
-MOST_ROWS = 24
-
-SMALL_PX = 64
-MOST_LETTERS = 60  # of a prompt under the grid
-
-ACROSS = {True: 20, False: 8}  # samples side by side: small images, large ones
-
-WRONG = torch.tensor([0.84, -0.26, -1.0]).view(3, 1, 1)  # vermilion, of the figures' palette
-
-
 def draw_grid(
     run: Run, shown: Sequence[tuple[Column, Tensor]], source: Source, predicted: Mapping[str, Tensor | None]
 ) -> None:
@@ -199,11 +195,11 @@ def draw_grid(
     short = captions if source.prompts is None else [str(number + 1) for number in range(num)]
     short = short if all(len(one) <= 10 for one in short) else []
     prompts = [f" {number}: {one[:MOST_LETTERS]}." for number, one in enumerate(captions, 1) if source.prompts]
-    said = "; framed: the classifier reads another class" if predicted else ""
+    frames = "; framed: the classifier reads another class" if predicted else ""
     figures.image_grid(
         run.path("samples", "grid.png"), torch.stack(rows), columns=num, column_labels=short,
         row_labels=[column.label for column, _ in shown],
-        caption=f"Same noise in every column, same condition; one row per guidance{said}."
+        caption=f"Same noise in every column, same condition; one row per guidance{frames}."
         + "".join(prompts),
     )  # fmt: skip
 
@@ -228,16 +224,6 @@ def draw_points(run: Run, shown: Sequence[tuple[Column, Tensor]], source: Source
         codes = None if source.labels is None else [source.label_of(number) for number in range(len(points))]
         title = column.label
         figures.scatter(run.path("samples", f"{column.key}.png"), points, codes, title=title, limit=limit)
-
-
-def write_images(run: Run, column: Column, images: Tensor) -> None:
-    """One PNG per image: images/KEY/00000.png."""
-    from PIL import Image
-
-    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    for number, picture in enumerate(pixels):
-        path = run.path("images", column.key, f"{number:05d}.png")
-        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(path)
 
 
 def draw_curves(run: Run, results: Sequence[Result], floor: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Samples of a run as they are drawn, batch by batch, so that an interrupted run goes on with the next batch."""
+"""Samples of a run as they are drawn, batch by batch, so that an interrupted run continues with the next batch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Batch:
     calls: float
 
 
-class Draws:
+class SampleStore:
     """The batches of one column and sampling seed: a file each, on a fixed grid of ``batch_size``."""
 
     def __init__(self, folder: Path, num: int, batch_size: int) -> None:
         self.folder, self.num, self.batch_size = folder / f"{num}_by_{batch_size}", num, batch_size
 
     def missing(self) -> Iterator[tuple[int, int]]:
-        """(start, stop) of every batch that is not there yet."""
+        """(start, stop) of every batch that has no whole file yet."""
         for start in range(0, self.num, self.batch_size):
             if self._read(start) is None:
                 yield start, min(self.num, start + self.batch_size)

@@ -94,7 +94,7 @@ def _reconstructed(world: WorldModel, frames: Tensor) -> Tensor:
 
 
 def to_bytes(frames: Tensor) -> Frames:
-    """[B, T, 3, H, W] in [0, 1] -> uint8 (B, T, H, W, 3)."""
+    """(B, T, 3, H, W) in [0, 1] -> uint8 (B, T, H, W, 3)."""
     scaled = (frames.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
     return np.ascontiguousarray(scaled.permute(0, 1, 3, 4, 2).numpy())
 

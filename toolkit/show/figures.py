@@ -230,6 +230,16 @@ def _label_two_and_five(axis: Any) -> None:
         axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
 
 
+def save_images(folder: Path, images: Any, first: int = 0) -> None:
+    """Images (N, C, H, W) in [-1, 1] as 8-bit files ``folder/00000.png``, ..., numbered from ``first``."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.round((np.clip(_array(images), -1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    for number, image in enumerate(pixels, first):
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{number:05d}.png")
+
+
 def _save_image(path: str | Path, image: Any, caption: str) -> Path:
     from PIL.PngImagePlugin import PngInfo
 

@@ -131,7 +131,7 @@ def _load_parts(config: EnhanceVideo, device: Any) -> list[str]:
 def _all_ready(
     config: EnhanceVideo, run: Run, todo: list[Task], device: Any, network: Network | None
 ) -> tuple[list[tuple[Work, list[str]]], list[str]]:
-    """Clips with what the user should know of each, and why others are none. Raises UserError naming all bad ones."""
+    """The usable clips with notes for the user, and why the others are not. Raises UserError naming all bad ones."""
     ready: list[tuple[Work, list[str]]] = []
     bad: list[str] = []
     for task in todo:
@@ -244,7 +244,7 @@ def _side_by_side(run: Run, work: Work, num_frames: int) -> None:
 
 
 def _measure(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> None:
-    """Scores of every clip with a reference, beside its baselines made and encoded in the same way."""
+    """Score every clip that has a reference, and its baselines, made and encoded in the same way."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     perceptual = load_perceptual(config)
     for task in tasks:

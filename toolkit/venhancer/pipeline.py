@@ -1,7 +1,7 @@
 """``VideoEnhancePipeline``: the parts of an enhancement as a diffusers pipeline that can be loaded and called.
 
-``save_pretrained`` / ``from_pretrained`` / ``push_to_hub`` as in any pipeline. Frames go through the engine; a call of
-the pipeline uses it with everything in memory's reach (a temporary folder).
+``save_pretrained`` / ``from_pretrained`` / ``push_to_hub`` as in any pipeline. Frames go through the engine;
+a call of the pipeline keeps what is in progress in a temporary folder.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class VideoEnhancePipeline(EnhanceParts):
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """As any pipeline's; our own classes are found by name: a saved index tells the file where they once lay.
+        """As any pipeline's. Our own classes are found by name: a saved index holds the module paths of its version.
 
         Raises UserError where it names a part that belongs to no library of ours.
         """
@@ -164,7 +164,7 @@ def place_pipeline(config: EnhanceVideo, device: str | torch.device) -> VideoEnh
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Three components are loaded before a bar could be read."""
+    """diffusers' bar over the components is off inside: loading them takes a moment."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

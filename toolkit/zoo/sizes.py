@@ -21,7 +21,7 @@ def no_larger_than(stored: Sequence[int], config: Path) -> Iterator[None]:
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    if not stored:  # that there are none is said elsewhere
+    if not stored:  # missing weights are refused elsewhere
         yield
         return
     left = [SPARE * len(stored) + SPARE_TENSORS, SPARE * sum(stored) + SPARE_VALUES]
@@ -52,8 +52,8 @@ def build_on_meta(make: Callable[[], Any], weights: dict[str, Any] | None, confi
     except Exception as error:  # a config of somebody's can fail anywhere in a library
         if isinstance(error, UserError) and str(error).startswith(str(config)):
             raise
-        said = " ".join(str(error).split())[:500] or type(error).__name__
-        raise UserError(f"{config}: no network can be built from it: {said}") from error
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise UserError(f"{config}: no network can be built from it: {reason}") from error
 
 
 def sizes(weights: dict[str, Any]) -> list[int]:
@@ -73,6 +73,6 @@ def sizes_in(paths: Iterable[Path]) -> list[int]:
             with safe_open(path, "pt") as file:
                 found += [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
         except (OSError, SafetensorError, MemoryError) as error:  # the last where it is too long to be mapped
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{path}: damaged, not a whole safetensors file ({said})") from None
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path}: damaged, not a whole safetensors file ({reason})") from None
     return found

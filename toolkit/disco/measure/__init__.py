@@ -41,7 +41,7 @@ def measure(parts: Parts, dataset: Dataset, config: TrainDisco, run: Run) -> dic
     """Take the measures that ``config.measure.names`` lists; put them into the run's metrics as ``MEASURE.KEY``.
 
     Writes tables/*.json (headline.json among them) and figures/*.png. Returns all metrics. A measure of latents on a
-    model without them is left out, and said.
+    model without them is skipped, with a line that says so.
     """
     setting = Setting(parts, dataset, config, run)
     found: dict[str, float] = {}
@@ -68,7 +68,7 @@ def _missing(setting: Setting, name: str) -> str | None:
 
 
 def headline(found: dict[str, float], config: TrainDisco) -> Table:
-    """What a reader wants first: one row per quantity, ours beside the baseline and the best one could hope for."""
+    """The headline table: one row per quantity, with ours, the baseline and the floor (the best possible value)."""
     distance = next((name for name in ("frechet", "energy") if f"quality.{name}.floor" in found), None)
     rows: list[list[Cell]] = []
 

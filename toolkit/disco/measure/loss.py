@@ -1,4 +1,4 @@
-"""The denoising loss against the noise level (Xu et al. 2024, figures 7 and 10), and what the latents say of the data.
+"""The denoising loss against the noise level (Xu et al. 2024, figures 7 and 10), and the information in the latents.
 
 The loss is taken on held-out data with the same noise for every variant: z from the encoder ("ours"), null, shuffled
 over the batch, and from the prior ("prior_z"), beside the baseline without latents and, where the density is known,
@@ -58,7 +58,7 @@ def _variants(setting: Setting) -> dict[str, tuple[Denoiser, Tensor | None]]:
         if setting.parts.prior is not None:
             variants["prior_z"] = denoiser, setting.drawn("prior", setting.condition(known), len(x), "loss")
     if setting.discrete and setting.config.latents.kind == "discrete" and not setting.config.latents.hard:
-        # trained on relaxed z, used with hard z: the gap between the two is reported, never hidden
+        # trained on relaxed z, used with hard z: report the gap between the two
         variants["relaxed"] = denoiser, _relaxed(setting, x, known)
     if setting.parts.baseline is not None:
         variants["baseline"] = setting.parts.baseline, None

@@ -1,4 +1,4 @@
-"""The sampling ODE: how bent it is, how complex its denoiser, how late z matters (Xu et al. 2024, figures 4 and 7)."""
+"""The sampling ODE: curvature, the denoiser's Jacobian, and until when z matters (Xu et al. 2024, figures 4 and 7)."""
 
 from __future__ import annotations
 

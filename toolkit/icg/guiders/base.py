@@ -86,7 +86,7 @@ class WeakBranchGuidance(BaseGuidance):
         self.cond_changes: tuple[OutputChange, ...] = ()
         self.attached: Attached | None = None
 
-    # --- settings that are no part of the config ---
+    # --- settings that are not in the config ---
 
     def new(self, **kwargs: Any) -> WeakBranchGuidance:
         """A copy with other settings. Raises UserError for a name that is not a setting."""
@@ -205,7 +205,7 @@ class WeakBranchGuidance(BaseGuidance):
         return False
 
     def _resists_caching(self) -> bool:
-        """Whether weak branches change from step to step, so that cached features of one are wrong for the next."""
+        """Whether the weak branch differs from step to step: features cached at one step are then wrong at the next."""
         return True
 
     def is_active(self) -> bool:
@@ -231,7 +231,7 @@ class WeakBranchGuidance(BaseGuidance):
             return pred_cond
         branch, weak = means[0]
         if len(means) == 1 and branch.owner.projection.is_identity:
-            # the operations of diffusers' ClassifierFreeGuidance, in their order: equal branches, equal bits
+            # the operations and order of diffusers' ClassifierFreeGuidance: equal branches give equal bits
             start = pred_cond if branch.owner.use_original_formulation else weak
             return start + branch.scale * (pred_cond - weak)
         pred = pred_cond

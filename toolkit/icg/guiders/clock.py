@@ -1,4 +1,4 @@
-"""What a guider may know of time: the paper's normalised t and the noise level sigma, from whatever a loop counts in.
+"""Time for guiders: the paper's normalised t and the noise level sigma, from the unit that a sampling loop counts in.
 
 Sadat et al. 2025, section 2: t in [0, 1], sigma(0) = 0, sigma(1) = sigma_max. The scale s * t^alpha of time-step
 guidance needs this t; the loops of diffusers and of our samplers count in training steps or in sigma.
@@ -24,7 +24,7 @@ class Clock:
         raise NotImplementedError
 
     def noise_level(self, time: float) -> float:
-        """sigma: noise over signal, as in EDM (Karras et al. 2022); infinite where nothing is left of the signal."""
+        """sigma: noise over signal, as in EDM (Karras et al. 2022); infinite where no signal is left."""
         raise NotImplementedError
 
 

@@ -45,7 +45,7 @@ def canonical(name: str) -> str:
 
 
 class IndependentCondition:
-    """Draws conditions that know nothing of the sample.
+    """Draws conditions that are independent of the sample.
 
     mode:
         class: uniform over the K classes, or over the k codes of every latent slot; integers or one-hot vectors.

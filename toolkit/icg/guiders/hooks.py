@@ -1,4 +1,4 @@
-"""Change what some modules of a network put out during one call of it, and leave nothing behind."""
+"""Change the outputs of some modules of a network during one call, by hooks that are removed afterwards."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Attached:
         self, network: nn.Module, changes: Sequence[tuple[OutputChange, slice | None]], num_samples: int = 1
     ) -> None:
         self.handles: list[Any] = []
-        self.num_samples = num_samples  # of a call that is under way already; of others, the call tells
+        self.num_samples = num_samples  # of a call that has already begun; ``_count`` sets it at the next one
         if changes and (hasattr(network, "_orig_mod") or getattr(network, "_compiled_call_impl", None)):
-            # compiled code would go on without the hooks, and say nothing
+            # compiled code would silently skip the hooks
             raise UserError("guidance that perturbs embeddings needs the network itself, not its compiled form")
         for change, rows in changes:
             once = change.once(network)

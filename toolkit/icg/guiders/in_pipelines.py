@@ -1,4 +1,4 @@
-"""Guiders in ordinary diffusers pipelines, which have no place for one: ``with guided(pipe, guider): pipe(...)``.
+"""Guiders in ordinary diffusers pipelines, which have no guider component: ``with guided(pipe, guider): pipe(...)``.
 
 The network's call is answered with the guided prediction. Only PyTorch's own hooks and two wrapped methods of the
 scheduler are used, and all are gone when the block ends, with an exception too.

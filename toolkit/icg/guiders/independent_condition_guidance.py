@@ -53,7 +53,8 @@ class IndependentConditionGuidance(WeakBranchGuidance):
     """
 
     purpose = "icg"
-    kept: list[Fields] | None
+    kept: list[Fields] | None = None
+    kept_control: dict[torch.Size, Tensor]
 
     @register_to_config
     def __init__(
@@ -105,8 +106,7 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         )
         self.guidance_scale, self.resample, self.num_draws = guidance_scale, resample, num_draws
         self.condition = IndependentCondition(condition, fields, num_classes, exclude_own, std, class_probabilities)
-        self.kept, self.control_std, self.control_draws = None, control_std, Draws(seed, "control")
-        self.kept_control: dict[torch.Size, Tensor] = {}
+        self.control_std, self.control_draws, self.kept_control = control_std, Draws(seed, "control"), {}
 
     @classmethod
     def preset(cls, name: str) -> IndependentConditionGuidance:

@@ -1,4 +1,4 @@
-"""Where in a run guidance acts: the paper limits TSG so (table 11), and the bias of ICG at low noise asks for it."""
+"""When guidance acts: the paper limits TSG to a time interval (table 11); ICG's bias at low noise calls for one too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from toolkit.icg.guiders.clock import Clock, one_time
 
 @dataclass(frozen=True)
 class Interval:
-    """Where guidance acts: shares of the steps, thousandths of time, noise levels; all three must agree."""
+    """When guidance acts, as shares of the steps, thousandths of time and noise levels; all three must hold.
+
+    Raises UserError where a lower limit exceeds its upper one.
+    """
 
     start: float = 0.0
     stop: float = 1.0

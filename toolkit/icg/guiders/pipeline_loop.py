@@ -1,4 +1,4 @@
-"""A pipeline as guidance sees it: its networks, its own guidance, and where its loop is, told by the scheduler."""
+"""What guidance needs of a pipeline: its networks, its own guidance, and its loop's position (from the scheduler)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def own_guidance_off(pipe: Any) -> dict[str, float]:
 
 
 def how_to_switch_off(pipe: Any) -> str:
-    """For people: what switches the pipeline's own guidance off."""
+    """For error messages: what switches the pipeline's own guidance off."""
     if getattr(pipe, "guider", None) is not None:
         return "it guides by a component: pipe.guider = guider takes ours, and guided() is not needed"
     off = own_guidance_off(pipe)
@@ -99,7 +99,7 @@ class Loop:
     def __init__(self, pipe: Any, time_unit: float) -> None:
         self.pipe, self.scheduler, self.time_unit = pipe, pipe.scheduler, time_unit
         self.kind, self.times = type(pipe).__name__, np.zeros(0)
-        self.near = 0.0  # times as far apart are the same: bfloat16's are 0.4 % off
+        self.near = 0.0  # tolerance for equal times: those in bfloat16 are off by up to 0.4 %
         self.first: int | None = None
         self.step = self.rows = 0
         self.called = False
@@ -148,7 +148,8 @@ class Loop:
     def _find(self, time: float) -> int:
         """Position in the schedule of a run's first call; image-to-image pipelines begin in the middle.
 
-        They tell the scheduler, where it listens; else the network's time tells, if it is in the scheduler's own unit.
+        They set the scheduler's begin_index, where it has one. Else the network's time is looked up in the schedule, if
+        it is in the scheduler's unit.
         """
         if not len(self.times):
             raise UserError(f"{self.kind} did not call its scheduler's set_timesteps inside guided()")
@@ -160,8 +161,8 @@ class Loop:
         return int(distances.argmin()) if in_unit else 0
 
     def _verify(self, time: Any) -> None:
-        """Hold the position to the time that the pipeline gives its scheduler after the network's call."""
-        if not self.called or isinstance(time, int) or time is None:  # some count steps here
+        """Check the position against the time that the pipeline passes to its scheduler after the network's call."""
+        if not self.called or isinstance(time, int) or time is None:  # some pipelines pass the number of the step
             return
         at = _latest(time)
         if abs(at - self._time()) > self.near and np.abs(self.times - at).min() <= self.near:
@@ -172,5 +173,5 @@ class Loop:
 
 
 def _latest(time: Any) -> float:
-    """Of a batch's times, which a pipeline gives as a number or as a tensor."""
+    """The largest time of a batch, given as a number or a tensor."""
     return float(time.max()) if isinstance(time, Tensor) else float(np.max(time))

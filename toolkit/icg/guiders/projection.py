@@ -1,7 +1,7 @@
-"""The guidance direction tamed: adaptive projected guidance (Sadat et al. 2024, "Eliminating Oversaturation").
+"""Adaptive projected guidance (Sadat et al. 2024, "Eliminating Oversaturation"): momentum, norm limit, projection.
 
-Acts on the difference of two predictions of any kind, as diffusers' own guiders do; the paper does so on denoised
-samples.
+It acts on the difference of two predictions of any kind, as in diffusers' own guiders; the paper applies it to
+denoised samples.
 """
 
 from __future__ import annotations

@@ -20,12 +20,12 @@ from toolkit.icg.guiders.pipeline_loop import flattened, networks_of, own_guidan
 from toolkit.runs import seeds
 
 AT_ONCE = 16  # prompts of one call
-ON = 5.0  # a guidance scale
-NEAR = 1e-4  # rounding of a batch of another size
+ON = 5.0  # a scale at which a pipeline's own guidance is on
+NEAR = 1e-4  # embeddings that differ by less are equal: rounding depends on the batch size
 
 
 class _Reached(Exception):
-    """The network was called as often as was asked."""
+    """Ends the pipeline's call once the network was called often enough."""
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ class Draws:
     """A stream of draws for one purpose.
 
     seed: an int reseeds at the start of every run, a list gives each sample of the batch a stream of its own (sample i
-    is then the same alone and in a batch), None goes on from an unpredictable state.
+    is then the same alone and in a batch), None is seeded from the system once and never reseeded.
     """
 
     def __init__(self, seed: Seed, purpose: str) -> None:

@@ -21,7 +21,7 @@ from toolkit.icg.guiders.streams import Draws
 
 # A TimestepEmbedding also embeds sizes (SDXL), guidance (Flux), resolutions (PixArt): the attribute's name tells.
 TIME_NAMES = {"time_embedding", "timestep_embedder", "time_embedder", "t_embedder", "time_step_proj"}
-# Those whose attribute has a name of its own. SongUNet, the toy network and Chroma mix the class, x or the layer in
+# Networks whose attribute has another name. SongUNet, the toy network and Chroma mix the class, x or the layer in
 # before their MLP ends: the nearest embedding they have.
 KNOWN_MODULES = {
     "ADMUNet": "map_out",
@@ -110,7 +110,7 @@ class TimeEmbeddings:
 def time_noise(draws: Draws, scale: float, std_scaling: bool, where: TimeEmbeddings) -> OutputChange:
     """Noise of ``scale`` = s * t^alpha for one call: one vector per sample, the same in every layer and token.
 
-    With ``max_layers`` a UNet embeds the time as ever, and the first so many blocks are given it with noise.
+    With ``max_layers`` the embedding of a UNet stays clean, and only its first so many blocks get it with noise.
     """
     noise: Tensor | None = None
     added: Tensor | None = None

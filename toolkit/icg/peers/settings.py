@@ -1,4 +1,4 @@
-"""Methods of others, to stand beside: guiders of ours or of diffusers, or pipelines of their own."""
+"""Methods of other papers, for comparison: by guiders of ours or of diffusers, or by diffusers' own pipelines."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class SLG(Guidance):
         find_blocks(network, self.layers)
 
     def check(self) -> None:
-        """There is something to leave out."""
+        """At least one layer is named."""
         super().check()
         if not self.layers:
             raise UserError("guidance.layers=[]: name at least one block to leave out")
@@ -168,7 +168,7 @@ class CFGAndSLG(Guidance):
         return 3
 
     @property
-    def beside(self) -> SLG:
+    def second(self) -> SLG:
         return self.slg
 
     @property

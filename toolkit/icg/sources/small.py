@@ -1,7 +1,7 @@
 """The two small class-conditional models that ``sample-icg`` makes for itself: with and without label dropping.
 
 Made once per setting and kept in the cache as an ordinary run folder, named by the config, the content of the data and
-RECIPE: an interrupted training goes on where it was, a finished one is used again by every later run.
+RECIPE: an interrupted training is resumed, a finished one is used again by every later run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from toolkit.zoo.edm.loss import add_noise, drop_labels, edm_weight, weighted_er
 
 STAGE = "denoiser"
 # Of how these models are trained: _train, and the networks, EMA, loss and data stream that it uses. Raise it with every
-# change there that makes other weights of the same config, so that nobody goes on with the old ones.
+# change there that makes other weights from the same config, so that old ones are not used any more.
 RECIPE = 1
 
 

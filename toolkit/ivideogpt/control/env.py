@@ -273,12 +273,12 @@ class WorldModelVectorEnv(VectorEnv):
 
     def _begun(self, rows: list[int], options: dict[str, Any] | None) -> tuple[State, NDArray[np.int64]]:
         """New worlds for ``rows``, each drawn by its own generator as ``WorldModelEnv.reset`` would."""
-        chosen, luck = [], []
+        chosen, seeds = [], []
         for row in rows:
             chosen.append(self.worlds.choose(self.rngs[row], options))
-            luck.append(int(self.rngs[row].integers(MOST_SEED)))
+            seeds.append(int(self.rngs[row].integers(MOST_SEED)))
         self.t[rows], self.ended[rows] = 0, False
-        fresh = self.worlds.begin(np.stack([context for context, _ in chosen]), luck)
+        fresh = self.worlds.begin(np.stack([context for context, _ in chosen]), seeds)
         return fresh, np.array([number for _, number in chosen])
 
     def _without(self, rows: list[int]) -> list[int]:

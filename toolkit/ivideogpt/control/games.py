@@ -83,7 +83,7 @@ class Game:
         return Game(self.world, self.env_name, self.make_env, self.starts, self.name)
 
     def fork(self) -> Game:
-        """A game that is where this one is, with the same luck ahead; each goes its own way from here.
+        """A copy of this game with the same seed; the two are independent from here on.
 
         Raises UserError where there is no world yet.
         """
@@ -127,7 +127,7 @@ class Game:
         return MOST_STARTS if self.starts is None else len(self.starts)
 
     def reset(self, start: int, seed: int) -> dict[str, Any]:
-        """Begin at a start (a seed of the simulator, or a number among the contexts) with luck ``seed``."""
+        """Begin at ``start``, a seed of the simulator or a context's number; ``seed`` is of the imagined frames."""
         self.check(start, seed)
         self.start, self.taken = start, []
         context = self._true_context() if self.starts is None else self.starts[start]
@@ -143,7 +143,7 @@ class Game:
         return {"t": self.t, "ended": self.ended, **answer(self.seen, self.goal)}
 
     def check(self, start: int, seed: int) -> None:
-        """Raises UserError where there is no such start or luck."""
+        """Raises UserError for a start or a seed out of range."""
         for name, value, most in (("start", start, self.num_starts), ("seed", seed, 2**63)):
             if not 0 <= value < most:
                 raise UserError(f"{name}={value}: there are 0..{most - 1}")
@@ -209,7 +209,7 @@ class Game:
                 self._true_step(row)
 
     def undo(self) -> dict[str, Any]:
-        """One frame back, with the same luck ahead.
+        """One frame back; the same actions then give the same frames again.
 
         Raises UserError at the start, and where the context was renewed and what came before is not kept any more.
         """

@@ -160,10 +160,8 @@ def search(score: Score | None, task: Task, settings: Plan, rng: np.random.Gener
     num = settings.num_candidates * (1 if planner != "shooting" else settings.num_iterations)  # as many calls in all
     best, best_score = mean, -np.inf
     for _ in range(iterations):
-        noise = rng.normal(size=(num, *shape[1:]))
-        noise = 0.6 * noise + 0.8 * rng.normal(
-            size=(num, 1, shape[2])
-        )  # sequences that keep a direction explore further
+        # 0.6^2 + 0.8^2 = 1; the part that all steps share keeps a direction, and so explores further
+        noise = 0.6 * rng.normal(size=(num, *shape[1:])) + 0.8 * rng.normal(size=(num, 1, shape[2]))
         candidates = np.clip(mean + std * noise, -1, 1)
         scores = score(task.rows(candidates))
         order = np.argsort(-scores)[: settings.num_elites]

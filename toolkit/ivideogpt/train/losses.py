@@ -60,7 +60,7 @@ class TokenizerObjective(nn.Module):
 def emphasis(frames: Tensor, reference: Tensor, weight: float) -> Tensor:
     """weight x the largest channel difference to ``reference``, (B, T, 1, H, W) or, where it is 0, a scalar (ours).
 
-    A plain L1 loss leaves small things out: what it would gain by them is less than what they cost at first.
+    Under a plain L1 loss small objects are left out: drawing them imprecisely, as at first, costs more than not at all.
     """
     return weight * (frames - reference).abs().amax(2, keepdim=True) if weight else frames.new_zeros(())
 

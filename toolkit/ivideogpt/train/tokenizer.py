@@ -155,7 +155,7 @@ def backward(
 def start_codebooks(
     training: Training, batch: tuple[Tensor, Tensor], config: TrainIVideoGPT, accelerator: Accelerator
 ) -> None:
-    """After a warm-up without quantising: every code starts at something that the encoders say (ours)."""
+    """After a warm-up without quantising: every code starts at an output of the encoders (ours)."""
     tokenizer = training.tokenizer
     with torch.no_grad():
         cut = passes(tokenizer, batch, config.optim.tokenizer.micro_batch_size)

@@ -1,4 +1,4 @@
-"""Stage two: the transformer learns to continue the tokens, told the actions (section 3.2, eqs. 3 and 4)."""
+"""Stage two: the transformer learns to continue the tokens given the actions (section 3.2, eqs. 3 and 4)."""
 
 from __future__ import annotations
 
@@ -83,8 +83,7 @@ class TransformerObjective(nn.Module):
     def forward(self, batch: TokenClips) -> dict[str, Tensor]:
         """Loss terms; "loss" is their weighted sum. Cross-entropy is per token; "frame_1": of the first frame.
 
-        The first frame after a gap, which nothing foretells, is no target; the terms beside the loss count it all the
-        same.
+        The first frame after a gap cannot be predicted and does not count in the loss; it does in the other terms.
         """
         actions = None
         if self.config.action_conditioned:
@@ -183,7 +182,7 @@ def _prepared(objective: TransformerObjective, config: TrainIVideoGPT, accelerat
 def held_out(objective: TransformerObjective, valid: TokenClips) -> dict[str, Tensor]:
     """Cross-entropy per token of held-out clips, and how much it rises with another clip's actions.
 
-    The rise is the early, cheap sign that actions are obeyed: both losses look fine for a model that ignores them.
+    The rise shows early and cheaply that the model uses the actions: both losses look fine for one that ignores them.
     """
     objective.eval()
     found = objective(valid)

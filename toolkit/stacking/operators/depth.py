@@ -1,4 +1,4 @@
-"""Growth in depth (appendix A.3-A.5): a target layer is a copy, a silent copy or fresh."""
+"""Growth in depth (appendix A.3-A.5): a target layer is a copy, a copy with zeroed outputs, or newly initialised."""
 
 from __future__ import annotations
 

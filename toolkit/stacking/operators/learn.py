@@ -39,7 +39,7 @@ class GrowthMap(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture, self.old, self.new = architecture, old, new
-        self.losses: list[float] = []  # of its training, nats per token; empty while it is as it began
+        self.losses: list[float] = []  # of its training, nats per token; empty before it is trained
         located = [architecture.locate(name) for name in names]
         source_layers = len({layer for layer, _ in located if layer is not None})
         self.depth = nn.ParameterDict()

@@ -1,4 +1,4 @@
-"""Named tensors that are read one at a time, so that growing a model never holds it."""
+"""Named tensors that are read one at a time, so that a model is never held whole while it grows."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _replace_tokenizer(folder: Path, tokenizer: Any) -> None:
 
 
 def history(checkpoint: Checkpoint) -> Spent:
-    """What a checkpoint has cost so far; nothing where nobody kept account, which is said."""
+    """What a checkpoint has cost so far; nothing, with a line that says so, where that was not recorded."""
     path = checkpoint.folder / HISTORY_FILE if checkpoint.folder else None
     if path is None or not path.is_file():
         progress.say(f"note: {checkpoint.source} does not record the cost of its training; it is counted as 0")

@@ -172,7 +172,7 @@ def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Acce
         total = 0.0
         for start in range(0, most, size):
             rows = list(own[start : start + size])
-            part = rows or [0]  # all ranks call the network equally often: this one for company, it counts nothing
+            part = rows or [0]  # all ranks call the network equally often; a row 0 without rows to measure has weight 0
             part_ids, part_targets = (x[part].to(accelerator.device) for x in (ids, targets))
             with accelerator.autocast():
                 total += trained(part_ids, part_targets).item() * len(rows)

@@ -56,7 +56,7 @@ def find_tasks(config: EnhanceVideo, samples: Path) -> list[Task]:
 
 
 def _file_of(name: str, config: EnhanceVideo) -> str:
-    """What the result of a clip is called where nobody said; pictures lie in a folder."""
+    """The default name of a clip's result; numbered images go into a folder."""
     return name if config.encode.codec == "png" else f"{name}.mp4"
 
 

@@ -70,7 +70,7 @@ class FrameStore:
 def _allocate(path: Path, size: int) -> None:
     """A file of zeros that surely has its place: writing to a mapped file on a full disk would kill the process.
 
-    Raises JobError where there is no room.
+    Raises JobError where the disk is full.
     """
     try:
         with open(path, "wb") as file:

@@ -65,7 +65,7 @@ class Flight:
         }
         self.latents = (stores["latents0"], stores["latents1"])  # by the parity of the step
         self.memory = (stores["memory0"], stores["memory1"])
-        self.shared = stores["shared"]  # x0 so far, where the next window will have its say
+        self.shared = stores["shared"]  # x0 so far of the frames that the next window covers too
         self.window = stores["window"]  # x0 of the window at work
         self.hints, self.source = stores["hints"], stores["source"]
 

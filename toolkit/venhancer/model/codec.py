@@ -89,7 +89,7 @@ class VAECodec:
 
 
 def as_codec(vae: Any) -> Codec:
-    """The codec of a pipeline's ``vae``. Raises UserError for a class that is none."""
+    """The codec of a pipeline's ``vae``. Raises UserError for another class."""
     if isinstance(vae, PixelUnshuffleCodec):
         return vae
     if isinstance(vae, (AutoencoderKL, AutoencoderKLTemporalDecoder)):

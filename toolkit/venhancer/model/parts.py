@@ -115,7 +115,7 @@ class EnhanceParts(DiffusionPipeline):
         return Fill(self.config["resize"], self.config["blend"])
 
     def velocity(self, x: Tensor, step: Tensor | int, text: Tensor, **conditions: Any) -> Tensor:
-        """v of noisy latents x (B, C, F, h, w) at whole steps; float32 [n B, ...] for n texts per sample.
+        """v of noisy latents x (B, C, F, h, w) at whole steps; float32 (n B, ...) for n texts per sample.
 
         ``conditions``: the control network's, as ``ControlledVideoUNet`` takes them.
         """
@@ -137,7 +137,7 @@ class EnhanceParts(DiffusionPipeline):
         return (self._levels(step, like, data_std)[2] / data_std).square()
 
     def _levels(self, step: Tensor | int, like: Tensor, data_std: float) -> tuple[Tensor, Tensor, Tensor]:
-        """alpha, sigma, and the standard deviation of x_t, [B or 1, 1, 1, 1, 1]."""
+        """alpha, sigma, and the standard deviation of x_t, (B or 1, 1, 1, 1, 1)."""
         index = torch.as_tensor(step, device="cpu").reshape(-1)
         shape = (-1, *[1] * (like.dim() - 1))
         alpha, sigma = (
@@ -163,8 +163,9 @@ class EnhanceParts(DiffusionPipeline):
 
     @torch.no_grad()
     def encode_random_prompt(self, generator: torch.Generator) -> Tensor:
-        """Text tokens (1, L, D) of words that are drawn alike from all, as many as fit: what ICG guides by in the place
-        of a negative prompt (Sadat et al. 2025, section 5.1, "random text").
+        """Text tokens (1, L, D) of uniformly random token ids at full length.
+
+        ICG guides with them in place of a negative prompt (Sadat et al. 2025, section 5.1, "random text").
         """
         length = self.tokenizer.model_max_length
         ids = torch.randint(self.text_encoder.config.vocab_size, (1, length), generator=generator)

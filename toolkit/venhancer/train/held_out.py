@@ -47,7 +47,7 @@ def evaluate(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
 
 
 def held_out_clips(config: EnhanceVideo) -> list[Path]:
-    """The files of ``data.held_out``. Raises UserError for a name that is none."""
+    """The files of ``data.held_out``. Raises UserError for an unknown name."""
     try:
         return [path for name in config.data.held_out for path in clip_paths(name, config.data.path)]
     except UserError as error:
@@ -58,8 +58,8 @@ def held_out_clips(config: EnhanceVideo) -> list[Path]:
 def held_out_losses(pipeline: VideoEnhancePipeline, config: EnhanceVideo, device: torch.device) -> dict[str, float]:
     """Losses over the same clips, noise and steps:
 
-    loss; without_control (the base alone); shuffled_scale, shuffled_noise_level (another clip's is told); and loss by
-    scale and frame factor.
+    loss; without_control (the base alone); shuffled_scale, shuffled_noise_level (the value of another clip); and loss
+    by scale and frame factor.
     """
     sums: dict[str, list[float]] = defaultdict(list)
     for batch, clean_seed in _batches(config, pipeline, device):

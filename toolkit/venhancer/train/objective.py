@@ -79,6 +79,6 @@ def conditions(pipeline: VideoEnhancePipeline, batch: Degraded, hint: Tensor, no
 
 
 def _encode(codec: Codec, frames: Tensor) -> Tensor:
-    """[B, F, 3, H, W] -> (B, C, F, h, w)."""
+    """(B, F, 3, H, W) -> (B, C, F, h, w)."""
     latents = codec.encode(frames.flatten(0, 1))
     return latents.unflatten(0, frames.shape[:2]).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""``stage=train``: what the release left out. A base (given, or trained first), then its control network.
+"""``stage=train``, which the release does not have: a base (given, or trained first), then its control network.
 
 He et al. 2024 section 4.1: v-prediction, mean squared error over all frames, AdamW on the control network while the
 base stays frozen, 10 % of the texts dropped. ``optim.joint`` trains both together, which is how a small model without a
@@ -47,7 +47,7 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     """
     check_sharding(config.optim.sharding, config.precision)
     if "evaluate" in config.stages():
-        held_out_clips(config)  # a name that is none is said now, not when training is over
+        held_out_clips(config)  # refuse an unknown name now, not after training
     seed_all(config.seed, "base", "init")
     vae = build_vae(config)
     base = build_base(config, as_codec(vae).channels)

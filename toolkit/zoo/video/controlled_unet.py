@@ -55,7 +55,7 @@ class ControlledVideoUNet(ModelMixin, ConfigMixin):
 
         Args:
             x: noisy latents (B, C, F, H, W). t: step, a number or [B].
-            y: text [n B, L, D]; with n > 1 texts per sample their predictions come back sample by sample.
+            y: text (n B, L, D); with n > 1 texts per sample their predictions come back sample by sample.
             hint: latents of key frames (B, C, K, H, W), noised to step ``t_hint``; None: the base alone.
             up_scale: s.
             mask_cond: (B, F), 0 for the key frames in the order of ``hint``, 1 for the others (the first release's
@@ -64,7 +64,7 @@ class ControlledVideoUNet(ModelMixin, ConfigMixin):
             conditioning_scale: factor of the control network's residuals.
 
         Returns:
-            [n B, C, F, H, W].
+            (n B, C, F, H, W).
 
         Raises:
             ValueError: both conventions at once, or shapes that do not fit.
@@ -90,7 +90,7 @@ class ControlledVideoUNet(ModelMixin, ConfigMixin):
 
 
 def index_of_keys(mask: Tensor) -> Tensor:
-    """[B, F] with 0 for key frames -> their running number, -1 for the others."""
+    """(B, F) with 0 for key frames -> their running number, -1 for the others."""
     is_key = mask == 0
     return torch.where(is_key, is_key.cumsum(dim=1) - 1, -1)
 

@@ -18,7 +18,7 @@ from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.zoo.video import layers as layers
+from toolkit.zoo.video import layers
 from toolkit.zoo.video.unet import ENCODER_KEYS, ENCODER_PARTS, VideoEncoder, VideoUNet
 
 CONDITIONING = ("video_aware", "shared", "none")
@@ -94,7 +94,7 @@ class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
         scale: Tensor | float,
         conditioning_scale: float = 1.0,
     ) -> tuple[list[Tensor], Tensor]:
-        """Residuals for the skips, finest first, and for the middle: features [n B, F, H, W, C] each.
+        """Residuals for the skips, finest first, and for the middle: features (n B, F, H, W, C) each.
 
         Args:
             sample: noisy latents (B, C, F, H, W). timestep, encoder_hidden_states: as the base's.
@@ -126,7 +126,7 @@ class VideoControlNetModel(VideoEncoder, ModelMixin, ConfigMixin):
     def embed_conditions(
         self, timestep: Tensor | float, noise_level: Tensor | float, scale: Tensor | float, key_frame_index: Tensor
     ) -> Tensor:
-        """[B, F or 1, D]: the time for every frame, noise level and scale added for key frames."""
+        """(B, F or 1, D): the time for every frame, noise level and scale added for key frames."""
         batch = len(key_frame_index)
         time = self.embed_time(timestep, batch)
         if self.config["conditioning"] == "none":

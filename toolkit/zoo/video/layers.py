@@ -63,7 +63,7 @@ def _group_norm(norm: Any, x: Tensor) -> Tensor:
 
 
 def resnet(block: Any, x: Tensor, temb: Tensor) -> Tensor:
-    """A ``ResnetBlock2D``; ``temb`` [B or 1, F or 1, D] is each frame's embedding of the time."""
+    """A ``ResnetBlock2D``; ``temb`` (B or 1, F or 1, D) is each frame's embedding of the time."""
     h = conv2d(block.conv1, F.silu(norm_frames(block.norm1, x)))
     h = h + block.time_emb_proj(F.silu(temb))[:, :, None, None]
     h = conv2d(block.conv2, block.dropout(F.silu(norm_frames(block.norm2, h))))
@@ -100,7 +100,7 @@ def _conv_over_frames(conv: Any, x: Tensor) -> Tensor:
 
 
 def spatial_transformer(module: Any, x: Tensor, text: Tensor) -> Tensor:
-    """A ``Transformer2DModel``: attention inside each frame, and to the text [n B, L, D]; gives batch n B."""
+    """A ``Transformer2DModel``: attention inside each frame, and to the text (n B, L, D); gives batch n B."""
     frames = x.shape[1]
     tokens = module.proj_in(norm_frames(module.norm, x).flatten(2, 3))  # B F N C
     for block in module.transformer_blocks:
@@ -179,17 +179,17 @@ def _projections(attention: Any) -> tuple[nn.Module, nn.Module, nn.Module]:
 
 
 def _heads(tokens: Tensor, heads: int) -> Tensor:
-    """[..., N, C] -> [..., heads, N, C / heads]."""
+    """(..., N, C) -> (..., heads, N, C / heads)."""
     return tokens.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """[B, heads, N, d] -> (B, N, heads, d)."""
+    """(B, heads, N, d) -> (B, N, heads, d)."""
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def _output(attention: Any, mixed: Tensor) -> Tensor:
-    """[..., heads, d] -> the attention's output projection and dropout."""
+    """(..., heads, d) -> the attention's output projection and dropout."""
     out = mixed.flatten(-2)
     for module in attention.to_out:
         out = module(out)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.zoo.checkpointing import called, recomputed
-from toolkit.zoo.video import layers as layers
+from toolkit.zoo.video import layers
 
 ENCODER_KEYS = (
     "in_channels",
@@ -74,19 +74,19 @@ class VideoEncoder(nn.Module):
         return 2 ** (len(self.down_blocks) - 1)
 
     def embed_time(self, timestep: Tensor | float, batch: int) -> Tensor:
-        """[B, 1, D]: the same embedding for all frames of a clip."""
+        """(B, 1, D): the same embedding for all frames of a clip."""
         weight = self.time_embedding.linear_1.weight
         steps = torch.as_tensor(timestep, device=weight.device).reshape(-1).expand(batch)
         return self.time_embedding(self.time_proj(steps).to(weight.dtype))[:, None]
 
     def embed_latents(self, sample: Tensor) -> Tensor:
-        """[B, C, F, H, W] -> features of the first convolution (B, F, H, W, width)."""
+        """(B, C, F, H, W) -> features of the first convolution (B, F, H, W, width)."""
         return layers.conv2d(self.conv_in, sample.permute(0, 2, 3, 4, 1))
 
     def encode(self, x: Tensor, temb: Tensor, text: Tensor) -> tuple[list[Tensor], Tensor]:
         """Features of the first convolution -> those for each skip connection, and the middle's.
 
-        temb [B, F or 1, D], text [n B, L, D].
+        temb (B, F or 1, D), text (n B, L, D).
         """
         x = self._run(layers.temporal_transformer, self.transformer_in, x)
         skips = [x]
@@ -223,8 +223,8 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
 
         Args:
             sample: latents (B, C, F, H, W). timestep: a number or [B], in 0..999, whole or not.
-            encoder_hidden_states: text [n B, L, D]; n > 1 gives predictions for n texts per sample.
-            control: called with the encoder's features (finest first) and the middle's, [.., F, H, W, C] each;
+            encoder_hidden_states: text (n B, L, D); n > 1 gives predictions for n texts per sample.
+            control: called with the encoder's features (finest first) and the middle's, (.., F, H, W, C) each;
                 returns both with its residuals added.
 
         Raises:
@@ -239,7 +239,7 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
         return self.decode(skips, middle, temb, text)
 
     def decode(self, skips: list[Tensor], x: Tensor, temb: Tensor, text: Tensor) -> Tensor:
-        """Middle features and skips (which are used up) -> v [n B, C, F, H, W]."""
+        """Middle features and skips (which are used up) -> v (n B, C, F, H, W)."""
         for block in self.up_blocks:
             for index in range(len(block.resnets)):
                 x = torch.cat([x, layers.branch(skips.pop(), len(x))], dim=-1)

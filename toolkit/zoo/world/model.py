@@ -1,4 +1,4 @@
-"""iVideoGPT as a world that is stepped: look, act, look again (Wu et al. 2024, sections 2 and 3.3).
+"""iVideoGPT as a world model with state: encode a context, then one frame per action (Wu et al. 2024, 2 and 3.3).
 
 The context is encoded once, keys and values of all tokens are kept across frames, and only the newest frame is decoded.
 The release passes the whole prefix again for every frame. Shapes: B worlds, K frames, A numbers of an action.
@@ -47,8 +47,7 @@ class WorldModel(nn.Module, PushToHubMixin):
             (ours).
 
     Raises:
-        UserError: the transformer speaks another vocabulary, or was bound to another tokenizer; a setting that does
-            not fit.
+        UserError: the transformer has another vocabulary, or was bound to another tokenizer; a setting does not fit.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class WorldModel(nn.Module, PushToHubMixin):
 
     @torch.no_grad()
     def begin(self, context: Any, seeds: int | Sequence[int] | Tensor = 0, frames: int = 8) -> State:
-        """Look at the context.
+        """Encode the context and let the transformer read it.
 
         Args:
             context: uint8 (B, T0, H, W, 3), or floating point in [0, 1], channels first or last; array or tensor.
@@ -191,7 +190,7 @@ class WorldModel(nn.Module, PushToHubMixin):
 
     @torch.no_grad()
     def join(self, states: Sequence[State], rows: Sequence[Sequence[int] | Tensor] | None = None) -> State:
-        """Worlds of several states, of any ages, as one batch: each goes on as it would have alone.
+        """Worlds of several states, of any ages, as one batch: each continues as it would have alone.
 
         rows: where in the batch the worlds of each state stand, 0 .. B-1 in all; None: one state after the other.
         Raises UserError where they do not fill the batch.

@@ -1,7 +1,7 @@
 """Drawing tokens with keyed noise: what a row draws depends on its seed, the frame and the token's place, nothing else.
 
 So a row's future is the same alone or in any batch, step by step or at once, on any device, and two rows with one seed
-face the same luck. The noise of a vocabulary entry is a hash of (seed, frame, place, entry); the entry with the largest
+get the same noise. The noise of a vocabulary entry is a hash of (seed, frame, place, entry); the entry with the largest
 logit + Gumbel noise is drawn (the Gumbel-max trick), which a rounding error in the logits hardly ever changes.
 """
 

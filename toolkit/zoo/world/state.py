@@ -94,7 +94,7 @@ class State:
         return forked if seeds is None else forked.reseeded(seeds)
 
     def reseeded(self, seeds: Tensor | Sequence[int]) -> State:
-        """The same worlds with other luck from here on."""
+        """The same worlds with other random numbers from here on."""
         seeds = torch.as_tensor(seeds, dtype=torch.int64, device=self.seeds.device)
         if seeds.shape != self.seeds.shape:
             raise ValueError(f"seeds of shape {tuple(seeds.shape)}: expected {tuple(self.seeds.shape)}")
