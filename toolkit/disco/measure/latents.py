@@ -39,8 +39,8 @@ def shared(setting: Setting) -> dict[str, float]:
     if classes is not None:
         of_group = classes.view(num, NOISES_PER_LATENT)
         same = (of_group[:, :, None] == of_group[:, None, :]).double().mean(dim=(1, 2))
-        others = NOISES_PER_LATENT - 1  # without the pair of a sample with itself
-        found["label_agreement"] = float(((same * NOISES_PER_LATENT - 1) / others).mean())
+        pairs = NOISES_PER_LATENT
+        found["label_agreement"] = float(((same * pairs - 1) / (pairs - 1)).mean())  # without an item with itself
         shares = torch.bincount(classes).double() / len(classes)
         found["label_agreement_chance"] = float(shares.square().sum())
     rows = [[name, value] for name, value in found.items()]
