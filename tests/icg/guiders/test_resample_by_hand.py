@@ -39,6 +39,21 @@ def test_a_control_image_is_kept_for_a_step_or_for_a_run_also_without_a_seed():
         assert torch.equal(guider.random_control(real), first) == (seed == 0), (resample, seed)
 
 
+def test_a_generator_of_the_caller_draws_conditions_annealing_and_control_images():
+    model, x, conditions = mlp(), points(6), given(6)
+
+    def drawn(seed, **generator):
+        guider = ICG(2.0, cads_scale=0.5, cads_tau1=0.0, cads_tau2=1.0, control_std=1.0, seed=seed)
+        for number in generator.values():
+            guider.set_generator(torch.Generator().manual_seed(number))
+        return guided_denoiser(model, guider, **conditions)(x, 1.0), guider.random_control(x)
+
+    for of_one, of_another in zip(drawn(0, generator=5), drawn(1, generator=5), strict=True):
+        assert torch.equal(of_one, of_another)
+    for of_one, of_another in zip(drawn(0), drawn(1), strict=True):
+        assert not torch.equal(of_one, of_another)
+
+
 def test_rescaling_brings_the_deviation_of_each_sample_towards_the_conditional_ones():
     """Lin et al. 2024, eq. 15 and 16."""
     model, x, conditions = mlp(), points(6), given(6)

@@ -98,8 +98,12 @@ class WeakBranchGuidance(BaseGuidance):
         return super().new(**kwargs)
 
     def set_generator(self, generator: torch.Generator | Sequence[torch.Generator] | None) -> None:
-        """Draw from this generator, or from one per sample, instead of the seed; it is never reseeded here."""
+        """Draw all noise and conditions from this generator, or from one per sample, instead of the seed.
+
+        It is never reseeded here. None returns to the seed.
+        """
         self.draws.use(generator)
+        self.annealing_draws.use(generator)
 
     def set_clock(self, clock: Clock | None) -> None:
         """How ``timestep`` is read; None is training steps."""

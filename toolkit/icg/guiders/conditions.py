@@ -218,7 +218,10 @@ class IndependentCondition:
         return drawn + (drawn >= own).to(own.dtype) * (own >= 0)  # a null code (-1) has nothing to exclude
 
     def _distinct(self, own: Tensor, size: int, num_draws: int, draws: Draws) -> list[Tensor]:
-        """Without replacement: the mean keeps its expectation, with less variance, and all K of them have none."""
+        """Without replacement: the mean keeps its expectation, with less variance, and all K of them have none.
+
+        With replacement where classes have probabilities: without, their shares would no longer be those.
+        """
         if self.class_probabilities is not None and own.dim() == 1:
             return self._weighted(own, num_draws, draws)
         if num_draws > size - self.exclude_own:

@@ -35,7 +35,7 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         num_classes: K without the null class, where the network does not say.
         resample: "step" (the paper's), or "run": one condition for the whole trajectory.
         exclude_own: never draw the own class; in expectation the same as K / (K - 1) times the guidance.
-        num_draws: conditions averaged per step, distinct ones for classes.
+        num_draws: conditions averaged per step, distinct ones for classes unless ``class_probabilities`` are given.
         std: of Gaussian conditions: "tensor" (the paper's), "sample", or a number.
         control_std: of the Gaussian picture that takes the place of a ControlNet's in a pipeline (the paper's, which
             gives no number); None keeps the real one in both branches.
@@ -112,6 +112,10 @@ class IndependentConditionGuidance(WeakBranchGuidance):
     def preset(cls, name: str) -> IndependentConditionGuidance:
         """The paper's settings (table 10; "dit-cads" table 7): see ``presets.ICG``."""
         return cls(**presets.look_up(presets.ICG, name))
+
+    def set_generator(self, generator: torch.Generator | Sequence[torch.Generator] | None) -> None:
+        super().set_generator(generator)
+        self.control_draws.use(generator)
 
     def set_condition_bank(self, bank: Mapping[str, Tensor] | None) -> None:
         """Conditions to draw from: field -> (N, ...), row i of all fields belonging together; see random_token_bank."""
