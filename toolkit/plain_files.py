@@ -36,7 +36,7 @@ def read_text(path: str | Path, key: str = "") -> str:
     """
     named = f"{key}={path}" if key else str(path)
     try:
-        content = Path(path).read_bytes()
+        content = (Path(path) if isinstance(path, str) else path).read_bytes()  # a member of an archive reads itself
         mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
         text = content[len(mark) :].decode(MARKS.get(mark, "utf-8"))
     except OSError as error:
