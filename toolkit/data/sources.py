@@ -125,12 +125,15 @@ def unpack_archive(path: Path, target: Path) -> None:
 
 
 def _extract_files(tar: tarfile.TarFile, target: Path) -> None:
-    """The plain files of ``tar``; links and devices are left out. (``filter="data"`` came with Python 3.11.4.)"""
+    """The plain files of ``tar``; links and devices are left out. ``filter="data"`` came with Python 3.11.4.
+
+    Raises ValueError for a member that leads out of ``target``.
+    """
     root = target.resolve()
     for member in tar:
         place = (root / member.name).resolve()
         if not place.is_relative_to(root):
-            raise SourceFailed(f"{member.name} leads out of the folder to unpack in")
+            raise ValueError(f"{member.name} leads out of the folder to unpack in")
         content = tar.extractfile(member) if member.isreg() else None
         if content is not None:
             place.parent.mkdir(parents=True, exist_ok=True)
