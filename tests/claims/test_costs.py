@@ -17,7 +17,7 @@ NEVER_ALONE = {  # every recorded seed ran beside other work; the cost is that o
     "stacking": {"micro", "tiny", "micro_low", "zero", "interleave"},
     "icg": {"digits_300"},
     # push_oracle: 17 to 23 seconds of the processor, 6 to 12 minutes by the clock; short: 3.5 minutes of it, 11 to 14
-    "ivideogpt": {"push_oracle", "short"},
+    "ivideogpt": {"push", "push_oracle", "mbpo", "model_free_twice", "short"},
 }
 
 
