@@ -125,20 +125,23 @@ def unpack_archive(path: Path, target: Path) -> None:
 
 
 def _extract_files(tar: tarfile.TarFile, target: Path) -> None:
-    """The plain files of ``tar``; links and devices are left out. ``filter="data"`` came with Python 3.11.4.
+    """The files of ``tar``, and of links what they lead to in it. ``filter="data"`` came with Python 3.11.4.
 
-    Raises ValueError for a member that leads out of ``target``.
+    Raises ValueError for a member that leads out of ``target`` or is no file, KeyError for a link that leads elsewhere.
     """
     root = target.resolve()
     for member in tar:
         place = (root / member.name).resolve()
         if not place.is_relative_to(root):
             raise ValueError(f"{member.name} leads out of the folder to unpack in")
-        content = tar.extractfile(member) if member.isreg() else None
-        if content is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with content, open(place, "wb") as file:
-                shutil.copyfileobj(content, file)
+        if member.isdir():
+            continue
+        content = tar.extractfile(member)
+        if content is None:
+            raise ValueError(f"{member.name} is no file")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with content, open(place, "wb") as file:
+            shutil.copyfileobj(content, file)
 
 
 def _check_unpacked(path: Path, num_bytes: int) -> None:
