@@ -202,18 +202,19 @@ def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:
     if not root.is_dir():
         raise UserError(f"data.path={config.path}: no such folder")
     places = split_folders(sorted(place for place in root.iterdir() if place.is_dir()))
-    train, others = npz_files(places.get("train", root))
-    if places and "train" not in places:
+    below = npz_files(root)
+    found = {name: npz_files(place) for name, place in places.items()} if places else {"train": below}
+    if "train" not in found:
         raise UserError(f"data.path={config.path}: has a held-out folder but no train/")
+    train, others = found["train"]
     if not train:
         seen = f" (but {few([path.name for path in others], 3)})" if others else ""
         raise UserError(f"data.path={config.path}: no .npz files in it{seen}; {hint(root)}")
     chosen: dict[str, list[Path]] = {}
-    _say_passed_over(root, [*places.values()])
+    _say_passed_over(root, *below, [*places.values()])
     for name in HELD_OUT:
-        place = places.get(name)
-        if place:
-            chosen[name] = npz_files(place)[0]
+        if name in places:
+            chosen[name] = found[name][0]
         else:
             train, chosen[name] = _held_out(root, train, name, config)
         if not chosen[name]:
@@ -222,12 +223,10 @@ def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:
     return {"train": train[: config.num_train], **chosen}
 
 
-def _say_passed_over(root: Path, places: Sequence[Path]) -> None:
+def _say_passed_over(root: Path, episodes: Sequence[Path], others: Sequence[Path], places: Sequence[Path]) -> None:
     """One line for files that are no episodes by their names, or lie beside the folders of the splits."""
-    episodes, others = npz_files(root)
-    if places:
-        others += [path for path in episodes if not any(place in path.parents for place in places)]
-    names = [str(path.relative_to(root)) for path in others if path.name != MANIFEST]
+    beside = [path for path in episodes if places and not any(place in path.parents for place in places)]
+    names = [str(path.relative_to(root)) for path in [*others, *beside] if path.name != MANIFEST]
     if names:
         progress.say(f"data.path={root}: passed over, no .npz of a split: {few(names, 5)}")
 
