@@ -109,6 +109,11 @@ def edit_index(folder, change):
     path.write_text(json.dumps(index))
 
 
+def test_index_of_something_else(many):
+    edit_index(many, lambda weights: weights.update(dict.fromkeys(weights, 5)))
+    refused(many, "not an index of shards")
+
+
 def test_missing_index_entry(many):
     edit_index(many, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
     refused(many, "no entry for model.layers.1.mlp.up_proj.weight")

@@ -81,6 +81,15 @@ def test_scaled_to_nothing_a_copy_is_silent(models):
         assert torch.equal(tensor, old[name] * (0.5 if "down_proj" in name else 1))
 
 
+def test_a_star_fits_every_tensor_that_no_earlier_filter_fits(models):
+    scale = [{"filter": "down_proj", "value": 1.0}, {"filter": "*", "value": 0.5}]
+    write(part("a", 0, 3, parameters={"scale": scale}), tokenizer_source="base")
+    grow_checkpoint("merge.yml", "out", SLICES)
+    old, new = models["a"].state_dict(), load_strictly("out").state_dict()
+    for name, tensor in new.items():
+        assert torch.equal(tensor, old[name] * (0.5 if ".layers." in name and "down_proj" not in name else 1))
+
+
 REFUSED = [
     ({"slices": [part("a", 0, 9)]}, "layer_range [0, 9]: a has 3 layers"),
     ({"slices": [part("a", 2, 2)]}, "slices[0]: must name a model and layer_range"),
@@ -90,6 +99,14 @@ REFUSED = [
     ({"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}] * 2}]}, "must hold one model"),
     ({"slices": [part("a", 0, 2, parameters={"weight": 1})]}, "weight is not understood"),
     ({"slices": [part("a", 0, 2, parameters={"scale": "much"})]}, "scale: must be a number"),
+    ({"slices": [part("a", 0, 2, parameters={"scale": True})]}, "scale: must be a number"),
+    ({"slices": [part("a", 0, 2, parameters={"scale": float("nan")})]}, "scale: nan would leave no number"),
+    (
+        {"slices": [part("a", 0, 2, parameters={"scale": [{"filter": "c_proj", "value": 0}]})]},
+        "filter c_proj: no tensor of these layers of a has that in its name",
+    ),
+    ({"slices": [part("a", 0, 2)], "tokenizer_source": "b"}, "tokenizer_source b: the tokenizer is a's"),
+    ({"slices": [part("a", 0, 2), part("b", 0, 2)], "tokenizer_source": "union"}, "tokenizer_source union"),
     ({"slices": [part("a", 0, 2)], "dtype": "bfloat16"}, "dtype bfloat16: a is stored in float32"),
     ({"slices": [part("a", 0, 2), part("wide", 0, 2)]}, "hidden_size is 32 in a, but 64 in wide"),
 ]

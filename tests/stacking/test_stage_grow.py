@@ -58,6 +58,18 @@ def test_growing_a_zoo_network(grow_llm, tmp_path):
     assert json.loads((tmp_path / "run" / "model" / "grown" / "config.json").read_text())["depth"] == 4
 
 
+def test_what_says_something_about_text_is_refused_for_a_zoo_network(grow_llm, tmp_path, capfd):
+    AutoregressivePrior(num_latents=3, codebook_size=4, width=8, depth=2, num_heads=2).save_pretrained("prior")
+    (tmp_path / "words.txt").write_text("some words")
+    assert grow_llm("stage=grow", "model=prior", "operator=zero", "factor=2", "text=words.txt") == 2
+    assert "text=words.txt: prior reads no text" in capfd.readouterr().err
+    assert grow_llm("stage=grow", "model=prior", "operator=learn", "factor=2") == 2
+    assert "add learn.num_steps=0" in capfd.readouterr().err
+    words = ["stage=grow", "model=prior", "operator=learn", "learn.num_steps=0", "factor=2", "measure=false"]
+    assert grow_llm(*words, "hydra.run.dir=run") == 0
+    assert "function" not in json.loads((tmp_path / "run" / "model" / "grown" / "growth.json").read_text())
+
+
 def test_advice(grow_llm, tmp_path, capfd):
     assert grow_llm("stage=advise", "params=8e9", "tokens=15e12", "hydra.run.dir=run") == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())

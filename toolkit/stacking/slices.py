@@ -6,6 +6,7 @@ filters multiplies tensors, as in the recipe whose copies are silent. What of a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,8 @@ MAY_DIFFER |= {"use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}
 class Slice:
     """Layers ``first`` to ``last - 1`` of ``model``.
 
-    scales: (filter, factor): a tensor whose name holds the filter is multiplied by the first factor that fits.
+    scales: (filter, factor): a tensor whose name holds the filter is multiplied by the first factor that fits; "" fits
+    all of them.
     """
 
     model: str
@@ -54,7 +56,16 @@ def read_slices(path: str | Path) -> tuple[list[Slice], str | None]:
     slices = content.get("slices")
     if not isinstance(slices, list) or not slices:
         raise UserError(f"{path}: slices: must be a list, as in mergekit's files")
-    return [_slice(one, f"{path}: slices[{number}]") for number, one in enumerate(slices)], content.get("dtype")
+    found = [_slice(one, f"{path}: slices[{number}]") for number, one in enumerate(slices)]
+    _check_tokenizer(content.get("tokenizer_source"), [one.model for one in found], f"{path}")
+    return found, content.get("dtype")
+
+
+def _check_tokenizer(wanted: Any, models: Sequence[str], path: str) -> None:
+    """The first slice's tokenizer comes along. Raises UserError where the file asks for another one."""
+    same = {None, "base", models[0], f"model:{models[0]}"} | ({"union"} if len(set(models)) == 1 else set())
+    if not isinstance(wanted, str | None) or wanted not in same:
+        raise UserError(f"{path}: tokenizer_source {wanted}: the tokenizer is {models[0]}'s, the first slice's")
 
 
 def _slice(value: Any, where: str) -> Slice:
@@ -74,9 +85,12 @@ def _scales(value: Any, where: str) -> list[tuple[str, float]]:
     found = []
     for row in value if isinstance(value, list) else [{"value": value}]:
         kept = _mapping(row, where, {"filter", "value"})
-        if not isinstance(kept.get("value"), int | float) or not isinstance(kept.get("filter", ""), str):
+        factor, words = kept.get("value"), kept.get("filter") or ""
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not isinstance(words, str):
             raise UserError(f"{where}: must be a number, or a list of filter and value")
-        found.append((kept.get("filter", ""), float(kept["value"])))
+        if not math.isfinite(factor):
+            raise UserError(f"{where}: {factor} would leave no number in the weights")
+        found.append(("" if words == "*" else words, float(factor)))  # "*" fits every name, as in mergekit
     return found
 
 
@@ -150,6 +164,7 @@ def open_slices(path: str | Path) -> tuple[Checkpoint, Grown]:
         layers = checkpoint.architecture.num_layers(checkpoint.config)
         if one.last > layers:
             raise UserError(f"{path}: layer_range [{one.first}, {one.last}]: {one.model} has {layers} layers")
+        _check_filters(one, checkpoint, str(path))
         for number in range(one.first, one.last):
             origins.append(Origin(checkpoint, number, one.scales))
             plan.append(Layer(number, new=(one.model, number) in seen))
@@ -160,6 +175,15 @@ def open_slices(path: str | Path) -> tuple[Checkpoint, Grown]:
     tensors = Sliced(origins, base.architecture.shapes(config))
     notes = [f"layers {one.first} to {one.last - 1} of {one.model}" for one in slices]
     return base, Grown(config, tensors, plan, spaces, spaces, notes=notes)
+
+
+def _check_filters(one: Slice, checkpoint: Checkpoint, path: str) -> None:
+    """Raises UserError for a filter that scales nothing: the names of another family, or a word misspelt."""
+    layers = {name: checkpoint.architecture.locate(name)[0] for name in checkpoint.tensors.infos}
+    names = [name for name, layer in layers.items() if layer is not None and one.first <= layer < one.last]
+    for words, _ in one.scales:
+        if not any(words in name for name in names):
+            raise UserError(f"{path}: filter {words}: no tensor of these layers of {one.model} has that in its name")
 
 
 def _check_alike(base: Checkpoint, other: Checkpoint, dtype: str | None, path: str) -> None:

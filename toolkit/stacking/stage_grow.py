@@ -56,7 +56,8 @@ def _grow_into(config: GrowLLM, run: Run, out: Path) -> dict[str, Any]:
     if is_zoo_network(source):
         from toolkit.stacking.zoo_networks import grow_saved_network
 
-        return grow_saved_network(source, out, config.growth(), config.seed, run_id)
+        _check_zoo_keys(config, source)
+        return grow_saved_network(source, out, config.growth(), config.seed, run_id, config.measure)
     growth = config.growth()
     checkpoint, grown = open_grown(source, growth, config.seed)
     if config.operator == "learn" and config.learn.num_steps:
@@ -82,6 +83,14 @@ def _grow_into(config: GrowLLM, run: Run, out: Path) -> dict[str, Any]:
             on_tensor=on_tensor,
             run_id=run_id,
         )
+
+
+def _check_zoo_keys(config: GrowLLM, source: str) -> None:
+    """Raises UserError for keys that say something about text, which a network of the zoo does not read."""
+    if config.text is not None:
+        raise UserError(f"text={config.text}: {source} reads no text; what it computes is compared on random inputs")
+    if config.operator == "learn" and config.learn.num_steps:
+        raise UserError(f"operator=learn: {source} reads no text to train the map on; add learn.num_steps=0")
 
 
 def _growth_map(config: GrowLLM, source: Checkpoint, run: Run) -> GrowthMap | None:

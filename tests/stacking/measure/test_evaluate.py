@@ -200,6 +200,13 @@ def test_files_that_do_not_fit(tmp_path):
         expand(["arc_eas"])
 
 
+def test_only_a_newline_ends_a_row(tmp_path):
+    """JSON allows Unicode's other line ends inside of a text, and exports hold them."""
+    row = {"page": "one\u2028two\x85three"}
+    (tmp_path / "pages.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    check_exports([str(tmp_path / "pages.jsonl")], None)
+
+
 def test_text_is_cut_to_so_many_bytes_not_letters(monkeypatch):
     monkeypatch.setattr(evaluate, "held_out_texts", lambda config: iter(["ééé", "abcdefgh", "never"]))
     config = GrowLLM()

@@ -5,10 +5,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.stacking.models import make_model
+from tests.stacking.operators.test_families import model_of
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.errors import UserError
 from toolkit.stacking.measure.flops import cost
+from toolkit.stacking.operators.families import family
 from toolkit.stacking.operators.llama import Llama
 from toolkit.stacking.pretrain.networks import llama_config, planned
 from toolkit.stacking.stage_advise import advise
@@ -34,6 +36,13 @@ def test_matmul_count_is_torchs(name):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, length, dtype=torch.long), use_cache=False)
     assert counter.get_total_flops() == cost(Llama(), model.config, length).flops_matmul // 3 * length
+
+
+def test_a_table_of_positions_is_no_matrix_product():
+    """GPT-2's head is its embedding, and its positions are looked up."""
+    short, long = (model_of("gpt2", n_positions=length).config for length in (16, 64))
+    gpt2 = family(short, "")
+    assert gpt2.tied(short) and cost(gpt2, short, 16).flops_matmul == cost(gpt2, long, 16).flops_matmul
 
 
 def test_parameters_count_a_tied_embedding_once():

@@ -72,6 +72,16 @@ def test_the_border_between_context_and_continuation(scorer):
     assert scorer.encode("<bos>and")[0] == 1
 
 
+def test_a_context_of_spaces_is_none():
+    """With a tokenizer that puts no token of its own before a text, nothing would come before what is scored."""
+    bare = make_bpe()
+    bare.add_bos_token = False
+    scorer = Scorer(make_model(vocab_size=320), bare, context=16)
+    pair = scorer.pair("  ", "and")
+    assert pair == Pair([scorer.prefix], scorer.encode("  and"))
+    assert scorer.loglikelihoods([pair])[0][0] < 0
+
+
 def test_long_contexts_lose_their_beginning(scorer):
     ids = scorer.encode(TEXT)
     long, short = Pair(ids[:30], ids[30:32]), Pair(ids[15:30], ids[30:32])

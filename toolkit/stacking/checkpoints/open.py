@@ -144,9 +144,16 @@ def _settled_head(architecture: Architecture, config: Any, tensors: Tensors) -> 
         return config, tensors
     if embedding not in tensors.infos:
         return config, Renamed(tensors, {embedding if name == head else name: name for name in tensors.infos})
-    if not torch.equal(tensors.read(head).float(), tensors.read(embedding).float()):
+    if not _same_values(tensors.read(head), tensors.read(embedding)):
         return changed(config, {"tie_word_embeddings": False}), tensors
     return config, Renamed(tensors, {name: name for name in tensors.infos if name != head})
+
+
+def _same_values(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, whatever their types."""
+    if first.dtype != second.dtype:
+        first, second = first.float(), second.float()
+    return torch.equal(first, second)
 
 
 def _folder_config(folder: Path) -> Any:
@@ -177,9 +184,9 @@ def open_weights(folder: Path) -> Tensors:
         try:
             weight_map = read_object(index, weight_map=dict)["weight_map"]
             files = sorted(set(weight_map.values()))
+            missing = [name for name in files if not (folder / name).is_file()]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{index}: not an index of shards") from None
-        missing = [name for name in files if not (folder / name).is_file()]
         if missing:
             raise UserError(f"{index}: names {missing[0]}, which is not there")
         return Shards(folder, files, weight_map)

@@ -71,7 +71,7 @@ class SafetensorsFile(Tensors):
     def _add(self, name: str, entry: dict) -> None:
         if name.endswith(CONSTANTS):
             start, end = entry["data_offsets"]
-            self._offsets[name] = (start, end)
+            self._offsets[name] = (int(start), int(end))
             return
         if entry["dtype"] not in DTYPES:
             raise UserError(f"{self.path}: {name} is stored as {entry['dtype']}; expected one of {', '.join(DTYPES)}")

@@ -79,13 +79,14 @@ def _compare(config: GrowLLM, run: Run, own: list[Arm], others: list[Arm]) -> No
 
 
 def read_arm(grown: Arm, arms: Sequence[Arm], config: GrowLLM) -> dict[str, Any] | None:
-    """Everything that is read for one grown network against the arms of its seed; None without a scratch run.
+    """Everything that is read for one grown network against its controls; None without a run from scratch.
 
+    Its controls have its seed: from scratch those of its size, base and continued those of the base it grew from.
     ``readings``: {accounting: {"final" or "loss_3p6": Reading}}; ``metrics``: the numbers kept in the record.
     """
-    seed = [arm for arm in arms if arm.settings["seed"] == grown.settings["seed"]]
+    seed = [arm for arm in arms if arm is grown or _controls(arm, grown)]
     scratch = [arm for arm in seed if arm.label == "scratch"]
-    if not scratch:
+    if not scratch or not all(arm.has_curve() for arm in (*scratch, grown)):
         return None
     points = {"final": final_loss(scratch, grown)} | {_loss_name(loss): loss for loss in config.compare.losses}
     readings = {
@@ -95,6 +96,17 @@ def read_arm(grown: Arm, arms: Sequence[Arm], config: GrowLLM) -> dict[str, Any]
         for accounting in ACCOUNTINGS
     }
     return {"arm": grown, "readings": readings, "metrics": _metrics(grown, seed, readings, config)}
+
+
+def _controls(arm: Arm, grown: Arm) -> bool:
+    """Whether ``arm`` is a control of ``grown``: runs that are compared together may differ in target and base."""
+    if arm.label == "scratch":
+        return _alike(arm, grown, "seed", "layers", "hidden_size")
+    return arm.label in ("base", "continued") and _alike(arm, grown, "seed", "base_layers", "growth_tokens")
+
+
+def _alike(first: Arm, second: Arm, *keys: str) -> bool:
+    return all(first.settings.get(key) == second.settings.get(key) for key in keys)
 
 
 def _metrics(
@@ -215,7 +227,7 @@ def _percent(values: Sequence[float]) -> str:
 def draw(run: Run, config: GrowLLM, arms: Sequence[Arm], results: Sequence[Mapping[str, Any]]) -> None:
     """Loss against compute in each accounting, against tokens and time; speedup against loss; isoFLOP valleys."""
     ceiling = min(arm.final_loss for arm in arms) + SHOWN_ABOVE
-    named = variants([arm for arm in arms if len(arm.points) > 1])  # an untrained base (d = 0) has no curve
+    named = variants([arm for arm in arms if arm.has_curve()])
     for accounting in ACCOUNTINGS:
         series = {name: _compute_series(alike, accounting, ceiling) for name, alike in named.items()}
         path = run.path(
@@ -227,7 +239,7 @@ def draw(run: Run, config: GrowLLM, arms: Sequence[Arm], results: Sequence[Mappi
         _curves(run.path("figures", f"loss_{key.removesuffix('_s')}.png"), series, label)
     if results:
         _draw_speedups(run, config, arms, results)
-    _draw_valleys(run, config, [arm for arm in arms if arm.label == "grown"])
+    _draw_valleys(run, config, [arm for arm in arms if arm.label == "grown" and arm.has_curve()])
 
 
 def _compute_series(alike: Sequence[Arm], accounting: str, ceiling: float) -> tuple[list[float], ...]:
@@ -258,18 +270,13 @@ def _draw_speedups(run: Run, config: GrowLLM, arms: Sequence[Arm], results: Sequ
     """Speedup against the loss it is read at, with a band over seeds."""
     accounting, series = config.budget.accounting, {}
     for name, alike in variants([one["arm"] for one in results]).items():
-        scratch = {
-            arm.settings["seed"]: [
-                a for a in arms if a.label == "scratch" and a.settings["seed"] == arm.settings["seed"]
-            ]
-            for arm in alike
-        }
-        low = max(final_loss(scratch[arm.settings["seed"]], arm) for arm in alike)
+        scratch = [[a for a in arms if a.label == "scratch" and _controls(a, arm)] for arm in alike]
+        low = max(final_loss(theirs, arm) for theirs, arm in zip(scratch, alike, strict=True))
         high = min(arm.smoothed()[0] for arm in alike)
         rows = []
         for index in range(SPEEDUP_GRID):
             loss = low + (high - low) * index / (SPEEDUP_GRID - 1)
-            read = [reading(scratch[arm.settings["seed"]], arm, loss, accounting) for arm in alike]
+            read = [reading(theirs, arm, loss, accounting) for theirs, arm in zip(scratch, alike, strict=True)]
             found = [100 * one.speedup for one in read if one is not None]
             if len(found) == len(alike):
                 spread = Spread.of(found)
@@ -294,6 +301,8 @@ def _draw_valleys(run: Run, config: GrowLLM, grown: Sequence[Arm]) -> None:
             means = [Spread.of(losses[place]).mean for place in places]
             series[f"{flops:.2g} FLOPs"] = (places, means)
             rows += [[flops, place, _loss(losses[place])] for place in places]
+        if not rows:  # no compute that all of them reach
+            continue
         logx = min(place for _, place, _ in rows) > 0
         path = run.path("figures", f"valley_{key}.png")
         figures.curves(path, series, xlabel=label, ylabel=LOSS, logx=logx, caption="isoFLOP slices")

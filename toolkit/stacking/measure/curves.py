@@ -157,6 +157,10 @@ class Arm:
         kept = [(point[f"flops.{accounting}"], loss) for point, loss in points if point[f"flops.{accounting}"] > 0]
         return Curve([flops for flops, _ in kept], [loss for _, loss in kept])
 
+    def has_curve(self) -> bool:
+        """Whether there is something to draw and read: two points after the first compute (an untrained base: none)."""
+        return sum(point["flops.total"] > 0 for point in self.points) > 1
+
     def smoothed(self) -> list[float]:
         """Held-out losses, each on the line through its neighbours: at a constant rate weights swing on their way.
 

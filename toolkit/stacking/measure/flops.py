@@ -56,6 +56,6 @@ def _forward_flops(
 ) -> int:
     linear = sum(size for name, size in sizes.items() if kinds[name] in ("linear", "head"))
     if architecture.tied(config):
-        linear += sum(size for name, size in sizes.items() if kinds[name] == "embedding")
+        linear += sizes[architecture.embedding]  # a table of positions is looked up only
     attention = architecture.num_layers(config) * architecture.spaces(config).size("attended") * context
     return 2 * linear + 4 * attention

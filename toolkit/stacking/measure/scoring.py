@@ -78,14 +78,14 @@ class Scorer:
     def pair(self, context: str, continuation: str) -> Pair:
         """Encoded together, so that the border is tokenised as in running text; spaces there belong to what is scored.
 
-        An empty context becomes the prefix token.
+        A context of nothing, or of nothing but spaces, becomes the prefix token.
         """
         if not context:
             ids = self.encode(continuation, special_tokens=False)
             return Pair([self.prefix], ids) if ids[:1] != [self.prefix] else Pair(ids[:1], ids[1:])
         stripped = context.rstrip()
         whole, before = self.encode(context + continuation), self.encode(stripped)
-        return Pair(before, whole[len(before) :])
+        return Pair(before or [self.prefix], whole[len(before) :])
 
     def windows(self, text: str) -> list[Pair]:
         """The whole text in pieces of at most ``context``: each token is scored once.
@@ -111,7 +111,8 @@ class Scorer:
         order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i].context) - len(pairs[i].continuation))
         scores: dict[int, tuple[float, bool]] = {}
         while len(scores) < len(order):
-            batch = order[len(scores) :][: self._batch_size(pairs[order[len(scores)]])]
+            done = len(scores)
+            batch = order[done : done + self._batch_size(pairs[order[done]])]
             scores |= zip(batch, self._batch([pairs[i] for i in batch]), strict=True)
             self.on_batch(len(scores), len(pairs))
         return [scores[i] for i in range(len(pairs))]
