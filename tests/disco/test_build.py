@@ -93,6 +93,27 @@ def test_what_does_not_fit_is_named(changes, message):
             build_encoder(config, tiny.images())
 
 
+def test_the_encoders_last_layer_is_scaled_and_random_codes_are_not_learnt():
+    made = {}
+    for scale in (1.0, 0.25):
+        config = tiny.config()
+        config.latents.encoder.init_scale = scale
+        torch.manual_seed(0)
+        made[scale] = build_encoder(config, tiny.images())
+    whole, part = (one.state_dict() for one in made.values())
+    for name, value in whole.items():
+        torch.testing.assert_close(part[name], value * (0.25 if name.startswith("head.") else 1), msg=name)
+    assert all(one.requires_grad for one in made[1.0].parameters())
+    assert not any(one.requires_grad for one in build_encoder(tiny.config(kind="random"), tiny.images()).parameters())
+
+
+def test_sigma_data_is_what_the_config_says_or_the_datas_own():
+    config, data = tiny.config(tiny.mlp()), tiny.images()
+    assert build_denoiser(config, data).sigma_data == data.sigma_data
+    config.loss.sigma_data = data.sigma_data + 0.3
+    assert build_denoiser(config, data).sigma_data == data.sigma_data + 0.3
+
+
 def paper_size(name, image_size):
     config = compose(COMMANDS["train-disco"], [f"experiment={name}", "data.path=unused"])
     data = tiny.images(num=4, channels=3, size=image_size, num_classes=1000)

@@ -16,14 +16,17 @@ from toolkit.runs.record import Run
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    """Draws the pictures of a model with so many classes; {name: (rows, columns, C, H, W)} and their labels."""
+    """Draws the pictures of a model with so many classes; {name: (rows, columns, C, H, W)} and their labels.
 
-    def draw(num_classes):
+    ``matter``: deviation of the weights by which z enters.
+    """
+
+    def draw(num_classes, matter=0.3):
         torch.manual_seed(0)
         config, data = tiny.config(tiny.mlp()), tiny.images(num_classes=num_classes)
         parts = Parts(build_denoiser(config, data).eval(), None, build_prior(config, data).eval())
         with torch.no_grad():  # let z and the class matter
-            parts.denoiser.embed_latents.weight.normal_(std=0.3)
+            parts.denoiser.embed_latents.weight.normal_(std=matter)
         found = {}
 
         def keep(path, images, *, columns, **labels):
@@ -52,6 +55,13 @@ def test_rows_share_z_and_columns_share_noise_or_class(pictures):
     same_z = dict(zip(labels["row_labels"], classes, strict=True))
     for name, row in zip(labels["row_labels"], classes, strict=True):  # the noise is one, so equal z are equal rows
         torch.testing.assert_close(row, same_z[name])
+
+
+def test_columns_of_the_first_picture_start_from_one_noise_each(pictures):
+    """Where z does nothing, only the noise is left to tell samples apart."""
+    shared, _ = pictures(0, matter=0.0)["shared_z"]
+    torch.testing.assert_close(shared, shared[:1].expand_as(shared))
+    assert len(shared[0].unique(dim=0)) == 10
 
 
 def test_a_row_changes_one_latent_alone(pictures):

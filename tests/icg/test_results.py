@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column
+from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column, columns
+from toolkit.icg.config import SampleICG
 from toolkit.icg.methods import CFG, ICG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance
 from toolkit.icg.results import Result, all_scores, along_the_scale, frontier_ratio, headline, metrics, prompts_table
 from toolkit.icg.sources.base import Source
@@ -92,3 +93,24 @@ def test_prompts_are_told_in_a_table():
     source = Source()
     source.prompts = ["a cat", "a dog"]
     assert prompts_table(source, 3).rows == [[0, "a cat"], [1, "a dog"], [2, "a cat"]]  # in turn
+
+
+class Any(Source):
+    """Takes every method."""
+
+    def refuse(self, guidance):
+        """None is refused."""
+
+
+@pytest.mark.parametrize("compare", [None, ["none"]])
+def test_only_methods_with_a_null_condition_are_of_the_model_that_dropped_labels(compare):
+    """The control, whose null was never trained, is of the other model, at the scale that is asked for."""
+    config = SampleICG(guidance=ICG(scale=2.25), compare=compare)
+    config.measure.untrained_null = True
+    sources = {PLAIN: Any(), DROPPING: Any()}
+    found = columns(config, sources, measured=False)
+    assert all(one.source is sources[one.model] for one in found)
+    of_all = {"tsg.w_5": PLAIN, "icg_tsg.w_2p25": PLAIN, "cfg.w_2p25": DROPPING} if compare is None else {}
+    assert {one.key: one.model for one in found} == of_all | {
+        "none": PLAIN, "none_dropping": DROPPING, "icg.w_2p25": PLAIN, "null.w_2p25": PLAIN,
+    }  # fmt: skip

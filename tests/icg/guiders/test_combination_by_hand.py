@@ -61,3 +61,24 @@ def test_a_scale_is_a_finite_number_of_at_least_nought(value):
     check_scale("guidance_scale", 0)
     with pytest.raises(UserError, match="guidance_scale"):
         check_scale("guidance_scale", value)
+
+
+@pytest.mark.parametrize(("step", "calls"), [(0, 2), (4, 2), (5, 3), (9, 3)])
+def test_each_part_keeps_to_its_own_share_of_the_steps(step, calls):
+    """ICG from the sixth of ten steps on, TSG at all of them."""
+    both = CombinedGuidance([IndependentConditionGuidance(start=0.5), TimeStepGuidance()])
+    both.set_state(step, 10, 500.0)
+    assert both.num_conditions == calls
+
+
+@pytest.mark.parametrize("annealed", [0, 1])
+def test_labels_are_annealed_whichever_part_asks_for_it(annealed):
+    """CADS of one part changes the conditional branch's class embedding; t = 0.8 is on its slope."""
+    keys = [{}, {}]
+    keys[annealed] = {"cads_scale": 0.2}
+    both = CombinedGuidance([IndependentConditionGuidance(**keys[0]), TimeStepGuidance(**keys[1])])
+    both.set_state(0, 10, 800.0)
+    both._anneal({"class_labels": torch.tensor([0, 1])})
+    assert len(both.cond_changes) == 1
+    embedding = torch.randn(2, 8, generator=RNG)
+    assert not torch.equal(both.cond_changes[0].change(embedding, 2), embedding)
