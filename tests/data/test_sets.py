@@ -1,5 +1,7 @@
 """Built-in sets: ranges, splits that do not move with the seed, the toys' densities."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,9 @@ def test_ring_is_exactly_balanced_with_known_components():
 def test_grid_and_checkerboard():
     grid = data.load(Data(name="grid25", num_train=50))
     assert len(grid.train) == 50 and grid.num_classes == 25
+    many = data.load(Data(name="grid25", num_train=25_000)).train.all()[0]
+    near = (many / 2).round() * 2  # the centre of each, and 25,000 draws of two coordinates of deviation 0.05
+    assert abs(float((many - near).std()) - 0.05) < 0.001 and set(near.flatten().tolist()) == {-4, -2, 0, 2, 4}
     with pytest.raises(UserError, match="multiple of 25"):
         data.load(Data(name="grid25", num_train=51))
     points, squares = toys.checkerboard(500, torch.Generator().manual_seed(0))
@@ -166,3 +171,14 @@ def test_hold_out_by_name_takes_the_share_and_leaves_a_class_on_both_sides():
     assert labels[held_out].tolist() == labels[kept].tolist() == list(range(50))
     with pytest.raises(UserError, match="1 items are too few to hold out a test split"):
         hold_out_named(["one"], None, 0.5, "test")
+
+
+def test_of_a_class_that_would_be_wholly_on_one_side_the_item_nearest_to_the_line_changes_it():
+    """With a share of nothing the item of the smallest hash is held out, with all of it that of the largest stays."""
+    names = [f"item {number}" for number in range(6)]
+    hashes = [hashlib.sha256(f"test\0{name}".encode()).digest() for name in names]
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    least = [min(group, key=hashes.__getitem__) for group in ((0, 1, 2), (3, 4, 5))]
+    most = [max(group, key=hashes.__getitem__) for group in ((0, 1, 2), (3, 4, 5))]
+    assert hold_out_named(names, labels, 0.0, "test")[1].tolist() == least
+    assert hold_out_named(names, labels, 1.0, "test")[0].tolist() == most

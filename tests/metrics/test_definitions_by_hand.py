@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from toolkit.metrics.distances import energy_distance, sliced_wasserstein2, wasserstein2
 from toolkit.metrics.frechet import frechet_distance, frechet_floor
+from toolkit.metrics.inception_score import inception_score
 from toolkit.metrics.neighbours import memorisation_ratio, precision_recall
 from toolkit.metrics.plips import PLIPS
 from toolkit.metrics.ssim import ssim
@@ -190,3 +191,13 @@ def test_warp_error_is_a_thousand_times_the_mean_square_of_what_changed_along_th
     seen[:, :, :4] = False
     assert _warp_error(before, moved, flow, seen) == pytest.approx(1000 * 0.1**2, rel=1e-3)
     assert _warp_error(before, moved, flow, torch.zeros_like(seen)) == 0.0
+
+
+def test_the_inception_score_is_a_mean_over_splits():
+    """Three sure and equally frequent classes score 3, a split of one class 1, three undecided images 1."""
+    sure, same, undecided = torch.eye(3), torch.eye(3)[[0, 0, 0]], torch.full((3, 3), 1 / 3)
+    assert inception_score(sure) == pytest.approx(3)
+    assert inception_score(torch.cat([sure, same, undecided]), split_size=3) == pytest.approx(5 / 3)
+    mixed = torch.tensor([[0.9, 0.1], [0.5, 0.5]])  # of mean (0.7, 0.3)
+    nats = [0.9 * math.log(0.9 / 0.7) + 0.1 * math.log(0.1 / 0.3), 0.5 * math.log(0.5 / 0.7 * 0.5 / 0.3)]
+    assert inception_score(mixed) == pytest.approx(math.exp(sum(nats) / 2))

@@ -16,6 +16,7 @@ from toolkit.stacking.measure import compare
 from toolkit.stacking.measure.curves import Spent, TrainingCurve, flops_per_token
 from toolkit.stacking.measure.flops import Cost, cost
 from toolkit.stacking.operators import learn
+from toolkit.stacking.operators.architecture import Spaces, Spec
 from toolkit.stacking.operators.llama import Llama
 from toolkit.stacking.operators.masks import GrowthMasks
 from toolkit.stacking.operators.tensors import InMemory
@@ -182,3 +183,18 @@ def test_masks_open_step_by_step_while_the_grown_network_trains(monkeypatch, tmp
     assert launch("grow-llm", [*words, "hydra.run.dir=run"]) == 0
     trained = steps[steps.index(0) + 1 :]  # the first one is of the network as it is made
     assert len(trained) > 2 and trained == list(range(len(trained)))
+
+
+def test_queries_keys_and_values_stand_one_after_the_other():
+    """Four query heads and two of keys and values, of eight features: 32, and 32 + 16 + 16 together."""
+    spaces = Spaces(residual=24, heads=4, kv_heads=2, head_size=8, mlp=96)
+    sizes = {name: spaces.size(name) for name in ("residual", "mlp", "query", "attended", "key", "value", "qkv")}
+    assert sizes == {"residual": 24, "mlp": 96, "query": 32, "attended": 32, "key": 16, "value": 16, "qkv": 64}
+
+
+def test_what_an_output_is_a_sum_of():
+    """A row of a linear map, a column of GPT-2's, an entry of a table, all pixels and channels of a patch."""
+    linear, gpt2 = Spec("linear", ("mlp", "residual"), reads=1), Spec("linear", ("residual", "mlp"), reads=0)
+    assert linear.fan_in((7, 5)) == 5 and gpt2.fan_in((7, 5)) == 7
+    assert Spec("embedding", ("", "residual")).fan_in((11, 6)) == 6
+    assert Spec("embedding", ("residual", "", "", "")).fan_in((8, 3, 4, 5)) == 60

@@ -87,7 +87,32 @@ def test_a_star_fits_every_tensor_that_no_earlier_filter_fits(models):
     grow_checkpoint("merge.yml", "out", SLICES)
     old, new = models["a"].state_dict(), load_strictly("out").state_dict()
     for name, tensor in new.items():
-        assert torch.equal(tensor, old[name] * (0.5 if ".layers." in name and "down_proj" not in name else 1))
+        assert torch.equal(tensor, old[name] * (1 if "down_proj" in name else 0.5))
+
+
+def test_a_filter_is_held_against_the_number_that_a_layer_had(models):
+    """As mergekit does (plan.py reads the parameters of a source by the name of the tensor that comes in)."""
+    write(part("b", 3, 5, parameters={"scale": [{"filter": "layers.4.mlp", "value": 0.5}]}), part("b", 0, 1))
+    grow_checkpoint("merge.yml", "out", SLICES)
+    old, new = models["b"].state_dict(), load_strictly("out").state_dict()
+    for target, source, factor in [(0, 3, 1.0), (1, 4, 0.5), (2, 0, 1.0)]:
+        for name in ("mlp.up_proj.weight", "self_attn.o_proj.weight"):
+            wanted = old[f"model.layers.{source}.{name}"] * (factor if "mlp" in name else 1)
+            assert torch.equal(new[f"model.layers.{target}.{name}"], wanted)
+
+
+@pytest.mark.parametrize("scale", [0.5, [{"filter": "*", "value": 0.5}, {"value": 3.0}]])
+def test_a_scale_is_of_all_that_comes_from_its_slice(models, scale):
+    """The embedding is of the first slice, final norm and head of the last one."""
+    write(part("a", 0, 1, parameters={"scale": scale}), part("a", 1, 2), part("b", 2, 3, parameters={"scale": 0.25}))
+    grow_checkpoint("merge.yml", "out", SLICES)
+    first, last, new = (one.state_dict() for one in (models["a"], models["b"], load_strictly("out")))
+    assert torch.equal(new["model.embed_tokens.weight"], 0.5 * first["model.embed_tokens.weight"])
+    for name in ("model.norm.weight", "lm_head.weight"):
+        assert torch.equal(new[name], 0.25 * last[name])
+    for layer, source, factor in [(0, first, 0.5), (1, first, 1.0), (2, last, 0.25)]:
+        name = f"model.layers.{layer}.input_layernorm.weight"
+        assert torch.equal(new[name], factor * source[name])
 
 
 REFUSED = [

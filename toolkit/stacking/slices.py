@@ -1,7 +1,8 @@
 """mergekit's ``slices:`` files: ranges of layers of one or several checkpoints, one after the other (passthrough).
 
-Embedding and positions come from the first slice's checkpoint, final norm and head from the last one's; ``scale`` with
-filters multiplies tensors, as in the recipe whose copies are silent. What of a file is not understood is refused.
+Embedding and positions come from the first slice's checkpoint, final norm and head from the last one's. A slice's
+``scale`` multiplies all that comes from it; a filter of it is held against the name that a tensor has in its own
+checkpoint, where layers have their old numbers, as mergekit does. What of a file is not understood is refused.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ MAY_DIFFER |= {"use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}
 class Slice:
     """Layers ``first`` to ``last - 1`` of ``model``.
 
-    scales: (filter, factor): a tensor whose name holds the filter is multiplied by the first factor that fits; "" fits
-    all of them.
+    scales: (filter, factor): a tensor whose name in ``model`` holds the filter is multiplied by the first factor that
+    fits; "" fits all of them.
     """
 
     model: str
@@ -129,10 +130,10 @@ class Sliced(Tensors):
         layer, _ = architecture.locate(name)
         if layer is None:
             spec = architecture.spec(name)
-            end = 0 if spec is not None and spec.kind == "embedding" else -1
-            return origins[end].checkpoint, name, 1.0
-        one = origins[layer]
-        origin = architecture.rename(name, one.number)
+            one, origin = origins[0 if spec is not None and spec.kind == "embedding" else -1], name
+        else:
+            one = origins[layer]
+            origin = architecture.rename(name, one.number)
         return one.checkpoint, origin, next((factor for words, factor in one.scales if words in origin), 1.0)
 
     def read(self, name: str) -> Tensor:
@@ -164,7 +165,7 @@ def open_slices(path: str | Path) -> tuple[Checkpoint, Grown]:
         layers = checkpoint.architecture.num_layers(checkpoint.config)
         if one.last > layers:
             raise UserError(f"{path}: layer_range [{one.first}, {one.last}]: {one.model} has {layers} layers")
-        _check_filters(one, checkpoint, str(path))
+        _check_filters(one, checkpoint, one in (slices[0], slices[-1]), str(path))
         for number in range(one.first, one.last):
             origins.append(Origin(checkpoint, number, one.scales))
             plan.append(Layer(number, new=(one.model, number) in seen))
@@ -177,10 +178,10 @@ def open_slices(path: str | Path) -> tuple[Checkpoint, Grown]:
     return base, Grown(config, tensors, plan, spaces, spaces, notes=notes)
 
 
-def _check_filters(one: Slice, checkpoint: Checkpoint, path: str) -> None:
+def _check_filters(one: Slice, checkpoint: Checkpoint, is_end: bool, path: str) -> None:
     """Raises UserError for a filter that scales nothing: the names of another family, or a word misspelt."""
     layers = {name: checkpoint.architecture.locate(name)[0] for name in checkpoint.tensors.infos}
-    names = [name for name, layer in layers.items() if layer is not None and one.first <= layer < one.last]
+    names = [name for name, at in layers.items() if (is_end if at is None else one.first <= at < one.last)]
     for words, _ in one.scales:
         if not any(words in name for name in names):
             raise UserError(f"{path}: filter {words}: no tensor of these layers of {one.model} has that in its name")

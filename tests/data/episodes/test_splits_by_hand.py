@@ -3,7 +3,7 @@
 import numpy as np
 
 from toolkit.data.config import EpisodeData
-from toolkit.data.episodes.episode import Episode, EpisodeSpec, move_flags, write_episode
+from toolkit.data.episodes.episode import Episode, EpisodeSpec, as_frames, move_flags, write_episode
 from toolkit.data.episodes.sets import load_recorded
 
 
@@ -24,3 +24,10 @@ def test_a_flag_of_zero_says_no():
     given = np.array([0, 1, 0, 2])
     assert move_flags("file", "terminal", given, 4).tolist() == [False, True, False, True]
     assert move_flags("file", "terminal", given, 5).tolist() == [False, True, False, True, False]
+
+
+def test_floats_of_frames_become_the_nearest_of_255_levels():
+    for off in (-0.4, 0.4):
+        levels = (np.arange(256) + off).clip(0, 255) / 255
+        image = np.broadcast_to(levels.reshape(1, 16, 16, 1), (1, 16, 16, 3))
+        assert as_frames("file", "image", image)[..., 0].ravel().tolist() == list(range(256))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, features
 
 from tests.data.images.test_folder import fill, load, picture
+from toolkit.data.images.labels import labels_of
 from toolkit.errors import UserError
 
 
@@ -167,3 +168,12 @@ def test_constant_images_are_refused_before_training(tmp_path):
         Image.new("RGB", (8, 8), "grey").save(tmp_path / f"{one}.png")
     with pytest.raises(UserError, match="all training values are the same"):
         _ = load(tmp_path).sigma_data
+
+
+def test_classes_that_are_numbers_stand_in_the_order_of_their_values(tmp_path):
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    known = {"0.png": "10", "1.png": "9", "2.png": "2", "3.png": "10"}
+    names, classes = labels_of(tmp_path / "labels.csv", known, files)
+    assert names == ("2", "9", "10") and classes.tolist() == [2, 1, 0, 2]
+    names, classes = labels_of(tmp_path / "labels.csv", known | {"2.png": "two"}, files)
+    assert names == ("10", "9", "two") and classes.tolist() == [0, 1, 2, 0]

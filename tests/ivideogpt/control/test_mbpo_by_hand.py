@@ -71,3 +71,17 @@ def test_a_model_that_has_learned_imagines_without_dropout():
     first, second = (learner.world.score(*given).logprobs for _ in range(2))
     assert torch.equal(first, second) and not learner.world.tokenizer.training
     assert not any(one.requires_grad for one in (*learner.world.tokenizer.parameters(), *llm.parameters()))
+
+
+def test_each_update_of_each_round_has_clips_of_its_own(monkeypatch):
+    drawn, sample = [], ClipSource.sample
+
+    def noted(self, num, *key):
+        drawn.append(key)
+        return sample(self, num, *key)
+
+    monkeypatch.setattr(ClipSource, "sample", noted)
+    learner = ModelLearner(tiny.world(), adapting(2, 2))
+    for number in range(2):
+        learner.learn(episodes(), number)
+    assert len(drawn) == len(set(drawn)) == 8

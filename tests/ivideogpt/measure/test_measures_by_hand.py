@@ -10,10 +10,12 @@ from torch.nn.functional import interpolate
 
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.clips import Clip
+from toolkit.data.episodes.environments import PushSpriteEnv
+from toolkit.ivideogpt.measure import setting as measures
 from toolkit.ivideogpt.measure.actions import _agreement, measure_reward
 from toolkit.ivideogpt.measure.long import SEED, hue_distance, measure_long, near
 from toolkit.ivideogpt.measure.prediction import cross_entropy, measure_goal, measure_prediction
-from toolkit.ivideogpt.measure.setting import Setting, frame_plips, images
+from toolkit.ivideogpt.measure.setting import Setting, frame_plips, images, play_true
 from toolkit.ivideogpt.measure.tokenizer import measure_decoupling, measure_tokenizer
 from toolkit.ivideogpt.measure.tracking import TRACKED, pearson
 from toolkit.ivideogpt.rollout import future_actions, imagined_rows, to_bytes
@@ -130,6 +132,9 @@ def test_long_roll_outs_are_held_against_the_simulator_under_the_same_actions(se
     found = measure_long(setting)
     assert found["psnr.imagined"] == found["psnr.imagined.step_5"] == pytest.approx(50, abs=0.1)
     assert found["hue"] == 0 and found["near.agent"] == found["near.block"] == 1 and found["hue.gray"] > 3
+    color = kept["true"].flatten(-2).median(-1).values  # of three channels, which grey has all alike
+    gray = 255 * (color - color.mean(-1, keepdim=True)).norm(dim=-1).mean()
+    assert found["hue.gray"] == pytest.approx(float(gray), rel=1e-4)
     assert found["psnr.copied"] < 40 and "psnr.imagined.step_10" not in found
     kept["still"] = True
     still = measure_long(setting)
@@ -233,3 +238,36 @@ def test_bytes_of_frames_are_their_nearest_of_255_levels():
         made = to_bytes(levels + off / 255)
         assert made.shape == (1, 1, 16, 16, 3) and (made[..., 0].reshape(-1) == np.arange(256)).all()
     assert to_bytes(torch.tensor([-0.5, 1.5, 0.5]).view(1, 1, 3, 1, 1)).ravel().tolist() == [0, 255, 128]
+
+
+def test_each_row_of_imagination_has_its_own_seed_whatever_the_batch(setting, monkeypatch):
+    given = []
+
+    def imagine(world, context, actions, num, seeds, *_):
+        given.append(seeds)
+        return context.expand(-1, num, -1, -1, -1), None
+
+    monkeypatch.setattr(measures, "imagine", imagine)
+    for batch_size in (4, 3):
+        setting.config.measure.batch_size = batch_size
+        setting.imagine(setting.test.frames[:, :1], setting.test.actions[:, :4], 4, "a measure")
+    assert given[0] == given[1] + given[2] and len(set(given[0])) == 4
+    setting.config.seed += 1
+    assert not set(setting.seeds(4, "a measure")) & set(given[0])
+    assert not set(setting.seeds(4, "another")) & set(setting.seeds(4, "a measure"))
+
+
+def test_the_true_environment_stands_still_until_its_context_is_full():
+    """Two starts, two sequences of each; a context of three is the start and two frames at rest."""
+    sequences = np.random.default_rng(0).uniform(-1, 1, (2, 2, 3, 2)).astype(np.float32)
+    found = play_true(PushSpriteEnv(16), [7, 8], sequences, 3)
+    env, rows = PushSpriteEnv(16), []
+    for seed, plans in zip([7, 8], sequences, strict=True):
+        for plan in plans:
+            seen = [env.reset(seed=seed)[0]]
+            seen += [env.step(action)[0] for action in (*np.zeros((2, 2), np.float32), *plan)]
+            rows.append(np.stack(seen))
+    wanted = torch.from_numpy(np.stack(rows)).movedim(-1, 2) / 255
+    torch.testing.assert_close(torch.cat([found.context, found.frames], dim=1), wanted)
+    assert found.start.tolist() == [0, 0, 1, 1]
+    assert torch.equal(found.actions, torch.from_numpy(sequences).flatten(0, 1))

@@ -3,10 +3,12 @@
 from fractions import Fraction
 
 import numpy as np
+import pytest
 import torch
 
 from toolkit.venhancer.clips.classic import _luma, blended_frames, interpolate
 from toolkit.venhancer.clips.colour import low_pass
+from toolkit.venhancer.clips.scenes import change
 
 
 def test_wavelet_bands_are_those_of_kernels_one_two_and_four_pixels_apart():
@@ -67,3 +69,13 @@ def test_brightness_at_half_the_size_is_the_same_in_strips_as_in_one():
     expected = sum(tap * rows[:, place : place + 2 * 11 : 2] for place, tap in enumerate(taps))
     made = _luma(colours, True)
     assert made.shape == (1, 1, 147, 11) and np.abs(made[0, 0].numpy() - expected).max() < 0.05
+
+
+def test_one_loud_block_is_one_of_the_144():
+    """A block of 4 x 4 thumbnail pixels that nothing explains counts once, however much it differs."""
+    before = np.zeros((36, 64, 3), np.float32)
+    after = before.copy()
+    after[4:8, 8:12] = 255
+    assert change(before, after) == pytest.approx(1 / 144)
+    after[4:8, 8:12] = 16  # a quarter of what counts as all
+    assert change(before, after) == pytest.approx(0.25 / 144)

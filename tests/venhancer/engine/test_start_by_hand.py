@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from tests.venhancer.networks import tiny_pipeline
-from toolkit.venhancer.engine.enhancer import Enhancer
+from toolkit.venhancer.engine.enhancer import Enhancer, _Run
 from toolkit.venhancer.engine.settings import EnhanceSettings
 
 
@@ -83,3 +85,23 @@ def test_residuals_start_without_the_clip_and_are_added_to_it(tmp_path, monkeypa
     other, _ = enhanced(pipeline, tmp_path / "b", monkeypatch, (255, 255), x0=[0.0, 0.0, 0.0])
     assert first["step"] == 999 and torch.equal(first["x"], other["x"]) and abs(first["x"].std() - 1) < 0.05
     assert [(frame.min(), frame.max()) for frame in frames] == [(0, 0), (25, 25), (50, 50)]  # nothing is changed
+
+
+def test_frames_wait_for_the_neighbours_that_help_to_decode_them():
+    """A temporal decoder sees a frame more at either end: of five final frames four are ready, at the end all."""
+    decoded = []
+
+    def decode(frames, whole, latents):
+        decoded.extend(frames)
+        return np.zeros((len(frames), 8, 8, 3), np.uint8)
+
+    run = SimpleNamespace(
+        layout=SimpleNamespace(num_frames=9, evaluations=[0]),
+        flight=SimpleNamespace(delivered=0, latents=[None, None], save=lambda: None),
+        pipeline=SimpleNamespace(codec=SimpleNamespace(context=1)),
+        settings=EnhanceSettings(8, 8),
+        transcoder=SimpleNamespace(decode=decode),
+    )
+    for final, ready in [(0, 0), (1, 0), (5, 4), (9, 9)]:
+        list(_Run._deliver(run, final))
+        assert decoded == list(range(ready))

@@ -47,6 +47,13 @@ def picture():
     return moving(1, 40, 24)[0]
 
 
+def test_the_farther_side_says_how_often(picture):
+    """Of 40 x 24 four times as wide and as high: 4 x suffices for neither where one side is 8 times."""
+    for size in ((320, 96), (160, 192)):
+        upscaler = Repeats(4)
+        assert enlarge_to(upscaler, picture, *size, (400, 400)).shape[1::-1] == size and upscaler.calls == 2
+
+
 @pytest.mark.parametrize(("scale", "passes"), [(1, 0), (1.5, 1), (4, 1), (4.25, 2), (8, 2)])
 def test_any_size_is_reached_by_at_most_two_passes(scale, passes, picture):
     upscaler = Repeats(4)

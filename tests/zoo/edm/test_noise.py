@@ -57,3 +57,8 @@ def test_the_laws_are_those_that_the_names_say():
     assert uniform.min() > 0 and uniform.max() < 1 and normal.isfinite().all()
     correlation = torch.corrcoef(torch.cat([normal, normal.square()], dim=1).T)
     assert (correlation - torch.eye(52)).abs().max() < 6 / 2000**0.5
+
+
+def test_all_64_bits_of_the_seed_count():
+    first, other = (SampleNoise(seed, range(2)).normal((2, 8)) for seed in (5, 5 + 2**32))
+    assert not torch.equal(first, other)

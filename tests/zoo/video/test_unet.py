@@ -9,7 +9,7 @@ from torch import nn
 
 from toolkit import zoo
 from toolkit.zoo.video import layers as video_layers
-from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
+from toolkit.zoo.video.controlled_unet import ControlledVideoUNet, index_of_keys
 from toolkit.zoo.video.controlnet import VideoControlNetModel, zeroed
 from toolkit.zoo.video.unet import VideoUNet
 
@@ -248,3 +248,18 @@ def test_published_sizes():
 
 def test_zeroed_really_is():
     assert not any(parameter.any() for parameter in zeroed(nn.Linear(2, 2)).parameters())
+
+
+def test_a_mask_numbers_its_key_frames_from_nought():
+    mask = torch.tensor([[0, 1, 1, 0, 0], [1, 0, 1, 1, 0]])
+    assert index_of_keys(mask).tolist() == [[0, -1, -1, 1, 2], [-1, 0, -1, -1, 1]]
+
+
+@torch.no_grad()
+def test_every_residual_is_scaled_by_the_conditioning_scale():
+    x, t, y, given = inputs()
+    control = make_pair(random_control=True).controlnet
+    arguments = (x, t, y, given["hint"], given["key_frame_index"], 100, 2.0)
+    whole, half = (control(*arguments, conditioning_scale=scale) for scale in (1.0, 0.5))
+    for one, other in zip([*whole[0], whole[1]], [*half[0], half[1]], strict=True):
+        torch.testing.assert_close(other, 0.5 * one)
