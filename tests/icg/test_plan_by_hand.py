@@ -1,0 +1,95 @@
+"""Which small models a run trains and how, how many samples it draws, what a dry run counts, which limits it has."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from toolkit.icg import dry_run, plan
+from toolkit.icg.config import SampleICG
+from toolkit.icg.guidance import Guidance
+from toolkit.icg.methods import CFG, ICG, TSG, AutoGuidance
+from toolkit.icg.sources.base import Source
+from toolkit.zoo.config import MLPConfig
+
+DATA = SimpleNamespace(
+    train=SimpleNamespace(fingerprint=lambda: "same", __len__=lambda self: 5), num_classes=3, name="toy"
+)
+
+
+def config_of(guidance, compare, **changes):
+    made = SampleICG(guidance=guidance, compare=compare, network=MLPConfig(), **changes)
+    made.loss.label_drop, made.optim.num_steps = 0.3, 200
+    return made
+
+
+@pytest.mark.parametrize(
+    ("guidance", "wanted"),
+    [
+        (ICG(), {"plain": (0.0, 200)}),
+        (CFG(), {"plain": (0.0, 200), "dropping": (0.3, 200)}),
+        (AutoGuidance(weak_fraction=0.1), {"plain": (0.0, 200), "weak": (0.0, 20)}),
+        (AutoGuidance(weak="a run"), {"plain": (0.0, 200)}),
+    ],
+)
+def test_only_classifier_free_guidance_has_a_model_that_dropped_labels(guidance, wanted):
+    found = plan.small_models(config_of(guidance, ["none"]), DATA)
+    assert {name: (one.loss.label_drop, one.optim.num_steps) for name, one in found.items()} == wanted
+
+
+class Items:
+    """So many items of a split."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __len__(self):
+        return self.number
+
+
+class Any(Source):
+    """Takes every method."""
+
+    shape, num_classes = (1, 4, 4), 3
+
+    def refuse(self, guidance):
+        """None is refused."""
+
+
+def test_as_many_samples_are_measured_as_there_are_training_items(monkeypatch):
+    monkeypatch.setattr(plan, "why_not", lambda *_: "")
+    data = SimpleNamespace(train=Items(70), test=Items(30), valid=Items(10))
+    sources = {"plain": Any(), "dropping": Any()}
+
+    def planned(num_samples, measured=None, dataset=data, **changes):
+        config = config_of(ICG(), ["none"], **changes)
+        config.sampling.num_samples, config.measure.num_samples = num_samples, measured
+        made = plan.make_plan(config, sources, dataset)
+        return made.num, made.num_measured
+
+    assert planned(64) == (70, 70) and planned(100) == (100, 70)
+    assert planned(64, measured=40) == (64, 40) and planned(16, measured=40) == (40, 40)
+    monkeypatch.setattr(plan, "MOST_MEASURED", 50)
+    assert planned(16) == (50, 50)
+    assert planned(16, model="a run") == (16, 16)
+    monkeypatch.setattr(plan, "why_not", lambda *_: "nothing to compare with")
+    assert planned(16) == (16, 0)
+
+
+def test_a_dry_run_counts_heuns_calls(monkeypatch):
+    """18 levels: two calls each but the last, 35; with guidance twice that, thrice with both methods, at 1 once."""
+    monkeypatch.setattr(dry_run, "_networks", lambda config: [])
+    found = dry_run.describe(config_of(ICG(scale=[1.0, 1.5]), ["none", "tsg", "icg_tsg"]))
+    calls = {row[0].removesuffix(", network calls per image"): row[1] for row in found.rows if "calls" in row[0]}
+    assert {name: number for name, number in calls.items() if name in ("none", "icg 1", "icg 1.5")} == {
+        "none": 35, "icg 1": 35, "icg 1.5": 70,
+    }  # fmt: skip
+    assert {number for name, number in calls.items() if name.startswith("icg_tsg") and name != "icg_tsg 1"} == {105}
+
+
+@pytest.mark.parametrize("kind", [ICG, TSG, CFG])
+def test_the_interval_of_a_method_is_its_guiders(kind):
+    keys = {"start": 0.1, "stop": 0.9, "t_min": 100.0, "t_max": 800.0, "sigma_min": 0.2, "sigma_max": 3.0}
+    guidance = kind(**keys)
+    assert isinstance(guidance, Guidance) and guidance.interval == keys
+    made = guidance.make(2.0, 0).interval
+    assert {name: getattr(made, name) for name in keys} == keys
