@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from tests.venhancer.networks import clip, tiny_pipeline
@@ -18,7 +19,7 @@ from toolkit.venhancer.engine.layout import plan_layout
 from toolkit.venhancer.engine.settings import EnhanceSettings
 from toolkit.venhancer.model import residuals
 from toolkit.venhancer.model.conditioning import key_frame_index
-from toolkit.venhancer.pipeline import ArraySource
+from toolkit.venhancer.pipeline import ArraySource, VideoEnhancePipeline
 
 SETTINGS = EnhanceSettings(height=40, width=60, frame_factor=2, noise_level=50).changed(
     num_steps=2, tile_height_px=96, tile_width_px=96
@@ -219,6 +220,26 @@ def test_another_enhancements_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="another enhancement in progress"):
         enhance(pipeline, video, tmp_path, seed=3)
     assert len(enhance(pipeline, video, tmp_path / "new", chunk_mib=3)) == 5
+
+
+@pytest.mark.parametrize("part", ["denoiser", "vae"])
+def test_one_number_of_one_weight_makes_it_another_enhancement(part):
+    """Also the last one of a large tensor, and in the autoencoder; in bfloat16 too."""
+    parts, source = tiny_pipeline(), ArraySource(clip(3))
+    vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=1, layers_per_block=1, latent_channels=12)
+    pipeline = VideoEnhancePipeline(parts.denoiser.bfloat16(), vae, parts.scheduler)
+    before, again = (Enhancer(pipeline, SETTINGS)._fingerprint(source) for _ in range(2))
+    largest = max(getattr(pipeline, part).parameters(), key=lambda one: one.numel())
+    with torch.no_grad():
+        largest.view(-1)[-1] += 1
+    assert before == again != Enhancer(pipeline, SETTINGS)._fingerprint(source)
+
+
+def test_a_shot_whose_latents_are_gone_starts_again(tmp_path):
+    pipeline, video = tiny_pipeline(), clip(3)
+    whole = enhance(pipeline, video, tmp_path)
+    (tmp_path / "latents0").unlink()
+    assert np.array_equal(enhance(pipeline, video, tmp_path), whole)
 
 
 def test_what_an_earlier_version_left_in_flight_starts_again(tmp_path):

@@ -75,5 +75,5 @@ def test_what_is_in_flight_does_not_grow_with_the_clip():
 
 
 def test_a_window_holds_two_key_frames_at_least():
-    with pytest.raises(ValueError, match="window_frames=8: must hold two key frames, 9 frames or more"):
+    with pytest.raises(ValueError, match=r"windows\.num_frames=8: must hold two key frames, 9 frames or more"):
         plan_windows(49, 8, max_frames=8)

@@ -82,13 +82,17 @@ def orientation(frame: av.VideoFrame) -> Orientation:
 
 
 def _unnamed(kinds: type[Type], value: object) -> Any:
-    """A kind of side data that PyAV does not name, such as the EXIF of pictures; it would refuse to list any."""
+    """A kind of side data that PyAV does not name, such as the EXIF of pictures."""
     kind: Any = object.__new__(kinds)
     kind._name_, kind._value_ = f"UNNAMED_{value}", value
     return kind
 
 
-Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment]
+# PyAV reads a frame's side data all together, and raises ValueError where one kind of them has no name in its enum: the
+# display matrix beside it cannot be had otherwise (``frame.rotation`` does not tell a mirrored frame). ``_missing_`` is
+# Enum's own hook for such values. Other users of PyAV in this process get a member without a name instead of the error.
+if "_missing_" not in vars(Type):  # a later PyAV may have its own
+    Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment]
 
 
 def has_alpha(pixel_format: av.VideoFormat) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -94,9 +96,10 @@ def _folder_tasks(config: EnhanceVideo, folder: Path, samples: Path) -> list[Tas
         name = str(source.relative_to(folder).with_suffix("")).replace(os.sep, "__")
         reference = references / source.relative_to(folder) if references else None
         tasks.append(Task(name, source, outputs / _file_of(name, config), reference))
-    doubles = {task.name for task in tasks if sum(other.name == task.name for other in tasks) > 1}
-    if doubles:
-        raise UserError(f"input={folder}: two files are called {min(doubles)}, only their suffixes differ; rename one")
+    names = Counter(task.name for task in tasks)
+    if doubles := [name for name, count in names.items() if count > 1]:
+        both = ", ".join(str(task.source) for task in tasks if task.name == min(doubles))
+        raise UserError(f"input={folder}: the results of {both} would have one name, {min(doubles)}; rename one")
     for task in tasks:
         _check_output(task, config)
     return tasks
@@ -239,11 +242,22 @@ def available_bytes() -> int:
             return int(float(told) * 2**30)
         except (ValueError, OverflowError):
             raise UserError(f"TOOLKIT_MEMORY_GIB={told}: expected a number of GiB") from None
-    found = [_meminfo()]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
-        found.append(int(text) - int(used.read_text(encoding="utf-8")))
-    return max(0, min(found))
+    return int(max(0, min(_meminfo(), _left_in_container(Path("/sys/fs/cgroup")))))
+
+
+def _left_in_container(group: Path) -> float:
+    """Bytes up to the limit of the control group ``group`` (version 2); infinite where it has none.
+
+    Pages of files that were read and are not in use count as used there, but the kernel gives them back when asked.
+    """
+    try:
+        limit = (group / "memory.max").read_text(encoding="utf-8").strip()
+        used = int((group / "memory.current").read_text(encoding="utf-8"))
+        lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return math.inf
+    idle = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    return int(limit) - used + idle if limit.isdigit() else math.inf
 
 
 def _meminfo() -> int:

@@ -50,27 +50,36 @@ def write_parts(
     name = hashlib.sha256(repr(encoding).encode()).hexdigest()[:8]
     suffix = "" if encoding.codec == "png" else ".mp4"  # of a folder of pictures
     paths = [folder / f"part_{part.number:06d}_{name}{suffix}" for part in parts]
-    for part, path in zip(parts, paths, strict=True):
-        _encode_again(folder, part, path, encoding)
+    _encode_again(folder, paths, encoding)
     for shot, group in itertools.groupby(zip(parts, paths, strict=True), key=lambda item: item[0].shot):
-        missing = [(part, path) for part, path in group if not path.exists()]
-        if not missing:
-            continue
-        frames = backend.frames(shot, missing[0][0].start)
-        for part, path in missing:
+        frames = None
+        for part, path in group:
+            if path.exists():
+                frames = None  # the next one that is not there begins elsewhere
+                continue
+            frames = frames or backend.frames(shot, part.start)
             write_part(path, _taken(frames, part, bar), encoding)
             backend.stored(shot, part.stop)
     return paths
 
 
-def _encode_again(folder: Path, part: Part, path: Path, encoding: Encoding) -> None:
-    """Bring a part that is there in another encoding into the one that is asked for now."""
-    others = [] if path.exists() else sorted(folder.glob(f"part_{part.number:06d}*"))
-    if others:
-        made = Written(others[0], encoding)
-        write_part(path, made.reader.frames(), encoding)
-        for other in others:
-            remove(other)
+def _encode_again(folder: Path, paths: list[Path], encoding: Encoding) -> None:
+    """Bring parts that are there in another encoding into the one that is asked for now."""
+    others: dict[str, list[Path]] = {}
+    for other in sorted(folder.glob("part_*")):
+        others.setdefault(_number_of(other), []).append(other)
+    for path in paths:
+        found = others.get(_number_of(path), [])
+        if found and path not in found:
+            made = Written(found[0], encoding)
+            write_part(path, made.reader.frames(), encoding)
+            for other in found:
+                remove(other)
+
+
+def _number_of(path: Path) -> str:
+    """``000012`` of part_000012_ENCODING.mp4, and of an earlier version's part_000012.mp4."""
+    return path.name.removeprefix("part_")[:6]
 
 
 class Written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -78,11 +79,8 @@ def write_sheet(target: Path, clip: Path, num_frames: int) -> None:
     """A PNG of a few frames of the side-by-side clip below each other."""
     wanted = sorted({round(step * (num_frames - 1) / (SHEET_COLUMNS - 1)) for step in range(SHEET_COLUMNS)})
     rows = [frame for number, frame in enumerate(_until(frames_of(clip), num_frames)) if number in wanted]
-    sheet = Image.fromarray(np.concatenate(rows))
-    import io
-
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    Image.fromarray(np.concatenate(rows)).save(buffer, "PNG")
     write_atomic(target, buffer.getvalue())
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,20 @@ class Enhancer:
 
     def _fingerprint(self, source: FrameSource) -> str:
         """Changes with whatever changes the result: settings, weights, the source's shape."""
-        sums = [float(one.flatten()[:16].float().cpu().sum()) for one in self.pipeline.denoiser.state_dict().values()]
         shape = [source.num_frames, source.height, source.width]
-        text = json.dumps([self.settings.computing(), shape, sums], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+        text = json.dumps([self.settings.computing(), shape, self._weights], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @cached_property
+    def _weights(self) -> str:
+        """A digest of every weight of every part, taken once: a second or so for each GB."""
+        found = hashlib.blake2b(digest_size=16)
+        parts = (self.pipeline.denoiser, self.pipeline.vae, self.pipeline.text_encoder)
+        for part in parts:
+            for name, tensor in {} if part is None else part.state_dict().items():
+                found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return found.hexdigest()
 
 
 class _Run:
@@ -101,7 +112,10 @@ class _Run:
     def chunks(self, progress: Callable[[Progress], None] | None) -> Iterator[Chunk]:
         layout, flight = self.layout, self.flight
         pairs = list(schedule_pairs(len(layout.evaluations), len(layout.windows)))
-        yield from self._deliver(self._final(pairs[: flight.done]))
+        last = len(layout.evaluations) - 1
+        finished = next((window for step, window in reversed(pairs[: flight.done]) if step == last), None)
+        if finished is not None:
+            yield from self._deliver(layout.windows.settled(finished)[1])
         for number, (step, window) in enumerate(pairs):
             if number < flight.done:
                 continue
@@ -112,8 +126,8 @@ class _Run:
             flight.save()
             if progress is not None:
                 progress(Progress(flight.done, len(pairs), step, window))
-            if step == len(layout.evaluations) - 1:
-                yield from self._deliver(self._final(pairs[: flight.done]))
+            if step == last:
+                yield from self._deliver(layout.windows.settled(window)[1])
 
     # -- into latents
 
@@ -164,14 +178,11 @@ class _Run:
 
     # -- out of latents
 
-    def _final(self, done: list[tuple[int, int]]) -> int:
-        """Frames, from the first, whose latents are finished."""
-        last = len(self.layout.evaluations) - 1
-        finished = [window for step, window in done if step == last]
-        return self.layout.windows.settled(finished[-1])[1] if finished else 0
-
     def _deliver(self, final: int) -> Iterator[Chunk]:
-        """Decode and hand out what can be, a chunk at a time; a chunk counts when the next one is asked for."""
+        """Decode and hand out what can be, a chunk at a time; a chunk counts when the next one is asked for.
+
+        final: frames, from the first, whose latents are finished.
+        """
         whole, flight = self.layout.num_frames, self.flight
         ready = final if final == whole else max(0, final - self.pipeline.codec.context)
         latents = flight.latents[len(self.layout.evaluations) % 2]

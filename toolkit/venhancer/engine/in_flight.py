@@ -8,6 +8,7 @@ finished operation and gives the same frames, bit for bit.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class Flight:
         self.done = self.keys_read = self.delivered = 0
         if resume:
             self._load()
+            self._check_files()
         stores = {
             name: FrameStore(folder / name, *shape, dtype=dtype) for name, (shape, dtype) in _files(geometry).items()
         }
@@ -77,7 +79,7 @@ class Flight:
     def size(geometry: Geometry, group: int, factor: int) -> int:
         """Bytes on disk, the canvas for ``group`` frames included."""
         files = [*_files(geometry).values(), (_canvas(geometry, group, factor), "float32")]
-        return sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for shape, dtype in files)
+        return sum(_num_bytes(shape, dtype) for shape, dtype in files)
 
     def save(self) -> None:
         """Remember how far this has come; whole or not at all."""
@@ -106,6 +108,15 @@ class Flight:
         if fingerprint != self.fingerprint:
             raise UserError(f"{self.folder}: holds another enhancement in progress (other settings, model or source)")
         self.done, self.keys_read, self.delivered = numbers
+
+    def _check_files(self) -> None:
+        """Start again where a file is gone that the work so far lies in: a new one would be all zeros."""
+        sizes = {name: _num_bytes(*one) for name, one in _files(self.geometry).items()}
+        paths = {name: self.folder / name for name in sizes}
+        lost = [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
+        if self.done and lost:
+            log.warning("%s: %s is gone or damaged; this shot starts again", self.folder, lost[0])
+            self.done = self.keys_read = self.delivered = 0
 
     def key_frame(self, key: int) -> np.ndarray:
         """uint8 (h, w, 3) of a source frame that is still in flight."""
@@ -165,6 +176,10 @@ def _files(g: Geometry) -> dict[str, tuple[tuple[int, int, int, int], str]]:
     files = dict.fromkeys(whole, ((g.in_flight, *latent), "float32"))
     files |= {"window": ((g.window_frames, *latent), "float32"), "hints": ((g.keys_in_flight, *latent), "float32")}
     return files | {"source": ((g.keys_in_flight, 3, g.source_height, g.source_width), "uint8")}
+
+
+def _num_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def _canvas(g: Geometry, frames: int, factor: int) -> tuple[int, int, int, int]:

@@ -63,7 +63,7 @@ def plan_windows(num_frames: int, frame_factor: int, max_frames: int = 32, overl
     if num_frames <= max_frames:
         return Windows(num_frames, k, ((0, num_frames),))
     if max_frames < k + 1:
-        raise ValueError(f"window_frames={max_frames}: must hold two key frames, {k + 1} frames or more")
+        raise ValueError(f"windows.num_frames={max_frames}: must hold two key frames, {k + 1} frames or more")
     window = (max_frames - 1) // k * k + 1
     shared = max(0, int(max_frames * overlap) - 1) // k * k + 1
     while shared > 1 and 2 * shared > window:

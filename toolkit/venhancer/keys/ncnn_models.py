@@ -24,8 +24,8 @@ class NcnnUpscaler:
     """Enlarges with an ncnn network. Raises UserError for one that does not make a picture of a picture."""
 
     def __init__(self, net: Any, blobs: tuple[str, str], notice: str, source: str) -> None:
-        self.net, self.blobs, self.notice = net, blobs, notice
-        small, large = (self._run(np.zeros((side, side, 3), np.uint8), source).shape[0] for side in (32, 64))
+        self.net, self.blobs, self.notice, self.source = net, blobs, notice, source
+        small, large = (self._run(np.zeros((side, side, 3), np.uint8)).shape[0] for side in (32, 64))
         self.factor, rest = divmod(large - small, 32)
         eaten = self.factor * 32 - small
         if rest or self.factor < 1 or eaten % (2 * self.factor) or eaten < 0:
@@ -38,9 +38,9 @@ class NcnnUpscaler:
         edge = self.context
         below, beyond = (-(side + 2 * edge) % MULTIPLE for side in (height, width))
         padded = np.pad(pixels, ((edge, edge + below), (edge, edge + beyond), (0, 0)), mode="edge")
-        return self._run(padded, "")[: height * self.factor, : width * self.factor]
+        return self._run(padded)[: height * self.factor, : width * self.factor]
 
-    def _run(self, pixels: np.ndarray, source: str) -> np.ndarray:
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
         import ncnn
 
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1).astype(np.float32) / 255)
@@ -49,7 +49,7 @@ class NcnnUpscaler:
         code, found = extractor.extract(self.blobs[1])
         made = np.array(found)
         if code != 0 or made.ndim != 3 or made.shape[0] != 3:
-            raise UserError(f"keys=ncnn:{source}: does not make a picture of three channels of one")
+            raise UserError(f"keys=ncnn:{self.source}: does not make a picture of three channels of one")
         return np.clip(np.rint(made.transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8)
 
 
@@ -69,7 +69,10 @@ def load(source: str, device: str) -> NcnnUpscaler:
         str(path.with_name(f"{path.name}.bin"))
     ):
         raise UserError(f"keys=ncnn:{source}: ncnn cannot read {path.name}.param and {path.name}.bin")
-    return NcnnUpscaler(net, (net.input_names()[0], net.output_names()[-1]), notice, source)
+    inputs, outputs = net.input_names(), net.output_names()
+    if not inputs or not outputs:
+        raise UserError(f"keys=ncnn:{source}: {path.name}.param has no input, or no output")
+    return NcnnUpscaler(net, (inputs[0], outputs[-1]), notice, source)
 
 
 def _find(source: str) -> tuple[Path, str]:
