@@ -18,6 +18,7 @@ from toolkit.plain_files import named_path, read_object, read_text, read_yaml
         (b'{"steps": ' + b"9" * 9999 + b"}", "damaged, or no JSON"),
         (b"[1]", "expected a JSON object, found list"),
         (b"null", "expected a JSON object, found NoneType"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "damaged, or no JSON .a pointer of Git LFS stands in its"),
         (b'{"a": 1}', "'steps' is missing or not of type int"),
         (b'{"steps": true}', "'steps' is missing or not of type int"),
         (b'{"steps": 1.5}', "'steps' is missing or not of type int"),
@@ -80,3 +81,9 @@ def test_what_is_no_text_is_one_line_that_names_key_and_file(tmp_path, content, 
     with pytest.raises(UserError, match=rf"prompts=.*a\.txt: {said}") as caught:
         read_text(path, "prompts")
     assert "\n" not in str(caught.value)
+
+
+def test_a_pointer_of_git_lfs_is_no_text(tmp_path):
+    (tmp_path / "prompts.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match=r"prompts\.txt: a pointer of Git LFS stands in its place; git lfs pull"):
+        read_text(tmp_path / "prompts.txt")

@@ -21,12 +21,29 @@ MARKS = {  # that editors put before a text, the longer ones first: UTF-32's beg
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 MOST_BYTES = 2**26  # of JSON
+POINTER = b"version https://git-lfs.github.com/spec/"  # what a clone holds in the place of a large file
 MOST_YAML_BYTES = 2**18  # configs have a few KiB
 
 
 def named_path(name: str | Path) -> Path:
     """What a user calls ``name``: ``~`` is the home folder, ``~WORD`` a file of that name where WORD is no user's."""
     return Path(os.path.expanduser(name))  # Path.expanduser() raises RuntimeError
+
+
+def is_pointer(path: str | Path) -> bool:
+    """Whether Git LFS left a pointer to the file in its place."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(POINTER)) == POINTER
+    except (OSError, TypeError):  # the second of a member of an archive
+        return False
+
+
+def why(path: str | Path, said: object, most: int = 160) -> str:
+    """In one line why ``path`` is not what was expected: a pointer in its place, else what the reader ``said``."""
+    if is_pointer(path):
+        return "a pointer of Git LFS stands in its place; git lfs pull fetches the file"
+    return " ".join(str(said).split())[:most] or type(said).__name__
 
 
 def read_text(path: str | Path, key: str = "") -> str:
@@ -43,6 +60,8 @@ def read_text(path: str | Path, key: str = "") -> str:
         raise UserError(f"{named}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{named}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
+    if content.startswith(POINTER):
+        raise UserError(f"{named}: {why(path, '')}")
     if "\0" in text:
         raise UserError(f"{named}: holds NUL characters: no text, or UTF-16 without its mark; save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -60,8 +79,8 @@ def read_object(path: str | Path, **kinds: type) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        why = "it is nested too deeply" if isinstance(error, RecursionError) else f"{error}"
-        raise UserError(f"{path}: damaged, or no JSON ({why})") from None
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path}: damaged, or no JSON ({why(path, said)})") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}")
     for key, kind in kinds.items():

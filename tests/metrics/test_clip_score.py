@@ -1,5 +1,8 @@
 """The CLIP score on a tiny CLIP of transformers' own class: what it computes, and where it is used."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
@@ -67,3 +70,12 @@ def test_a_text_model_is_scored_and_another_refuses(clip, tmp_path, monkeypatch,
     tiny.ddpm().save_pretrained("ddpm")
     assert launch("sample-icg", ["model=ddpm", "guidance=tsg", *words, "hydra.run.dir=two"]) == 2
     assert "needs a model that takes prompts" in capfd.readouterr().err
+
+
+def test_a_model_in_half_precision_is_read_as_float32(clip, tmp_path):
+    CLIPModel.from_pretrained(clip).half().save_pretrained(tmp_path)
+    for path in Path(clip).glob("*token*"):
+        shutil.copy(path, tmp_path)
+    images = torch.rand(3, 3, 20, 20) * 2 - 1
+    scores = [ClipScore(str(where), torch.device("cpu"))(images, ["a", "b", "c"]) for where in (clip, tmp_path)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.5)

@@ -116,3 +116,32 @@ def test_a_timeout_that_is_none_is_refused(text, monkeypatch):
     monkeypatch.setenv("TOOLKIT_TIMEOUT_S", text)
     with pytest.raises(UserError, match=f"TOOLKIT_TIMEOUT_S={text}: expected seconds"):
         distributed._timeout_s()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x: expected the number of processes; unset it"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE=: expected the number of processes; unset it"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: expected the number of processes; unset it"),
+        ({"PMI_SIZE": "2"}, "PMI_SIZE=2: processes of MPI are not joined; start them with torchrun"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE=4: processes of MPI are not joined"),
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0: is set without WORLD_SIZE; unset it"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2: RANK is not set beside it; start the processes with torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2: MASTER_ADDR is not set beside it"),
+    ],
+)
+def test_a_world_that_nobody_made_is_refused_in_one_line(environment, said, toy, monkeypatch, capsys):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert run_here("hydra.run.dir=one") == 2
+    assert said in capsys.readouterr().err and not (toy / "one").exists()
+
+
+def test_a_task_of_srun_says_that_it_repeats_the_command(toy, monkeypatch, capsys):
+    for task, is_said in (("0", False), ("1", True)):
+        monkeypatch.setenv("SLURM_PROCID", task)
+        assert run_here("optim.num_steps=1", f"hydra.run.dir=task{task}") == 0
+        assert ("runs the whole command once more" in capsys.readouterr().err) is is_said

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, OPTConfig
+from transformers import AutoTokenizer, LlamaForSequenceClassification, LlamaModel, OPTConfig
 
 from tests.stacking.models import make_model, make_tokenizer
 from toolkit.errors import JobError, UserError
@@ -285,3 +285,53 @@ def test_a_bin_file_that_holds_more_than_tensors(tmp_path):
     torch.save({"a": torch.zeros(2), "b": {"c": torch.zeros(2)}}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model\.bin: b is a dict, expected tensors by name"):
         open_weights(tmp_path)
+
+
+def test_what_lies_in_a_folder_without_a_config_is_named(tmp_path):
+    for name, said in (
+        ("model.Q4_0.gguf", "no config.json there; give the file, "),
+        ("checkpoint-20/config.json", "no config.json there; give one of the checkpoints in it, such as "),
+        ("consolidated.00.pth", "holds weights in their maker's own layout (consolidated.00.pth)"),
+    ):
+        folder = tmp_path / name.partition("/")[0] / "folder"
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"")
+        refused(folder, said)
+        if name.endswith("config.json"):
+            refused(folder, f"such as {folder / 'checkpoint-20'} (")
+
+
+def test_an_adapter_beside_weights_is_refused(one):
+    (one / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    refused(one, "adapter_config.json: an adapter (LoRA) beside the weights of the folder; merge it into its base")
+
+
+def test_weights_of_a_variant_are_named(one):
+    first_shard(one).rename(one / "model.fp16.safetensors")
+    refused(one, "pytorch_model.bin there (but model.fp16.safetensors; a variant is read under the plain name)")
+
+
+@pytest.mark.parametrize("kind", [LlamaModel, LlamaForSequenceClassification])
+def test_a_network_without_the_head_of_a_language_model_says_what_it_is(kind, tmp_path):
+    kind(make_model().config).save_pretrained(tmp_path / "source")
+    refused(tmp_path / "source", f"no head of a language model (lm_head.weight); its config says {kind.__name__}")
+
+
+def test_settings_of_a_tokenizer_without_the_tokenizer_say_so(one):
+    make_tokenizer().save_pretrained(one)
+    (one / "tokenizer.json").unlink()
+    refused(one, "settings of a tokenizer, but no tokenizer (tokenizer.json, ")
+
+
+def test_code_of_a_checkpoints_own_is_not_run_and_that_is_said(one, caplog):
+    open_checkpoint(one)
+    assert "auto_map" not in caplog.text
+    config = json.loads((one / "config.json").read_text())
+    (one / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}}))
+    open_checkpoint(one)
+    assert "config.json: names code of its own (auto_map), which is not run: read as transformers' own" in caplog.text
+
+
+def test_a_pointer_of_git_lfs_is_told_from_damage(one):
+    first_shard(one).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refused(one, "model.safetensors: not a whole safetensors file (a pointer of Git LFS stands in its place; git lfs")

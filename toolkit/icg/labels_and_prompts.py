@@ -66,8 +66,8 @@ def _one_label(one: Any, num_classes: int, names: Mapping[str, int]) -> int:
     if text in names:
         return names[text]
     if not re.fullmatch(r"-?[0-9]+", text):  # str.isdigit takes superscripts too, which int() does not
-        hint = did_you_mean(text, names) if names else "the model does not name its classes; "
-        raise UserError(f"labels: no class {text!r}; {hint}give names, or numbers from 0 to {num_classes - 1}")
+        hint = f"{did_you_mean(text, names)}give names, or" if names else "the model does not name its classes; give"
+        raise UserError(f"labels: no class {text!r}; {hint} numbers from 0 to {num_classes - 1}")
     if not 0 <= int(text) < num_classes:
         raise UserError(f"labels: {text} is out of range; the model has the classes 0 to {num_classes - 1}")
     return int(text)

@@ -41,7 +41,7 @@ class ClipScore:
         self.tokenizer: Any = load_or_refuse(
             "measure.clip", model, lambda: CLIPTokenizer.from_pretrained(model, **options)
         )
-        self.net.to(device).eval()
+        self.net.float().to(device).eval()  # half precision, where it is stored so, would be kept
         self.device, self.mean, self.std = device, *_normalisation(model)
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from toolkit.errors import JobError, LostProcess, UserError
 T = TypeVar("T")
 TIMEOUT = "TOOLKIT_TIMEOUT_S"  # how long a rank waits for another one within a step; default _TIMEOUT_S
 _TIMEOUT_S = 1800
+OTHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of mpirun, and of srun --mpi
 _LONGEST_PAUSE_S = 0.5  # between two looks at the store
 _BEAT_S = 1.0
 _met = 0  # how often the ranks have met
@@ -28,8 +29,9 @@ _heart: threading.Thread | None = None
 
 
 def world_size() -> int:
-    """Number of processes of this job (set by torchrun or accelerate launch)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Number of processes of this job (set by torchrun or accelerate launch); 1 where that is no number."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    return int(text) if text.isdecimal() else 1
 
 
 def rank() -> int:
@@ -38,9 +40,21 @@ def rank() -> int:
 
 
 def start() -> None:
-    """Join the process group of the launcher. NCCL for CUDA tensors, gloo for the rest."""
+    """Join the process group of the launcher. NCCL for CUDA tensors, gloo for the rest.
+
+    Raises UserError where WORLD_SIZE is no number, or of several processes that are not told how to meet.
+    """
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"WORLD_SIZE={text}: expected the number of processes; unset it, or start with torchrun")
     if world_size() == 1:
+        _refuse_others()
         return
+    if lacking := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise UserError(
+            f"WORLD_SIZE={world_size()}: {lacking[0]} is not set beside it; start the processes with torchrun or "
+            "accelerate launch, or unset WORLD_SIZE"
+        )
     import torch
     import torch.distributed as dist
 
@@ -51,6 +65,23 @@ def start() -> None:
         _ended.clear()
         _heart = threading.Thread(target=_beat, daemon=True)
         _heart.start()
+
+
+def _refuse_others() -> None:
+    """Raises UserError for processes that another launcher started, which accelerate would look for in vain."""
+    for name in OTHERS:
+        if os.environ.get(name, "1") != "1":
+            raise UserError(f"{name}={os.environ[name]}: processes of MPI are not joined; start them with torchrun")
+    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise UserError(f"LOCAL_RANK={os.environ['LOCAL_RANK']}: is set without WORLD_SIZE; unset it, or use torchrun")
+
+
+def repeated_by_srun() -> str:
+    """What a task of srun says that is not its first and, without torchrun, runs the whole command once more; or ""."""
+    task = os.environ.get("SLURM_PROCID") or "0"
+    if world_size() > 1 or task == "0":
+        return ""
+    return f"task {task} of srun runs the whole command once more; for one job of all tasks: srun torchrun ..."
 
 
 def _timeout_s() -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError
+from toolkit.plain_files import why
 
 SPARE = 4  # times what is stored: heads that share a tensor, and tensors that are registered again when they are filled
 SPARE_TENSORS, SPARE_VALUES = 100, 2**24  # and tables that are no weights
@@ -73,6 +74,5 @@ def sizes_in(paths: Iterable[Path]) -> list[int]:
             with safe_open(path, "pt") as file:
                 found += [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
         except (OSError, SafetensorError, MemoryError) as error:  # the last where it is too long to be mapped
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path}: damaged, not a whole safetensors file ({reason})") from None
+            raise UserError(f"{path}: damaged, not a whole safetensors file ({why(path, error)})") from None
     return found

@@ -331,3 +331,50 @@ def test_names_in_large_letters_are_found_and_hidden_ones_passed_over(tmp_path):
     for name in ("A.HDF5", "b.h5", "._b.h5", "c.txt"):
         (tmp_path / name).touch()
     assert [path.name for path in files_below(tmp_path, "*.hdf5", "*.h5", hint="")] == ["A.HDF5", "b.h5"]
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["channels last", "channels first"])
+def test_pictures_of_floats_and_of_channels_first_are_frames(tmp_path, last):
+    h5py = pytest.importorskip("h5py", reason="the extra formats is not installed")
+    image, action, reward = EPISODES[0]
+    shown = image if last else np.moveaxis(image, -1, 1)
+    dreamer(tmp_path / "dreamer" / "a.npz", shown, action, reward)
+    assert_same(converted("dreamer", tmp_path / "dreamer", tmp_path / "a"), EPISODES[:1], last_is_known=False)
+    path = makers.robomimic(tmp_path / "demo.hdf5", [((shown / 255).astype(np.float32), action, reward)])
+    with h5py.File(path, "a") as file:
+        file["data/demo_0/obs/depth"] = np.ones((len(image), *image.shape[1:3], 1), np.float32)
+    assert_same(converted("robomimic", path, tmp_path / "b"), EPISODES[:1])
+
+
+def test_nulls_among_lerobots_numbers_are_named_by_their_row(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="the extra formats is not installed")
+    source = makers.lerobot(tmp_path / "in", EPISODES)
+    path = sorted(source.rglob("episode_*.parquet"))[0]
+    pq = __import__("pyarrow.parquet").parquet
+    table = pq.read_table(path)
+    rows = table["action"].to_pylist()
+
+    def problem(column):
+        place = table.schema.get_field_index("action")
+        pq.write_table(table.set_column(place, "action", pa.array(column)), path)
+        return convert("lerobot", source, tmp_path / "out", Options(most=1))[1][0]
+
+    assert problem([[None, *rows[0][1:]], *rows[1:]]).endswith("action is nan at [0, 0], expected finite numbers")
+    assert problem([None, *rows[1:]]).endswith("rows of 'action' differ in length, or are no numbers")
+
+
+def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path):
+    pytest.importorskip("h5py", reason="the extra formats is not installed")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    source = makers.lerobot(tmp_path / "in", EPISODES)
+    for pattern in ("*.mp4", "*.parquet"):
+        next(source.rglob(pattern)).write_text(pointer)
+        assert (
+            "a pointer of Git LFS stands in its place; git lfs pull"
+            in convert("lerobot", source, tmp_path / "out", Options())[1][0]
+        )
+    (tmp_path / "demo.hdf5").write_text(pointer)
+    (tmp_path / "a.npz").write_text(pointer)
+    with pytest.raises(UserError, match="a pointer of Git LFS stands in its place; git lfs pull"):
+        convert("robomimic", tmp_path / "demo.hdf5", tmp_path / "x", Options())
+    assert "a pointer of Git LFS" in convert("dreamer", tmp_path / "a.npz", tmp_path / "x", Options())[1][0]

@@ -115,6 +115,11 @@ def test_bad_input_is_one_line(tmp_path):
     [
         ("a.txt", "Hello".encode("utf-16-le"), "holds NUL characters, so it is no text in UTF-8"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "a \\ud800 b"}\n', "record 2 has half a character"),
+        (
+            "a.txt",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a pointer of Git LFS stands in its place",
+        ),
         ("a.jsonl", b'{"text": null}\n', "record 1 has null in 'text', not text; take it out"),
     ],
 )

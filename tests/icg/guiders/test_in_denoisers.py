@@ -258,3 +258,28 @@ def test_one_line_errors(x, conditions):
         guided_denoiser(model, ICG(2.0, num_draws=6), **conditions)(x, 1.0)
     with pytest.raises(UserError, match="same time"):
         guided_denoiser(model, TSG(2.0), **conditions)(x, torch.arange(1.0, B + 1))
+
+
+def test_a_network_of_ones_own_is_guided(x):
+    """A plain module that says nothing of itself, and a function: what the page on Python promises."""
+    table = torch.randn(K, 2, generator=torch.Generator().manual_seed(3))
+
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.time_embedder = torch.nn.Linear(1, 2)
+
+        def forward(self, x, sigma, class_labels):
+            level = torch.as_tensor(sigma, dtype=torch.float32).reshape(-1, 1).expand(len(x), 1)
+            return x.float() + table[class_labels] + self.time_embedder(level.log())
+
+    own, labels = Own(), [0, 1, 2, 3, 4, 0]
+    plain = own(x, 1.0, torch.tensor(labels))
+    for network in (own, lambda x, sigma, class_labels: own(x, sigma, class_labels)):
+        guided = guided_denoiser(network, ICG(2.0, num_classes=K), labels)(x, 1.0)
+        assert guided.shape == plain.shape and not torch.equal(guided, plain)
+    assert not torch.equal(guided_denoiser(own, TSG(2.0), labels)(x, 1.0), plain)
+    with pytest.raises(UserError, match=r"noise inside of the network: give the nn\.Module, not a function"):
+        guided_denoiser(lambda x, sigma, class_labels: own(x, sigma, class_labels), TSG(2.0), labels)(x, 1.0)
+    with pytest.raises(UserError, match="class_labels: 4 rows for 6 samples; give one for each"):
+        guided_denoiser(own, ICG(2.0, num_classes=K), labels[:4])(x, 1.0)

@@ -13,7 +13,7 @@ from toolkit.icg.config import SampleICG, Sampling
 from toolkit.icg.methods import CFG, ICG, TCFG, TSG, CFGAndTSG, CFGZeroStar, NoGuidance
 from toolkit.icg.sources.base import Request
 from toolkit.icg.sources.pipeline import PipelineSource
-from toolkit.icg.sources.pipeline_files import check_settings, refuse
+from toolkit.icg.sources.pipeline_files import check_settings, find_index, load_pipeline, refuse
 
 PLAIN = {"use_resolution_binning": False}
 CALLS = {
@@ -152,3 +152,37 @@ def test_prompts_are_shown_with_the_run(tmp_path):
     run("sample-icg", *words, folder=tmp_path / "run")
     table = json.loads((tmp_path / "run" / "tables" / "prompts.json").read_text())
     assert table["rows"] == [[0, "a cat"], [1, "a dog"]]
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_a_folder_in_half_precision_or_of_a_variant_is_read_in_the_precision_asked_for(tmp_path, variant, caplog):
+    name = "PixArtSigmaPipeline"
+    CASES[name]().pipe.to(torch.float16).save_pretrained(tmp_path / name, variant=variant)
+    with caplog.at_level("INFO", "toolkit"):
+        for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            parts = load_pipeline(str(tmp_path / name), precision).components.values()
+            assert {one.dtype for one in parts if hasattr(one, "dtype")} == {dtype}
+    assert ("its weights are those of the variant fp16" in caplog.text) == (variant is not None)
+
+
+def test_parts_that_a_pipeline_was_saved_without_stay_away(tmp_path):
+    pipe = CASES["StableDiffusion3Pipeline"]().pipe
+    assert pipe.text_encoder_3 is None
+    pipe.save_pretrained(tmp_path / "sd3")
+    assert load_pipeline(str(tmp_path / "sd3")).text_encoder_3 is None
+
+
+def test_a_pipeline_that_is_not_whole_is_one_line(tmp_path):
+    def said(model):
+        with pytest.raises(UserError) as caught:
+            find_index(str(model))
+        return str(caught.value)
+
+    folder = tmp_path / "pipe"
+    CASES["DDPMPipeline"]().pipe.save_pretrained(folder)
+    assert find_index(str(folder))
+    assert "is one file; give a folder, as from_single_file()" in said(next(folder.rglob("*.safetensors")))
+    (folder / "unet").rename(tmp_path / "unet")
+    assert said(folder) == f"{folder / 'model_index.json'}: names unet, a folder that is not there; copy it too"
+    (folder / "model_index.json").unlink()
+    assert said(folder).startswith(f"model={folder}: no model_index.json there")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from toolkit.data.images.arrays import DAMAGES
 from toolkit.errors import UserError, bytes_text
+from toolkit.plain_files import why
 
 MOST_BYTES = 8 * 2**30  # of an episode
 BOMB_BYTES, BOMB_RATIO = 2**30, 500  # so large, and so many times as large as the file: nothing that was recorded
@@ -68,5 +69,6 @@ def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], int]]:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    why = " ".join(str(error).split())[:160] or type(error).__name__
-    return UserError(f"{path}: truncated or no npz file of plain arrays ({why}); record or convert it anew")
+    return UserError(
+        f"{path}: truncated or no npz file of plain arrays ({why(path, error)}); record or convert it anew"
+    )

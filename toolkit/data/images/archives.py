@@ -22,6 +22,7 @@ from toolkit.data.images.arrays import stored_array, stored_arrays
 from toolkit.data.images.shards import ShardArchive, find_shards
 from toolkit.data.images.suffixes import open_picture
 from toolkit.errors import UserError, bytes_text
+from toolkit.plain_files import why
 
 MOST_MEMBER_BYTES = 2**30  # of one image file
 _DAMAGES = (  # what zipfile raises on arbitrary bytes
@@ -120,7 +121,7 @@ class ZipArchive:
         try:
             self._zip = zipfile.ZipFile(path)
         except _DAMAGES as error:
-            raise UserError(f"{path}: not a zip file that can be read ({error})") from error
+            raise UserError(f"{path}: not a zip file that can be read ({why(path, error)})") from error
         self._folders: dict[str, dict[str, bool]] = {"": {}}
         for info in self._zip.infolist():
             self._add(info)

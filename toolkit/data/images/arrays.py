@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from toolkit.errors import UserError
+from toolkit.plain_files import why
 
 T = TypeVar("T")
 DAMAGES = (  # what zipfile and numpy's reader of headers raise on arbitrary bytes
@@ -51,8 +52,7 @@ def _or_refuse(read: Callable[[], T], path: Path, what: str) -> T:
     except UserError:
         raise
     except DAMAGES as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(f"{path}: not {what} ({reason})") from error
+        raise UserError(f"{path}: not {what} ({why(path, error)})") from error
 
 
 def _member(path: Path, member: str) -> np.ndarray:

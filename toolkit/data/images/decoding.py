@@ -16,6 +16,7 @@ from PIL import Image, ImageFile, ImageOps
 from toolkit.data.images.archives import ArchivePath
 from toolkit.data.images.suffixes import open_picture
 from toolkit.errors import UserError
+from toolkit.plain_files import why
 
 ORIENTATION = 0x0112  # EXIF's tag
 MOST_PIXELS = 178_956_970  # Pillow's own limit, where no key sets another
@@ -56,7 +57,7 @@ def opened(
         raise
     except UNREADABLE as error:
         reason = "its content is of no known image format" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise UserError(f"{path}: not a readable image ({reason})") from error
+        raise UserError(f"{path}: not a readable image ({why(path, reason)})") from error
 
 
 def _opened(path: str | Path, content: bytes | None) -> ImageFile.ImageFile:

@@ -21,6 +21,7 @@ from toolkit.data.images.suffixes import is_image, open_picture, suffix_of
 from toolkit.data.splits import split_of
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
+from toolkit.plain_files import why
 
 STATE = "state.json"  # beside arrow files: which of them are the set
 END_OF_STREAM = bytes.fromhex("ffffffff00000000")  # of arrow's IPC format
@@ -179,7 +180,7 @@ class TarShard:
         except (tarfile.TarError, EOFError, ValueError, OSError, struct.error, IndexError, OverflowError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{path}: not an uncompressed tar file that can be read ({error})") from error
+            raise UserError(f"{path}: not an uncompressed tar file that can be read ({why(path, error)})") from error
         self.items = {name: Item(labels.get(_key(name)), size) for name, (_, size) in self._places.items()}
 
     def _note(self, member: tarfile.TarInfo, labels: dict[str, Label]) -> None:
@@ -290,7 +291,7 @@ def _pyarrow(path: Path) -> Iterator[Any]:
     try:
         yield pyarrow
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read as {kind}: {' '.join(str(error).split())[:160]}") from None
+        raise UserError(f"{path}: cannot be read as {kind}: {why(path, error)}") from None
 
 
 def _check_end(path: Path) -> None:

@@ -27,6 +27,7 @@ from toolkit.data.config import TextData
 from toolkit.data.hub import given_path, path_here
 from toolkit.data.splits import split_folders
 from toolkit.errors import UserError, did_you_mean, few
+from toolkit.plain_files import is_pointer, why
 
 PLAIN = (".txt", ".md", ".text")
 SUFFIXES = (*PLAIN, ".jsonl", ".parquet")
@@ -234,6 +235,8 @@ def _kind(path: Path) -> str | None:
 
 def _read_file(path: Path, text_key: str, keep: Callable[[Record], bool] = lambda _: True) -> Iterator[str]:
     kind = _kind(path)
+    if is_pointer(path):  # which would pass for text
+        raise UserError(f"{path}: {why(path, '')}")
     try:
         if kind == ".parquet":
             records = _parquet_records(path, text_key)
@@ -312,7 +315,7 @@ def _parquet_records(path: Path, text_key: str) -> Iterator[Record]:
         for batch in file.iter_batches(batch_size=1024, columns=wanted):
             yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())[:160]}") from None
+        raise UserError(f"{path}: cannot be read as parquet: {why(path, error)}") from None
 
 
 def _open(path: Path) -> IO[str]:

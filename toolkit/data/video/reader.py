@@ -26,6 +26,7 @@ from toolkit.data.video.pixels import ToRgb
 from toolkit.data.video.sequence import GUESSED_RATE, find_sequence
 from toolkit.data.video.tone import ToneMap
 from toolkit.errors import UserError
+from toolkit.plain_files import why
 
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -134,8 +135,8 @@ def open_video(path: Path, key: str = "input", rate: Fraction = GUESSED_RATE) ->
     except PermissionError:
         raise UserError(f"{key}={path}: may not be read") from None
     except (av.FFmpegError, UnicodeDecodeError) as error:
-        why = "the file is empty" if path.stat().st_size == 0 else reason(error)
-        raise UserError(f"{key}={path}: not a video that can be read ({why})") from None
+        said = "the file is empty" if path.stat().st_size == 0 else reason(error)
+        raise UserError(f"{key}={path}: not a video that can be read ({why(path, said)})") from None
 
 
 def file_url(path: str | Path) -> str:

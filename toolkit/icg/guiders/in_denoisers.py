@@ -52,7 +52,7 @@ class GuidedDenoiser:
         self.denoiser, self.guider, self.batched = denoiser, guider, batched
         self.num_evaluations, self.num_calls, self.step = num_evaluations, 0, 0
         given = {"class_labels": class_labels, "latents": latents}
-        self.conditions = {name: value for name, value in given.items() if value is not None}
+        self.conditions = {name: torch.as_tensor(value) for name, value in given.items() if value is not None}
         self.null = self._complete(null)
         if isinstance(guider, WeakBranchGuidance):
             guider.bind(denoiser)  # type: ignore[arg-type]
@@ -63,7 +63,10 @@ class GuidedDenoiser:
         self.step = 0
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """D_hat (B, ...) at noise level ``sigma``."""
+        """D_hat (B, ...) at noise level ``sigma``. Raises UserError for conditions of another number of samples."""
+        for name, value in self.conditions.items():
+            if len(value) not in (1, len(x)):
+                raise UserError(f"{name}: {len(value)} rows for {len(x)} samples; give one for each")
         ours = isinstance(self.guider, WeakBranchGuidance)
         if ours:
             self.guider.set_clock(NoiseLevels())

@@ -91,7 +91,9 @@ class TimeEmbeddings:
     found: dict[nn.Module, Places] = field(default_factory=dict)
 
     def of(self, network: nn.Module) -> Places:
-        """Raises UserError where the embedding cannot be told."""
+        """Raises UserError where the embedding cannot be told, and for a function, which has none."""
+        if not isinstance(network, nn.Module):
+            raise UserError("time-step guidance adds noise inside of the network: give the nn.Module, not a function")
         if network not in self.found:
             embeddings = find_time_embeddings(network, self.names, self.max_layers)
             once: set[str] = set()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import re
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ PEERS = {
     },
     "sag": {"StableDiffusionPipeline": "StableDiffusionSAGPipeline"},
 }
+WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(\.(?P<variant>\w+?))?(-\d{5}-of-\d{5})?\.safetensors")
+log = logging.getLogger(__name__)
 # Arguments of a pipeline's call that have keys of their own.
 OURS = {"prompt", "class_labels", "batch_size", "generator", "num_inference_steps", "output_type", "return_dict"}
 OURS |= {"negative_prompt"}
@@ -44,7 +48,9 @@ def find_index(model: str) -> dict[str, Any] | None:
     folder = named_path(zoo.local(model))
     if folder.exists():
         path = folder / "model_index.json"
-        return read_index(path) if path.is_file() else None
+        index = read_index(path) if path.is_file() else None
+        _refuse_incomplete(folder, index)
+        return index
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise UserError(f"model={model}: no such folder (a run of ours, a diffusers folder, or a hub id)")
     from huggingface_hub import hf_hub_download
@@ -60,6 +66,19 @@ def find_index(model: str) -> dict[str, Any] | None:
         return None
     except (HfHubHTTPError, ValueError) as error:
         raise UserError(f"model={model}: no such folder; as a hub id: {str(error).strip().splitlines()[0]}") from None
+
+
+def _refuse_incomplete(path: Path, index: dict[str, Any] | None) -> None:
+    """Raises UserError for one file of weights, and for a pipeline that lacks its index or a folder that it names."""
+    if path.is_file():
+        raise UserError(
+            f"model={path}: is one file; give a folder, as diffusers' from_single_file() and save_pretrained() make it"
+        )
+    if index is None and (path / "scheduler" / "scheduler_config.json").is_file():
+        raise UserError(f"model={path}: no model_index.json there, the index of a pipeline of diffusers; copy it too")
+    for name, part in (index or {}).items():
+        if isinstance(part, list) and part and part[0] is not None and not (path / name).is_dir():
+            raise UserError(f"{path / 'model_index.json'}: names {name}, a folder that is not there; copy it too")
 
 
 def read_index(path: Path) -> dict[str, Any]:
@@ -148,26 +167,46 @@ def set_by_us(name: str) -> UserError:
 
 
 def load_pipeline(model: str, precision: str = "fp32") -> Any:
-    """The pipeline with its weights, never unpickled. Raises UserError where they are missing or do not fit."""
+    """The pipeline with its weights in ``precision``, never unpickled. A folder whose weights are all of a variant
+    (``save_pretrained(variant="fp16")``) is read as that. Raises UserError where weights are missing or do not fit."""
     import transformers
     from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
+    from diffusers.utils import logging as talk
 
-    logging.disable_progress_bar()
+    talk.disable_progress_bar()
+    talk.set_verbosity(logging.CRITICAL)  # what fails is said once, by us
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     folder = named_path(model)
     offline = folder.exists() or not hub_answers()
-    options: dict[str, Any] = {} if precision == "fp32" else {"torch_dtype": dtype_of(precision)}
+    # said for float32 too: text encoders would stay as they are stored
+    options: dict[str, Any] = {"torch_dtype": dtype_of(precision), "local_files_only": offline}
+    if (folder / "model_index.json").is_file():
+        index = read_index(folder / "model_index.json")
+        options |= {name: None for name, part in index.items() if part == [None, None]}  # left out, as T5 of SD3 may be
+    if variant := _variant(folder):
+        options["variant"] = variant
+        log.info("model=%s: its weights are those of the variant %s", model, variant)
     source = str(folder) if folder.exists() else model
     try:
         stored = sizes_in(folder.rglob("*.safetensors")) if folder.exists() else []
-        with no_larger_than(stored, folder):
-            return DiffusionPipeline.from_pretrained(source, use_safetensors=True, local_files_only=offline, **options)
+        with no_larger_than(stored, folder), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch_dtype has a new name, which older ones do not know
+            return DiffusionPipeline.from_pretrained(source, use_safetensors=True, **options)
     except UserError:
         raise
     except Exception as error:  # a file of somebody's can fail anywhere in a library
         raise UserError(f"model={model}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant, such as fp16, of which a part of the pipeline in ``folder`` has weights, and has no others."""
+    for part in sorted(folder.glob("*/")):
+        found = [WEIGHTS.fullmatch(path.name) for path in sorted(part.glob("*.safetensors"))]
+        variants = [one["variant"] for one in found if one]
+        if variants and None not in variants:
+            return variants[0]
+    return None
 
 
 def change_scheduler(pipe: Any, name: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError
+from toolkit.plain_files import why
 
 VERSIONS = (2, 3)
 MOST_DIMENSIONS = 4
@@ -37,7 +38,7 @@ def read_gguf_header(path: Path) -> GGUFHeader:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except (ValueError, struct.error) as error:
-        raise UserError(f"{path}: not a GGUF file, or not a whole one ({error})") from None
+        raise UserError(f"{path}: not a GGUF file, or not a whole one ({why(path, error)})") from None
 
 
 class _Cursor:

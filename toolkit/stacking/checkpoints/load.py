@@ -18,6 +18,7 @@ from toolkit.installation import install_hint
 from toolkit.stacking.checkpoints.gguf_header import read_gguf_header
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken")
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")  # most tokenizers have one of them
 HISTORY_FILE = "training.json"  # what the network has cost so far (curves.Spent)
 REPORT_FILE = "growth.json"  # where its layers came from
 CARRIED_FILES = (
@@ -78,8 +79,16 @@ def load_tokenizer(source: str | Path) -> Any | None:
     where, options = place(str(source))
     if not _has_tokenizer(where, options):
         return None
-    with one_line(f"{source}: its tokenizer"):
-        return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+    try:
+        with one_line(f"{source}: its tokenizer"):
+            return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+    except UserError:
+        if options or any(any(where.glob(pattern)) for pattern in VOCABULARIES):
+            raise
+        raise UserError(
+            f"{source}: settings of a tokenizer, but no tokenizer ({', '.join(VOCABULARIES)}); copy it there, or move "
+            "the settings away"
+        ) from None
 
 
 def _has_tokenizer(where: Path, options: dict[str, str]) -> bool:

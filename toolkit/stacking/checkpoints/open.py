@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.errors import UserError
-from toolkit.plain_files import read_object
+from toolkit.errors import UserError, few
+from toolkit.plain_files import read_object, why
 from toolkit.stacking.checkpoints.gguf_header import GGUFHeader, read_gguf_header
 from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer, one_line, place
 from toolkit.stacking.checkpoints.safetensors_io import CONSTANTS, SafetensorsFile
@@ -23,6 +24,9 @@ from toolkit.stacking.operators.tensors import Info, InMemory, Renamed, Tensors
 from toolkit.zoo.sizes import no_larger_than
 
 MOST_LAYERS = 10_000
+ADAPTER = "adapter_config.json"
+MERGE = "merge it into its base first, as merge_and_unload of peft does"
+log = logging.getLogger(__name__)
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", ".block_count")
 
 
@@ -101,6 +105,8 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: {_instead_of_a_checkpoint(folder)} (expected a folder of save_pretrained)")
     config = _folder_config(folder)
+    _refuse_adapter(folder)
+    _say_custom_code(folder)
     architecture = family(config, str(folder))
     weights = open_weights(folder)
     stored = [math.prod(info.shape) for info in weights.infos.values()]
@@ -116,14 +122,37 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 
 def _instead_of_a_checkpoint(folder: Path) -> str:
     """What a folder without config.json seems to be."""
-    if (folder / "adapter_config.json").is_file():
-        return "holds an adapter (LoRA) only; merge it into its base first, as merge_and_unload of peft does"
+    if (folder / ADAPTER).is_file():
+        return f"holds an adapter (LoRA) only; {MERGE}"
+    if files := sorted(folder.glob("*.gguf")):
+        return f"no config.json there; give the file, {files[0]}"
+    if files := sorted(folder.glob("checkpoint-*/config.json")):
+        return f"no config.json there; give one of the checkpoints in it, such as {files[-1].parent}"
+    if files := sorted(folder.glob("consolidated*")):
+        return f"holds weights in their maker's own layout ({files[0].name}); give the version for transformers"
     snapshots = sorted(folder.glob("snapshots/*/config.json")) + sorted(
         folder.glob("models--*/snapshots/*/config.json")
     )
     if snapshots:
         return f"is part of a hub's cache; the checkpoint in it is {snapshots[0].parent}"
     return "no config.json there"
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raises UserError where an adapter lies beside the weights: transformers would load both, and we the weights."""
+    if (folder / ADAPTER).is_file():
+        raise UserError(f"{folder / ADAPTER}: an adapter (LoRA) beside the weights of the folder; {MERGE}, or move it")
+
+
+def _say_custom_code(folder: Path) -> None:
+    """Say that a network of a family that is known here has code of its own, which is never run."""
+    path = folder / "config.json"
+    raw = read_object(path)
+    if "auto_map" in raw:
+        log.warning(
+            "%s: names code of its own (auto_map), which is not run: read as transformers' own %s, and grown so",
+            *(path, raw.get("model_type")),
+        )
 
 
 def _in_full(architecture: Architecture, config: Any, tensors: Tensors) -> Tensors:
@@ -195,7 +224,9 @@ def open_weights(folder: Path) -> Tensors:
     pickled = sorted(folder.glob("pytorch_model*.bin"))
     if pickled:
         return _open_pickled(pickled)
-    raise UserError(f"{folder}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin there")
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    hint = f" (but {few(others, 3)}; a variant is read under the plain name)" if others else ""
+    raise UserError(f"{folder}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin there{hint}")
 
 
 def _open_pickled(paths: list[Path]) -> Tensors:
@@ -205,7 +236,7 @@ def _open_pickled(paths: list[Path]) -> Tensors:
         try:
             state |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except Exception as error:  # torch raises pickle, zip, OS and runtime errors alike
-            raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+            raise UserError(f"{path}: cannot be read: {why(path, error, 200)}") from None
         for name, value in state.items():
             if not isinstance(value, Tensor) or not isinstance(name, str):
                 raise UserError(f"{path}: {name} is a {type(value).__name__}, expected tensors by name")
@@ -256,6 +287,9 @@ def _checked(architecture: Architecture, config: Any, infos: Mapping[str, Info],
         raise UserError(f"{where}: the transformer of a world model; give the folder that holds its tokenizer too")
     extra = [name for name in infos if name not in shapes]
     missing = [name for name in shapes if name not in infos]
+    if architecture.head in missing and architecture.embedding in infos:
+        kind = few(getattr(config, "architectures", None) or ["no class"], 1)
+        raise UserError(f"{where}: has no head of a language model ({architecture.head}); its config says {kind}")
     for what, names in (("missing", missing), ("unknown", extra)):
         if names:
             raise UserError(f"{where}: {what} tensor {names[0]}" + (f" and {len(names) - 1} more" * (len(names) > 1)))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError
+from toolkit.plain_files import why
 from toolkit.stacking.operators.tensors import Info, Tensors
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -60,7 +61,7 @@ class SafetensorsFile(Tensors):
     def _header(self, file: FileIO, size: int) -> tuple[int, dict]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise UserError(f"{self.path}: not a whole safetensors file (its header is cut)")
+            raise UserError(f"{self.path}: not a whole safetensors file ({why(self.path, 'its header is cut')})")
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)

@@ -97,8 +97,12 @@ def choose_camera(where: str | Path, cameras: Iterable[str], wanted: str | None)
 
 
 def is_pictures(shape: tuple[int, ...], dtype: Any) -> bool:
-    """Whether an array holds frames (T, H, W, 1 or 3) or (T, 1 or 3, H, W) of bytes."""
-    return len(shape) == 4 and (shape[3] in (1, 3) or shape[1] in (1, 3)) and dtype == np.uint8
+    """Whether an array holds frames (T, H, W, C) or (T, C, H, W): bytes of 1 or 3 channels, or floats of 3.
+
+    Floats of one channel are distances.
+    """
+    channels = (1, 3) if dtype == np.uint8 else (3,) if np.issubdtype(dtype, np.floating) else ()
+    return len(shape) == 4 and (shape[3] in channels or shape[1] in channels)
 
 
 def pictures(image: NDArray[Any]) -> NDArray[Any]:

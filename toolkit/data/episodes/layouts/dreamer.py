@@ -20,6 +20,7 @@ from toolkit.data.episodes.layouts.base import (
     action_rows,
     choose_camera,
     files_below,
+    is_pictures,
     name_of,
     pictures,
 )
@@ -72,7 +73,7 @@ def _bounds(path: Path) -> list[tuple[int, int]]:
 
 def _episode(path: Path, start: int, stop: int, options: Options) -> Episode:
     shapes = array_shapes(path)
-    cameras = [name for name, shape in shapes.items() if len(shape) == 4 and shape[-1] in (1, 3)]
+    cameras = [name for name, shape in shapes.items() if is_pictures(shape, np.uint8)]  # numbers of any type
     key = choose_camera(path, cameras, options.image_key or ("image" if "image" in cameras else None))
     found = load_arrays(path, [key, *(KEYS & shapes.keys())])
     if len(found[key]) != len(found["action"]):

@@ -15,6 +15,7 @@ from toolkit.data.episodes.layouts.base import choose_camera, decode, is_picture
 from toolkit.data.episodes.npz import MOST_BYTES
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
+from toolkit.plain_files import why
 
 JPEG = b"\xff\xd8"
 
@@ -32,7 +33,7 @@ def opened(path: Path, what: str) -> Iterator[Any]:
     except UserError:
         raise
     except (OSError, KeyError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # what h5py raises
-        raise UserError(f"{path}: not a {what} file, or damaged ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: not a {what} file, or damaged ({why(path, error, 300)})") from None
 
 
 def take(where: str | Path, group: Any, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from toolkit.data.episodes.layouts.base import Options, Source, action_rows, cho
 from toolkit.data.episodes.npz import MOST_BYTES
 from toolkit.errors import UserError
 from toolkit.installation import install_hint
+from toolkit.plain_files import why
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 FIELD = re.compile(r"\{(\w+)(?::0?\d?d)?\}")  # {episode_index:06d}
@@ -114,7 +115,7 @@ def _table(path: Path, episode: int | None, columns: tuple[str, ...]) -> Any:
             pq.ParquetFile(path).read(names) if chosen is None else pq.read_table(path, columns=names, filters=chosen)
         )
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: truncated or no parquet file ({' '.join(str(error).split())[:200]})") from None
+        raise UserError(f"{path}: truncated or no parquet file ({why(path, error)})") from None
 
 
 def _episode(data: Data, number: int, options: Options) -> Episode:
@@ -146,9 +147,12 @@ def _episode(data: Data, number: int, options: Options) -> Episode:
 
 def _numbers(path: Path, table: Any, name: str) -> NDArray[Any]:
     try:
-        return np.asarray(table.column(name).to_pylist())
-    except ValueError:
-        raise UserError(f"{path}: rows of '{name}' differ in length") from None
+        rows = np.asarray(table.column(name).to_pylist())
+        return (
+            rows.astype(np.float64) if rows.dtype == object else rows
+        )  # nulls become nan, which is refused by its row
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: rows of '{name}' differ in length, or are no numbers") from None
 
 
 def _embedded(data: Data, path: Path, table: Any) -> NDArray[np.uint8]:
@@ -209,7 +213,7 @@ def frames_at(path: Path, times: NDArray[np.float64], spacing_s: float) -> NDArr
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: no film that can be decoded ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: no film that can be decoded ({why(path, error, 300)})") from None
     missing = [index for index, one in enumerate(found) if one is None]
     if missing:
         raise UserError(
