@@ -3,8 +3,10 @@
 import pytest
 
 from toolkit import plain_files
+from toolkit.data.episodes.layouts.base import files_below
+from toolkit.data.episodes.npz import npz_files
 from toolkit.errors import UserError
-from toolkit.plain_files import named_path, read_object, read_text, read_yaml
+from toolkit.plain_files import named_path, read_object, read_text, read_yaml, visible_files
 
 
 @pytest.mark.parametrize(
@@ -87,3 +89,12 @@ def test_a_pointer_of_git_lfs_is_no_text(tmp_path):
     (tmp_path / "prompts.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(UserError, match=r"prompts\.txt: a pointer of Git LFS stands in its place; git lfs pull"):
         read_text(tmp_path / "prompts.txt")
+
+
+def test_hidden_files_and_what_lies_in_hidden_folders_are_not_listed(tmp_path):
+    root = tmp_path / ".cache" / "set"  # above the folder nothing counts
+    for name in ("b.npz", "a/c.npz", ".d.npz", "a/._c.npz", ".ipynb_checkpoints/b.npz", "a/.trash/e/f.npz"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    assert visible_files(root) == [root / "a/c.npz", root / "b.npz"]
+    assert npz_files(root)[0] == files_below(root, "*.npz", hint="") == visible_files(root)

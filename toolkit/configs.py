@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 from toolkit import renamed
 from toolkit.commands import COMMANDS, Command
 from toolkit.data.catalogue import CATALOGUE, Entry
-from toolkit.errors import UserError, did_you_mean
+from toolkit.errors import UserError, did_you_mean, first_line
 from toolkit.installation import install_hint
 from toolkit.paths import conf_dir, presets
 from toolkit.schema import Job, check
@@ -223,7 +223,7 @@ def _unparsable(error: BaseException) -> str:
     key, equals, _ = error.override.partition("=")
     if not equals:
         return f"{error.override}: not an override; write KEY=VALUE"
-    why = str(error).splitlines()[0]
+    why = first_line(error)
     return f"{error.override}: {why}; a value with signs of Hydra's own goes into quotes: '{key}=\"VALUE\"'"
 
 

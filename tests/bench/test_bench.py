@@ -2,14 +2,15 @@
 
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 
 import pytest
 
 from toolkit import bench
-from toolkit.bench import BenchOptions, Contender, parse_options, summary, time_rounds
-from toolkit.errors import UserError
+from toolkit.bench import BenchOptions, Contender, _child_memory, _peak_memory, parse_options, summary, time_rounds
+from toolkit.errors import JobError, UserError
 from toolkit.schema import number
 
 
@@ -81,6 +82,21 @@ print(_peak_memory(lambda: Contender({"hold": lambda: float(torch.ones(16, 2**20
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 60 < float(done.stdout) < 100
+
+
+def test_a_task_that_fails_under_the_watch_ends_the_watch():
+    def fail():
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        _peak_memory(lambda: Contender({"fail": fail}), "cpu")
+    assert threading.active_count() == 1
+
+
+def test_a_contender_whose_memory_is_not_to_be_had_is_named():
+    """Here because the benchmark has no option ``scale``."""
+    with pytest.raises(JobError, match=r"bench icg: peak memory of ours was not measured: .*scale=1\.5"):
+        _child_memory("icg", Options(), "ours")
 
 
 def test_the_cpu_clock_counts_work_and_not_waiting():

@@ -114,6 +114,14 @@ def test_sigma_data_is_what_the_config_says_or_the_datas_own():
     assert build_denoiser(config, data).sigma_data == data.sigma_data + 0.3
 
 
+@pytest.mark.parametrize(("key", "value"), [("num_groups", 2), ("film", "true"), ("null_kv", "true")])
+def test_latents_keys_that_a_network_does_not_have_are_refused(key, value):
+    words = ["network=mlp", "latents.num_latents=2"]
+    compose(COMMANDS["train-disco"], words)
+    with pytest.raises(UserError, match=rf"latents\.{key}=.*: is of networks with attention, not of network=mlp"):
+        compose(COMMANDS["train-disco"], [*words, f"latents.{key}={value}"])
+
+
 def paper_size(name, image_size):
     config = compose(COMMANDS["train-disco"], [f"experiment={name}", "data.path=unused"])
     data = tiny.images(num=4, channels=3, size=image_size, num_classes=1000)

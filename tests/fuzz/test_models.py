@@ -45,6 +45,11 @@ NETWORKS = {
 }
 
 
+def _one(name):
+    """``an encoder``, ``a prior``."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def read(name, folder):
     if name == "enhancer":
         return load_pipeline(str(folder))
@@ -86,7 +91,7 @@ def lying(config, dice):
 
 def test_configs(network, tmp_path):
     name, folder = network
-    fuzz = Fuzz(f"config.json of a {name}")
+    fuzz = Fuzz(f"config.json of {_one(name)}")
     paths = configs(folder)
     for number in range(NUM):
         path = fuzz.random.choice(paths)
@@ -157,7 +162,7 @@ def lying_weights(whole):
 
 def test_weights(network, tmp_path):
     name, folder = network
-    fuzz = Fuzz(f"safetensors of a {name}")
+    fuzz = Fuzz(f"safetensors of {_one(name)}")
     for path in sorted(folder.rglob("*.safetensors")):
         whole = path.read_bytes()
         damaged = [damaged_bytes(whole[:4000], fuzz.random) + whole[4000:] for _ in range(NUM // 4)]

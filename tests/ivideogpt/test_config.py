@@ -10,6 +10,7 @@ COMMAND = COMMANDS["train-ivideogpt"]
 
 BAD = {
     "context_length=8": "num_frames=8: must be more than context_length=8",
+    "tokenizer.block_out_channels=[8,18]": "tokenizer.block_out_channels=[8, 18]: must be multiples of 4",
     "tokenizer.norm_num_groups=5": "tokenizer.norm_num_groups=5: must divide every one of",
     "transformer.num_attention_heads=3": "transformer.num_attention_heads=3: must divide",
     "transformer.num_key_value_heads=3": "transformer.num_key_value_heads=3: must divide",
@@ -39,6 +40,16 @@ def test_bad_values_are_one_line(override):
     with pytest.raises(UserError) as caught:
         compose(COMMAND, ["plan.num_episodes=3", override])
     assert BAD[override] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_step_of_the_tokenizer_draws_frames_that_a_clip_has():
+    """Fewer were drawn without a word; a run that trains no tokenizer need not say how many."""
+    words = ["num_frames=8", "context_length=3", "kept_frames=0"]
+    assert compose(COMMAND, [*words, "optim.tokenizer.num_future=5"]).optim.tokenizer.num_future == 5
+    for more, most in (([], "num_frames - context_length = 5"), (["goal_conditioned=true"], "with a goal, = 4")):
+        with pytest.raises(UserError, match=r"optim\.tokenizer\.num_future=6: must be at most .*" + most):
+            compose(COMMAND, [*words, *more, "optim.tokenizer.num_future=6"])
+    assert compose(COMMAND, ["model=RUN", "num_frames=4", "optim.tokenizer.num_future=7"]).num_frames == 4
 
 
 def test_planning_by_reward_needs_the_head():

@@ -81,7 +81,7 @@ def test_json_is_the_same_every_time_and_complete(planned):
 
 def test_the_tables_name_every_stage(planned):
     words = [cell for table in tables(planned[0]) for row in (table.columns, *table.texts()) for cell in row]
-    assert {"pretrain", "micro-batch", "Adam's moments", "device-hours"} <= set(words)
+    assert {"pretrain", "micro-batch", "optimiser's moments", "device-hours"} <= set(words)
     assert tables(planned[0])[0].title == "grow-llm on 2 x H100"
 
 

@@ -36,6 +36,7 @@ def test_this_machine_is_one_device():
     [
         ("8xH10", "8xH10: did you mean 'H100'"),
         ("0xH100", "write a number and a device"),
+        ("00xH100", "write a number and a device"),
         ("", "write a number and a device"),
     ],
 )
@@ -54,6 +55,7 @@ def test_an_unknown_device_is_refused_in_one_line(text, said):
         ("X: {tflops: {fp64: 1}, memory_gib: 1, bandwidth_gb_s: 1}\n", "X.tflops: must map"),
         ("X: {tflops: {fp32: 1}, memory: 1}\n", "X.memory: did you mean 'memory_gib'"),
         ("X: {tflops: [\n", "cannot be read as YAML"),
+        ("a: &a {}\nX: {tflops: *a}\n", "cannot be read as YAML"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_name_and_key(content, said, tmp_path):

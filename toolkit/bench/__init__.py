@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from toolkit.errors import UserError, did_you_mean
+from toolkit.errors import JobError, UserError, did_you_mean
 from toolkit.runs.device import keep_freed_memory
 from toolkit.runs.files import write_json
 from toolkit.runs.machine import machine, package_versions
@@ -212,7 +212,10 @@ def _child_memory(name: str, options: BenchOptions, contender: str) -> dict[str,
     asked = dataclasses.replace(options, only=contender, out=None)
     words = [f"{key}={value}" for key, value in dataclasses.asdict(asked).items() if value is not None]
     command = [sys.executable, "-m", "toolkit.cli", "bench", name, *words]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        raise JobError(f"bench {name}: peak memory of {contender} was not measured: {said[-1]} (memory=false: without)")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -223,8 +226,10 @@ def _peak_memory(make: Callable[[], Contender], device: str) -> float:
     if device == "cuda":
         import torch
 
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
         action()
-        return torch.cuda.max_memory_allocated() / 2**20
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     before, peak, done = _resident_bytes(), 0, threading.Event()
 
     def watch() -> None:
@@ -234,9 +239,11 @@ def _peak_memory(make: Callable[[], Contender], device: str) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    action()
-    done.set()
-    watcher.join()
+    try:
+        action()
+    finally:  # a thread that watches on would keep the process from ending
+        done.set()
+        watcher.join()
     return (peak - before) / 2**20
 
 

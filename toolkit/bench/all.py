@@ -251,7 +251,7 @@ def all_table(record: Mapping[str, Any]) -> Table:
             rows.append([name, "", found["problem"], None, None, None, None, "failed"])
     options, took = record["options"], sum(found["time_s"] for found in record["benchmarks"].values())
     where = f"{record['machine']['processor']}, {record['machine']['cores']} cores, commit {record['commit']}"
-    how = f"{options['num_rounds']} rounds, {options['clock']} time, threads {options['threads'] or 'as they come'}"
+    how = f"{options['num_rounds']} rounds, {options['clock']} time, threads {options['threads'] or 'as torch chooses'}"
     heads = ["benchmark", "task", "ours / peer", "ours per s", "peer per s", "ratio", "goal", "holds"]
     return Table("bench all", heads, rows, f"medians of {how}; {took:.0f} s; {where}")
 

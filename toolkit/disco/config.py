@@ -312,6 +312,10 @@ class TrainDisco(Job):
             raise UserError("optim.sharding=fsdp: not with latents.restart_dead_codes=true, which rewrites weights")
         if self.optim.sharding == "fsdp" and self.compile:
             raise UserError("compile=true: not with optim.sharding=fsdp, for these blocks all differ; use one of them")
+        family = self.network.family
+        for key in ("num_groups", "film", "null_kv") if family in ("mlp", "toy_score") else ():
+            if (value := getattr(self.latents, key)) != getattr(Latents(), key):
+                raise UserError(f"latents.{key}={value}: is of networks with attention, not of network={family}")
         if self.latents.kind == "none" and self.stage == "prior":
             raise UserError("stage=prior: latents.kind=none has no latents to model")
 

@@ -49,7 +49,7 @@ def draw_labels(seed: int, num: int, num_classes: int) -> list[int]:
 
 def _items(key: str, given: Any) -> list[Any]:
     if isinstance(given, str) and named_path(given).is_file():
-        lines = read_text(named_path(given), key).splitlines()
+        lines = read_text(named_path(given), key).split("\n")  # a prompt may hold Unicode's other line ends
         given = [line.strip() for line in lines if line.strip()]
         if not given:
             raise UserError(f"{key}: the file is empty; give one per line")

@@ -9,6 +9,7 @@ from toolkit.errors import UserError, did_you_mean
 from toolkit.schema import Job, choice, cosmetic, number
 
 STAGES = ["tokenizer", "transformer", "rollout", "plan", "measure"]
+CROSS_ATTENTION_HEADS = 4  # as in the release
 MEASURES = ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward", "goal", "long"]
 
 
@@ -38,8 +39,13 @@ class TokenizerConfig:
     start_from_plain: bool = False
 
     def check(self) -> None:
-        """Groups divide the channels; four heads divide them too."""
+        """Groups divide the channels; the four heads of cross-attention divide them too."""
         for channels in self.block_out_channels:
+            if channels % CROSS_ATTENTION_HEADS:
+                raise UserError(
+                    f"tokenizer.block_out_channels={self.block_out_channels}: must be multiples of "
+                    f"{CROSS_ATTENTION_HEADS}, the heads of cross-attention"
+                )
             if channels % self.norm_num_groups:
                 raise UserError(
                     f"tokenizer.norm_num_groups={self.norm_num_groups}: must divide every one of "
@@ -381,14 +387,20 @@ class TrainIVideoGPT(Job):
         learners = [name for name in self.plan.planners if name in ("mbpo", "sac")]
         if self.plan.num_episodes and learners and self.plan.objective != "reward":
             raise UserError(f"plan.planners={learners[0]}: learns from rewards; use plan.objective=reward")
-        if self.optim.tokenizer.num_future >= self.num_frames:
-            raise UserError(
-                f"optim.tokenizer.num_future={self.optim.tokenizer.num_future}: must be at most num_frames - "
-                f"context_length = {self.num_frames - self.context_length}"
-            )
+        self._check_num_future()
         for name in ("tokenizer", "transformer"):
             if getattr(self.optim, name).num_steps == 0 and not (self.init or self.model):
                 raise UserError(f"optim.{name}.num_steps=0: keeps the {name} of init, and no init is given")
+
+    def _check_num_future(self) -> None:
+        """A clip has the frames that a step of the tokenizer draws. Raises UserError."""
+        has_goal_twice = self.goal_conditioned and self.goal_order == "release_training"
+        most, said = self.num_frames - self.context_length, "num_frames - context_length"
+        if has_goal_twice:  # the goal is the clip's last frame, which is there once
+            most, said = most - 1, f"{said} - 1, with a goal,"
+        optim = self.optim.tokenizer
+        if "tokenizer" in self.stages() and optim.num_steps and optim.num_future > most:
+            raise UserError(f"optim.tokenizer.num_future={optim.num_future}: must be at most {said} = {most}")
 
 
 SCHEMAS = {(None, "train_ivideogpt_schema"): TrainIVideoGPT}

@@ -16,7 +16,7 @@ from toolkit.data.fetching import sha256_of
 from toolkit.data.video.clips import videos_in
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.scan import index_video
-from toolkit.errors import UserError
+from toolkit.errors import UserError, first_line
 from toolkit.measure.arrays import read_samples, samples_shape
 from toolkit.measure.statistics import Moments
 from toolkit.metrics.frechet import GaussianStats, frechet_distance
@@ -95,7 +95,7 @@ def load_i3d(path: Path) -> tuple[Any, str]:
     try:
         network = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: not a TorchScript file ({str(error).splitlines()[0][:120]})") from None
+        raise UserError(f"{path}: not a TorchScript file ({first_line(error)[:120]})") from None
     return network, sha256_of(path)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError, did_you_mean
+from toolkit.plain_files import read_yaml
 from toolkit.runs.machine import cores, processor
 
 TABLE = Path(__file__).parent / "devices.yaml"
@@ -66,8 +67,8 @@ class Cluster:
 
 def parse(text: str, file: str | Path | None = None) -> Cluster:
     """``8xH100``, ``H100`` or ``here``. Raises UserError for an unknown device, or a ``file`` that is no table."""
-    found = re.fullmatch(r"(?:(\d+)x)?(\S+)", text.strip())
-    if not found or found[1] == "0":
+    found = re.fullmatch(r"(?:(\d{1,9})x)?(\S+)", text.strip())
+    if not found or int(found[1] or 1) < 1:
         raise UserError(f"--devices {text}: write a number and a device, as in 8xH100")
     known = read_table(TABLE) | (read_table(file) if file else {})
     name = next((one for one in known if one.lower() == found[2].lower()), found[2])
@@ -83,11 +84,9 @@ def parse(text: str, file: str | Path | None = None) -> Cluster:
 
 def read_table(path: str | Path) -> dict[str, Device]:
     """The devices of a YAML file. Raises UserError naming the file, the device and the key."""
-    import yaml
-
     try:
-        rows = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        rows = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise UserError(f"{path}: must map names of devices to their keys, as in NEW: {{tflops: {{fp32: 10}}, ...}}")

@@ -14,7 +14,6 @@ from toolkit.runs.stage_shape import StageShape
 GIB = 2**30
 USABLE = 0.92  # of a device's memory; the rest is the driver's, and what the allocator leaves in pieces
 BYTES = 4  # of a number in float32: weights, gradients, moments, averages
-MOMENTS = 2  # of AdamW
 UNITS_AT_HAND = 2  # FSDP gathers the next one while one computes
 MOST_TRACES = 4  # to find the largest micro-batch; memory is nearly a line, so that two are mostly enough
 
@@ -115,7 +114,7 @@ def plan_stage(
     memory = _memory(shape, seen, cluster.count, micro < share)
     step_s, exposed = _step_s(shape, seen, share / micro, cluster, pace)
     total_s = step_s * shape.num_steps * shape.repeats
-    checkpoint = seen.stored + MOMENTS * BYTES * seen.trained + seen.averages
+    checkpoint = seen.stored + BYTES * seen.moments + seen.averages
     flops = round(seen.flops * share / micro) * (1 if shape.replicated else cluster.count)
     peak_rate = cluster.device.tflops[shape.precision] * 1e12 * (1 if shape.replicated else cluster.count)
     return StagePlan(
@@ -202,7 +201,7 @@ def _choice(shape: StageShape, share: int, largest: dict[bool, int | None]) -> t
 
 def _memory(shape: StageShape, seen: Trace, count: int, accumulating: bool) -> Memory:
     """Of one device. Under FSDP what is accumulated over micro-batches is whole on every device until the last one."""
-    moments = MOMENTS * BYTES * seen.trained
+    moments = BYTES * seen.moments
     if not shape.sharded:
         exchange = 0 if count == 1 or shape.replicated else BYTES * seen.trained  # DDP's buckets
         resident = seen.weights + moments + seen.averages + exchange

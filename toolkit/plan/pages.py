@@ -10,7 +10,7 @@ from toolkit.show.table import Table
 MEMORY = {
     "weights": "weights",
     "gradients": "gradients",
-    "moments": "Adam's moments",
+    "moments": "optimiser's moments",
     "averages": "averaged weights",
     "activations": "activations",
     "exchange": "exchange buffers",

@@ -24,6 +24,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from toolkit.runs.stage_shape import Networks, StageShape
 
+MOMENTS = 2  # of AdamW
+
 
 @dataclass(frozen=True)
 class Work:
@@ -39,10 +41,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Trace:
-    """A forward and backward pass over one micro-batch. Bytes but for ``parameters``, ``flops`` and ``work``.
+    """A forward and backward pass over one micro-batch. Bytes, but for the first three, ``flops`` and ``work``.
 
     Attributes:
-        parameters, trained: numbers; of all networks, and those that the optimiser changes.
+        parameters, trained, moments: numbers; of all networks, those that the optimiser changes, those that it keeps.
         weights: parameters and buffers of all networks, in float32. stored: of what is trained, and in a checkpoint.
         gradients: after the pass; 0 where they are sharded as they come. averages: copies of weights.
         activations: what the forward pass keeps for the backward pass.
@@ -54,6 +56,7 @@ class Trace:
 
     parameters: int
     trained: int
+    moments: int
     weights: int
     stored: int
     gradients: int
@@ -126,9 +129,11 @@ def _move_from_meta(networks: Networks, dtype: torch.dtype | None) -> None:
 def _traced(networks: Networks, watch: _Watch, activations: int, before: int) -> Trace:
     parameters = [one for part in (networks.trained, *networks.frozen) for one in part.parameters()]
     units = [sum(one.numel() for one in unit.parameters()) for unit in networks.units]
+    trained = sum(one.numel() for one in networks.trained.parameters() if one.requires_grad)
     return Trace(
         parameters=sum(one.numel() for one in parameters),
-        trained=sum(one.numel() for one in networks.trained.parameters() if one.requires_grad),
+        trained=trained,
+        moments=MOMENTS * trained if networks.moments is None else networks.moments,
         weights=_in_float32(networks.trained, *networks.frozen),
         stored=_in_float32(networks.trained),
         gradients=sum(map(_bytes, _storages(_gradients(networks.trained)))),

@@ -8,7 +8,7 @@ import logging
 import platform
 from typing import TYPE_CHECKING
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, first_line
 from toolkit.runs import threads
 from toolkit.runs.distributed import world_size
 from toolkit.runs.machine import cores
@@ -105,7 +105,7 @@ def check_device(device: str, said: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a name that is none; a build without it
-        why = str(error).splitlines()[0]
+        why = first_line(error)
         raise UserError(f"{said}: cannot be used here ({why}); use cpu, or cuda where there is one") from None
 
 

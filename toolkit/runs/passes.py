@@ -1,8 +1,8 @@
 """One optimiser step over several passes and processes: the update of the whole batch at once, up to rounding.
 
 What is drawn at random for a step is drawn for the whole batch, alike on every process (``Loop.alike``), and then cut
-by ``own_part`` and ``passes``, so that neither the number of processes nor that of passes changes it. Dropout inside a
-network is the exception: its masks are drawn pass by pass.
+by ``own_part`` and ``passes``, so that neither the number of processes nor that of passes changes it. What is drawn
+inside of a network is the exception, pass by pass: dropout's masks, and the world model's ``own_tokens``.
 """
 
 from __future__ import annotations

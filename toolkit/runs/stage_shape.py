@@ -24,6 +24,7 @@ class Networks:
         averaged: networks of which a moving average is kept.
         units: the parts that FSDP gathers one at a time.
         recompute: turns activation checkpointing on; None where training has none.
+        moments: numbers that the optimisers keep; None: AdamW's two for each that is trained.
     """
 
     trained: nn.Module
@@ -32,6 +33,7 @@ class Networks:
     averaged: Sequence[nn.Module] = ()
     units: Sequence[nn.Module] = ()
     recompute: Callable[[], None] | None = None
+    moments: int | None = None
 
 
 @dataclass(frozen=True)

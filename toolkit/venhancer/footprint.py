@@ -17,7 +17,8 @@ from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.model.codec import as_codec
 from toolkit.venhancer.model.schedule import VideoNoiseSchedule
 from toolkit.venhancer.train.augment import Degraded, frames_for
-from toolkit.venhancer.train.keys import FACTOR, Enlarging, first_network
+from toolkit.venhancer.train.keys import FACTOR, Enlarging, first_network, make_optimizers
+from toolkit.venhancer.train.muon import Muon
 from toolkit.venhancer.train.objective import Denoising
 from toolkit.venhancer.train.stage import check_crop
 from toolkit.zoo.checkpointing import checkpointing_of
@@ -72,13 +73,21 @@ def _keys_stage(config: EnhanceVideo) -> StageShape:
 
     def build() -> Networks:
         network = first_network(replace(config, init=None))
+        num_moments = {Muon: 1, torch.optim.AdamW: 2}
+        moments = sum(
+            num_moments[type(optimizer)] * parameter.numel()  # type: ignore[index]
+            for optimizer in make_optimizers(config, network).values()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        )
         patch = config.upscaler.patch_px
 
         def loss(batch: int) -> Tensor:
             truth = torch.rand(batch, 3, patch, patch)
             return Enlarging(network)(torch.rand(batch, 3, patch // FACTOR, patch // FACTOR), truth)
 
-        return Networks(network.train(), loss, averaged=[network], recompute=checkpointing_of(network))
+        recompute = checkpointing_of(network)
+        return Networks(network.train(), loss, averaged=[network], recompute=recompute, moments=moments)
 
     return StageShape(
         "train_keys",
@@ -90,7 +99,7 @@ def _keys_stage(config: EnhanceVideo) -> StageShape:
         optim.micro_batch_size,
         optim.gradient_checkpointing,
         cache_bytes=data.num_crops * 3 * data.crop_px**2,
-        notes=("moments are counted as AdamW's; Muon has one of two",) if config.upscaler.muon_lr else (),
+        notes=("the update's time is counted as AdamW's, without Muon's products",) if config.upscaler.muon_lr else (),
     )
 
 

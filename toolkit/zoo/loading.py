@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import UserError, did_you_mean
+from toolkit.errors import UserError, did_you_mean, first_line
 from toolkit.plain_files import read_object
 from toolkit.zoo.catalogue import CLASSES, hub_id, local
 from toolkit.zoo.sizes import no_larger_than, sizes_in
@@ -87,7 +87,7 @@ def _load_hub(name: str, part: str | None) -> Any:
     try:
         config: Any = Denoiser.load_config(name, **where)
     except OSError as error:
-        why = str(error).strip().splitlines()[0] if reachable else "no connection, and not in its cache"
+        why = first_line(error) if reachable else "no connection, and not in its cache"
         raise UserError(f"{name}: no such folder, and not to be had from the hub: {why}") from None
     return _load_strictly(find_class(config.get("_class_name", "")), name, **where)
 

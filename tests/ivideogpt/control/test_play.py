@@ -174,6 +174,7 @@ def test_whatever_is_sent_is_answered_in_one_line_of_json(url, capfd):
     heads = {
         "huge": "POST /reset HTTP/1.1\r\nContent-Length: 99999999",
         "word": "POST /reset HTTP/1.1\r\nContent-Length: 1e3",
+        "signs": "POST /reset HTTP/1.1\r\nContent-Length: --5",
         "none": "POST /step HTTP/1.1",
         "put": "PUT / HTTP/1.1",
         "head": "HEAD / HTTP/1.1",

@@ -3,12 +3,19 @@
 from fractions import Fraction
 
 import numpy as np
+import pytest
 
+from tests.data.videos import moving, write
+from tests.venhancer.networks import tiny_pipeline
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.scan import index_video
 from toolkit.data.video.write import Encoding
+from toolkit.venhancer.clips.backends import GenerativeBackend
 from toolkit.venhancer.clips.parts import write_parts
-from toolkit.venhancer.clips.timeline import Shot, Timeline
+from toolkit.venhancer.clips.timeline import Shot, Timeline, make_timeline
+from toolkit.venhancer.config import EnhanceVideo
+from toolkit.venhancer.engine.enhancer import Enhancer
+from toolkit.venhancer.engine.settings import EnhanceSettings
 
 RATE, NUM_FRAMES = Fraction(8), 8
 
@@ -58,3 +65,34 @@ def test_parts_are_encoded_again_and_not_made_again(tmp_path):
     former[1].rename(tmp_path / "part_000001.mp4")  # as an earlier version called it
     paths, asked = written(tmp_path, crf=2)
     assert asked == [6, 7] and sorted(tmp_path.iterdir()) == paths
+
+
+def test_a_part_of_the_network_that_is_gone_when_a_killed_shot_goes_on(tmp_path):
+    """What the network made of it was forgotten when it was stored: the shot is made once more, not shifted."""
+    write(tmp_path / "in.mp4", moving(9, 48, 32))
+    index = index_video(tmp_path / "in.mp4")
+    timeline, encoding = make_timeline(index, index.rate), Encoding(48, 32, index.rate, crf=1)
+    settings = EnhanceSettings(height=32, width=48, chunk_mib=1).changed(num_steps=1, num_frames=3)
+    settings = settings.changed(tile_height_px=32, tile_width_px=48)
+
+    def parts(folder, stop=None):
+        enhancer = Enhancer(tiny_pipeline(), settings)
+        config = EnhanceVideo(color_fix="none")
+        work = tmp_path / folder / "work"
+        backend = GenerativeBackend(VideoReader(index), enhancer, config, (48, 32), 1, "cpu", work)
+        forget = backend.stored
+
+        def stored(shot, number):
+            forget(shot, number)
+            if number == stop:
+                raise KeyboardInterrupt
+
+        backend.stored = stored
+        return write_parts(backend, timeline, encoding, 2, tmp_path / folder, None)
+
+    with pytest.raises(KeyboardInterrupt):
+        parts("killed", stop=6)
+    sorted((tmp_path / "killed").glob("part_*"))[1].unlink()
+    for one, other in zip(parts("killed"), parts("whole"), strict=True):
+        pictures = [np.stack([*VideoReader(index_video(path)).frames()]) for path in (one, other)]
+        assert np.array_equal(*pictures)

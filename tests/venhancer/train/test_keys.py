@@ -17,6 +17,8 @@ from toolkit.data.stills.crops import open_rgb, still_crops
 from toolkit.data.stills.photographs import HELD_OUT, SETS
 from toolkit.errors import UserError
 from toolkit.launch import dry_run
+from toolkit.plan import devices
+from toolkit.plan.estimate import Tracer, plan_stage
 from toolkit.runs.device import make_accelerator
 from toolkit.runs.record import Run
 from toolkit.venhancer import footprint
@@ -225,3 +227,19 @@ def test_the_plan_has_the_network_the_loss_and_the_crops_of_training():
         config.optim.batch_size,
     )
     assert stage.cache_bytes == config.data.num_crops * config.data.crop_px**2 * 3
+
+
+def test_the_plan_counts_the_moments_that_the_optimisers_keep(folder):
+    """Muon has one of a kernel, AdamW two of everything else."""
+    config = config_for(folder, muon_lr=0.5)
+    (stage,) = footprint.stages(config)
+    network = keys.first_network(config)
+    optimizers = keys.make_optimizers(config, network)
+    keys.Enlarging(network)(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 16, 16)).backward()
+    for optimizer in optimizers.values():
+        optimizer.step()
+    states = [state for optimizer in optimizers.values() for state in optimizer.state.values()]
+    kept = sum(one.nbytes for state in states for one in state.values() if torch.is_tensor(one) and one.dim())
+    plan = plan_stage(stage, devices.parse("A100-40"), Tracer(True), keep_checkpoints=1)
+    assert plan.memory.moments == kept < 8 * plan.trained
+    assert plan.checkpoint_bytes == 4 * plan.trained + kept + 4 * plan.trained

@@ -7,6 +7,7 @@ import torch
 
 from tests.zoo.edm.test_unet import LATENTS, build, codes, inputs, shake
 from toolkit import zoo
+from toolkit.errors import UserError
 from toolkit.zoo.edm.blocks import CrossAttention
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.uvit import UViT
@@ -95,3 +96,16 @@ def test_save_and_load(tmp_path):
 def test_wrong_configs(config, message):
     with pytest.raises(ValueError, match=message):
         UViT(**{**NARROW, **config})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel_mult": (1, 2, 5)}, "num_heads=3: must divide width=40"),
+        ({"channel_mult": (1, 7, 4), "num_latents": 2, "codebook_size": 3}, "num_heads=3: must divide the 56 channels"),
+    ],
+)
+def test_a_width_that_heads_do_not_divide_is_named(changes, message):
+    """Of cross-attention too, which failed in the first step."""
+    with pytest.raises(UserError, match=message):
+        UViT(**{**NARROW, "channels_per_head": {5: 13, 4: 17}[changes["channel_mult"][2]]} | changes)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from toolkit.data.images.arrays import DAMAGES
 from toolkit.errors import UserError, bytes_text
-from toolkit.plain_files import why
+from toolkit.plain_files import visible_files, why
 
 MOST_BYTES = 8 * 2**30  # of an episode
 BOMB_BYTES, BOMB_RATIO = 2**30, 500  # so large, and so many times as large as the file: nothing that was recorded
@@ -22,7 +22,7 @@ _READERS = {(1, 0): np.lib.format.read_array_header_1_0}
 
 def npz_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Files below ``folder`` that are called ``.npz``, in small letters or large, and the others; no hidden ones."""
-    files = sorted(path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file())
+    files = visible_files(folder)
     found = [path for path in files if path.suffix.lower() == ".npz"]
     return found, [path for path in files if path.suffix.lower() != ".npz"]
 

@@ -27,7 +27,7 @@ from toolkit.data.config import TextData
 from toolkit.data.hub import given_path, path_here
 from toolkit.data.splits import split_folders
 from toolkit.errors import UserError, did_you_mean, few
-from toolkit.plain_files import is_pointer, why
+from toolkit.plain_files import is_pointer, visible_files, why
 
 PLAIN = (".txt", ".md", ".text")
 SUFFIXES = (*PLAIN, ".jsonl", ".parquet")
@@ -205,16 +205,8 @@ def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) 
 
 def _files_below(root: Path) -> tuple[list[Path], list[str]]:
     """(text files, names of the other files) of any depth, sorted; what is hidden is neither."""
-    files, others = [], []
-    for path in sorted(root.rglob("*")):
-        inside = path.relative_to(root)
-        if path.is_dir() or any(part.startswith(".") for part in inside.parts):
-            continue
-        if _kind(path) and path.is_file():
-            files.append(path)
-        else:
-            others.append(str(inside))
-    return files, others
+    found = visible_files(root)
+    return [path for path in found if _kind(path)], [str(path.relative_to(root)) for path in found if not _kind(path)]
 
 
 def _stamp(path: Path, root: Path) -> str:

@@ -13,6 +13,7 @@ from toolkit.data.config import Data
 from toolkit.data.fetching import cache_root, fetch
 from toolkit.data.hub import given_path
 from toolkit.errors import UserError, did_you_mean, few
+from toolkit.plain_files import visible_files
 
 if TYPE_CHECKING:
     from toolkit.data.sets import Dataset
@@ -85,7 +86,7 @@ def videos_in(folder: Path, key: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{key}={folder}: {'is a file, not a folder' if folder.is_file() else 'no such folder'}")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = visible_files(folder)
     found = [path for path in files if _is_video(path)]
     if not found:
         raise UserError(f"{key}={folder}: no video in it ({', '.join(sorted(VIDEO_SUFFIXES))})")
@@ -99,11 +100,11 @@ def videos_in(folder: Path, key: str) -> list[Path]:
 
 def has_videos(folder: Path) -> bool:
     """Whether :func:`videos_in` finds any."""
-    return any(_is_video(path) for path in folder.rglob("*"))
+    return any(map(_is_video, visible_files(folder)))
 
 
 def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def refuse_as_images(config: Data, seed: int) -> Dataset:

@@ -13,7 +13,7 @@ from typing import Any
 
 from toolkit import zoo
 from toolkit.data.images.decoding import flattened, opened
-from toolkit.errors import UserError, did_you_mean
+from toolkit.errors import UserError, did_you_mean, first_line
 from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders.pipeline_loop import NETWORKS
 from toolkit.icg.methods import AutoGuidance, Guidance
@@ -65,7 +65,7 @@ def find_index(model: str) -> dict[str, Any] | None:
     except EntryNotFoundError:
         return None
     except (HfHubHTTPError, ValueError) as error:
-        raise UserError(f"model={model}: no such folder; as a hub id: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"model={model}: no such folder; as a hub id: {first_line(error)}") from None
 
 
 def _refuse_incomplete(path: Path, index: dict[str, Any] | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import sys
 import threading
@@ -135,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> dict[str, Any]:
         """The object that was sent. Raises UserError on anything else."""
         told = self.headers.get("Content-Length", "0")
-        if not told.strip().isascii() or not told.strip().lstrip("-").isdigit():
+        if not re.fullmatch(r"\s*-?[0-9]+\s*", told):
             raise UserError(f"Content-Length: {told[:SHOWN]}: expected a number of bytes")
         length = int(told[:20])
         if not 0 <= length <= MOST_BODY:

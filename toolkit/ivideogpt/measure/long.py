@@ -13,6 +13,7 @@ from toolkit.ivideogpt.film import film_strip, save_png
 from toolkit.ivideogpt.measure.setting import Setting, images, psnr
 from toolkit.ivideogpt.measure.tracking import LEAST_MASS, TRACKED, Color, locate
 from toolkit.ivideogpt.rollout import to_bytes
+from toolkit.runs import progress
 from toolkit.show import figures
 from toolkit.show.table import Table
 
@@ -33,7 +34,11 @@ def measure_long(setting: Setting) -> dict[str, Any]:
     env = setting.clips.dataset.env
     if not setting.config.action_conditioned or env is None:
         return {}
-    true, actions = _episodes(setting, env)
+    found = _episodes(setting, env)
+    if found is None:
+        progress.say(f"measure: long: left out, every episode of {env} ends before measure.num_long_frames are seen")
+        return {}
+    true, actions = found
     context, true = true[:, : setting.num_context], true[:, setting.num_context :]
     made = setting.imagine(context, actions, true.shape[1], "long", on_overflow="recontext")[0]
     copied = context[:, -1:].expand_as(true)
@@ -43,17 +48,17 @@ def measure_long(setting: Setting) -> dict[str, Any]:
     for thing, color in TRACKED.get(env, {}).items():
         lines[f"near.{thing}"] = near(made, true, color)
     steps = [step for step in SHOWN if step <= true.shape[1]]
-    found = {name: float(values.mean()) for name, values in lines.items()}
-    found |= {
+    means = {name: float(values.mean()) for name, values in lines.items()}
+    means |= {
         f"{name}.step_{step}": float(values[:, step - 1].mean()) for name, values in lines.items() for step in steps
     }
     _report(setting, {name: values.mean(0) for name, values in lines.items()}, steps)
     _pictures(setting, made, true, steps)
-    return found
+    return means
 
 
-def _episodes(setting: Setting, env: str) -> tuple[Tensor, Tensor]:
-    """Frames float (B, T0 + K, 3, H, W) and the actions (B, K, A) that lead to the last K."""
+def _episodes(setting: Setting, env: str) -> tuple[Tensor, Tensor] | None:
+    """Frames float (B, T0 + K, 3, H, W) and the actions (B, K, A) that lead to the last K; None: all ended earlier."""
     num_context, measure = setting.num_context, setting.config.measure
     num_frames = num_context + measure.num_long_frames
     plan = Plan(env, measure.num_long_clips, num_frames, setting.clips.resolution, SEED)
@@ -61,6 +66,8 @@ def _episodes(setting: Setting, env: str) -> tuple[Tensor, Tensor]:
     made = [run_episode(simulator, find(env), plan, number) for number in range(plan.num_episodes)]
     simulator.close()
     whole = [one for one in made if len(one) == num_frames]  # an environment may end an episode early
+    if not whole:
+        return None
     frames, rows = images([one.image for one in whole]), torch.stack([torch.from_numpy(one.action) for one in whole])
     return frames, rows[:, num_context - 1 : -1]
 

@@ -176,8 +176,10 @@ def _without_cross_attention(tokenizer: CompressiveVQModel) -> Iterator[None]:
         for layer in layers:
             layer.weight.zero_()
             layer.bias.zero_()
-    yield
-    with torch.no_grad():
-        for layer, (weight, bias) in zip(layers, kept, strict=True):
-            layer.weight.copy_(weight)
-            layer.bias.copy_(bias)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, (weight, bias) in zip(layers, kept, strict=True):
+                layer.weight.copy_(weight)
+                layer.bias.copy_(bias)

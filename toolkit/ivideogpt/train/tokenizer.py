@@ -197,7 +197,8 @@ def _encoded(found: list[Reconstruction], accelerator: Accelerator) -> dict[str,
 def _watch(step: int, tokenizer: CompressiveVQModel, clip: Clip, loop: Loop, config: TrainIVideoGPT) -> None:
     """Usage and perplexity of both codebooks on held-out clips (a running counter would count restarted codes)."""
     layout = tokenizer.layout
-    tokens = tokenizer.tokenize(clip.frames.to(tokenizer.device))
+    size = config.optim.tokenizer.micro_batch_size or NUM_HEALTH_CLIPS // 2  # at 256x256 they do not fit all at once
+    tokens = torch.cat([tokenizer.tokenize(part.frames.to(tokenizer.device)) for part in clip.split(size)])
     context, dynamics = layout.split(tokens)
     sizes = {"context": (context, layout.num_context_codes), "dynamics": (dynamics, layout.num_dynamics_codes)}
     for name, (codes, size) in sizes.items():

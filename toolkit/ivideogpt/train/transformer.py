@@ -117,7 +117,8 @@ def own_tokens(
 ) -> Tensor:
     """Tokens (B, L) in which the network's own draws stand for ``share`` of those of the future frames.
 
-    Drawn after the true ones before them (scheduled sampling, Bengio et al. 2015, in one pass), at temperature 1.
+    Drawn after the true ones before them (scheduled sampling, Bengio et al. 2015, in one pass), at temperature 1; pass
+    by pass, as dropout's masks are, so that the number of passes and processes changes the draws.
     """
     start, first = layout.prompt_length, layout.num_context_codes
     logits = transformer.logits(tokens, layout, actions)[:, start - 1 : -1, first : layout.context_slot].float()

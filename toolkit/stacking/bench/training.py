@@ -17,7 +17,9 @@ compile=true compiles every network (ours then without the CPU blocks).
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -194,9 +196,10 @@ def _trainer(options: TrainingOptions) -> Contender:
             block = ids[start : start + options.context]
             return {"input_ids": block, "labels": block}
 
-    network = _network(options)
+    network, folder = _network(options), tempfile.mkdtemp(prefix="bench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(prefix="bench-"), per_device_train_batch_size=options.batch_size, max_steps=10**9,
+        output_dir=folder, per_device_train_batch_size=options.batch_size, max_steps=10**9,
         learning_rate=1e-3, adam_beta2=0.95, weight_decay=0.1, max_grad_norm=1.0, logging_steps=50, save_strategy="no",
         report_to=[], disable_tqdm=True, use_cpu=options.device == "cpu", torch_compile=options.compile == "true",
         lr_scheduler_type="constant_with_warmup", warmup_steps=100, optim="adamw_torch_fused",
@@ -211,6 +214,7 @@ def _paused(trainer: Any, callback: Any, network: Any, arguments: Any, dataset: 
     import threading
 
     left, wake, done = 0, threading.Semaphore(0), threading.Semaphore(0)
+    failed: list[BaseException] = []
 
     class Gate(callback):  # type: ignore[misc]
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -223,18 +227,27 @@ def _paused(trainer: Any, callback: Any, network: Any, arguments: Any, dataset: 
             left -= 1
 
     def work() -> None:
-        torch.set_num_threads(threads)
-        trainer(model=network, args=arguments, train_dataset=dataset, callbacks=[Gate()]).train()
+        try:
+            torch.set_num_threads(threads)
+            trainer(model=network, args=arguments, train_dataset=dataset, callbacks=[Gate()]).train()
+        except BaseException as error:  # raised where it is waited for
+            failed.append(error)
+            done.release()
+
+    def wait() -> None:
+        done.acquire()
+        if failed:
+            raise failed[0]
 
     threads = torch.get_num_threads()
     threading.Thread(target=work, daemon=True).start()
-    done.acquire()
+    wait()
 
     def train(num_steps: int) -> None:
         nonlocal left
         left = num_steps
         wake.release()
-        done.acquire()
+        wait()
 
     return train
 

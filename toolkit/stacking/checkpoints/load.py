@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, first_line
 from toolkit.installation import install_hint
 from toolkit.stacking.checkpoints.gguf_header import read_gguf_header
 
@@ -157,5 +157,5 @@ def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
             snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=others, etag_timeout=3)
         )
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model={name}: no such folder, and not to be had from the hub: {reason[:200]}") from None
+        reason = first_line(error)[:200]
+        raise UserError(f"model={name}: no such folder, and not to be had from the hub: {reason}") from None

@@ -20,7 +20,7 @@ from toolkit.venhancer.keys.tiled import TILE_PX
 
 
 def makers(clip: str, num_frames: int, ncnn: str | None, spandrel: str | None) -> tuple[Makers, list[str]]:
-    """The contenders that can be built here (``ours`` is the command as it comes), and why others cannot."""
+    """The contenders that can be built here (``ours`` is the command with its defaults), and why others cannot."""
     asked = {"ours": ("upscaler", "motion"), "rife": ("upscaler", "rife")}
     left_out = []
     for kind, model in (("ncnn", ncnn), ("spandrel", spandrel)):

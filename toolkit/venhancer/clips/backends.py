@@ -8,6 +8,7 @@ it stopped.
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -30,6 +31,9 @@ from toolkit.venhancer.keys.tiled import enlarge_to
 
 if TYPE_CHECKING:
     from toolkit.venhancer.engine.enhancer import Enhancer
+
+
+log = logging.getLogger("toolkit")
 
 
 class KeyFrames:
@@ -185,6 +189,11 @@ class _Grid:
                 yield from np.load(path, allow_pickle=False)[have - first :]
                 have = first + count
         for first, frames in self._made():
+            if first > have:  # it was forgotten: the frames after it were stored before the part that is made now
+                log.warning("%s: a part of it is gone; this shot starts again", self.backend.folder(self.shot))
+                shutil.rmtree(self.backend.folder(self.shot))
+                yield from self.frames(have)
+                return
             if first + len(frames) > have:
                 yield from frames[max(0, have - first) :]
                 have = first + len(frames)

@@ -153,6 +153,8 @@ class CrossAttention(nn.Module):
         self, channels: int, num_heads: int, token_width: int, slots: slice = slice(None), null_kv: bool = False
     ) -> None:
         super().__init__()
+        if channels % num_heads:
+            raise UserError(f"num_heads={num_heads}: must divide the {channels} channels of the block")
         self.num_heads, self.slots = num_heads, slots
         self.norm = group_norm(channels, 1e-5)
         self.query = nn.Linear(channels, channels)

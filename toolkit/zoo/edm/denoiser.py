@@ -24,7 +24,7 @@ from toolkit.zoo.edm.latents import LatentEmbedding
 def own_randomness() -> Iterator[None]:
     """What is initialised inside leaves the CPU generator as it was: latents do not change the other weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), device="cpu")))
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), device="cpu")))  # and no accelerator's
         yield
 
 

@@ -136,18 +136,18 @@ def official_names(network: EDM2UNet) -> dict[str, str]:
 
 
 def _build(config: dict[str, Any], weights: dict[str, Tensor], path: Path) -> EDM2UNet:
-    """On the meta device, no larger than ``weights``. Raises UserError, of values naming ``path``."""
+    """On the meta device, no larger than ``weights``. Raises UserError naming ``path``."""
     known = [*_KEYS, *_FIXED, *_EXECUTION_KEYS, "attn_balance"]
     for key, value in config.items():
         if key not in known:
-            raise UserError(f"config.json: unknown key '{key}'; {did_you_mean(key, known)}known: {', '.join(known)}")
+            raise UserError(f"{path}: unknown key '{key}'; {did_you_mean(key, known)}known: {', '.join(known)}")
         if key in _FIXED and value != _FIXED[key]:
-            raise UserError(f"config.json: {key}={value}: this network has {_FIXED[key]}")
+            raise UserError(f"{path}: {key}={value}: this network has {_FIXED[key]}")
     if config.get("attn_balance", 0.3) != config.get("res_balance", 0.3):
-        raise UserError("config.json: attn_balance: must equal res_balance")
+        raise UserError(f"{path}: attn_balance: must equal res_balance")
     for key in ("img_resolution", "img_channels", "label_dim"):
         if key not in config:
-            raise UserError(f"config.json: '{key}' is missing")
+            raise UserError(f"{path}: '{key}' is missing")
     ours = {_KEYS[key]: value for key, value in config.items() if key in _KEYS}
     if ours["in_channels"] == len(_LATENTS["latents_mean"]):
         ours |= _LATENTS

@@ -185,7 +185,7 @@ def _grid(num_points: int, sigma_min: float, sigma_max: float, rho: float) -> Te
 
 
 def _floats(sigmas: Tensor | Sequence[float]) -> list[float]:
-    return torch.as_tensor(sigmas, dtype=torch.float64).tolist()
+    return [float(one) for one in (sigmas.tolist() if torch.is_tensor(sigmas) else sigmas)]  # MPS has no float64
 
 
 def _state_dtype(x: Tensor) -> torch.dtype:

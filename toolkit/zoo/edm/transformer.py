@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.errors import UserError
 from toolkit.zoo.checkpointing import CheckpointedBlock
 
 
@@ -40,7 +41,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         if width % num_heads:
-            raise ValueError(f"num_heads={num_heads}: must divide width={width}")
+            raise UserError(f"num_heads={num_heads}: must divide width={width}")
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from toolkit.data.episodes.episode import Episode
 from toolkit.data.images.decoding import flattened, opened
 from toolkit.errors import UserError, did_you_mean
+from toolkit.plain_files import visible_files
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,8 @@ def files_below(root: Path, *patterns: str, hint: str) -> list[Path]:
     """
     if root.is_file():
         return [root]
-    found = sorted(
-        path
-        for path in root.rglob("*")
-        if not path.name.startswith(".")
-        and any(fnmatch(path.name.lower(), pattern) for pattern in patterns)
-        and path.is_file()
-    )
+    files = visible_files(root)
+    found = [path for path in files if any(fnmatch(path.name.lower(), pattern) for pattern in patterns)]
     if not found:
         raise UserError(f"{root}: no {' or '.join(patterns)} in it; {hint}")
     return found
