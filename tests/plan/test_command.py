@@ -71,6 +71,16 @@ def test_parameters_are_those_of_the_built_network(planned):
     assert planned[0]["stages"][0]["trained"] == trainable(networks)
 
 
+def test_sixteen_bits_of_either_kind_are_planned_alike():
+    found = []
+    for precision in ("bf16", "fp16"):
+        words = ["stage=pretrain", f"precision={precision}"]
+        config = compose(COMMANDS["grow-llm"], [*SMOKE["grow-llm"], *words])
+        plan = make_plan(COMMANDS["grow-llm"], config, shapes("grow-llm", *words), parse("H100"))
+        found.append({key: value for key, value in plan["stages"][0].items() if key != "notes"})
+    assert found[0] == found[1] and "fp16 is counted as bf16" in plan["stages"][0]["notes"][-1]
+
+
 def test_json_is_the_same_every_time_and_complete(planned):
     assert json.dumps(planned[0]) == json.dumps(planned[1])
     assert list(planned[0]) == ["command", "devices", "assumptions", "stages", "total"]

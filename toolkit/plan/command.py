@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from toolkit.runs.stage_shape import StageShape
 from toolkit.schema import Job
 from toolkit.show.terminal import show
 
+FP16 = "precision=fp16 is counted as bf16: numbers of the same size, products of the same speed"
 TRAINING = ("train-disco", "train-ivideogpt", "grow-llm", "enhance-video")
 
 
@@ -59,7 +61,9 @@ def shapes_of(command: Command, config: Job) -> list[StageShape]:
     shapes = importlib.import_module(f"{command.room}.footprint").stages(config)
     if not shapes:
         raise UserError(f"{command.name}: no stage of this config trains (stages: {', '.join(config.stages())})")
-    return shapes
+    return [
+        replace(one, precision="bf16", notes=(*one.notes, FP16)) if one.precision == "fp16" else one for one in shapes
+    ]
 
 
 def make_plan(

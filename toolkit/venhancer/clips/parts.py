@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,7 +80,8 @@ def _encode_again(folder: Path, paths: list[Path], encoding: Encoding) -> None:
 
 def _number_of(path: Path) -> str:
     """``000012`` of part_000012_ENCODING.mp4, and of an earlier version's part_000012.mp4."""
-    return path.name.removeprefix("part_")[:6]
+    found = re.match(r"part_(\d+)", path.name)
+    return found[1] if found else ""
 
 
 class Written:
