@@ -10,7 +10,6 @@ COMMAND = COMMANDS["train-ivideogpt"]
 
 BAD = {
     "context_length=8": "num_frames=8: must be more than context_length=8",
-    "tokenizer.block_out_channels=[8,18]": "tokenizer.block_out_channels=[8, 18]: must be multiples of 4",
     "tokenizer.norm_num_groups=5": "tokenizer.norm_num_groups=5: must divide every one of",
     "transformer.num_attention_heads=3": "transformer.num_attention_heads=3: must divide",
     "transformer.num_key_value_heads=3": "transformer.num_key_value_heads=3: must divide",

@@ -9,7 +9,6 @@ from toolkit.errors import UserError, did_you_mean
 from toolkit.schema import Job, choice, cosmetic, number
 
 STAGES = ["tokenizer", "transformer", "rollout", "plan", "measure"]
-CROSS_ATTENTION_HEADS = 4  # as in the release
 MEASURES = ["tokens", "tokenizer", "decoupling", "prediction", "actions", "reward", "goal", "long"]
 
 
@@ -39,13 +38,8 @@ class TokenizerConfig:
     start_from_plain: bool = False
 
     def check(self) -> None:
-        """Groups divide the channels; the four heads of cross-attention divide them too."""
+        """Groups divide the channels."""
         for channels in self.block_out_channels:
-            if channels % CROSS_ATTENTION_HEADS:
-                raise UserError(
-                    f"tokenizer.block_out_channels={self.block_out_channels}: must be multiples of "
-                    f"{CROSS_ATTENTION_HEADS}, the heads of cross-attention"
-                )
             if channels % self.norm_num_groups:
                 raise UserError(
                     f"tokenizer.norm_num_groups={self.norm_num_groups}: must divide every one of "
