@@ -88,9 +88,10 @@ def test_a_task_that_fails_under_the_watch_ends_the_watch():
     def fail():
         raise RuntimeError("no memory")
 
+    before = threading.active_count()
     with pytest.raises(RuntimeError, match="no memory"):
         _peak_memory(lambda: Contender({"fail": fail}), "cpu")
-    assert threading.active_count() == 1
+    assert threading.active_count() == before
 
 
 def test_a_contender_whose_memory_is_not_to_be_had_is_named():
