@@ -117,8 +117,6 @@ def test_a_goal_is_what_as_many_steps_as_one_context_imagines_lead_to():
     plain = tiny.world(context_length=2, positions=200)
     world = WorldModel(plain.tokenizer, plain.transformer, [-1, -1], [1, 1], True)
     game = Game(world, "push_sprite", push_sprite, None)
-        WorldModel(plain.tokenizer, plain.transformer, [-1, -1], [1, 1], True), "push_sprite", push_sprite, None
-    )
     game.reset(5, 0)
     env, (low, high) = push_sprite(), action_range(game.world)
     action = np.random.default_rng(derive(5, "goal")).uniform(low, high).astype(np.float32)
