@@ -40,7 +40,6 @@ def test_the_stream_is_laid_out_as_the_formulas_say(layout, num_future):
     ]
     assert tokens[0].tolist() == stream
     assert [i for i, token in enumerate(stream) if token == layout.frame_slot] == layout.slot_indices(num_future)
-    assert [i for i, token in enumerate(stream) if token == layout.context_slot] == layout.context_slot_indices()
     assert torch.equal(layout.prompt(context), tokens[:, : layout.prompt_length])
     assert layout.prompt_length == (N + 1) * T0
 

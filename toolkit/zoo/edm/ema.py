@@ -36,11 +36,6 @@ class Average:
         """The weight that the next update leaves on the average."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
-        """Overwrite the weights and buffers of ``model`` with the averaged ones."""
-        model.load_state_dict(self.model.state_dict())
-
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "num_images": self.num_images}
 

@@ -30,15 +30,11 @@ class Profile(NamedTuple):
     gamma: float
 
 
-def sigma_rel_of(gamma: float) -> float:
-    """Standard deviation of a profile over its time (eq. 3); gamma > -1."""
-    return (gamma + 1) ** 0.5 / (gamma + 2) / (gamma + 3) ** 0.5
-
-
 def gamma_of(sigma_rel: float) -> float:
-    """The inverse of ``sigma_rel_of`` for 0 < sigma_rel <= 0.28: the largest root of a cubic equation.
+    """The exponent of a profile of relative standard deviation 0 < sigma_rel <= 0.28.
 
-    Eq. 3 squared is (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2. Raises ValueError.
+    Eq. 3, sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^-1 (gamma + 3)^(-1/2), squared is a cubic equation, of which this
+    is the largest root. Raises ValueError.
     """
     if not 0 < sigma_rel <= LONGEST_SIGMA_REL:
         raise ValueError(f"sigma_rel={sigma_rel}: must be greater than 0 and at most {LONGEST_SIGMA_REL}")

@@ -48,11 +48,6 @@ class FrameUpscaler(ModelMixin, ConfigMixin):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.factor = factor
 
-    @property
-    def context_px(self) -> int:
-        """Pixels of the input around a place that what comes out there depends on."""
-        return 2 * len(self.blocks) + 3
-
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge ``x``."""
         features = self.entry(x - 0.5)

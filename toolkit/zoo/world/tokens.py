@@ -83,10 +83,6 @@ class TokenLayout:
         """``slot_index`` of all future frames."""
         return [self.slot_index(frame) for frame in range(num_future)]
 
-    def context_slot_indices(self) -> list[int]:
-        """Indices of the S1 tokens: before context frames 2 .. T0."""
-        return [(self.tokens_per_context + 1) * frame - 1 for frame in range(1, self.context_length)]
-
     def prompt(self, context_codes: Tensor) -> Tensor:
         """Codes (B, T0, N) -> tokens (B, (N+1) T0) that end with the first S2."""
         slots = torch.full_like(context_codes[..., :1], self.context_slot)
