@@ -93,3 +93,15 @@ def test_the_interval_of_a_method_is_its_guiders(kind):
     assert isinstance(guidance, Guidance) and guidance.interval == keys
     made = guidance.make(2.0, 0).interval
     assert {name: getattr(made, name) for name in keys} == keys
+
+
+def test_methods_on_the_condition_are_compared_at_one_scale_and_small_models_on_two_seeds():
+    found = {one.method: one.scale for one in config_of(ICG(scale=2.25), None).methods()}
+    assert found == {"none": 1.0, "cfg": 2.25, "icg": 2.25, "tsg": TSG().scale, "icg_tsg": 2.25}
+    asked = config_of(ICG(scale=2.25), [{"method": "cfg", "scale": 4.0}])
+    assert {one.method: one.scale for one in asked.methods()} == {"cfg": 4.0, "icg": 2.25}
+    assert {one.method: one.scale for one in config_of(TSG(scale=3.0), ["cfg"]).methods()}["cfg"] == CFG().scale
+    assert config_of(ICG(), None).repeats == 2 and config_of(ICG(), None, model="a run").repeats == 1
+    own = config_of(ICG(), None)
+    own.measure.num_repeats = 5
+    assert own.repeats == 5

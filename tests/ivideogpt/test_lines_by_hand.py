@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.environments import PushSpriteEnv
-from toolkit.ivideogpt import job
+from toolkit.ivideogpt import footprint, job
 from toolkit.ivideogpt import measure as measures
 from toolkit.ivideogpt.config import Measure, TokenizerLoss, TransformerOptim
 from toolkit.ivideogpt.control.env import action_range
@@ -73,6 +73,20 @@ def test_losses_have_the_releases_weights():
     loss = TokenizerLoss()
     assert (loss.perceptual_weight, loss.commitment, loss.gan_weight) == (1.0, 1.0, 0.8)
     assert loss.reconstruction == "l1" and loss.motion_weight == loss.contrast_weight == 0
+
+
+def test_the_cost_of_a_discriminator_is_of_its_own_step_too(monkeypatch):
+    """Reconstructions and true frames, neither of which sends a gradient to the tokenizer."""
+    judged = []
+    monkeypatch.setattr(
+        footprint, "hinge", lambda judge, images, sign: judged.append((images.requires_grad, sign)) or 0
+    )
+    config = tiny.config()
+    config.tokenizer_loss.gan, config.tokenizer_loss.gan_hidden, config.tokenizer_loss.gan_depth = True, 8, 1
+    made = footprint._tokenizer(config)
+    assert made.loss(1).requires_grad and judged == [(False, -1), (False, 1)]
+    names = {name.partition(".")[0] for name, _ in made.trained.named_parameters()}
+    assert names == {"0", "1"}  # the discriminator is trained beside it
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from toolkit.stacking.checkpoints.safetensors_io import split_into_shards
 from toolkit.stacking.checkpoints.write import readable_by_all
 from toolkit.stacking.config import GrowLLM, Growth, Network, Optim
 from toolkit.stacking.measure.tasks import ACCURACIES, BENCHMARKS
+from toolkit.stacking.operators.architecture import Spaces
 from toolkit.stacking.operators.families import FAMILIES
 from toolkit.stacking.operators.llama import Llama, changed
 from toolkit.stacking.operators.patterns import Layer
@@ -143,7 +144,9 @@ def test_losses_are_of_the_next_token(tmp_path):
     assert found.source_perplexity == pytest.approx(math.exp(nats), rel=1e-4)
 
 
-@pytest.mark.parametrize(("change", "verdict"), [(0, "exact"), (2e-5, "preserved"), (0.05, "not preserved")])
+@pytest.mark.parametrize(
+    ("change", "verdict"), [(0, "exact"), (2e-5, "preserved"), (0.01, "not preserved"), (1.0, "not preserved")]
+)
 def test_what_changes_a_logit_by_more_than_rounding_is_not_preserved(tmp_path, change, verdict):
     network = make_model()
     network.save_pretrained(tmp_path / "a")
@@ -190,6 +193,13 @@ def test_kinds_of_layers_follow_their_source():
     config = changed(config_of("smollm3", num_hidden_layers=3), {"layer_types": kinds, "no_rope_layers": [1, 1, 0]})
     made = Llama().deepened(config, [Layer(number) for number in (2, 0, 1, 0)])
     assert made.layer_types == [kinds[2], kinds[0], kinds[1], kinds[0]] and made.no_rope_layers == [0, 1, 1, 1]
+
+
+def test_wider_networks_have_the_sizes_of_their_spaces_and_a_scaled_epsilon():
+    config = llama_config(Network(hidden_size=16, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-3), 300)
+    made = Llama().widened(config, Spaces(residual=32, heads=8, kv_heads=4, head_size=4, mlp=99), 0.5)
+    assert (made.hidden_size, made.num_attention_heads, made.num_key_value_heads) == (32, 8, 4)
+    assert (made.intermediate_size, made.head_dim, made.rms_norm_eps) == (99, 4, 5e-4)
 
 
 def test_silent_copies_are_silenced_with_their_biases():
