@@ -78,7 +78,8 @@ def test_losses_have_the_releases_weights():
 def test_the_cost_of_a_discriminator_is_of_its_own_step_too(monkeypatch):
     """Reconstructions and true frames, neither of which sends a gradient to the tokenizer."""
     judged = []
-    monkeypatch.setattr(
+    note = lambda judge, images, sign: judged.append((images.requires_grad, sign)) or 0  # noqa: E731
+    monkeypatch.setattr(footprint, "hinge", note)
         footprint, "hinge", lambda judge, images, sign: judged.append((images.requires_grad, sign)) or 0
     )
     config = tiny.config()

@@ -144,7 +144,10 @@ def test_losses_are_of_the_next_token(tmp_path):
     assert found.source_perplexity == pytest.approx(math.exp(nats), rel=1e-4)
 
 
-@pytest.mark.parametrize(
+VERDICTS = [(0, "exact"), (2e-5, "preserved"), (0.01, "not preserved"), (1.0, "not preserved")]
+
+
+@pytest.mark.parametrize(("change", "verdict"), VERDICTS)
     ("change", "verdict"), [(0, "exact"), (2e-5, "preserved"), (0.01, "not preserved"), (1.0, "not preserved")]
 )
 def test_what_changes_a_logit_by_more_than_rounding_is_not_preserved(tmp_path, change, verdict):
