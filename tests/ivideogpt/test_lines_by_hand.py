@@ -80,8 +80,6 @@ def test_the_cost_of_a_discriminator_is_of_its_own_step_too(monkeypatch):
     judged = []
     note = lambda judge, images, sign: judged.append((images.requires_grad, sign)) or 0  # noqa: E731
     monkeypatch.setattr(footprint, "hinge", note)
-        footprint, "hinge", lambda judge, images, sign: judged.append((images.requires_grad, sign)) or 0
-    )
     config = tiny.config()
     config.tokenizer_loss.gan, config.tokenizer_loss.gan_hidden, config.tokenizer_loss.gan_depth = True, 8, 1
     made = footprint._tokenizer(config)
