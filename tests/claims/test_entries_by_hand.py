@@ -8,8 +8,10 @@ import yaml
 
 from tests.claims.small import CLAIMS
 from toolkit.claims import results
+from toolkit.claims.jobs import Job
 from toolkit.claims.parse import parse_claims
 from toolkit.claims.reproduce import decide, metrics_by_seed, minutes_left
+from toolkit.errors import UserError
 from toolkit.show import figures
 
 SPEC = parse_claims(yaml.safe_load(CLAIMS))
@@ -49,3 +51,29 @@ def test_a_curve_is_the_mean_over_seeds_between_the_lowest_and_the_highest(monke
     metrics = {seed: {"tuned": of_seed, "base": of_seed} for seed, of_seed in found.items()}
     results.draw_figure(SPEC.claims["ratio"], metrics, tmp_path / "a.png")
     assert drawn["with z"] == ([0.5, 1, 10], [2.0, 4.0, 3.0], [1.0, 1.0, 2.0], [3.0, 6.0, 5.0])
+
+
+def test_a_claim_is_decided_once_more_on_seeds_that_no_run_has_had():
+    again = "again:\n  seeds: [{}]\n  claims: [wins]\n"
+    made = parse_claims(yaml.safe_load(CLAIMS + again.format("10, 11")))
+    assert made.claims["wins_again"].statistic.terms == [("long_again", "score")]
+    assert made.runs["long_again"].seeds == [10, 11] == made.claims["wins_again"].seeds
+    for seeds in ("2, 10", "0"):
+        with pytest.raises(UserError, match="has some of them"):
+            parse_claims(yaml.safe_load(CLAIMS + again.format(seeds)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "status", "state"),
+    [
+        (["lr=1", "seed=0"], "done", "done"),
+        (["lr=1", "seed=0", "hydra.run.dir=x"], "done", "done"),
+        (["lr=2", "seed=0"], "done", "done with other overrides"),
+        (["lr=1", "seed=0"], "running", "partial (running)"),
+    ],
+)
+def test_a_run_counts_only_with_the_settings_that_are_asked_for(monkeypatch, tmp_path, overrides, status, state):
+    one = Job(SimpleNamespace(command="train-disco"), 0, tmp_path, [], ["lr=1", "seed=0"], None)
+    found = SimpleNamespace(problem=None, status=status, record={"overrides": overrides})
+    monkeypatch.setattr(Job, "info", lambda self: found)
+    assert one.state() == state

@@ -10,13 +10,16 @@ import torch
 
 from tests.data.videos import write
 from tests.venhancer.networks import clip
+from toolkit.data.video.scan import index_video
 from toolkit.runs.record import Run
 from toolkit.venhancer import job, pipeline
 from toolkit.venhancer.build import build_pipeline
 from toolkit.venhancer.clips import backends, prepare
 from toolkit.venhancer.clips.backends import GenerativeBackend, _Grid
+from toolkit.venhancer.clips.former import is_done
 from toolkit.venhancer.clips.inputs import Task, _even, _exact_size
 from toolkit.venhancer.clips.parts import Written
+from toolkit.venhancer.clips.side_by_side import held_frames
 from toolkit.venhancer.clips.timeline import Shot
 from toolkit.venhancer.config import Degrade, EnhanceVideo, Sampling, Windows
 from toolkit.venhancer.engine.frame_store import FrameStore
@@ -215,3 +218,24 @@ def test_text_is_seen_as_the_last_layer_but_one_with_the_final_norm():
     assert penultimate(whole, output) == 20
     whole.config.num_hidden_layers = 23
     assert penultimate(whole, output) == 30
+
+
+@pytest.mark.parametrize(
+    ("change", "done"), [({}, True), ({"output": "c.mp4"}, False), ({"written": {}}, False), ({"status": "x"}, False)]
+)
+def test_a_clip_is_done_where_it_is_written_as_and_to_where_it_should_be(tmp_path, change, done):
+    config, task = EnhanceVideo(), Task("a", tmp_path / "a.mp4", tmp_path / "b.mp4", None)
+    entry = {"status": "done", "output": str(task.output), "written": dataclasses.asdict(config.encode)}
+    run = SimpleNamespace(record={"clips": {"a": entry | change}})
+    assert is_done(run, task, config) is done
+    assert not is_done(SimpleNamespace(record={}), task, config)
+
+
+def test_the_input_stands_still_until_its_next_frame(tmp_path):
+    """At 2 frames a second beside an output of 5: frames 0, 0, 0, 1, 1, 2, 2, 2, 3, 3."""
+    greys = np.array([20, 90, 160, 230])
+    frames = np.broadcast_to(greys.reshape(4, 1, 1, 1), (4, 32, 32, 3)).astype(np.uint8)
+    index = index_video(write(tmp_path / "a.mp4", frames, rate=2, options={"crf": "5"}))
+    shown = held_frames(index, SimpleNamespace(num_frames=10, rate=Fraction(5)))
+    numbers = [int(np.abs(greys - frame.mean()).argmin()) for frame in shown]
+    assert numbers == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]

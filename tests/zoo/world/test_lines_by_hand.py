@@ -10,6 +10,8 @@ from tests.ivideogpt import tiny
 from toolkit.zoo.world.discriminator import PatchDiscriminator
 from toolkit.zoo.world.linear import _Linear
 from toolkit.zoo.world.llama import KeyValueCache, rotate
+from toolkit.zoo.world.model import read_world_model
+from toolkit.zoo.world.release import import_ivideogpt
 from toolkit.zoo.world.state import Kept, Pred, Preds, as_bytes
 from toolkit.zoo.world.tokenizer_blocks import ConditionalDecoder, ConditionalEncoder, CrossAttention
 
@@ -171,3 +173,11 @@ def test_patches_are_read_and_written_row_by_row():
         assert torch.equal(patches[0, 0, number], piece.permute(1, 2, 0).flatten())
     coder._decode_frames(patches, [])
     assert torch.equal(seen["maps"], places)
+
+
+def test_imported_networks_belong_together(tmp_path):
+    """The release does not say which tokenizer's ids its transformer speaks; from the import on it is said."""
+    tiny.world().save_pretrained(tmp_path / "release")
+    import_ivideogpt(tmp_path / "release", tmp_path / "ours")
+    made = read_world_model(tmp_path / "ours")
+    assert made.transformer.config.tokenizer_fingerprint == made.tokenizer.fingerprint()
