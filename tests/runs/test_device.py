@@ -7,7 +7,7 @@ import torch
 
 from tests.toyroom.config import TrainToy
 from toolkit.errors import UserError
-from toolkit.runs.device import accelerator_of, choices
+from toolkit.runs.device import accelerator_of, choices, dtype_of, make_accelerator
 from toolkit.runs.record import Run
 
 
@@ -36,3 +36,13 @@ def test_optimisers_and_layouts_are_said_as_they_are():
     assert choices(both) == ["Adam not fused", "convolutions channels-last and contiguous"]
     assert choices([fused, torch.optim.SGD(torch.nn.Linear(3, 4).parameters())])[:2] == ["AdamW fused", "SGD not fused"]
     assert choices([torch.optim.SGD(torch.nn.Linear(3, 4).parameters())]) == ["SGD not fused"]
+
+
+def test_the_precision_asked_for_is_computed_in():
+    for precision, mixed, dtype in (("fp32", "no", torch.float32), ("bf16", "bf16", torch.bfloat16)):
+        made = make_accelerator(TrainToy(device="cpu", precision=precision))
+        assert made.mixed_precision == mixed and dtype_of(precision) == dtype
+        with made.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    with pytest.raises(UserError, match="precision=fp16: needs a GPU"):
+        make_accelerator(TrainToy(device="cpu", precision="fp16"))

@@ -11,10 +11,11 @@ import torch
 from tests.data.videos import write
 from tests.venhancer.networks import clip
 from toolkit.data.video.scan import index_video
+from toolkit.data.video.write import Encoding
 from toolkit.runs.record import Run
 from toolkit.venhancer import job, pipeline
 from toolkit.venhancer.build import build_pipeline
-from toolkit.venhancer.clips import backends, prepare
+from toolkit.venhancer.clips import backends, parts, prepare
 from toolkit.venhancer.clips.backends import GenerativeBackend, _Grid
 from toolkit.venhancer.clips.former import is_done
 from toolkit.venhancer.clips.inputs import Task, _even, _exact_size
@@ -239,3 +240,27 @@ def test_the_input_stands_still_until_its_next_frame(tmp_path):
     shown = held_frames(index, SimpleNamespace(num_frames=10, rate=Fraction(5)))
     numbers = [int(np.abs(greys - frame.mean()).argmin()) for frame in shown]
     assert numbers == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
+
+
+def test_parts_that_are_there_are_not_made_again_and_the_next_begin_where_they_are_missing(tmp_path, monkeypatch):
+    """Two shots of five and three frames in parts of two: the first part is there, so the shot goes on at frame 2."""
+    shots = (Shot((0,), tuple(map(Fraction, range(5))), 0), Shot((1,), tuple(map(Fraction, range(3))), 5))
+    asked, written, stored = [], {}, []
+
+    class Backend:
+        def frames(self, shot, start):
+            asked.append((shot.first, start))
+            return iter(range(10 * shot.first + start, 10 * shot.first + len(shot.positions)))
+
+        def stored(self, shot, stop):
+            stored.append((shot.first, stop))
+
+    monkeypatch.setattr(parts, "write_part", lambda path, frames, encoding: written.update({path: list(frames)}))
+    encoding = Encoding(4, 4, Fraction(24))
+    timeline = SimpleNamespace(shots=shots)
+    paths = parts.write_parts(Backend(), timeline, encoding, 2, tmp_path, None)
+    assert list(written.values()) == [[0, 1], [2, 3], [4], [50, 51], [52]] and list(written) == paths
+    assert asked == [(0, 0), (5, 0)] and stored == [(0, 2), (0, 4), (0, 5), (5, 2), (5, 3)]
+    paths[0].touch(), asked.clear(), written.clear()
+    parts.write_parts(Backend(), timeline, encoding, 2, tmp_path, None)
+    assert asked == [(0, 2), (5, 0)] and list(written.values()) == [[2, 3], [4], [50, 51], [52]]
