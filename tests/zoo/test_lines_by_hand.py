@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from toolkit.zoo.checkpointing import CheckpointedBlock, checkpoint_activations, checkpointed_blocks
-from toolkit.zoo.edm import import_edm2
+from toolkit.zoo.edm import import_edm, import_edm2
 from toolkit.zoo.edm.import_edm import _interleave, _regroup
 from toolkit.zoo.registry import count_flops, count_parameters
 from toolkit.zoo.video import layers
@@ -131,3 +131,16 @@ def test_a_new_video_network_says_nothing_and_drops_out_what_it_is_told_to():
         if isinstance(one, nn.Dropout)
     }  # fmt: skip
     assert dropouts == {0.3}
+
+
+def test_what_edms_config_leaves_out_is_the_releases_default(monkeypatch):
+    """Four levels of widths 1, 2, 2, 2 where ours has three."""
+    given = {}
+    _, *rest = import_edm._NETWORKS["SongUNet"]
+    monkeypatch.setitem(import_edm._NETWORKS, "SongUNet", (lambda **keys: given.update(keys), *rest))
+    monkeypatch.setattr(import_edm, "build_on_meta", lambda make, *_: make())
+    config = {"model_type": "SongUNet", "img_resolution": 32, "img_channels": 3, "label_dim": 10, "use_fp16": True}
+    import_edm._build_edm(config, None, {})
+    assert given == {"image_size": 32, "in_channels": 3, "num_classes": 10, "channel_mult": [1, 2, 2, 2]}
+    import_edm._build_edm(config | {"channel_mult": [2, 2]}, None, {})
+    assert given["channel_mult"] == [2, 2]

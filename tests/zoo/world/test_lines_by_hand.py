@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tests.ivideogpt import tiny
 from toolkit.zoo.world.discriminator import PatchDiscriminator
 from toolkit.zoo.world.linear import _Linear
-from toolkit.zoo.world.llama import KeyValueCache, rotate
+from toolkit.zoo.world.llama import KeyValueCache, _place, rotate
 from toolkit.zoo.world.model import read_world_model
 from toolkit.zoo.world.release import import_ivideogpt
 from toolkit.zoo.world.state import Kept, Pred, Preds, as_bytes
@@ -181,3 +181,21 @@ def test_imported_networks_belong_together(tmp_path):
     import_ivideogpt(tmp_path / "release", tmp_path / "ours")
     made = read_world_model(tmp_path / "ours")
     assert made.transformer.config.tokenizer_fingerprint == made.tokenizer.fingerprint()
+
+
+def test_a_new_position_sees_itself_and_what_came_before_it():
+    """Two new positions after three; of rows that begin at 0 and at 2, the second sees nothing before its own start."""
+    llm = tiny.world().transformer.llm
+    embeds = torch.zeros(2, 2, 16)
+    alike = _place(llm, embeds, KeyValueCache.empty(llm, 2, 5).extended(5))
+    assert alike.mask.tolist() == [[True] * 4 + [False], [True] * 5] and not alike.is_causal
+    cache = KeyValueCache.empty(llm, 2, 5).extended(5)
+    cache.starts = torch.tensor([0, 2])
+    own = _place(llm, embeds, cache)
+    assert own.mask[0, 0].tolist() == alike.mask.tolist()
+    assert own.mask[1, 0].tolist() == [[False, False, True, True, False], [False, False, True, True, True]]
+    third = llm.model.rotary_emb(embeds, torch.tensor([[3]]))[0]  # the first new position of a row that begins at 0
+    torch.testing.assert_close(own.cos[0, 0, 0], third[0, 0])
+    torch.testing.assert_close(own.cos[1, 0, 0], llm.model.rotary_emb(embeds, torch.tensor([[1]]))[0][0, 0])
+    whole = _place(llm, embeds, None)
+    assert whole.is_causal and whole.mask is None
