@@ -35,18 +35,19 @@ def _register() -> None:
 
 
 @contextmanager
-def pretended_card() -> Iterator[None]:
-    """In it tensors are fake, and ``device="card"`` is one to compute on."""
+def pretended_card(has_float64: bool = True) -> Iterator[None]:
+    """In it tensors are fake, and ``device="card"`` is one to compute on. has_float64: MPS has none."""
     _register()
-    with FakeTensorMode(allow_non_fake_inputs=True), _AsOnAGPU(), _Made():
+    with FakeTensorMode(allow_non_fake_inputs=True), _AsOnAGPU(has_float64), _Made():
         yield
 
 
 class _AsOnAGPU(TorchDispatchMode):
     """What fake tensors let pass and a GPU does not; and scalars, which they refuse."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_float64: bool) -> None:
         super().__init__()
+        self.has_float64 = has_float64
         self.all = WeakIdKeyDictionary()  # what says that all of a tensor is true
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -58,9 +59,12 @@ class _AsOnAGPU(TorchDispatchMode):
         out = func(*args, **kwargs)
         if func.overloadpacket is torch.ops.aten.all:
             self.all[out] = True
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        if not self.has_float64 and any(one.dtype == torch.float64 and one.device.type == CARD for one in made):
+            raise TypeError(f"{func}: float64 on a device that has none")
         generators = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Generator)]
         for generator in generators:
-            for tensor in (leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):
+            for tensor in made:
                 if generator.device.type != tensor.device.type:
                     raise RuntimeError(f"{func}: a generator of {generator.device} for a tensor of {tensor.device}")
         return out

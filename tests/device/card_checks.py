@@ -4,6 +4,8 @@ Not collected by name: test_without_a_card.py runs this file in a process of its
 that comes after its first backward pass.
 """
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -13,11 +15,16 @@ from tests.zoo.world.nano_world import SIZE, nano_world
 from toolkit.disco.config import Sampling
 from toolkit.disco.sampling import draw_samples
 from toolkit.icg import CombinedGuidance, IndependentConditionGuidance, TimeStepGuidance, guided_denoiser
+from toolkit.icg.guiders.projection import Projection
+from toolkit.icg.guiders.streams import Draws
+from toolkit.metrics import turning
 from toolkit.plan.command import TRAINING
 from toolkit.venhancer.train.augment import degrade
+from toolkit.zoo import precision
 from toolkit.zoo.disco.prior import AutoregressivePrior, MarginalPrior
 from toolkit.zoo.edm.mlp import MLPDenoiser
 from toolkit.zoo.edm.noise import SampleNoise
+from toolkit.zoo.edm.samplers import edm_sigmas, heun, heun_churn
 from toolkit.zoo.edm.unet import ADMUNet, SongUNet
 
 STAGES = [
@@ -145,3 +152,39 @@ def test_a_world_is_imagined_and_forked():
         preds = world.rollout(state, torch.zeros(2, 3, 3))
         assert {one.device.type for one in (preds.frames, preds.tokens, preds.rewards)} == {CARD}
         assert world.rollout(preds.state.fork(2), torch.zeros(4, 1, 3)).frames.shape == (4, 1, SIZE, SIZE, 3)
+
+
+@pytest.fixture
+def no_float64(monkeypatch):
+    """The card as MPS is: whoever asks for the widest numbers gets float32, and float64 is an error."""
+    monkeypatch.setattr(precision, "WITHOUT_FLOAT64", ("mps", CARD))
+    with pretended_card(has_float64=False):
+        yield
+
+
+def test_float64_is_refused_where_there_is_none(no_float64):
+    with pytest.raises(TypeError, match="float64 on a device that has none"):
+        torch.ones(2, device=CARD).double()
+    assert torch.ones(2, device=CARD).cpu().double().dtype == torch.float64
+
+
+def square(x, sigma):
+    return x * x
+
+
+def test_paths_are_followed_where_there_is_no_float64(no_float64):
+    x = torch.randn(3, 2, device=CARD)
+    path = turning.follow(square, x, turning.turning_grid(80.0, 0.5))
+    assert {one.device.type for one in (path.turning, path.defect, path.x)} == {CARD}
+    assert turning.curvature(square, x, 1.0).shape == turning.jacobian_norm(square, x, 1.0).shape == (3,)
+
+
+@pytest.mark.parametrize("solver", [heun, partial(heun_churn, s_churn=1.0)], ids=["heun", "churn"])
+def test_samples_are_drawn_where_there_is_no_float64(no_float64, solver):
+    assert solver(square, torch.randn(3, 2, device=CARD), edm_sigmas(4)).dtype == torch.float32
+
+
+def test_guiders_draw_and_project_where_there_is_no_float64(no_float64):
+    ones = torch.ones(3, 4, device=CARD)
+    assert Draws(0, "conditions").choices(ones, 2).shape == (3, 2)
+    assert Projection(eta=0.5)(ones, ones, "").dtype == torch.float32

@@ -124,8 +124,8 @@ def joint_codes(codes_Nm: Tensor) -> tuple[Tensor, int]:
 
 def normalized_mutual_information(a_N: Tensor, b_N: Tensor) -> float:
     """2 I(a;b) / (H(a) + H(b)) of two integer labellings, in [0, 1]; 1 when both are constant."""
-    a, b = (labels.unique(return_inverse=True)[1] for labels in (a_N, b_N))
-    joint = torch.zeros(int(a.max()) + 1, int(b.max()) + 1, dtype=torch.float64, device=a.device)
+    a, b = (labels.cpu().unique(return_inverse=True)[1] for labels in (a_N, b_N))
+    joint = torch.zeros(int(a.max()) + 1, int(b.max()) + 1, dtype=torch.float64)
     joint.index_put_((a, b), joint.new_tensor(1 / len(a)), accumulate=True)
     h_a, h_b, h_ab = (float(_entropy(p)) for p in (joint.sum(1), joint.sum(0), joint.flatten()))
     return 1.0 if math.isclose(h_a + h_b, 0, abs_tol=1e-12) else max(0.0, 2 * (h_a + h_b - h_ab) / (h_a + h_b))

@@ -51,7 +51,7 @@ class ClipScore:
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
             cosines = F.cosine_similarity(self._pictures(images[part]), self._texts(prompts[part]))
-            scores.append(100 * cosines.clamp_min(0).double().cpu())
+            scores.append(100 * cosines.clamp_min(0).cpu().double())
         return float(torch.cat(scores).mean())
 
     def _pictures(self, images: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from toolkit.zoo.precision import widest_float
+
 Denoise = Callable[[Tensor, Tensor], Tensor]
 MIN_GRID = 200
 
@@ -43,7 +45,7 @@ def follow(denoise: Denoise, x: Tensor, sigmas: Tensor, dtype: torch.dtype = tor
     """
     if len(sigmas) < MIN_GRID:
         raise ValueError(f"{len(sigmas)} noise levels: the turning angle needs a grid of at least {MIN_GRID}")
-    start = x = x.double()
+    start = x = x.to(widest_float(x.device))
     sigmas = sigmas.to(x)
     slope = _slope(denoise, x, sigmas[0], dtype)
     turning, length = x.new_zeros(len(x)), x.new_zeros(len(x))
@@ -76,8 +78,8 @@ def curvature(
 
     Report its median: the speed is in the denominator, so a few points near a zero of the field rule the mean.
     """
-    x = x.double()
-    level = torch.tensor(sigma, dtype=torch.float64, device=x.device)
+    x = x.to(widest_float(x.device))
+    level = torch.tensor(sigma, dtype=x.dtype, device=x.device)
     slope = _slope(denoise, x, level, dtype)
     back = x - step * slope
     earlier = _slope(denoise, back, level - step, dtype)
@@ -92,7 +94,7 @@ def jacobian_norm(
     generator: torch.Generator | None = None,
     num_probes: int | None = None,
 ) -> Tensor:
-    """Squared Frobenius norm of the denoiser's Jacobian dD/dx per sample: (n,), float64.
+    """Squared Frobenius norm of the denoiser's Jacobian dD/dx per sample: (n,), float64 where the device has it.
 
     Exact by default, one backward pass per output value; with ``num_probes`` Hutchinson's estimate
     E|J^T v|^2 over random signs v (needs ``generator``). Samples must not see each other (no batch statistics).
@@ -104,10 +106,10 @@ def jacobian_norm(
         denoised = denoise(x, level).flatten(1)
         if not denoised.requires_grad:
             raise ValueError("denoise gives no gradient with respect to x (is it under torch.no_grad?)")
-        total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        total = torch.zeros(len(x), dtype=widest_float(x.device), device=x.device)
         for probe in _probes(denoised, generator, num_probes):
             (row,) = torch.autograd.grad(denoised, x, probe, retain_graph=True)
-            total += row.detach().flatten(1).double().square().sum(1)
+            total += row.detach().flatten(1).to(total.dtype).square().sum(1)
     return total / (num_probes or 1)
 
 

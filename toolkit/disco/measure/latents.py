@@ -32,8 +32,9 @@ def shared(setting: Setting) -> dict[str, float]:
     samples, _ = draw_samples(
         setting.parts.denoiser, repeated, len(repeated), sampling, setting.rng("shared", "noise"), given
     )
-    groups = samples.double().flatten(1).view(num, NOISES_PER_LATENT, -1)
-    within, total = groups.var(dim=1).mean(), samples.double().flatten(1).var(dim=0).mean()
+    points = samples.cpu().double().flatten(1)
+    groups = points.view(num, NOISES_PER_LATENT, -1)
+    within, total = groups.var(dim=1).mean(), points.var(dim=0).mean()
     found = {"within_over_total": ratio(float(within), float(total))}
     classes = make_judge(setting.dataset).classify(samples)
     if classes is not None:

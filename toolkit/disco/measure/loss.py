@@ -22,6 +22,7 @@ from toolkit.show import figures
 from toolkit.show.table import Table
 from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.loss import edm_weight
+from toolkit.zoo.precision import widest_float
 
 
 def loss(setting: Setting) -> dict[str, float]:
@@ -91,7 +92,7 @@ def _curve(setting: Setting, denoiser: Denoiser, latents: Tensor | None) -> list
             given = {"class_labels": None if labels is None else labels[i]}
             given["latents"] = None if latents is None else latents[i]
             denoised = denoiser(x[i] + sigma * noise[i], sigma, **given)
-            total += float((denoised - x[i]).double().square().sum())
+            total += float((denoised - x[i]).to(widest_float(x.device)).square().sum())
         losses.append(total / x.numel())
     return losses
 
@@ -136,7 +137,7 @@ def use(setting: Setting) -> dict[str, float]:
     test = setting.dataset.test
     index = setting.chosen(test, max(setting.config.measure.num_samples, ENCODE_BATCH))
     logits = _logits(setting, setting.batches(test, index))
-    per_slot = {name: values.double() for name, values in latent_use(logits).items()}
+    per_slot = {name: values.cpu().double() for name, values in latent_use(logits).items()}
     codes, known = setting.encoded_items(test, index, "use"), setting.known(test, index)
     assert codes is not None
     ids, num_tuples = joint_codes(codes)

@@ -116,14 +116,14 @@ def switch(setting: Setting) -> dict[str, float]:
         return draw_samples(setting.parts.denoiser, latents, num, sampling, noise, labels, **more)[0]
 
     stayed, exchanged = draw(first), draw(second)
-    whole = float((exchanged - stayed).double().square().mean().sqrt())
+    whole = _rms(exchanged - stayed)
     classes = judge.classify(stayed)
     found: dict[str, float] = {}
     for percent in SWITCH_PERCENT:
         step = min(max(1, round(percent / 100 * sampling.num_steps)), sampling.num_steps - 1)
         below = math.sqrt(sigmas[step - 1] * sigmas[step])  # from step ``step`` on, its level included
         switched = draw(first, switch=(second, below))
-        change = float((switched - stayed).double().square().mean().sqrt())
+        change = _rms(switched - stayed)
         found[f"effect.percent_{percent}"] = ratio(change, whole)
         now = judge.classify(switched)
         if classes is not None and now is not None:
@@ -134,3 +134,7 @@ def switch(setting: Setting) -> dict[str, float]:
         setting.run.path("tables", "switch.json")
     )
     return found
+
+
+def _rms(change: Tensor) -> float:
+    return float(change.cpu().double().square().mean().sqrt())

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from toolkit.zoo.precision import widest_float
+
 
 class Projection:
     """difference -> orthogonal part + eta * part parallel to the prediction, after momentum and a limit on its norm.
@@ -40,7 +42,7 @@ class Projection:
         if self.norm:
             length = difference.float().pow(2).sum(axes, keepdim=True).sqrt().clamp_min(1e-12)
             difference = difference * (self.norm / length).clamp(max=1).to(difference.dtype)
-        precise = torch.float32 if difference.device.type == "mps" else torch.float64
+        precise = widest_float(difference.device)
         d, p = difference.to(precise), prediction.to(precise)
         parallel = (d * p).sum(axes, keepdim=True) / p.pow(2).sum(axes, keepdim=True).clamp_min(1e-12) * p
         return (d + (self.eta - 1) * parallel).to(difference.dtype)

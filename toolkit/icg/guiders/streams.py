@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from toolkit.errors import UserError
 from toolkit.runs import seeds
+from toolkit.zoo.precision import widest_float
 
 Seed = int | Sequence[int] | None
 
@@ -71,8 +72,8 @@ class Draws:
 
     def choices(self, weights_BK: Tensor, num: int) -> Tensor:
         """int64 (B, num): indices drawn with replacement in proportion to each row's weights."""
-        totals = weights_BK.double().cumsum(-1)
-        points = self.uniform((len(weights_BK), num), weights_BK.device).double() * totals[:, -1:]
+        totals = weights_BK.to(widest_float(weights_BK.device)).cumsum(-1)
+        points = self.uniform((len(weights_BK), num), weights_BK.device).to(totals.dtype) * totals[:, -1:]
         return torch.searchsorted(totals, points, right=True).clamp(max=weights_BK.shape[1] - 1)
 
     def _stack(self, shape: Sequence[int], draw: Callable[[tuple[int, ...], Generator], Tensor]) -> Tensor:

@@ -60,7 +60,7 @@ def cross_entropy(setting: Setting, context: Tensor, future: Tensor, actions: Te
     for start in range(0, len(context), size):
         rows = slice(start, start + size)
         given = None if actions is None else actions[rows]
-        total += float(setting.world.score(context[rows], future[rows], given).logprobs.double().sum())
+        total += float(setting.world.score(context[rows], future[rows], given).logprobs.cpu().double().sum())
     return -total / (len(context) * future.shape[1] * setting.world.tokenizer.layout.tokens_per_frame)
 
 

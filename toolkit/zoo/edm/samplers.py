@@ -16,6 +16,7 @@ from torch import Tensor
 
 from toolkit.errors import UserError
 from toolkit.zoo.edm.noise import Source, normal
+from toolkit.zoo.precision import widest_float
 
 Denoise = Callable[[Tensor, float], Tensor]
 Callback = Callable[[int, Tensor, float, Tensor], None]
@@ -63,7 +64,7 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor | Sequence[float], callback
     Two evaluations a step, one for a step to sigma 0: 2n - 1 for ``edm_sigmas(n)``. Returns x at sigmas[-1] in the
     state's precision.
     """
-    x = x.to(_state_dtype(x))
+    x = x.to(widest_float(x.device))
     for step, (sigma, sigma_next) in enumerate(pairwise(_floats(sigmas))):
         x, denoised = _heun_step(denoise, x, sigma, sigma_next)
         if callback:
@@ -88,7 +89,7 @@ def heun_churn(
     The evaluations are those of ``heun``; ``s_churn=0`` is ``heun``. generator: of the noise, one for the batch or a
     ``SampleNoise`` of its samples.
     """
-    x, levels = x.to(_state_dtype(x)), _floats(sigmas)
+    x, levels = x.to(widest_float(x.device)), _floats(sigmas)
     rise = min(s_churn / (len(levels) - 1), 2**0.5 - 1)
     for step, (sigma, sigma_next) in enumerate(pairwise(levels)):
         sigma_hat = sigma
@@ -118,7 +119,7 @@ def restart(
     added and integrated away again, ``num_restarts`` times. Raises UserError where two intervals fall on one level, or
     one falls on the highest.
     """
-    x, levels = x.to(_state_dtype(x)), _floats(sigmas)
+    x, levels = x.to(widest_float(x.device)), _floats(sigmas)
     at_level = _place(intervals, levels)
     for step, (sigma, sigma_next) in enumerate(pairwise(levels)):
         x, denoised = _heun_step(denoise, x, sigma, sigma_next)
@@ -186,7 +187,3 @@ def _grid(num_points: int, sigma_min: float, sigma_max: float, rho: float) -> Te
 
 def _floats(sigmas: Tensor | Sequence[float]) -> list[float]:
     return [float(one) for one in (sigmas.tolist() if torch.is_tensor(sigmas) else sigmas)]  # MPS has no float64
-
-
-def _state_dtype(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.zoo.precision import widest_float
+
 # Widest hidden feature of a transformer that is computed at once without gradients, in numbers (at least one frame's or
 # one pixel's): small enough for a CPU's cache, large enough to keep an accelerator busy.
 SLICE_NUMEL = {"cpu": 2**21, "cuda": 2**26, "mps": 2**24}
@@ -49,7 +51,7 @@ def _group_norm(norm: Any, x: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
     groups, count = norm.num_groups, x[0].numel() // norm.num_groups
-    exact = torch.float32 if x.device.type == "mps" else torch.float64  # of a few numbers only
+    exact = widest_float(x.device)  # of a few numbers only
     wide = x if x.dtype == torch.float64 else x.float()
     mean, square = (
         part.sum(dim=(1, 2)).to(exact).unflatten(-1, (groups, -1)).sum(-1, keepdim=True) / count
