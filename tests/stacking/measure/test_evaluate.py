@@ -108,6 +108,7 @@ def test_few_shots_and_a_limit(source, no_network):
     with harness.loaded(["arc_easy"], DATA) as tasks:
         zero = harness.run_tasks(harness.ScoredLM(scorer), tasks, limit=3)["arc_easy"]
     assert zero.num_rows == 3
+    assert [row[-1] for row in evaluate.task_table({"arc_easy": zero, "mine": zero}).rows] == ["3 of 2376", 3]
     assert zero.standard_error("acc") == pytest.approx((zero.metrics["acc"] * (1 - zero.metrics["acc"]) / 2) ** 0.5)
     seen = []
     scorer.pair = lambda context, continuation: seen.append(context) or Scorer.pair(scorer, context, continuation)

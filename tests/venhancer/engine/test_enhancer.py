@@ -34,6 +34,12 @@ def enhance(pipeline, video, folder, settings=SETTINGS, **changes):
     return np.concatenate([chunk.frames for chunk in chunks])
 
 
+def left(folder, pipeline, settings, video):
+    """What an enhancement left in ``folder``."""
+    geometry = plan_layout(pipeline, settings, ArraySource(video)).geometry
+    return Flight(folder, geometry, json.loads((folder / "state.json").read_text())["fingerprint"])
+
+
 def predict_nothing(pipeline, monkeypatch):
     """v of a perfect denoiser whose sample is zero: residuals vanish, what is left is the filled-in input."""
     schedule = pipeline.scheduler
@@ -189,9 +195,7 @@ def test_noise_does_not_depend_on_windows_or_tiles(tmp_path):
     for number, changes in enumerate(({}, {"num_frames": 5}, {"tile_height_px": 32, "tile_width_px": 48})):
         settings = SETTINGS.changed(num_steps=1, **changes)
         list(Enhancer(pipeline, settings).enhance(ArraySource(video), tmp_path / str(number)))
-        geometry = plan_layout(pipeline, settings, ArraySource(video)).geometry
-        flight = Flight(tmp_path / str(number), geometry, "unread", resume=False)
-        starts.append(flight.latents[0].read([14, 15, 16]))
+        starts.append(left(tmp_path / str(number), pipeline, settings, video).latents[0].read([14, 15, 16]))
     assert torch.equal(starts[0], starts[1]) and torch.equal(starts[0], starts[2])
 
 
@@ -201,8 +205,7 @@ def test_no_noise_level_means_no_noise(tmp_path):
     for level in (0, 300):
         settings = SETTINGS.changed(noise_level=level)
         list(Enhancer(pipeline, settings).enhance(ArraySource(video), tmp_path / str(level)))
-        geometry = plan_layout(pipeline, settings, ArraySource(video)).geometry
-        hint = Flight(tmp_path / str(level), geometry, "unread", resume=False).hints.read([1])
+        hint = left(tmp_path / str(level), pipeline, settings, video).hints.read([1])
         frames = torch.from_numpy(video[1:2]).permute(0, 3, 1, 2).float() / 127.5 - 1
         large = F.interpolate(frames, size=(40, 60), mode="bicubic", align_corners=False)
         wanted = residuals.standardised(residuals.with_margin(pipeline.codec.encode(large)))

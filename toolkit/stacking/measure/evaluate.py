@@ -131,7 +131,8 @@ def task_table(scores: dict[str, Score]) -> Table:
     for name in order:
         score = scores[name]
         label = BENCHMARKS[name].label if name in BENCHMARKS else name
-        rows.append([label, _accuracy(score, "acc"), _accuracy(score, "acc_norm"), _perplexity(score), score.num_rows])
+        measured = [_accuracy(score, "acc"), _accuracy(score, "acc_norm"), _perplexity(score)]
+        rows.append([label, *measured, _rows(name, score.num_rows)])
     if all(name in scores for name in ACCURACIES):
         mean = sum(scores[name].metrics[BENCHMARKS[name].metric] for name in ACCURACIES) / len(ACCURACIES)
         rows.append(["Avg. (7)", f"{100 * mean:.2f}", None, None, None])
@@ -140,6 +141,12 @@ def task_table(scores: dict[str, Score]) -> Table:
         "others, most likely what the paper prints (it does not say); perplexity of the last word (Lambada) or per word"
     )
     return Table("Tasks", ["", "acc", "acc_norm", "perplexity", "rows"], rows, note)
+
+
+def _rows(name: str, num: int) -> int | str:
+    """How many were scored; of a benchmark that a limit or an export cuts, of how many."""
+    whole = BENCHMARKS[name].num_rows if name in BENCHMARKS else num
+    return num if num == whole else f"{num} of {whole}"
 
 
 def _accuracy(score: Score, metric: str) -> str | None:

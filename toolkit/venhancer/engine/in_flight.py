@@ -55,13 +55,12 @@ class Flight:
         done: operations finished. keys_read: key frames taken from the source. delivered: output frames handed out.
     """
 
-    def __init__(self, folder: Path, geometry: Geometry, fingerprint: str, resume: bool = True) -> None:
+    def __init__(self, folder: Path, geometry: Geometry, fingerprint: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.geometry, self.fingerprint = folder, geometry, fingerprint
         self.done = self.keys_read = self.delivered = 0
-        if resume:
-            self._load()
-            self._check_files()
+        self._load()
+        self._check_files()
         stores = {
             name: FrameStore(folder / name, *shape, dtype=dtype) for name, (shape, dtype) in _files(geometry).items()
         }
