@@ -30,6 +30,18 @@ def test_cutting_up_and_blending_gives_the_same_back(size, seed):
     assert (out - image).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.125, 0.25, 0.4, 0.5])
+@pytest.mark.parametrize("tile", [5, 16, 24, 90])
+def test_weights_add_up_to_one_where_three_tiles_meet(tile, overlap):
+    """Lengths a little over that of two tiles have a third, of which much lies on both others."""
+    for length in range(tile + 1, 4 * tile, max(1, tile // 12)):
+        for seed in (None, *range(6)):
+            total = torch.zeros(length, dtype=torch.float64)
+            for span in tiles.spans(length, tile, overlap, seed):
+                total[span.start : span.stop] += torch.tensor(span.weight, dtype=torch.float64)
+            torch.testing.assert_close(total, torch.ones_like(total), msg=f"{length} {seed}")
+
+
 def test_seams_move_from_step_to_step_and_stay_where_they_are_for_a_seed():
     grids = [tiles.spans(135, 90, 0.25, seed) for seed in range(8)]
     assert len({span[0].weight for span in grids}) > 4

@@ -263,3 +263,17 @@ def test_every_residual_is_scaled_by_the_conditioning_scale():
     whole, half = (control(*arguments, conditioning_scale=scale) for scale in (1.0, 0.5))
     for one, other in zip([*whole[0], whole[1]], [*half[0], half[1]], strict=True):
         torch.testing.assert_close(other, 0.5 * one)
+
+
+@torch.no_grad()
+def test_the_control_network_is_told_what_the_key_frames_are():
+    """Their noise and scale beside the clip's own time; without an index every frame is a key frame."""
+    pair, (x, t, y, given) = make_pair(random_control=True), inputs()
+    told, forward = [], pair.controlnet.forward
+    pair.controlnet.forward = lambda *args, **keys: told.append((args, keys)) or forward(*args, **keys)
+    pair(x, t, y, t_hint=150, up_scale=3.0, conditioning_scale=0.5, **given)
+    (args, keys) = told.pop()
+    assert args[1] is t and args[5:] == (150, 3.0) and keys == {"conditioning_scale": 0.5}
+    assert args[3] is given["hint"] and torch.equal(args[4], given["key_frame_index"])
+    pair(x, t, y, hint=torch.zeros_like(x))
+    assert told.pop()[0][4].tolist() == [list(range(5))] * 2

@@ -56,13 +56,16 @@ def spans(length: int, tile: int, overlap: float, seed: int | None = None) -> li
         return [Span(0, (1.0,) * length)]
     num = count(length, tile, overlap)
     starts = [round(index * (length - tile) / (num - 1)) for index in range(num)]
+    nearest = min(after - here for here, after in itertools.pairwise(starts))
     weights = np.ones((num, tile))
     rng = np.random.default_rng(seed)
+    faded = 0  # where three tiles meet, a fade begins only after the one before it
     for index, (here, after) in enumerate(itertools.pairwise(starts)):
         shared = here + tile - after
-        width = max(1, min(shared, math.floor(tile * overlap) or 1))
-        slack = shared - width
-        place = slack // 2 if seed is None else int(rng.integers(0, slack + 1))
+        width = min(shared, math.floor(tile * overlap) or 1, nearest)
+        slack, least = shared - width, max(0, faded - after)
+        place = max(least, slack // 2) if seed is None else int(rng.integers(least, slack + 1))
+        faded = after + place + width
         fade = _fade(shared, place, width)
         weights[index, tile - shared :] *= 1 - fade
         weights[index + 1, :shared] *= fade
