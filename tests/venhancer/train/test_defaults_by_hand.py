@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from tests.venhancer.networks import tiny_pipeline
 from toolkit.disco.config import Latents, Loss, PriorConfig, Sampling
-from toolkit.venhancer import config
+from toolkit.venhancer import config, footprint
 from toolkit.venhancer.config import EnhanceVideo, Windows
 from toolkit.venhancer.keys.networks import NetworkUpscaler
 from toolkit.venhancer.train.config import WEIGHTINGS, Augment, VideoUNetConfig
@@ -51,3 +52,26 @@ def test_white_is_one_to_the_network_that_enlarges():
     pixels[0, 0] = 0
     made = NetworkUpscaler(Network(), "cpu").enlarge(pixels)
     assert seen[0].max() == 1 and seen[0].min() == 0 and made[1, 2].tolist() == [128] * 3  # 127.5, to even
+
+
+def test_what_a_stage_costs_is_of_the_networks_that_it_trains(monkeypatch):
+    """The base without its control; the control on a frozen base, or both where they are trained together."""
+    asked = []
+    monkeypatch.setattr(footprint, "Denoising", lambda pipeline, **keys: asked.append(keys["controlled"]))
+    monkeypatch.setattr(footprint, "build_pipeline", lambda *_, **__: tiny_pipeline())
+    monkeypatch.setattr(footprint, "_vae", lambda config: None)
+    given = EnhanceVideo()
+    found = {}
+    for name, joint in (("base", False), ("train", False), ("train", True)):
+        given.optim.joint = joint
+        made = footprint._networks(given, name)
+        assert all(one.requires_grad for one in made.trained.parameters())
+        found[name, joint] = type(made.trained).__name__, [type(one).__name__ for one in made.frozen]
+        assert not any(one.requires_grad for part in made.frozen[1:] for one in part.parameters())
+    codec = "PixelUnshuffleCodec"
+    assert found == {
+        ("base", False): ("VideoUNet", [codec]),
+        ("train", False): ("VideoControlNetModel", [codec, "VideoUNet"]),
+        ("train", True): ("ControlledVideoUNet", [codec]),
+    }
+    assert asked == [False, True, True]
