@@ -26,6 +26,15 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_newest_are_kept_and_those_of_round_steps_besides(tmp_path):
+    for step in range(1, 8):
+        checkpoint.save(tmp_path / "two", step, {"step": step}, keep=2)
+        checkpoint.save(tmp_path / "fours", step, {"step": step}, keep=2, keep_every=4)
+        assert checkpoint.load(tmp_path / "two")[0] == step
+    assert [int(name[5:]) for name in files(tmp_path / "two")] == [6, 7]
+    assert [int(name[5:]) for name in files(tmp_path / "fours")] == [4, 6, 7]
+
+
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert checkpoint.load(tmp_path / "none") is None and checkpoint.newest_good(tmp_path) is None
 

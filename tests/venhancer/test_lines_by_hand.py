@@ -261,6 +261,13 @@ def test_parts_that_are_there_are_not_made_again_and_the_next_begin_where_they_a
     paths = parts.write_parts(Backend(), timeline, encoding, 2, tmp_path, None)
     assert list(written.values()) == [[0, 1], [2, 3], [4], [50, 51], [52]] and list(written) == paths
     assert asked == [(0, 0), (5, 0)] and stored == [(0, 2), (0, 4), (0, 5), (5, 2), (5, 3)]
-    paths[0].touch(), asked.clear(), written.clear()
-    parts.write_parts(Backend(), timeline, encoding, 2, tmp_path, None)
-    assert asked == [(0, 2), (5, 0)] and list(written.values()) == [[2, 3], [4], [50, 51], [52]]
+    for there, begun, made in [
+        ([0], [(0, 2), (5, 0)], [[2, 3], [4], [50, 51], [52]]),
+        ([1], [(0, 0), (0, 4), (5, 0)], [[0, 1], [4], [50, 51], [52]]),
+        ([2, 3], [(0, 0), (5, 2)], [[0, 1], [2, 3], [52]]),
+    ]:
+        asked.clear(), written.clear()
+        for number, path in enumerate(paths):
+            path.touch() if number in there else path.unlink(missing_ok=True)
+        parts.write_parts(Backend(), timeline, encoding, 2, tmp_path, None)
+        assert asked == begun and list(written.values()) == made
