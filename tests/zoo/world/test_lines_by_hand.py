@@ -199,3 +199,27 @@ def test_a_new_position_sees_itself_and_what_came_before_it():
     torch.testing.assert_close(own.cos[1, 0, 0], llm.model.rotary_emb(embeds, torch.tensor([[1]]))[0][0, 0])
     whole = _place(llm, embeds, None)
     assert whole.is_causal and whole.mask is None
+
+
+def test_a_frame_is_what_its_tokens_less_the_contexts_codes_decode_to():
+    world = tiny.world()
+    state, pred = world.step(world.begin(tiny.starts(2), seeds=3), np.zeros((2, 2), np.float32))
+    assert (pred.tokens >= 16).all() and len(pred.tokens.unique()) > 1
+    decoded = world.tokenizer.decode_frames((pred.tokens - 16)[:, None], state.context)
+    assert torch.equal(pred.frame, as_bytes(decoded)[:, 0]) and torch.equal(state.recent[:, -1], pred.frame)
+
+
+def test_the_action_that_leads_to_a_frame_changes_its_likelihood_and_no_earlier_ones():
+    world = tiny.world(context_length=2, positions=200)
+    rng = np.random.default_rng(0)
+    frames, actions = (
+        rng.integers(0, 256, (1, 5, 16, 16, 3), np.uint8),
+        rng.uniform(-1, 1, (1, 3, 2)).astype(np.float32),
+    )
+    plain = world.score(frames[:, :2], frames[:, 2:], actions)
+    for number in range(3):
+        other = actions.copy()
+        other[:, number] *= -1
+        found = world.score(frames[:, :2], frames[:, 2:], other)
+        assert torch.equal(found.logprobs[:, :number], plain.logprobs[:, :number])
+        assert (found.logprobs[:, number:] != plain.logprobs[:, number:]).all()
