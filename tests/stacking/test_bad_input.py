@@ -204,6 +204,20 @@ def test_an_empty_folder_that_is_there_is_filled_and_stays_itself(one, kind, mon
         grow_checkpoint(one, real, STACK)
 
 
+def test_a_folder_that_is_there_is_empty_again_where_files_cannot_all_be_moved_into_it(one):
+    """Because somebody else has made a folder of the name of the last one meanwhile."""
+    out = one.parent / "out"
+    out.mkdir()
+
+    def interfere():
+        (out / "config.json" / "mine").mkdir(parents=True, exist_ok=True)
+
+    with pytest.raises(JobError, match="writing failed, nothing was kept"):
+        grow_checkpoint(one, out, STACK, measure=False, on_tensor=interfere)
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+    assert [path.name for path in (out / "config.json").iterdir()] == ["mine"]
+
+
 def test_a_folder_that_is_there_is_empty_again_after_a_failure(one):
     real = one.parent / "real"
     real.mkdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.data.config import Data
-from toolkit.data.fetching import cache_root, fetch
+from toolkit.data.fetching import fetch
 from toolkit.data.hub import given_path
 from toolkit.errors import UserError, did_you_mean, few
 from toolkit.plain_files import visible_files
@@ -60,11 +60,6 @@ def clip_path(name: str) -> Path:
         raise UserError(f"clip {name}: {did_you_mean(name, CLIPS)}choose one of {', '.join(CLIPS)}")
     clip = CLIPS[name]
     return fetch(clip.download).path / clip.file
-
-
-def is_clip_cached(name: str) -> bool:
-    """Whether the clip's file is in the cache."""
-    return (cache_root() / "data" / CLIPS[name].download / CLIPS[name].file).is_file()
 
 
 def clip_paths(name: str, path: str | Path | None = None) -> list[Path]:

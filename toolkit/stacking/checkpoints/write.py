@@ -84,10 +84,20 @@ def _held(aside: Path, out: Path) -> Iterator[None]:
 
 
 def _move(aside: Path, out: Path) -> None:
-    """``aside`` becomes ``out``; of a folder inside of ``out`` the files do, the config last: without it it is none."""
+    """``aside`` becomes ``out``; of a folder inside of ``out`` the files do, the config last: without it it is none.
+
+    Raises OSError. Then no file of ``aside`` is in ``out``.
+    """
     if aside.parent == out:
-        for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, out / path.name)
+        moved: list[Path] = []
+        try:
+            for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
+                os.replace(path, out / path.name)
+                moved.append(out / path.name)
+        except OSError:
+            for path in moved:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            raise
     else:
         os.replace(aside, out)
     sync(aside.parent)
