@@ -39,10 +39,11 @@ def test_optimisers_and_layouts_are_said_as_they_are():
 
 
 def test_the_precision_asked_for_is_computed_in():
-    for precision, mixed, dtype in (("fp32", "no", torch.float32), ("bf16", "bf16", torch.bfloat16)):
+    with pytest.raises(UserError, match="precision=fp16: needs a GPU"):
+        make_accelerator(TrainToy(device="cpu", precision="fp16"))
+    # float32 last: accelerate's state is one for the whole process
+    for precision, mixed, dtype in (("bf16", "bf16", torch.bfloat16), ("fp32", "no", torch.float32)):
         made = make_accelerator(TrainToy(device="cpu", precision=precision))
         assert made.mixed_precision == mixed and dtype_of(precision) == dtype
         with made.autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-    with pytest.raises(UserError, match="precision=fp16: needs a GPU"):
-        make_accelerator(TrainToy(device="cpu", precision="fp16"))
