@@ -35,13 +35,17 @@ def test_presets_compose(name):
         ("25/2", Fraction(25, 2)),
         ("14.985", Fraction(15000, 1001)),
         ("0.5", Fraction(1, 2)),
+        ("0.001", Fraction(1, 1000)),
+        ("12.123456789012345", Fraction(12.123456789012345).limit_denominator(10**6)),  # 32 bits hold it
     ],
 )
 def test_rates(text, rate):
     assert parse_fps(text) == rate
 
 
-@pytest.mark.parametrize("text", ["fast", "0", "-3", "1/0", "nan", "inf", "30 fps", "", "5000"])
+@pytest.mark.parametrize(
+    "text", ["fast", "0", "-3", "1/0", "nan", "inf", "30 fps", "", "5000", "0.0000001", "1e999999999", "1" * 5000]
+)
 def test_rates_that_are_none(text):
     with pytest.raises(UserError, match="fps="):
         parse_fps(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -29,6 +30,7 @@ FIDELITY_NOISE_LEVELS = {"faithful": 50, "balanced": 150, "creative": 250}
 LEAST_SCALE = 0.125  # without the network, which enlarges
 MOST_NOISE_LEVEL = 300  # of 1000 steps (section 3.3)
 LEAST_SIDE_PX = 16
+MOST_PARTS = 1_000_000  # of a second that a rate may count in: containers keep 32 bits
 
 
 @dataclass
@@ -312,14 +314,15 @@ def parse_fps(text: str, key: str = "fps") -> Fraction:
     Raises UserError naming the key.
     """
     try:
-        value = Fraction(text)
+        short = re.fullmatch(r"[\d./+-]{1,40}(e[+-]?\d{1,2})?", text)  # 1e999999999 would take for ever
+        value = Fraction(text if short else "none")
     except (ValueError, ZeroDivisionError):
         raise UserError(f"{key}={text}: must be a number or a fraction, as in 24, 29.97 or 30000/1001") from None
-    if not 0 < value <= 1000:
-        raise UserError(f"{key}={text}: must be greater than 0 and at most 1000")
+    if not Fraction(1, 1000) <= value <= 1000:
+        raise UserError(f"{key}={text}: must be from 0.001 to 1000")
     ntsc = Fraction(round(value) * 1000, 1001)
     is_rounded_ntsc = ntsc > 0 and value.denominator > 1 and "/" not in text and abs(ntsc - value) < Fraction(1, 200)
-    return ntsc if is_rounded_ntsc else value
+    return ntsc if is_rounded_ntsc else value.limit_denominator(MOST_PARTS)
 
 
 SCHEMAS = {(None, "enhance_video_schema"): EnhanceVideo}
