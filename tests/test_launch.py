@@ -13,6 +13,12 @@ from tests.toyroom.harness import record, run_here
 
 BAD = {
     "wrong key": ("optim.lrr=3", "optim.lrr: no such key; did you mean 'optim.lr'?"),
+    "key of another group": ("lr=3", "lr: no such key; did you mean 'optim.lr'?"),
+    "key of a wrong group": ("optm.num_steps=3", "optm.num_steps: no such key; did you mean 'optim.num_steps'?"),
+    "key that is like no other but for its group": (
+        "optim.learning_rate=3",
+        "optim.learning_rate: no such key; --keys",
+    ),
     "wrong top key": ("sed=3", "sed: no such key; did you mean 'seed'?"),
     "added key": ("+note=1", "note: no such key"),
     "added nested key": ("+optim.note=1", "optim.note: no such key"),

@@ -164,6 +164,22 @@ def is_config_error(error: BaseException) -> bool:
     return isinstance(error, Exception) and raised_in.split(".")[0] in ("hydra", "omegaconf", "antlr4")
 
 
+def _near_key(name: str, known: set[str]) -> str:
+    """What :func:`did_you_mean` says of the key's last word: its group would make all keys of that group alike.
+
+    A word that is a key of another group is that key.
+    """
+    group, dot, word = name.rpartition(".")
+    same = sorted((key for key in known if key.rpartition(".")[2] == word), key=len)
+    if same:
+        return did_you_mean(name, same) or f"did you mean '{same[0]}'? "
+    beside = [key for key in known if key.rpartition(".")[0] == group]
+    if not beside:
+        return did_you_mean(name, known)
+    near = did_you_mean(word, [key.rpartition(".")[2] for key in beside])
+    return near.replace("'", f"'{group}{dot}", 1)
+
+
 MOST_CHARACTERS = 1500  # of a message: a value may be long
 _INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search path:", "provider=", "See https:")
 
@@ -173,7 +189,7 @@ def one_line(error: BaseException, command: Command) -> str:
     text = _old_key(error, command) or _unknown_option(error, command) or _unparsable(error) or _flat(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        near = did_you_mean(unknown[1], known_keys(command) - {unknown[1]})
+        near = _near_key(unknown[1], known_keys(command) - {unknown[1]})
         text = f"{unknown[1]}: no such key; {near}--keys lists all"
     if type(error).__module__ == "builtins":  # raised within Hydra, and not meant for people
         text = f"the overrides fit nothing in the config ({text}); --keys lists all"

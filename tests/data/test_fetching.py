@@ -12,10 +12,14 @@ from PIL import Image
 
 from toolkit import data
 from toolkit.data import downloads, fetching, sources
-from toolkit.data.config import Data
+from toolkit.data.config import Data, TextData
+from toolkit.data.images import folder as folders
+from toolkit.data.images import images
 from toolkit.data.images.digits import read_idx
 from toolkit.data.sources import Download, SourceFailed, idx_bytes
+from toolkit.data.text.corpora import load_text
 from toolkit.errors import UserError
+from toolkit.stacking.pretrain import tokens
 
 CONTENT = b"some data"
 PIN = hashlib.sha256(CONTENT).hexdigest()
@@ -230,3 +234,24 @@ def test_the_cache_lies_at_home_unless_it_is_said_where(tmp_path, monkeypatch):
     assert fetching.cache_root() == tmp_path / ".cache" / "toolkit"
     monkeypatch.setenv("TOOLKIT_CACHE", "~/elsewhere")
     assert fetching.cache_root() == tmp_path / "elsewhere"
+
+
+def test_a_cache_that_cannot_be_written_is_named_before_anything_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("where a cache cannot be")
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "file"))
+    offer(monkeypatch, ("pip", give(CONTENT)))
+    corpus = load_text(TextData(name="text_python"))
+    for number in range(8):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    monkeypatch.setattr(images, "REMEMBER_ABOVE", 1)
+    monkeypatch.setattr(folders, "FEW_PIXELS", 1)
+    for make in (
+        lambda: fetching.fetch("mnist"),
+        lambda: tokens.prepare(corpus, 0.1, None, "key"),
+        lambda: data.load(Data(name="folder", path=str(tmp_path / "images"))).train.all(),
+    ):
+        with pytest.raises(
+            UserError, match=r"file/\w+: the cache cannot be written \(Not a directory\); set TOOLKIT_C"
+        ):
+            make()

@@ -57,6 +57,21 @@ def test_what_failed_while_the_rest_was_kept_is_said_and_fails(toolkit, monkeypa
     )
 
 
+def test_a_plan_without_a_simulator_is_refused_before_anything_is_trained(toolkit):
+    toolkit("data", "record", "push_sprite", "out", "--num-frames", "8", "--size-px", "16", "--num-episodes", "8")
+    Path("out/episodes.json").unlink()
+    words = [
+        "experiment=ivideogpt_smoke",
+        "data=episodes_folder",
+        "data.path=out",
+        "data.size_px=16",
+        "hydra.run.dir=run",
+    ]
+    code, _, said = toolkit("train-ivideogpt", *words, "plan.num_episodes=1")
+    assert code == 2 and "toolkit: error: data.name=episodes_folder: out came from no simulator that is here" in said
+    assert not Path("run").exists()
+
+
 def test_play_serves_its_page_until_it_is_interrupted(tmp_path):
     tiny.world().save_pretrained(tmp_path / "world")
     write_episode(tmp_path / "starts" / "a.npz", Episode(tiny.starts(1)[0]))

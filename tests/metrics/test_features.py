@@ -105,3 +105,13 @@ def test_a_classifier_sees_each_item_twenty_times_within_limits(items, steps, mo
     monkeypatch.setattr(module, "NUM_IMAGES", 300 * 128 + 5)
     module.train_classifier(FeatureNet((1, 4, 4), 2, width=2), SimpleNamespace(train=Split()))
     assert seen == [128] * steps
+
+
+def test_a_classifier_that_cannot_be_kept_serves_all_the_same(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    tiny = data.load(Data(name="digits", size_px=4, class_labels=False))
+    kept = features_of(tiny)(tiny.test.all()[0])
+    (tmp_path / "file").write_text("where a cache cannot be")
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "file"))
+    assert torch.equal(features_of(tiny)(tiny.test.all()[0]), kept)
+    assert "not kept for the next time (Not a directory); set TOOLKIT_CACHE=FOLDER" in caplog.text

@@ -6,6 +6,7 @@ as their users run them (pip, npm, apt-get), with short time-outs; every failure
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import logging
@@ -44,6 +45,18 @@ def cache_root() -> Path:
     return root
 
 
+def cache_folder(name: str) -> Path:
+    """The folder ``name`` of the cache, made, to write into. Raises UserError where it cannot be written."""
+    folder = cache_root() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(f"{folder}: the cache cannot be written ({error.strerror}); set TOOLKIT_CACHE=FOLDER") from None
+    return folder
+
+
 def fetch(name: str, path: str | Path | None = None) -> Fetched:
     """The files of download ``name``, in the cache; from the folder ``path`` if given (plain or .gz, any depth).
 
@@ -57,6 +70,7 @@ def fetch(name: str, path: str | Path | None = None) -> Fetched:
     if path is None and _verified(home, download):
         return Fetched(name, home, download.licence, download.origin, "cache")
     sources = download.sources if path is None else [("path", lambda _scratch: _user_folder(path))]
+    cache_folder("data")
     failures = []
     for label, unpack in sources:
         try:

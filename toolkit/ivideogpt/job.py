@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from toolkit import zoo
+from toolkit.data.episodes.sets import EpisodeDataset
 from toolkit.ivideogpt import measure as measures
 from toolkit.ivideogpt.build import (
     build_tokenizer,
@@ -47,8 +48,9 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
     clips = load_clips(config)
     if trains_transformer:
         init_transformer(config, clips)  # a refusal comes before the tokenizer is trained
-    accelerator = accelerator_of(run)
     dataset = clips.dataset
+    _check_simulator(config, dataset)
+    accelerator = accelerator_of(run)
     run.keep_splits(dataset.contents(), of_folder=config.data.path is not None)
     run.record["data"] = {
         "env": dataset.env,
@@ -92,6 +94,14 @@ def _check_sources(config: TrainIVideoGPT) -> None:
     for source in (config.init, config.model):
         if source is not None:
             zoo.load(source, "tokenizer")
+
+
+def _check_simulator(config: TrainIVideoGPT, dataset: EpisodeDataset) -> None:
+    """What plans or measures in a simulator finds one; said before anything is trained. Raises UserError."""
+    stages, names = config.stages(), set(config.measure.names)
+    measures_in_it = "measure" in stages and config.action_conditioned and dataset.env and names & {"actions", "long"}
+    if "plan" in stages or measures_in_it:
+        dataset.make_env().close()
 
 
 def _objective(metrics: dict[str, float]) -> float | None:

@@ -8,6 +8,7 @@ others in the same features; they are not FIDs.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,7 @@ NUM_IMAGES = 200_000
 NUM_FOR_PCA = 1024
 _SEED = 0
 _CHUNK = 1024
+_log = logging.getLogger(__name__)
 
 
 class FeatureNet(nn.Module):
@@ -101,7 +103,10 @@ def features_of(dataset: Dataset) -> Features:
     path = _cache_path(dataset)
     if not _load(net, path):
         train_classifier(net, dataset)
-        write_atomic(path, save(net.state_dict()))
+        try:
+            write_atomic(path, save(net.state_dict()))
+        except OSError as error:  # after a training: what is measured does not need the file
+            _log.warning("%s: not kept for the next time (%s); set TOOLKIT_CACHE=FOLDER", path, error.strerror)
     net.eval().requires_grad_(False)
     return Features("classifier", net.features, net)
 

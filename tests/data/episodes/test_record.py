@@ -163,3 +163,41 @@ def test_pictures_that_are_no_bytes_and_actions_that_are_no_numbers_are_refused(
             env.reset(seed=0)
     with pytest.raises(UserError, match="expected 3 finite numbers"):
         env.step([np.nan, 0, 0])
+
+
+class Own(gymnasium.Env):
+    """Choices that do not begin at 0, and pictures of any shape."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+    action_space = gymnasium.spaces.Discrete(3, start=5)
+    observation_space = gymnasium.spaces.Discrete(1)
+    render_mode = "rgb_array"
+
+    def __init__(self, shape):
+        self.shape, self.taken = shape, []
+
+    def reset(self, **keys):
+        super().reset(**keys)
+        return 0, {}
+
+    def step(self, action):
+        self.taken.append(action)
+        return 0, 0.0, False, False, {}
+
+    def render(self):
+        return np.zeros(self.shape, np.uint8)
+
+
+def test_choices_that_begin_elsewhere_than_at_zero_are_carried_out():
+    env = Own((8, 8, 3))
+    rendered = environments.Rendered(env, 8)
+    rendered.reset(seed=0)
+    for row in np.eye(3, dtype=np.float32):
+        rendered.step(row)
+    assert env.taken == [5, 6, 7] and all(map(env.action_space.contains, env.taken))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 4), (3, 8, 8)])
+def test_pictures_that_are_not_of_three_channels_last_are_refused(shape):
+    with pytest.raises(UserError, match=r"render\(\): a picture of shape .*, expected \[H, W, 3\]"):
+        environments.Rendered(Own(shape), 8).reset(seed=0)

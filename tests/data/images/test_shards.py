@@ -308,3 +308,23 @@ def test_what_the_library_saves_is_read(tmp_path):
     loaded = load(tmp_path / "set")
     assert loaded.class_names == ("cat", "dog", "eel") and numbers_of(loaded.test) == {n: n % 3 for n in range(20, 30)}
     assert numbers_of(loaded.train) | numbers_of(loaded.valid) == {n: n % 3 for n in range(20)}
+
+
+def test_what_shards_hold_besides_is_said_and_where_classes_would_be(tmp_path, caplog):
+    caplog.set_level("INFO")
+    load(tar(tmp_path / "a.tar", [*web(range(6), classes=0), ("n0000.json", b"{}")]))
+    assert "6 images, no classes (a column label or labels, or .cls in a tar, would give them)" in caplog.text
+    assert "a.tar: passed over, neither images nor classes: .json, .txt" in caplog.text
+    made = {"image": [{"bytes": png(number)} for number in range(6)], "fine_label": list(range(6)), "text": ["x"] * 6}
+    parquet.write_table(pyarrow.table(made), tmp_path / "b.parquet")
+    load(tmp_path / "b.parquet")
+    assert "b.parquet: passed over, neither images nor classes: fine_label, text" in caplog.text
+    caplog.clear()
+    load(table(tmp_path / "c.parquet", range(6), [0, 1] * 3))
+    assert "6 images of 2 classes" in caplog.text and "passed over" not in caplog.text
+
+
+def test_a_folder_of_compressed_tars_says_that_they_are_not_read(tmp_path):
+    tar(tmp_path / "set" / "0.tar.gz", web(range(6)), mode="w:gz")
+    with pytest.raises(UserError, match=r"no images found .*there are 1 \.gz; compressed tars are not read: unpack"):
+        load(tmp_path / "set")

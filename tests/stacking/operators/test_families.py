@@ -47,7 +47,10 @@ OTHERS = {
         "Gemma3TextConfig",
         SIZES | {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8, "layer_types": MIXED},
     ),
+    "gemma": ("GemmaConfig", SIZES | {"head_dim": 8}),
+    "phi": ("PhiConfig", SIZES | {"qk_layernorm": True}),
     "phi3": ("Phi3Config", SIZES | {"sliding_window": 4}),
+    "opt": ("OPTConfig", ONE_KEY_PER_HEAD | {"ffn_dim": 40, "word_embed_proj_dim": 32}),
     "olmo2": ("Olmo2Config", SIZES),
     "olmo3": ("Olmo3Config", SIZES | {"sliding_window": 4, "layer_types": MIXED}),
     "qwen3_moe": (
@@ -251,3 +254,12 @@ def test_shapes_of_equal_configs_are_found_once_and_nobody_can_spoil_them(monkey
     assert len(built) == 1 and found["model.norm.weight"] == (config.hidden_size,)
     larger = llama.changed(config, {"vocab_size": config.vocab_size + 1})
     assert Llama().shapes(larger) != found and len(built) == 2
+
+
+@pytest.mark.parametrize("setting", [{"do_layer_norm_before": False}, {"word_embed_proj_dim": 16}])
+def test_opt_350m_is_refused(setting, tmp_path):
+    name, settings = OTHERS["opt"]
+    AutoModelForCausalLM.from_config(getattr(transformers, name)(**settings | setting)).save_pretrained(tmp_path / "in")
+    with pytest.raises(UserError, match=r"as of OPT-350m\): cannot be grown"):
+        grow_checkpoint(tmp_path / "in", tmp_path / "out", STACK)
+    assert not (tmp_path / "out").exists()

@@ -146,13 +146,16 @@ class Rendered(gymnasium.Wrapper):
         row = np.asarray(action, np.float32)
         if not np.isfinite(row).all() or row.size != self.num_numbers:
             raise UserError(f"action {row.tolist()}: expected {self.num_numbers} finite numbers")
-        taken: Any = int(row.argmax()) if self.num_actions else row.reshape(self.env.action_space.shape)  # type: ignore[arg-type]
+        space: Any = self.env.action_space
+        taken: Any = int(space.start + row.argmax()) if self.num_actions else row.reshape(space.shape)
         _, reward, terminated, truncated, info = self.env.step(taken)
         return self._picture(), float(reward), terminated, truncated, info
 
     def _picture(self) -> NDArray[np.uint8]:
-        picture: Any = self.env.render()
-        return resize(as_bytes("render()", picture)[None], self.size_px)[0]
+        picture = as_bytes("render()", self.env.render())
+        if picture.ndim != 3 or picture.shape[-1] != 3:
+            raise UserError(f"render(): a picture of shape {list(picture.shape)}, expected [H, W, 3]")
+        return resize(picture[None], self.size_px)[0]
 
 
 def num_choices(env: ImageEnv) -> int | None:

@@ -108,6 +108,7 @@ def load_recorded(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeD
     folder = fetching.cache_root() / "episodes" / f"{config.name}_{size_px}px_{plan.num_frames}frames"
     there = len(list(folder.glob("episode_*.npz")))
     if there < wanted:
+        fetching.cache_folder("episodes")
         log.info("recording %d episodes of %s into %s", wanted - there, config.name, folder)
         _, problems = record(plan, folder)
         if problems:

@@ -179,6 +179,7 @@ class StackArchive:
         self.pixels, self._labels = _stack(path)  # (n, H, W, C), whole numbers (n,) or None
         self.splits = {"train": [f"{row:08d}" for row in range(len(self.pixels))]}
         self.class_names: tuple[str, ...] = ()
+        self.others: list[str] = []
 
     def labels(self, split: str) -> list[int | str] | None:
         """The classes of all images."""

@@ -68,7 +68,12 @@ def _kept_rows(files: list[Path], max_pixels: int, skip_bad: bool) -> np.ndarray
     kept = cache_root() / "checked" / f"{digest.hexdigest()[:32]}.npy"
     if not kept.is_file():
         _log.info("checking %d images (kept for the next time)", len(files))
-        _keep(kept, _check_all(files, max_pixels, skip_bad))
+        rows = _check_all(files, max_pixels, skip_bad)
+        try:
+            _keep(kept, rows)
+        except OSError as error:
+            _log.warning("%s: not kept for the next time (%s); set TOOLKIT_CACHE=FOLDER", kept, error.strerror)
+        return rows
     return np.load(kept, allow_pickle=False)
 
 

@@ -60,7 +60,9 @@ def listed_splits(root: Path, archive: ShardArchive | StackArchive, is_given: bo
             raise UserError(f"{root}: {name} has the class {unknown}, which is none of {few(list(names), 5)}")
         numbers = None if part is None else np.array([index[label] for label in part], np.int64)
         found[name] = Found([root / one for one in archive.splits[name]], numbers, names, Counter())
-        _say(root, name, found[name], "no classes")
+        _say(root, name, found[name], "no classes (a column label or labels, or .cls in a tar, would give them)")
+    if archive.others:
+        _log.warning("%s: passed over, neither images nor classes: %s", root, few(archive.others))
     return found
 
 
@@ -275,6 +277,8 @@ def _images_under(folder: Path) -> tuple[list[Path], Counter[str]]:
     files, skipped = _walk(folder)
     if not files:
         there = f"; there are {by_suffix(skipped)}" if skipped else ""
+        if skipped.keys() & {".gz", ".tgz", ".xz", ".zst"}:
+            there += "; compressed tars are not read: unpack them, or gunzip them"
         raise UserError(f"{folder}: no images found (looked for {', '.join(sorted(readable_suffixes()))}{there})")
     _refuse_splits_inside(folder, {file.parent for file in files})
     return files, skipped

@@ -37,10 +37,14 @@ class Item(NamedTuple):
 
 
 class Shard(Protocol):
-    """One file of many images. ``items`` by name, in order; ``class_names`` where the file says how they are called."""
+    """One file of many images. ``items`` by name, in order; ``class_names`` where the file says how they are called.
+
+    others: what it holds besides and is not read: columns, or suffixes of members.
+    """
 
     items: dict[str, Item]
     class_names: tuple[str, ...]
+    others: list[str]
 
     def read(self, name: str) -> bytes: ...
 
@@ -127,6 +131,11 @@ class ShardArchive:
         """Names of the classes 0, 1, ... where the shards give them."""
         return next(iter(self._shards.values())).class_names
 
+    @property
+    def others(self) -> list[str]:
+        """What the shards hold besides, and is not read."""
+        return sorted({one for shard in self._shards.values() for one in shard.others})
+
     def _item(self, name: str) -> tuple[Shard, str]:
         """The shard, whose own name has at most two words, and what is left of the name."""
         words = name.split("/")
@@ -165,6 +174,7 @@ class TarShard:
         self.path = path
         self.class_names: tuple[str, ...] = ()
         self._places: dict[str, tuple[int, int]] = {}
+        self.others: list[str] = []
         labels: dict[str, Label] = {}
         end = path.stat().st_size
         try:
@@ -194,6 +204,8 @@ class TarShard:
             if name in self._places or any(word in ("", ".", "..") for word in name.split("/")):
                 raise UserError(f"{self.path}: the member '{name}' leads out of the archive or is there twice")
             self._places[name] = (member.offset_data, member.size)
+        elif (suffix := suffix_of(name) or name) not in self.others:
+            self.others.append(suffix)
 
     def read(self, name: str) -> bytes:
         return self._bytes(*self._places[name])
@@ -221,6 +233,7 @@ class ParquetShard:
             self._file = arrow.parquet.ParquetFile(path)
             schema = self._file.schema_arrow
             self._column, label = _columns(path, schema)
+            self.others = _others(schema, self._column, label)
             labels = self._file.read(columns=[label]).column(0).to_pylist() if label else None
         self._errors: tuple[type[Exception], ...] = (arrow.ArrowException, OSError)
         self.class_names = _names_of(_features(schema), label)
@@ -257,6 +270,7 @@ class ArrowShard:
                 schema, batches = stream.schema, list(stream)
             _check_end(path)
             column, label = _columns(path, schema)
+            self.others = _others(schema, column, label)
             labels: list[Label | None] = []
             sizes: list[int] = []
             self._rows: list[tuple[Any, int]] = []  # an array of encoded images, a row of it
@@ -326,6 +340,10 @@ def _columns(path: Path, schema: Any) -> tuple[str, str | None]:
     ):
         raise UserError(f"{path}: the column {label} must be whole numbers or text, a class each; is {kind}")
     return images[0], label
+
+
+def _others(schema: Any, *read: str | None) -> list[str]:
+    return [name for name in schema.names if name not in read]
 
 
 def _there(content: bytes | None) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.fetching import cache_root
+from toolkit.data.fetching import cache_folder, cache_root
 from toolkit.data.images.archives import StackArchive
 from toolkit.data.images.decoding import Reading, decode
 from toolkit.errors import UserError, bytes_text, refuse_files
@@ -61,7 +61,7 @@ class PixelStore:
         return self._array
 
     def _kept(self) -> np.ndarray:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        cache_folder("pixels")
         with open(self.path.with_suffix(".lock"), "wb") as lock:  # other processes of the job wait for the first
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self.path.is_file():

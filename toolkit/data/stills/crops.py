@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from toolkit.data.fetching import cache_root
+from toolkit.data.fetching import cache_folder, cache_root
 from toolkit.data.images.decoding import flattened, opened
 from toolkit.data.stills.dead_leaves import dead_leaves
 from toolkit.data.video.reader import VideoReader, file_state
@@ -151,8 +151,7 @@ def _frames(reader: VideoReader, wanted: set[int]) -> Iterator[np.ndarray]:
 
 
 def _make(home: Path, sources: Sequence[_Source], size_px: int) -> None:
-    home.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=cache_folder("stills")))
     rng, count = np.random.default_rng(0), 0
     try:
         with open(scratch / "crops.u8", "wb") as file, progress.bar("crops", 0, len(sources), "file") as bar:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.data.fetching import cache_root
+from toolkit.data.fetching import cache_folder, cache_root
 from toolkit.data.video.reader import VideoIndex, VideoReader, file_state
 from toolkit.data.video.scan import declared_frames, index_video
 from toolkit.data.video.together import in_order
@@ -87,8 +87,7 @@ def _make(
     rate_fps: float | None,
     seed: int,
 ) -> None:
-    home.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=cache_folder("crops")))
     try:
         counts: list[int] = []
         with open(scratch / "crops.u8", "wb") as file:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from toolkit import data
 from toolkit.data.config import Data
-from toolkit.data.fetching import cache_root
+from toolkit.data.fetching import cache_folder, cache_root
 from toolkit.data.sets import Dataset
 from toolkit.errors import Interrupted, UserError
 from toolkit.icg.config import Loss, Optim, SampleICG
@@ -107,12 +107,8 @@ def _alone(folder: Path) -> Iterator[None]:
     if rank() != 0:
         yield
         return
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.with_name(f"{folder.name}.lock"), "w", encoding="utf-8")  # noqa: SIM115 - held to the end of the block
-    except OSError as error:
-        raise UserError(f"{folder.parent}: the cache cannot be written ({error.strerror}); set TOOLKIT_CACHE") from None
-    with lock:
+    cache_folder("icg")
+    with open(folder.with_name(f"{folder.name}.lock"), "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -16,6 +16,11 @@ from toolkit.stacking.operators.llama import Llama, changed, linear
 from toolkit.stacking.operators.patterns import Layer
 
 
+def norm(name: str, space: str) -> dict[str, Spec]:
+    """A LayerNorm's gain and bias."""
+    return {f"{name}.weight": Spec("gain", (space,)), f"{name}.bias": Spec("bias", (space,))}
+
+
 class DepthOnly(Llama):
     """Llama's names around other layers, which only copying, silencing and drawing anew is known of."""
 
@@ -23,7 +28,7 @@ class DepthOnly(Llama):
 
 
 class Gemma(DepthOnly):
-    """Gemma 2 and 3: norms on both sides of each branch, whose gains are stored as the difference to 1."""
+    """Gemma: gains of norms are stored as the difference to 1; from Gemma 2 on both sides of each branch are normed."""
 
     layer_tensors: ClassVar[Mapping[str, Spec]] = {
         name: Spec("gain", spec.axes, neutral=0.0) if spec.kind == "gain" else spec
@@ -128,6 +133,65 @@ class Mixtral(Mixture):
         return config.num_local_experts
 
 
+class Phi(DepthOnly):
+    """Phi-1 and Phi-2: LayerNorm, attention and MLP side by side, a head with a bias."""
+
+    layer_norm = True
+    final_norm = "model.final_layernorm.weight"
+    tensors: ClassVar[Mapping[str, Spec]] = {
+        "model.embed_tokens.weight": Spec("embedding", ("", "residual")),
+        **norm("model.final_layernorm", "residual"),
+        "lm_head.weight": Spec("head", ("", "residual"), reads=1),
+        "lm_head.bias": Spec("bias", ("",)),
+    }
+    layer_tensors: ClassVar[Mapping[str, Spec]] = {
+        **norm("input_layernorm", "residual"),
+        **norm("self_attn.q_layernorm", ""),
+        **norm("self_attn.k_layernorm", ""),
+        **linear("self_attn.q_proj", "query", "residual"),
+        **linear("self_attn.k_proj", "key", "residual"),
+        **linear("self_attn.v_proj", "value", "residual"),
+        **linear("self_attn.dense", "residual", "attended", writes=True),
+        **linear("mlp.fc1", "mlp", "residual"),
+        **linear("mlp.fc2", "residual", "mlp", writes=True),
+    }
+
+
+class OPT(DepthOnly):
+    """LayerNorm before each branch, learned positions, ReLU."""
+
+    layer_norm = True
+    layer_prefix = "model.decoder.layers."
+    final_norm = "model.decoder.final_layer_norm.weight"
+    embedding = "model.decoder.embed_tokens.weight"
+    tensors: ClassVar[Mapping[str, Spec]] = {
+        "model.decoder.embed_tokens.weight": Spec("embedding", ("", "residual")),
+        "model.decoder.embed_positions.weight": Spec("embedding", ("", "residual")),
+        **norm("model.decoder.final_layer_norm", "residual"),
+        "lm_head.weight": Spec("head", ("", "residual"), reads=1),
+    }
+    layer_tensors: ClassVar[Mapping[str, Spec]] = {
+        **norm("self_attn_layer_norm", "residual"),
+        **norm("final_layer_norm", "residual"),
+        **linear("self_attn.q_proj", "query", "residual"),
+        **linear("self_attn.k_proj", "key", "residual"),
+        **linear("self_attn.v_proj", "value", "residual"),
+        **linear("self_attn.out_proj", "residual", "attended", writes=True),
+        **linear("fc1", "mlp", "residual"),
+        **linear("fc2", "residual", "mlp", writes=True),
+    }
+
+    def spaces(self, config: Any) -> Spaces:
+        heads = config.num_attention_heads
+        return Spaces(config.hidden_size, heads, heads, config.hidden_size // heads, config.ffn_dim)
+
+    def deepened(self, config: Any, plan: Sequence[Layer]) -> Any:
+        """Raises UserError for OPT-350m, whose layers norm what they add to, so that none of them can be silent."""
+        if not config.do_layer_norm_before or config.word_embed_proj_dim != config.hidden_size:
+            raise UserError("do_layer_norm_before=false, or projected embeddings (as of OPT-350m): cannot be grown")
+        return super().deepened(config, plan)
+
+
 class GPT2(DepthOnly):
     """LayerNorm, learned positions, and matrices stored as (inputs, outputs)."""
 
@@ -139,19 +203,16 @@ class GPT2(DepthOnly):
     tensors: ClassVar[Mapping[str, Spec]] = {
         "transformer.wte.weight": Spec("embedding", ("", "residual")),
         "transformer.wpe.weight": Spec("embedding", ("", "residual")),
-        "transformer.ln_f.weight": Spec("gain", ("residual",)),
-        "transformer.ln_f.bias": Spec("bias", ("residual",)),
+        **norm("transformer.ln_f", "residual"),
         "lm_head.weight": Spec("head", ("", "residual"), reads=1),
     }
     layer_tensors: ClassVar[Mapping[str, Spec]] = {
-        "ln_1.weight": Spec("gain", ("residual",)),
-        "ln_1.bias": Spec("bias", ("residual",)),
+        **norm("ln_1", "residual"),
         "attn.c_attn.weight": Spec("linear", ("residual", "qkv"), reads=0),
         "attn.c_attn.bias": Spec("bias", ("qkv",)),
         "attn.c_proj.weight": Spec("linear", ("attended", "residual"), reads=0, writes=True),
         "attn.c_proj.bias": Spec("bias", ("residual",), writes=True),
-        "ln_2.weight": Spec("gain", ("residual",)),
-        "ln_2.bias": Spec("bias", ("residual",)),
+        **norm("ln_2", "residual"),
         "mlp.c_fc.weight": Spec("linear", ("residual", "mlp"), reads=0),
         "mlp.c_fc.bias": Spec("bias", ("mlp",)),
         "mlp.c_proj.weight": Spec("linear", ("mlp", "residual"), reads=0, writes=True),
@@ -179,15 +240,12 @@ class GPTNeoX(DepthOnly):
     embedding, head = "gpt_neox.embed_in.weight", "embed_out.weight"
     tensors: ClassVar[Mapping[str, Spec]] = {
         "gpt_neox.embed_in.weight": Spec("embedding", ("", "residual")),
-        "gpt_neox.final_layer_norm.weight": Spec("gain", ("residual",)),
-        "gpt_neox.final_layer_norm.bias": Spec("bias", ("residual",)),
+        **norm("gpt_neox.final_layer_norm", "residual"),
         "embed_out.weight": Spec("head", ("", "residual"), reads=1),
     }
     layer_tensors: ClassVar[Mapping[str, Spec]] = {
-        "input_layernorm.weight": Spec("gain", ("residual",)),
-        "input_layernorm.bias": Spec("bias", ("residual",)),
-        "post_attention_layernorm.weight": Spec("gain", ("residual",)),
-        "post_attention_layernorm.bias": Spec("bias", ("residual",)),
+        **norm("input_layernorm", "residual"),
+        **norm("post_attention_layernorm", "residual"),
         **linear("attention.query_key_value", "qkv", "residual"),
         **linear("attention.dense", "residual", "attended", writes=True),
         **linear("mlp.dense_h_to_4h", "mlp", "residual"),
@@ -208,8 +266,10 @@ MOST = 4096  # layers or experts: before a network is laid out, which takes time
 TRAINABLE = ("llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3")  # here, and by G_learn's map
 FAMILIES: Mapping[str, Architecture] = {
     **dict.fromkeys((*TRAINABLE, "ministral3", "granite"), Llama()),
-    **dict.fromkeys(("gemma2", "gemma3_text"), Gemma()),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), Gemma()),
+    "phi": Phi(),
     "phi3": Phi3(),
+    "opt": OPT(),
     **dict.fromkeys(("olmo2", "olmo3"), Olmo()),
     "qwen3_moe": Qwen3Moe(),
     "mixtral": Mixtral(),

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from toolkit.data import Corpus
-from toolkit.data.fetching import cache_root
+from toolkit.data.fetching import cache_folder, cache_root
 from toolkit.errors import JobError, UserError
 from toolkit.plain_files import read_object
 from toolkit.runs.files import into_place, write_json
@@ -175,9 +175,9 @@ def prepare(corpus: Corpus, valid_fraction: float, make_tokenizer: Any, tokenize
     former = former_key(corpus, valid_fraction, tokenizer_key)
     if (folder / "meta.json").is_file():
         return replace(TokenStore.open(folder), former=former)
-    aside = folder.with_name(f".{key}.{os.getpid()}.partial")
+    aside = cache_folder("tokens") / f".{key}.{os.getpid()}.partial"
     try:
-        aside.mkdir(parents=True)
+        aside.mkdir()
         _write(aside, corpus, valid_fraction, make_tokenizer, key)
         into_place(aside, folder, "meta.json")
     except OSError as error:
