@@ -68,6 +68,13 @@ def test_a_trained_model_is_drawn_from_as_the_page_says(num_classes, tmp_path, m
     assert (names["labels"] is None) == (num_classes == 0)
 
 
+def test_the_pages_own_network_is_guided():
+    [code] = [code for code in blocks(PAGE) if "class Own" in code]
+    names = {"toolkit": toolkit, "torch": torch, "labels": torch.arange(10)}
+    exec(code, names)
+    assert names["points"].shape == (10, 64) and torch.isfinite(names["points"]).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [PAGE, NOTEBOOK], ids=lambda path: path.name)
 def test_the_code_runs_in_order(path, tmp_path, monkeypatch):

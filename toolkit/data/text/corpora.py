@@ -182,7 +182,8 @@ def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) 
     files, others = ([root], []) if root.is_file() else _files_below(root)
     if not files or not _kind(files[0]):
         kinds = ", ".join(SUFFIXES)
-        raise UserError(f"data.path={config.path}: no text there ({kinds}; all but parquet also as .gz or .zst)")
+        seen = f", but {few(others, 3)}" if others else ""
+        raise UserError(f"data.path={config.path}: no text there{seen} ({kinds}; all but parquet also as .gz or .zst)")
     splits = split_folders(sorted(place for place in root.glob("*") if place.is_dir()))
     if len(splits) > 1:
         names, example = ", ".join(place.name for place in splits.values()), next(iter(splits.values()))
