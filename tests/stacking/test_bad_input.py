@@ -315,6 +315,10 @@ def test_what_lies_in_a_folder_without_a_config_is_named(tmp_path):
             refused(folder, f"such as {folder / 'checkpoint-20'} (")
 
 
+def test_a_file_of_a_checkpoint_is_told_its_folder(one):
+    refused(one / "config.json", f"is a file; give its folder, {one}", out=one.parent / "out")
+
+
 def test_an_adapter_beside_weights_is_refused(one):
     (one / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
     refused(one, "adapter_config.json: an adapter (LoRA) beside the weights of the folder; merge it into its base")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
+from tests.stacking.models import VOCABULARY, make_tokenizer
 from tests.toyroom.harness import record
 from toolkit.launch import launch
 from toolkit.show.table import Table
@@ -193,6 +194,16 @@ def test_a_tokenizer_larger_than_the_sources_vocabulary(capfd):
     words = ["stage=pretrain", "model=small/model/pretrain", "network.context=64"]
     assert grow(*words, "hydra.run.dir=two") == 2
     assert "is configured for 32 positions" in capfd.readouterr().err
+
+
+def test_a_model_that_cannot_be_trained_is_refused_before_its_text_is_tokenised(capfd):
+    sizes = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
+    sizes |= {"head_dim": 4, "intermediate_size": 8, "vocab_size": VOCABULARY, "pad_token_id": 0}
+    AutoModelForCausalLM.from_config(Gemma2Config(**sizes)).save_pretrained("source")
+    make_tokenizer().save_pretrained("source")
+    assert grow(*SHORT, "stage=pretrain", "model=source", "hydra.run.dir=one") == 2
+    assert "model=source: gemma2 networks grow here, but do not train here" in capfd.readouterr().err
+    assert not Path("cache/tokens").exists()
 
 
 def test_a_corpus_that_changed_under_a_run_is_refused(capfd):

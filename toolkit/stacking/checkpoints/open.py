@@ -121,7 +121,9 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 
 
 def _instead_of_a_checkpoint(folder: Path) -> str:
-    """What a folder without config.json seems to be."""
+    """What a folder without config.json seems to be, or what is no folder."""
+    if folder.is_file():
+        return f"is a file; give its folder, {folder.parent}"
     if (folder / ADAPTER).is_file():
         return f"holds an adapter (LoRA) only; {MERGE}"
     if files := sorted(folder.glob("*.gguf")):

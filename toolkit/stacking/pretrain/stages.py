@@ -75,7 +75,12 @@ class Testbed:
 
     @cached_property
     def store(self) -> TokenStore:
-        """The token files. Raises UserError where they are not those this run began with."""
+        """The token files. Raises UserError where they are not those this run began with.
+
+        A ``model`` that cannot be trained is refused before they are made.
+        """
+        if "tokens" not in self.run.record and self.config.stage != "corpus":
+            _ = self._opened
         store = token_store(self.config)
         begun_with = self.run.record.setdefault("tokens", store.fingerprint)
         if begun_with not in (store.fingerprint, store.former):
@@ -85,11 +90,18 @@ class Testbed:
     @cached_property
     def source(self) -> Checkpoint | None:
         """The checkpoint of ``model``, None where the base is trained here. Raises UserError where it does not fit."""
+        found = self._opened
+        if found is not None:
+            check_vocabulary(found.config, self.store.vocab_size, str(self.config.model))
+        return found
+
+    @cached_property
+    def _opened(self) -> Checkpoint | None:
+        """The checkpoint of ``model``, held against all but the text. Raises UserError."""
         if self.config.model is None:
             return None
         found = open_checkpoint(find_network(self.config.model, self.config.part))
         check_trainable(found.config, f"model={self.config.model}")
-        check_vocabulary(found.config, self.store.vocab_size, self.config.model)
         check_context(found.config, self.config.network.context, self.config.model)
         return found
 
