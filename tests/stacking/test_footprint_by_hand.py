@@ -15,3 +15,11 @@ def test_a_step_is_a_batch_of_sequences_and_what_is_left_is_one_more():
     assert found == {  # the tokens are kept once, two bytes each
         "base": (3, 8, 1, 2000), "grown": (8, 8, 1, 0), "scratch": (8, 8, 2, 0), "continued": (1, 8, 1, 0),
     }  # fmt: skip
+
+
+def test_weights_are_gathered_in_half_where_the_pass_is_in_half_and_spread_where_it_is_asked_for():
+    for precision, sharding in (("bf16", "fsdp"), ("fp32", "none")):
+        config = GrowLLM(precision=precision, optim=Optim(sharding=sharding, micro_batch_size=3))
+        for stage in stages(config):
+            assert (stage.half, stage.sharded) == (precision == "bf16", sharding == "fsdp")
+            assert (stage.precision, stage.micro_batch_size) == (precision, 3)

@@ -15,6 +15,7 @@ from toolkit.stacking.checkpoints.probe import preservation, probe_ids
 from toolkit.stacking.checkpoints.safetensors_io import split_into_shards
 from toolkit.stacking.checkpoints.write import readable_by_all
 from toolkit.stacking.config import GrowLLM, Growth, Network, Optim
+from toolkit.stacking.measure import compare
 from toolkit.stacking.measure.tasks import ACCURACIES, BENCHMARKS
 from toolkit.stacking.operators.architecture import Spaces
 from toolkit.stacking.operators.families import FAMILIES
@@ -234,3 +235,10 @@ def test_the_testbeds_factor_and_sweep_are_the_papers():
     assert swept.scratch_lrs() == [2e-3, 4e-3]
     assert [name for name in swept.stages() if "scratch" in name] == ["scratch", "scratch-0.004"]
     assert isinstance(swept.growth(), Growth)
+
+
+def test_shares_and_losses_are_told_with_their_spread_over_seeds():
+    """Of 20 %, 30 % and 40 % the deviation is 10 %."""
+    assert compare._percent([]) == "-" and compare._percent([0.256]) == "25.6 %"
+    assert compare._percent([0.2, 0.3, 0.4]) == "30.0 ± 10.0 %"
+    assert compare._loss([3.0]) == "3.000" and compare._loss([3.0, 5.0]) == f"4.000 ± {2**0.5:.3f}"

@@ -82,3 +82,12 @@ def test_labels_are_annealed_whichever_part_asks_for_it(annealed):
     assert len(both.cond_changes) == 1
     embedding = torch.randn(2, 8, generator=RNG)
     assert not torch.equal(both.cond_changes[0].change(embedding, 2), embedding)
+
+
+def test_both_parts_are_called_unless_it_is_switched_off():
+    parts = [IndependentConditionGuidance(num_classes=4), TimeStepGuidance()]
+    labels = {"class_labels": torch.tensor([0, 1])}
+    for enabled, calls in ((True, 3), (False, 1)):
+        both = CombinedGuidance(parts, enabled=enabled)
+        both.set_state(0, 10, 500.0)
+        assert both.num_conditions == calls and len(both._branches(dict(labels))) == calls - 1
