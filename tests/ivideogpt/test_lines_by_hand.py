@@ -99,6 +99,8 @@ def test_imagination_stands_below_the_frames_that_it_foretells(tmp_path):
     top = 2 * 12 + 8 + 2
     assert [strip[12:20, one].mean() for one in columns] == [90] * 4
     assert [strip[top : top + 8, one].mean() for one in columns] == [255, 255, 30, 30]
+    odd = film_strip({"one": np.full((1, 1, 5, 7, 3), 90, np.uint8)}, 0, 1)  # a white line beside and below
+    assert odd.shape == (20, 8, 3) and (odd[12:17, :7] == 90).all() and (odd[12:, 7] == 255).all()
     save_gif(tmp_path / "a.gif", np.stack([strip, 255 - strip]), 8)
     with Image.open(tmp_path / "a.gif") as picture:
         assert abs(picture.info["duration"] - 125) <= 5  # in hundredths of a second
