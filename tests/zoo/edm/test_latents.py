@@ -104,3 +104,15 @@ def test_a_slots_map_keeps_the_size_of_what_it_maps():
     torch.manual_seed(0)
     mapped = SlotLinear(3, 64, 200)(torch.randn(500, 3, 64))
     assert torch.allclose(mapped.std(dim=(0, 2)), torch.ones(3), atol=0.05)
+
+
+def test_each_slot_has_a_map_and_a_bias_of_its_own():
+    torch.manual_seed(0)
+    maps = SlotLinear(3, 5, 8, bias=True)
+    with torch.no_grad():
+        maps.bias.normal_()
+    z = torch.randn(2, 3, 5)
+    for slot in range(3):
+        wanted = z[:, slot] @ maps.weight[slot] + maps.bias[slot]
+        torch.testing.assert_close(maps(z)[:, slot], wanted)
+        torch.testing.assert_close(maps.one_slot(slot, z[:, slot]), wanted)
