@@ -222,5 +222,5 @@ def test_a_rate_near_none_is_not_rounded_to_none():
 
 
 def test_the_rate_of_pictures_is_asked_for_in_the_config_too():
-    with pytest.raises(UserError, match="input_fps=0: must be from 0.001 to 1000"):
+    with pytest.raises(UserError, match=r"input_fps=0: must be from 0\.001 to 1000"):
         compose(COMMANDS["enhance-video"], ["input=a", "input_fps=0"])
