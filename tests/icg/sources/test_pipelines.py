@@ -181,7 +181,7 @@ def test_a_pipeline_that_is_not_whole_is_one_line(tmp_path):
     folder = tmp_path / "pipe"
     CASES["DDPMPipeline"]().pipe.save_pretrained(folder)
     assert find_index(str(folder))
-    assert "is one file; give a folder, as from_single_file()" in said(next(folder.rglob("*.safetensors")))
+    assert "is one file; give a folder, as diffusers' from_single_file()" in said(next(folder.rglob("*.safetensors")))
     (folder / "unet").rename(tmp_path / "unet")
     assert said(folder) == f"{folder / 'model_index.json'}: names unet, a folder that is not there; copy it too"
     (folder / "model_index.json").unlink()

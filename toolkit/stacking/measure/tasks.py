@@ -277,11 +277,13 @@ def _check_rows(
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a text may hold other line ends
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not text:
+        raise UserError(f"{path}: is empty")
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a text may hold other line ends
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -289,6 +291,4 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise UserError(f"{path} line {number}: not a JSON object")
         rows.append(row)
-    if not rows:
-        raise UserError(f"{path}: is empty")
     return rows
