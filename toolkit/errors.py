@@ -69,6 +69,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or is_torchs
 
 
+def brief(said: object, most: int = 160) -> str:
+    """What an error of somebody else's says in one line of at most ``most`` letters; its kind where it says nothing."""
+    return " ".join(str(said).split())[:most] or type(said).__name__
+
+
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's says, in its first line; the name of its kind where it says nothing."""
     lines = str(error).strip().splitlines()

@@ -17,7 +17,7 @@ from typing import Any
 
 from toolkit.commands import COMMANDS, Command
 from toolkit.configs import typed_config
-from toolkit.errors import Interrupted, JobError, UserError, is_full_disk, is_out_of_memory, refusals_named
+from toolkit.errors import Interrupted, JobError, UserError, brief, is_full_disk, is_out_of_memory, refusals_named
 from toolkit.runs.files import remove_empty, write_atomic
 
 log = logging.getLogger("toolkit")
@@ -100,7 +100,7 @@ def _of_the_machine(folder: Path, error: BaseException) -> JobError:
         return JobError(f"{folder}: {target} could not be written ({why})")
     if not is_out_of_memory(error):
         return JobError(f"{folder}: {error}")
-    said = " ".join(str(error).split())[:160] or type(error).__name__
+    said = brief(error)
     return JobError(f"{folder}: out of memory ({said}); smaller batches need less, and toolkit plan says how much")
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 
 MARKS = {  # that editors put before a text, the longer ones first: UTF-32's begins as UTF-16's does
     codecs.BOM_UTF8: "utf-8",
@@ -43,7 +43,7 @@ def why(path: str | Path, said: object, most: int = 160) -> str:
     """In one line why ``path`` is not what was expected: a pointer in its place, else what the reader ``said``."""
     if is_pointer(path):
         return "a pointer of Git LFS stands in its place; git lfs pull fetches the file"
-    return " ".join(str(said).split())[:most] or type(said).__name__
+    return brief(said, most)
 
 
 def visible_files(folder: Path) -> list[Path]:

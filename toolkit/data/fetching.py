@@ -13,7 +13,8 @@ import logging
 import os
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def cache_folder(name: str) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: the cache cannot be written ({error.strerror}); set TOOLKIT_CACHE=FOLDER") from None
     return folder
+
+
+@contextmanager
+def kept_if_possible(path: Path) -> Iterator[None]:
+    """The block writes to ``path`` of the cache to save time later; where that fails, one warning, and on."""
+    try:
+        yield
+    except OSError as error:
+        _log.warning("%s: not kept for the next time (%s); set TOOLKIT_CACHE=FOLDER", path, error.strerror)
 
 
 def fetch(name: str, path: str | Path | None = None) -> Fetched:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from toolkit.data.sources import CONNECT_TIMEOUT_S
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.plain_files import named_path
 
 PREFIX = "hf://datasets/"
@@ -53,14 +53,14 @@ def _downloaded(path: str) -> Path:
         if not is_offline:  # a short probe: the client itself retries for half a minute
             HfApi().dataset_info(repository, revision=revision, timeout=CONNECT_TIMEOUT_S)
     except Exception as error:  # the client's errors share no base class across its versions
-        is_offline, said = True, " ".join(str(error).split())[:160] or type(error).__name__
+        is_offline, said = True, brief(error)
     try:
         patterns = [folder, f"{folder}/*"] if folder else None
         root = snapshot_download(
             repository, repo_type="dataset", revision=revision, allow_patterns=patterns, local_files_only=is_offline
         )
     except Exception as error:
-        said = said if is_offline else " ".join(str(error).split())[:160] or type(error).__name__
+        said = said if is_offline else brief(error)
         raise UserError(f"data.path={path}: cannot be had from the hub: {said}") from error
     found = Path(root) / folder
     if not found.exists():

@@ -8,7 +8,6 @@ others in the same features; they are not FIDs.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.data.fetching import cache_root
+from toolkit.data.fetching import cache_root, kept_if_possible
 from toolkit.data.sets import Dataset
 from toolkit.runs.files import write_atomic
 from toolkit.runs.seeds import derive, generator
@@ -33,7 +32,6 @@ NUM_IMAGES = 200_000
 NUM_FOR_PCA = 1024
 _SEED = 0
 _CHUNK = 1024
-_log = logging.getLogger(__name__)
 
 
 class FeatureNet(nn.Module):
@@ -103,10 +101,8 @@ def features_of(dataset: Dataset) -> Features:
     path = _cache_path(dataset)
     if not _load(net, path):
         train_classifier(net, dataset)
-        try:
+        with kept_if_possible(path):  # after a training: what is measured does not need the file
             write_atomic(path, save(net.state_dict()))
-        except OSError as error:  # after a training: what is measured does not need the file
-            _log.warning("%s: not kept for the next time (%s); set TOOLKIT_CACHE=FOLDER", path, error.strerror)
     net.eval().requires_grad_(False)
     return Features("classifier", net.features, net)
 

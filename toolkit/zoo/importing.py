@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.paths import share
 from toolkit.plain_files import read_object
 
@@ -54,7 +54,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except (SafetensorError, UnpicklingError, *_DAMAGES) as error:
-        raise ValueError(" ".join(str(error).split())[:120] or type(error).__name__) from None
+        raise ValueError(brief(error, 120)) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.plain_files import why
 
 SPARE = 4  # times what is stored: heads that share a tensor, and tensors that are registered again when they are filled
@@ -53,7 +53,7 @@ def build_on_meta(make: Callable[[], Any], weights: dict[str, Any] | None, confi
     except Exception as error:  # a config of somebody's can fail anywhere in a library
         if isinstance(error, UserError) and str(error).startswith(str(config)):
             raise
-        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        reason = brief(error, 500)
         raise UserError(f"{config}: no network can be built from it: {reason}") from error
 
 

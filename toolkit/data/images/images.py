@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from toolkit.data.fetching import cache_root
+from toolkit.data.fetching import cache_root, kept_if_possible
 from toolkit.data.images.archives import ArchivePath
 from toolkit.data.images.decoding import ORIENTATION, UNREADABLE, flattened, opened, to_array
 from toolkit.data.sets import fixed_subset
@@ -69,10 +69,8 @@ def _kept_rows(files: list[Path], max_pixels: int, skip_bad: bool) -> np.ndarray
     if not kept.is_file():
         _log.info("checking %d images (kept for the next time)", len(files))
         rows = _check_all(files, max_pixels, skip_bad)
-        try:
+        with kept_if_possible(kept):
             _keep(kept, rows)
-        except OSError as error:
-            _log.warning("%s: not kept for the next time (%s); set TOOLKIT_CACHE=FOLDER", kept, error.strerror)
         return rows
     return np.load(kept, allow_pickle=False)
 

@@ -26,7 +26,7 @@ from toolkit.data import catalogue, fetching
 from toolkit.data.config import TextData
 from toolkit.data.hub import given_path, path_here
 from toolkit.data.splits import split_folders
-from toolkit.errors import UserError, did_you_mean, few
+from toolkit.errors import UserError, brief, did_you_mean, few
 from toolkit.plain_files import is_pointer, visible_files, why
 
 PLAIN = (".txt", ".md", ".text")
@@ -174,7 +174,7 @@ def _hub_documents(name: str) -> Iterator[str]:
             if _not_github(record) and record["text"].strip():
                 yield record["text"]
     except Exception as error:  # the client's network errors share no base class
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = brief(error)
         raise UserError(f"data: {name} cannot be read from the hub ({reason}); give data.path=FOLDER") from error
 
 

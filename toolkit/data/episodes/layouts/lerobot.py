@@ -148,9 +148,9 @@ def _episode(data: Data, number: int, options: Options) -> Episode:
 def _numbers(path: Path, table: Any, name: str) -> NDArray[Any]:
     try:
         rows = np.asarray(table.column(name).to_pylist())
-        return (
-            rows.astype(np.float64) if rows.dtype == object else rows
-        )  # nulls become nan, which is refused by its row
+        if rows.dtype == object:  # nulls become nan, which is refused by its row
+            rows = rows.astype(np.float64)
+        return rows
     except (ValueError, TypeError):
         raise UserError(f"{path}: rows of '{name}' differ in length, or are no numbers") from None
 
