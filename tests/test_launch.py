@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from tests.toyroom.harness import record, run_here
+from toolkit.commands import COMMANDS
+from toolkit.configs import compose
+from toolkit.errors import UserError
 
 BAD = {
     "wrong key": ("optim.lrr=3", "optim.lrr: no such key; did you mean 'optim.lr'?"),
@@ -199,6 +202,35 @@ def test_a_folder_of_ones_own_presets(toy):
     (toy / "mine/experiment/my_toy.yaml").write_text(preset)
     assert run_here("--config-dir", "mine", "experiment=my_toy", "hydra.run.dir=one") == 0
     assert record("one")["stages"]["train"]["step"] == 2
+
+
+@pytest.mark.parametrize("words", [["--config-dir", "a b"], ["--config-dir=a b"], ["hydra.searchpath=['a b']"]])
+def test_a_dry_run_composes_presets_of_ones_own(toy, words):
+    (toy / "a b/experiment").mkdir(parents=True)
+    (toy / "a b/experiment/mine.yaml").write_text("# @package _global_\ncommand: train-toy\noptim: {num_steps: 37}\n")
+    assert compose(COMMANDS["train-toy"], [*words, "experiment=mine", "seed=4"]).optim.num_steps == 37
+
+
+@pytest.mark.parametrize(
+    "words, problem",
+    [
+        (["-cd", "nix"], "-cd nix: no such folder"),
+        (["seed=1", "--config-dir"], "--config-dir: names no folder"),
+        (["-m", "seed=1,2"], "-m: only runs take this flag"),
+        (["--config-dir", ".", "hydra.searchpath=[.]"], "give one of them"),
+    ],
+)
+def test_flags_that_a_dry_run_cannot_take_are_refused_in_one_line(toy, words, problem):
+    with pytest.raises(UserError, match=problem):
+        compose(COMMANDS["train-toy"], words)
+
+
+def test_a_wrong_preset_is_held_against_ones_own_and_the_commands(toy, capfd):
+    (toy / "mine/experiment").mkdir(parents=True)
+    (toy / "mine/experiment/my_toy.yaml").write_text("# @package _global_\ncommand: train-toy\n")
+    assert run_here("--config-dir", "mine", "experiment=my_tou") == 2
+    said = capfd.readouterr().err
+    assert "did you mean 'my_toy'" in said and "disco_smoke" not in said
 
 
 def test_the_root_logger_and_argv_are_given_back(toy):

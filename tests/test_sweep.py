@@ -93,6 +93,17 @@ def test_a_run_with_presets_of_ones_own_is_resumed(toy):
     assert resume(toy / "one", Path("mine")) == 0
 
 
+def test_presets_on_a_search_path_of_ones_own_are_found_and_a_sweep_of_them_is_resumed(toy):
+    (toy / "mine/experiment").mkdir(parents=True)
+    preset = "# @package _global_\n# Mine.\ncommand: train-toy\noptim:\n  num_steps: 2\n"
+    (toy / "mine/experiment/my_toy.yaml").write_text(preset)
+    words = ["hydra.searchpath=[mine]", "experiment=my_toy", "seed=1,2", "hydra.sweep.dir=many"]
+    assert run_here("-m", *words) == 0 and statuses(Path("many")) == {"0": "done", "1": "done"}
+    with pytest.raises(UserError, match="if it is yours: toolkit runs resume many --config-dir mine"):
+        resume(Path("many"))
+    assert resume(toy / "many", Path("mine")) == 0
+
+
 def test_a_folder_that_holds_neither_is_refused(toy):
     with pytest.raises(UserError, match="neither a run"):
         resume(toy)

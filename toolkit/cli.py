@@ -215,13 +215,15 @@ def plan(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings of the command.", metavar="KEY=VALUE")] = None,
     devices: Annotated[str, typer.Option(help="Number and kind, such as 8xH100, or here for this machine.")] = "here",
     device_file: Annotated[Path | None, typer.Option(help="YAML file with your own devices.")] = None,
+    config_dir: Annotated[Path | None, typer.Option(help="Folder with your own configs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Time some steps on this machine first.")] = False,
 ) -> None:
     """Estimate what a training needs: memory, micro-batch, time, device-hours, disk. Nothing is run or read."""
     from toolkit.plan.command import main as print_plan
 
-    print_plan(command, overrides or [], on=devices, file=device_file, as_json=as_json, measured=measure)
+    words = [*(overrides or []), *([f"--config-dir={config_dir}"] if config_dir else [])]
+    print_plan(command, words, on=devices, file=device_file, as_json=as_json, measured=measure)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -342,9 +344,7 @@ def data_convert(
         str | None,
         typer.Option(help="Row t is the move from frame t (departure) or to it (arrival). Default: the layout's."),
     ] = None,
-    num_actions: Annotated[
-        int | None, typer.Option(min=0, help="Actions are choices between this many. 0: they are numbers.")
-    ] = None,
+    num_actions: Annotated[int | None, typer.Option(min=0, help="Actions are one of so many. 0: numbers.")] = None,
 ) -> None:
     """Convert episodes of common layouts to npz episodes."""
     from toolkit.data.episodes.convert import convert

@@ -7,6 +7,7 @@ import importlib
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from toolkit import renamed
@@ -16,8 +17,11 @@ from toolkit.errors import UserError, did_you_mean, first_line
 from toolkit.installation import install_hint
 from toolkit.paths import conf_dir, presets
 from toolkit.schema import Job, check
+from toolkit.spelling import spelled
 
 log = logging.getLogger("toolkit")
+
+CONFIG_DIR, SEARCHPATH = ("--config-dir", "-cd"), "hydra.searchpath="  # where configs of one's own are
 
 
 def register(command: Command) -> None:
@@ -66,15 +70,16 @@ def schemas(command: Command) -> dict[tuple[str | None, str], type]:
     return importlib.import_module(f"{command.room}.config").SCHEMAS
 
 
-def compose(command: Command, overrides: list[str]) -> Job:
-    """The checked config of ``overrides`` without a run folder (for --dry-run, tests and notebooks).
+def compose(command: Command, words: list[str]) -> Job:
+    """The checked config of overrides without a run folder (for --dry-run, plan, tests and notebooks).
 
-    Raises UserError as the command itself would.
+    ``words`` may name a folder of one's own configs by ``--config-dir``. Raises UserError as the command itself would,
+    and for Hydra's other flags, which are about running.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    overrides, notes = renamed.words_now(command.name, overrides)
+    overrides, notes = renamed.words_now(command.name, _with_searchpath(words))
     for note in notes:
         log.warning(note)
     check_preset(command, overrides)
@@ -86,6 +91,25 @@ def compose(command: Command, overrides: list[str]) -> Job:
         if is_config_error(error):
             raise UserError(one_line(error, command)) from error
         raise
+
+
+def _with_searchpath(words: list[str]) -> list[str]:
+    """``words`` with ``--config-dir`` as the override that means the same. Raises UserError for any other flag."""
+    rest, folders, left = [], [], iter(words)
+    for word in left:
+        flag, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            rest.append(word)
+        elif flag not in CONFIG_DIR:
+            raise UserError(f"{word}: only runs take this flag; leave it out, and give each key one value")
+        else:
+            folder = value if equals else next(left, "")
+            if not folder or not Path(folder).is_dir():
+                raise UserError(f"{flag} {folder}: no such folder" if folder else f"{flag}: names no folder")
+            folders.append(f"file://{Path(folder).absolute()}")
+    if folders and any(word.startswith(SEARCHPATH) for word in rest):
+        raise UserError(f"{CONFIG_DIR[0]} and {SEARCHPATH.rstrip('=')}: give one of them")
+    return [*rest, f"{SEARCHPATH}{spelled(folders)}"] if folders else rest
 
 
 def typed_config(cfg: Any) -> Job:
@@ -135,7 +159,7 @@ def check_preset(command: Command, arguments: list[str]) -> None:
     for word in arguments:
         if word.endswith("=null") and (group := word.removesuffix("=null")) in groups:
             raise UserError(f"{word}: a choice cannot be null; write ~{group} to leave it out")
-    own_folder = any(word.startswith(("--config-dir", "-cd")) for word in arguments)
+    own_folder = any(word.startswith((*CONFIG_DIR, SEARCHPATH)) for word in arguments)
     for name in _presets_asked(arguments):
         if name not in known and not own_folder:
             hint = did_you_mean(name, mine)
@@ -226,7 +250,8 @@ def _unknown_option(error: BaseException, command: Command) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if group == "data" and data_sets(command):
         return f"data={_no_such_data(name, command)}"
-    options = [option for option in error.options if not option.endswith("_schema")]
+    others = {preset for preset, (owner, _) in presets().items() if owner != command.name and group == "experiment"}
+    options = [option for option in error.options if not option.endswith("_schema") and option not in others]
     return f"{group}={name}: {did_you_mean(name, options)}choose one of {', '.join(options)}"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit import renamed
 from toolkit.commands import COMMANDS
-from toolkit.configs import config_groups, known_keys
+from toolkit.configs import SEARCHPATH, config_groups, known_keys
 from toolkit.errors import UserError
 from toolkit.paths import conf_dir
 from toolkit.plain_files import read_yaml
@@ -99,20 +99,22 @@ def _own_words(folder: Path, sweeping: bool, words: list[str]) -> list[str]:
 
 
 def _sweep_words(path: Path, saved: Any) -> tuple[str, list[str]]:
-    """The sweep's command and its overrides, without those of Hydra's that name the folder and the mode."""
+    """The sweep's command and its overrides, without those of Hydra's that name folders and the mode."""
     command = saved.get("command")
     task, own = (_at(path, saved, "hydra", "overrides", kind) for kind in ("task", "hydra"))
     if not isinstance(command, str) or not all(isinstance(word, str) for word in [*task, *own]):
         raise _damaged(path)
-    return command, [*task, *(word for word in own if not word.startswith(("hydra.sweep.dir=", "hydra.mode=")))]
+    apart = ("hydra.sweep.dir=", "hydra.mode=", SEARCHPATH)
+    return command, [*task, *(word for word in own if not word.startswith(apart))]
 
 
 def _config_dirs(path: Path, saved: Any) -> list[str]:
-    """The folders of configs that the command was given (``--config-dir``)."""
+    """The folders of configs that the command was given (``--config-dir``, ``hydra.searchpath=``)."""
     sources = _at(path, saved, "hydra", "runtime", "config_sources")
     if not all(isinstance(source, dict) and isinstance(source.get("path"), str) for source in sources):
         raise _damaged(path)
-    return [source["path"] for source in sources if source.get("provider") == "command-line"]
+    given = ("command-line", "hydra.searchpath in command-line")
+    return [source["path"] for source in sources if source.get("provider") in given]
 
 
 def _at(path: Path, saved: Any, *keys: str) -> list[Any]:
