@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from toolkit import configs
 from toolkit.commands import COMMANDS, Command
-from toolkit.errors import Interrupted, JobError, UserError, did_you_mean
+from toolkit.errors import Interrupted, JobError, UserError, did_you_mean, with_kind
 from toolkit.schema import Job
 from toolkit.spelling import spelled, words
 
@@ -179,7 +179,7 @@ def open_run(folder: str | Path, config: Job) -> Iterator[RunWriter]:
         writer.close("interrupted")
         raise
     except Exception as error:
-        writer.close("failed", f"{type(error).__name__}: {error}")
+        writer.close("failed", with_kind(error, None))
         raise
     writer.close("done")
 

@@ -69,9 +69,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or is_torchs
 
 
-def brief(said: object, most: int = 160) -> str:
+def brief(said: object, most: int | None = 160) -> str:
     """What an error of somebody else's says in one line of at most ``most`` letters; its kind where it says nothing."""
     return " ".join(str(said).split())[:most] or type(said).__name__
+
+
+def with_kind(error: BaseException, most: int | None = 160) -> str:
+    """An error's kind and what it says, in one line: ``KeyError: 'name'``; of our own errors what they say alone."""
+    said, kind = brief(error, most), type(error).__name__
+    return said if said == kind or isinstance(error, (UserError, JobError)) else f"{kind}: {said}"
 
 
 def first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from toolkit import one_job, renamed
 from toolkit.commands import COMMANDS, Command, paper_named
 from toolkit.configs import check_preset, compose, is_config_error, one_line, register
-from toolkit.errors import Interrupted, UserError
+from toolkit.errors import Interrupted, UserError, brief, with_kind
 from toolkit.one_job import Ending
 from toolkit.paths import conf_dir
 from toolkit.runs import distributed, output, signals, threads
@@ -82,7 +82,7 @@ def _launch(command_name: str, arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.filename:  # Hydra could not make the folder
             return _refused(UserError(f"{error.filename}: {error.strerror}; choose another hydra.run.dir"), 2)
         traceback.print_exc()
-        one_job.last.message = f"{type(error).__name__}: {error}"
+        one_job.last.message = with_kind(error, None)
         return 1
     finally:
         distributed.stop()
@@ -90,7 +90,7 @@ def _launch(command_name: str, arguments: list[str]) -> int:
 
 
 def _refused(error: Exception, exit_code: int) -> int:
-    one_job.last.message = " ".join(str(error).split())
+    one_job.last.message = brief(error, None)
     return complain(error, exit_code)
 
 

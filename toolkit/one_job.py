@@ -17,7 +17,16 @@ from typing import Any
 
 from toolkit.commands import COMMANDS, Command
 from toolkit.configs import typed_config
-from toolkit.errors import Interrupted, JobError, UserError, brief, is_full_disk, is_out_of_memory, refusals_named
+from toolkit.errors import (
+    Interrupted,
+    JobError,
+    UserError,
+    brief,
+    is_full_disk,
+    is_out_of_memory,
+    refusals_named,
+    with_kind,
+)
 from toolkit.runs.files import remove_empty, write_atomic
 
 log = logging.getLogger("toolkit")
@@ -86,7 +95,7 @@ def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple
             known = _of_the_machine(folder, error)
             return complain(known, 1), str(known), None
         traceback.print_exc()  # a bug
-        return 1, f"{type(error).__name__}: {error}", None
+        return 1, with_kind(error, None), None
 
 
 def _is_the_machines(error: BaseException) -> bool:
@@ -99,7 +108,7 @@ def _of_the_machine(folder: Path, error: BaseException) -> JobError:
         _, target, why = error.args[0][0]
         return JobError(f"{folder}: {target} could not be written ({why})")
     if not is_out_of_memory(error):
-        return JobError(f"{folder}: {error}")
+        return JobError(f"{folder}: {brief(error)}")
     said = brief(error)
     return JobError(f"{folder}: out of memory ({said}); smaller batches need less, and toolkit plan says how much")
 
@@ -164,9 +173,8 @@ def _close(run: Any, error: BaseException) -> bool:
     else:
         if _is_the_machines(error):
             error = _of_the_machine(run.dir, error)
-        expected = isinstance(error, (UserError, JobError))
-        _close_failed(run, str(error) if expected else f"{type(error).__name__}: {error}")
-        if not expected and run.dir.exists():
+        _close_failed(run, with_kind(error, None))
+        if not isinstance(error, (UserError, JobError)) and run.dir.exists():
             with open(run.dir / "run.log", "a", encoding="utf-8") as file:
                 file.write(traceback.format_exc())
     return True

@@ -116,8 +116,8 @@ def read_yaml(path: str | Path, aliases: bool = False) -> Any:
     try:
         return yaml.load(content, _plain_loader(aliases))
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ValueError(said[:300]) from None
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else brief(error, 300)
+        raise ValueError(said) from None
 
 
 @cache

@@ -47,6 +47,14 @@ def test_a_changed_folder_is_not_trained_on(pictures, capfd):
     assert train("stage=prior", "hydra.run.dir=one") == 0
 
 
+def test_classes_that_are_asked_for_and_not_there_are_refused(pictures, capfd):
+    assert train("data.class_labels=true", "hydra.run.dir=one") == 2
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("toolkit: error: data.class_labels=true: data.name=folder (")
+    assert line.endswith(") has no classes; give data that have, such as a folder for each class, or leave the key out")
+    assert not Path("one").exists()
+
+
 def test_measuring_on_other_images_than_those_learned_from_is_said(pictures, capfd):
     assert train("stage=prior", "hydra.run.dir=one") == 0
     Image.new("L", (8, 8), 7).save(pictures / "new.png")

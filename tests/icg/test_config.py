@@ -94,6 +94,7 @@ def test_presets_are_the_tables():
         (lambda: CombinedGuidance([ICG()]), "at least two"),
         (lambda: CombinedGuidance([ICG(), ICG()]), "another kind"),
         (lambda: CombinedGuidance([ICG(guidance_rescale=0.5), TSG()]), "set it on the combination"),
+        (lambda: CombinedGuidance([ICG(cads_scale=0.1), TSG(cads_scale=0.1)]), "cads_scale: set it on one part alone"),
         (lambda: CombinedGuidance([ICG(), {"_class_name": "PAG"}]), "PAG cannot be combined"),
     ],
 )

@@ -127,6 +127,10 @@ def test_a_timeout_that_is_none_is_refused(text, monkeypatch):
         ({"PMI_SIZE": "2"}, "PMI_SIZE=2: processes of MPI are not joined; start them with torchrun"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE=4: processes of MPI are not joined"),
         ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0: is set without WORLD_SIZE; unset it"),
+        (
+            {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"},
+            "accelerate launch was asked for several processes and has started one",
+        ),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2: RANK is not set beside it; start the processes with torchrun"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2: MASTER_ADDR is not set beside it"),
     ],

@@ -350,6 +350,15 @@ def test_code_of_a_checkpoints_own_is_not_run_and_that_is_said(one, caplog):
     assert "config.json: names code of its own (auto_map), which is not run: read as transformers' own" in caplog.text
 
 
+def test_the_config_of_a_checkpoint_is_read_once(one, monkeypatch):
+    from toolkit.stacking.checkpoints import open as opening
+
+    read, names = opening.read_object, []
+    monkeypatch.setattr(opening, "read_object", lambda path, **kinds: names.append(path.name) or read(path, **kinds))
+    open_checkpoint(one)
+    assert names.count("config.json") == 1
+
+
 def test_a_pointer_of_git_lfs_is_told_from_damage(one):
     first_shard(one).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     refused(one, "model.safetensors: not a whole safetensors file (a pointer of Git LFS stands in its place; git lfs")

@@ -65,6 +65,7 @@ def test_rates_that_are_none(text):
             ["experiment=enhance_small", "input=a.mp4", "sampling.guidance=icg", "negative_prompt=dull"],
             "negative_prompt=dull: sampling.guidance=icg draws its own",
         ),
+        (["input=a.mp4", "color_fix=none"], "color_fix: is of VEnhancer's network, and keys=upscaler is asked"),
         (["stage=all"], "trains VEnhancer's network; with keys=upscaler"),
         (["stage=train"], "network.asymmetric=true: training crops are square"),
         (["input=a.mp4", "backend=magic"], "choose one of generative, classic, bicubic"),
@@ -79,6 +80,15 @@ def test_rates_that_are_none(text):
 def test_what_does_not_fit_is_refused(words, message):
     with pytest.raises(UserError, match=message):
         compose(COMMAND, words)
+
+
+def test_a_backend_without_a_network_names_the_keys_of_the_network_that_are_set():
+    from toolkit.venhancer.job import _load_parts
+
+    assert _load_parts(compose(COMMAND, ["backend=classic"]), "cpu") == []
+    idle = compose(COMMAND, ["backend=bicubic", "prompt=a bridge", "color_fix=adain", "sampling.guidance_scale=2"])
+    expected = "backend=bicubic: uses no network, so without effect: prompt, color_fix, sampling"
+    assert _load_parts(idle, "cpu") == [expected]
 
 
 def test_the_demonstration_is_only_for_want_of_an_input():

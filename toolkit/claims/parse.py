@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.claims.claims import LEVELS, REFERENCE, VARIES, Claim, Claims, FigureSpec, RunSpec, Statistic
-from toolkit.errors import UserError, did_you_mean
+from toolkit.errors import UserError, brief, did_you_mean
 from toolkit.plain_files import read_yaml
 
 FIGURES = ("curves", "bars")
@@ -26,7 +26,7 @@ def load_claims(path: str | Path) -> Claims:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: {brief(error, 300)}") from None
     try:
         return parse_claims(content)
     except UserError as error:

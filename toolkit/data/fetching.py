@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.data.sources import Download, SourceFailed
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.plain_files import named_path
 from toolkit.runs.files import write_atomic
 
@@ -144,7 +144,7 @@ def _read(folder: Path, file: str) -> bytes:
             with gzip.open(found) if found.suffix == ".gz" else open(found, "rb") as opened:
                 content = opened.read(MOST_FILE_BYTES + 1)
         except (OSError, EOFError, zlib.error) as error:
-            raise SourceFailed(f"{found.name} is unreadable ({error})") from error
+            raise SourceFailed(f"{found.name} is unreadable ({brief(error)})") from error
         if len(content) > MOST_FILE_BYTES:
             raise SourceFailed(f"{found.name} holds more than {MOST_FILE_BYTES} bytes")
         return content

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import brief
+
 CONNECT_TIMEOUT_S = 10
 
 DOWNLOAD_TIMEOUT_S = 300
@@ -120,8 +122,7 @@ def unpack_archive(path: Path, target: Path) -> None:
     except SourceFailed:
         raise
     except Exception as error:  # damage, names that lead out, encryption: the two libraries raise a dozen kinds
-        said = " ".join(str(error).split())[:200]
-        raise SourceFailed(f"{path.name} cannot be unpacked ({said})") from error
+        raise SourceFailed(f"{path.name} cannot be unpacked ({brief(error, 200)})") from error
 
 
 def _extract_files(tar: tarfile.TarFile, target: Path) -> None:

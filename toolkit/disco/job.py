@@ -49,6 +49,8 @@ def main(config: TrainDisco, run: Run) -> float | None:
     if not only_samples:
         check_sharding(config.optim.sharding, config.precision)
     dataset: Any = data_for_samples(config, run) if only_samples else load_data(config)
+    if dataset is not None and not only_samples:
+        _check_classes(run, config, dataset)
     if dataset is not None and (not only_samples or config.model is None):
         _keep_splits(run, config, dataset)
     if dataset is not None and not only_samples:
@@ -103,6 +105,19 @@ def _data_of_model(config: TrainDisco) -> Any:
     known = (record or {}).get("config", {}).get("data", {})
     names = {item.name for item in dataclasses.fields(config.data)}
     return type(config.data)(**known) if known and set(known) <= names else None
+
+
+def _check_classes(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
+    """Raises UserError where classes were asked for in so many words, and the data have none.
+
+    The key is true without being given; then such data are trained on without classes.
+    """
+    typed = {word.lstrip("+").lower() for word in run.record["overrides"]}
+    if "data.class_labels=true" in typed and not dataset.class_names:
+        raise UserError(
+            f"data.class_labels=true: data.name={config.data.name} ({dataset.source}) has no classes; give data that "
+            "have, such as a folder for each class, or leave the key out"
+        )
 
 
 def _keep_splits(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:

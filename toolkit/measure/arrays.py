@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 
 _HEADER = 1 << 16
 _SAMPLES = "arr_0"  # what numpy.savez calls its first array, and ADM its images
@@ -34,7 +34,7 @@ def samples_shape(path: Path, layout: str) -> tuple[int, ...]:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: not an .npz of arrays ({error})") from None
+        raise UserError(f"{path}: not an .npz of arrays ({brief(error)})") from None
     axes = layout.split()
     if dtype != np.uint8 or len(shape) != len(axes) or shape[-1] != int(axes[-1]) or fortran or 0 in shape:
         raise UserError(f"{path}: holds {dtype} {shape}; expected uint8 of shape ({', '.join(axes)})")
@@ -51,7 +51,7 @@ def read_samples(path: Path, shape: tuple[int, ...], size: int) -> Iterator[np.n
             try:
                 data = file.read(count * each)
             except (zipfile.BadZipFile, OSError, EOFError) as error:
-                raise UserError(f"{path}: damaged after {start} of {shape[0]} ({error})") from None
+                raise UserError(f"{path}: damaged after {start} of {shape[0]} ({brief(error)})") from None
             if len(data) != count * each:
                 raise UserError(f"{path}: cut short after {start + len(data) // each} of {shape[0]}")
             yield np.frombuffer(data, np.uint8).reshape(count, *shape[1:]).copy()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.measure.images import ImageSet
 from toolkit.metrics.frechet import GaussianStats
 from toolkit.runs.files import write_atomic
@@ -115,7 +115,7 @@ def read_statistics(path: Path) -> Activations | None:
     except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: not an .npz of statistics ({error})") from None
+        raise UserError(f"{path}: not an .npz of statistics ({brief(error)})") from None
 
 
 def _gaussian(archive: zipfile.ZipFile, path: Path, mean_name: str, covariance_name: str) -> GaussianStats:

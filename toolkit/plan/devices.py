@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import UserError, did_you_mean
+from toolkit.errors import UserError, brief, did_you_mean
 from toolkit.plain_files import read_yaml
 from toolkit.runs.machine import cores, processor
 
@@ -87,7 +87,7 @@ def read_table(path: str | Path) -> dict[str, Device]:
     try:
         rows = read_yaml(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:120]})") from None
+        raise UserError(f"{path}: cannot be read as YAML ({brief(error, 120)})") from None
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise UserError(f"{path}: must map names of devices to their keys, as in NEW: {{tflops: {{fp32: 10}}, ...}}")
     return {str(name): _device(path, str(name), row) for name, row in rows.items()}

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from toolkit.errors import JobError, UserError
+from toolkit.errors import JobError, UserError, brief
 from toolkit.runs.files import sync
 
 UnpicklingError = torch.serialization.pickle.UnpicklingError  # what torch.load refuses with
@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, zip, OS and runtime errors alike
         refused = isinstance(error, UnpicklingError)  # torch's own words advise to load it all the same
-        why = "it holds more than tensors and plain values" if refused else " ".join(str(error).split())[:200]
+        why = "it holds more than tensors and plain values" if refused else brief(error, 200)
         raise UserError(
             f"{path}: cannot be read as a checkpoint ({why}); remove it to go on from the one before"
         ) from None

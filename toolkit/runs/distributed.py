@@ -72,6 +72,12 @@ def _refuse_others() -> None:
     for name in OTHERS:
         if os.environ.get(name, "1") != "1":
             raise UserError(f"{name}={os.environ[name]}: processes of MPI are not joined; start them with torchrun")
+    alone = "ACCELERATE_USE_CPU" in os.environ and "WORLD_SIZE" not in os.environ
+    if alone and os.environ.get("MASTER_ADDR"):  # which it sets for several processes, also where it starts one
+        raise UserError(
+            "accelerate launch was asked for several processes and has started one, as it does without several GPUs; "
+            "take --multi_gpu instead of --cpu (CPUs are used where there are no GPUs), or torchrun"
+        )
     if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ:
         raise UserError(f"LOCAL_RANK={os.environ['LOCAL_RANK']}: is set without WORLD_SIZE; unset it, or use torchrun")
 

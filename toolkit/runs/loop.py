@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from toolkit.errors import Interrupted, JobError, UserError
+from toolkit.errors import Interrupted, JobError, UserError, with_kind
 from toolkit.runs import checkpoint, progress, signals
 from toolkit.runs.device import choices
 from toolkit.runs.distributed import barrier, gather, rank, world_size
@@ -236,10 +236,10 @@ class Loop:
             try:
                 written_by = self._restore(content)
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-                said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 raise UserError(
                     f"{self.folder}: the checkpoint of step {self.step} is of another version or another network "
-                    f"({said}); continue with the version that wrote it, or begin in another hydra.run.dir"
+                    f"({with_kind(error, 300)}); continue with the version that wrote it, or begin in another "
+                    "hydra.run.dir"
                 ) from error
             if written_by != world_size():
                 progress.say(

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from toolkit.errors import LostProcess, UserError
+from toolkit.errors import LostProcess, UserError, brief
 from toolkit.runs.distributed import rank
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -79,7 +79,7 @@ def tell(line: str, everywhere: bool = False) -> None:
 
 def complain(error: Exception, exit_code: int) -> int:
     """Say what is wrong in one line; returns the exit code."""
-    tell(f"toolkit: error: {' '.join(str(error).split())}", everywhere=isinstance(error, LostProcess))
+    tell(f"toolkit: error: {brief(error, None)}", everywhere=isinstance(error, LostProcess))
     return exit_code
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def parse(words: list[str]) -> Space:
         try:
             override = OverridesParser.create().parse_override(word)
         except HydraException as error:
-            raise UserError(f"{word}: {' '.join(str(error).split())[:200]}") from None
+            raise UserError(f"{word}: {brief(error, 200)}") from None
         if override.is_sweep_override():
             distributions[override.get_key_element()] = _distribution(word, override)
         else:

@@ -67,6 +67,9 @@ class Growth:
         for operator, key in _OWN_KEYS.items():
             if getattr(self, key) not in (None, []) and operator != self.operator:
                 raise UserError(f"{key}={getattr(self, key)}: belongs to operator={operator}, not {self.operator}")
+        for key, operator in (("split", "direct"), ("scale_eps", "zero")):
+            if getattr(self, key) != getattr(Growth, key) and (self.operator, self.direction) != (operator, "width"):
+                raise UserError(f"{key}={getattr(self, key)}: belongs to operator={operator} direction=width")
         if self.operator == "slices":
             if self.factor is not None or self.num_layers is not None or self.noise:
                 raise UserError("operator=slices: the file says it all; leave factor, num_layers and noise out")
@@ -316,6 +319,10 @@ class GrowLLM(Growth, Job):
             raise UserError(f"arms={self.arms}: names one twice")
         if self.stage in ("all", "grow"):
             Growth.check(self.growth())
+            if self.operator != "learn" and self.learn != Learn():
+                raise UserError(f"learn: belongs to operator=learn, not {self.operator}")
+            if self.operator != "random" and self.optim.mask_steps != Optim.mask_steps:
+                raise UserError(f"optim.mask_steps={self.optim.mask_steps}: belongs to operator=random")
         if self.operator == "slices" and self.stage != "grow":
             raise UserError(f"operator=slices: belongs to stage=grow, not {self.stage}")
         if self.direction == "width" and self.optim.after_growth == "tile":

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.plain_files import read_yaml
 from toolkit.stacking.checkpoints.open import Checkpoint, open_checkpoint
 from toolkit.stacking.operators.grow import Grown
@@ -50,7 +50,7 @@ def read_slices(path: str | Path) -> tuple[list[Slice], str | None]:
     try:
         content = read_yaml(path, aliases=True)  # people write them by hand
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{path}: cannot be read: {brief(error, 200)}") from None
     content = _mapping(content, f"{path}", {"slices", "merge_method", "dtype", "tokenizer_source"})
     if content.get("merge_method", "passthrough") != "passthrough":
         raise UserError(f"{path}: merge_method {content['merge_method']} mixes weights; expected passthrough")

@@ -247,6 +247,11 @@ class EnhanceVideo(Job):
         """Whether VEnhancer's network makes the key frames."""
         return self.backend == "generative" and self.keys == "network"
 
+    def set_for_the_network(self) -> list[str]:
+        """Keys of VEnhancer's network that have another value than their default."""
+        plain = EnhanceVideo()
+        return [key for key in _OF_THE_NETWORK if getattr(self, key) != getattr(plain, key)]
+
     def _check_keys(self) -> None:
         """Raises UserError for what only VEnhancer's network could do, where it is not asked."""
         check_keys(self.keys)
@@ -254,10 +259,8 @@ class EnhanceVideo(Job):
             return
         if self.between == "network":
             raise UserError(f"between=network: needs keys=network; with keys={self.keys} take motion, blend or rife")
-        plain = EnhanceVideo()
-        for key in _OF_THE_NETWORK:
-            if getattr(self, key) != getattr(plain, key):
-                raise UserError(f"{key}: is of VEnhancer's network, and keys={self.keys} is asked; add {_SMALL}")
+        for key in self.set_for_the_network():
+            raise UserError(f"{key}: is of VEnhancer's network, and keys={self.keys} is asked; add {_SMALL}")
         if "train" in self.stages():
             raise UserError(f"stage={self.stage}: trains VEnhancer's network; with keys={self.keys} add {_SMALL}")
 
@@ -304,7 +307,7 @@ class EnhanceVideo(Job):
 _SMALL = "keys=network, or experiment=enhance_small"
 _OF_THE_NETWORK = (
     *("model", "vae", "text_encoder", "prompt", "negative_prompt"),
-    *("fidelity", "noise_level", "scale_condition", "conditioning_scale", "sampling"),
+    *("fidelity", "noise_level", "scale_condition", "conditioning_scale", "color_fix", "sampling"),
 )
 
 

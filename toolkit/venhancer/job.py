@@ -121,7 +121,8 @@ def _enhance(config: EnhanceVideo, run: Run, tasks: list[Task], device: Any) -> 
 def _load_parts(config: EnhanceVideo, device: Any) -> list[str]:
     """Load what ``keys`` and ``between`` name; what it is, in a line. Raises UserError where it is not there."""
     if config.backend != "generative":
-        return []
+        idle = config.set_for_the_network()
+        return [f"backend={config.backend}: uses no network, so without effect: {', '.join(idle)}"] if idle else []
     make_between(config.between, config.classic, config.windows, device)
     theirs = f"VEnhancer's network, model={config.model}"
     what = theirs if config.diffuses else load_upscaler(config.keys, str(device)).notice

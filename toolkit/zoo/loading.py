@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import UserError, did_you_mean, first_line
+from toolkit.errors import UserError, brief, did_you_mean, first_line
 from toolkit.plain_files import read_object
 from toolkit.zoo.catalogue import CLASSES, hub_id, local
 from toolkit.zoo.sizes import no_larger_than, sizes_in
@@ -113,7 +113,7 @@ def load_or_refuse(key: str, source: str, load: Callable[[], Any]) -> Any:
     except Exception as error:  # a file of somebody's can fail anywhere in a library
         if isinstance(error, UserError) and source in str(error):
             raise
-        raise UserError(f"{key}={source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{key}={source}: cannot be loaded: {brief(error, 200)}") from error
 
 
 def refuse_other_libraries(path: str | Path, index: dict[str, Any]) -> None:
@@ -155,7 +155,7 @@ def _load_strictly(network_class: Any, source: str, **where: Any) -> Any:
     except Exception as error:  # a config of somebody's can fail anywhere in a library
         if isinstance(error, UserError) and source in str(error):
             raise
-        raise UserError(f"{source}: cannot be loaded: {' '.join(str(error).split())[:500]}") from error
+        raise UserError(f"{source}: cannot be loaded: {brief(error, 500)}") from error
     for what in ("missing_keys", "unexpected_keys"):
         if info[what]:
             raise UserError(f"{source}: {what.replace('_', ' ')} in the weights: {', '.join(sorted(info[what])[:8])}")

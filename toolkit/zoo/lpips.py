@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.plain_files import named_path
 from toolkit.zoo.importing import load_tensors
 
@@ -117,5 +117,4 @@ def _folder(source: str | Path, key: str) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.pth", "*.pt"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{key}={source}: no such folder, nor to be had from the hub ({reason})") from None
+        raise UserError(f"{key}={source}: no such folder, nor to be had from the hub ({brief(error, 120)})") from None

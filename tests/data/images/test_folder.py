@@ -204,6 +204,25 @@ def test_a_flipped_byte_is_found_before_training(tmp_path):
         load(tmp_path)
 
 
+def test_held_out_pictures_that_are_trained_on_are_counted(tmp_path, caplog):
+    fill(tmp_path / "train", number=4)
+    fill(tmp_path / "test", number=2)
+    picture(77).save(tmp_path / "test" / "cat" / "0.png")
+    picture(78).save(fill(tmp_path / "val", number=1) / "cat" / "0.png")
+    load(tmp_path)
+    assert f"{tmp_path}: 3 of 4 pictures of test are in train too" in caplog.text
+    assert f"{tmp_path}: 1 of 2 pictures of valid are in train too" in caplog.text
+
+
+def test_class_folders_called_by_numbers_say_which_class_is_which(tmp_path, caplog):
+    loaded = load(fill(tmp_path, classes=("9", "10", "1")))
+    assert loaded.class_names == ("1", "10", "9")
+    assert "class 1 is 10, not 9; names of one length" in caplog.text
+    caplog.clear()
+    load(fill(tmp_path / "padded", classes=("09", "10", "01")))
+    assert "as text" not in caplog.text
+
+
 def test_empty_folders_one_class_and_stray_images(tmp_path):
     with pytest.raises(UserError, match="no images found"):
         load(tmp_path)

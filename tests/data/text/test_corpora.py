@@ -107,7 +107,9 @@ def test_bad_input_is_one_line(tmp_path):
     refused("record 1 has no text in 'text' .it has body.; set data.text_key", name="text_folder", path=str(tmp_path))
     (tmp_path / "a.jsonl").unlink()
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
-    refused("b.txt: cannot be read as UTF-8", name="text_folder", path=str(tmp_path))
+    refused("b.txt: cannot be read as UTF-16-LE text", name="text_folder", path=str(tmp_path))
+    (tmp_path / "b.txt").write_bytes(b"\xff")
+    refused("b.txt: cannot be read as UTF-8 text", name="text_folder", path=str(tmp_path))
     (tmp_path / "b.txt").unlink()
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"long enough " * 100)[:40])
     refused("c.txt.gz: cannot be read", name="text_folder", path=str(tmp_path))
@@ -141,6 +143,14 @@ def test_files_of_other_editors_and_other_systems(tmp_path, caplog):
     (tmp_path / os.fsdecode(b"d\xff.txt")).write_text("fourth")
     assert documents(tmp_path) == ["second", "third", "first", "fourth"]
     assert "passed over, no text by their suffix: notes.csv" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".gz", gzip.compress)])
+def test_a_mark_says_how_a_text_is_encoded(tmp_path, encoding, suffix, pack):
+    (tmp_path / f"a.txt{suffix}").write_bytes(pack("ein Café\n".encode(encoding)))
+    (tmp_path / f"b.jsonl{suffix}").write_bytes(pack('{"text": "zwei"}\n{"text": "drei"}\n'.encode(encoding)))
+    assert documents(tmp_path) == ["ein Café\n", "zwei", "drei"]
 
 
 def test_what_breaks_a_decoder_is_one_line(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from tests.data.videos import moving, write
 from toolkit.data.stills.crops import still_crops
 from toolkit.data.video import crops, reader
+from toolkit.data.video.clips import videos_in
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.scan import declared_frames, index_video
 from toolkit.errors import UserError
@@ -75,6 +76,17 @@ def test_captions_are_texts_of_any_mark_or_refused_before_a_film_is_looked_throu
     monkeypatch.setattr(crops, "_make", lambda *rest: pytest.fail("crops were cut"))
     with pytest.raises(UserError, match=r"long\.txt: cannot be read as UTF-8 text .*; save it as UTF-8"):
         crops.clip_crops(films[:1], 5, 3, 16, None, seed=0)
+
+
+def test_a_caption_may_be_called_in_capitals(tmp_path, monkeypatch):
+    film = tmp_path / "a.mp4"
+    film.touch()
+    (tmp_path / "a.TXT").write_text("a bridge")
+    (tmp_path / "b.caption").write_text("a ship")
+    said = []
+    monkeypatch.setattr("toolkit.runs.progress.say", said.append)
+    assert videos_in(tmp_path, "data.path") == [film] and crops._caption(film) == "a bridge"
+    assert said == [f"data.path={tmp_path}: passed over, no videos by their suffix: b.caption"]
 
 
 def test_tasks_make_the_frames_that_are_named_in_any_thread(films):

@@ -110,6 +110,10 @@ def test_random_keeps_the_old_layers_first():
         ({"operator": "llama_pro", "insert": 4}, "do not divide"),
         ({"operator": "stak", "factor": 2}, "did you mean 'stack'"),
         ({"operator": "zero", "direction": "width", "num_layers": 4}, "belongs to direction=depth"),
+        ({"operator": "direct", "factor": 2, "split": 0.5}, "split=0.5: belongs to operator=direct direction=width"),
+        ({"operator": "zero", "direction": "width", "factor": 2, "split": 0.5}, "split=0.5: belongs to operator=dir"),
+        ({"operator": "zero", "factor": 2, "scale_eps": False}, "scale_eps=False: belongs to operator=zero direction"),
+        ({"operator": "slices", "scale_eps": False}, "scale_eps=False: belongs to operator=zero direction=width"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(keys, words):

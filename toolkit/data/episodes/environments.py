@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from toolkit.data.episodes.episode import as_bytes, resize
 from toolkit.data.episodes.push_sprite import SUCCESS_DISTANCE, PushSprite, next_actions
-from toolkit.errors import UserError, did_you_mean
+from toolkit.errors import UserError, brief, did_you_mean
 from toolkit.installation import install_hint
 
 Array = NDArray[np.float32]
@@ -226,7 +226,7 @@ def find(name: str, may_import: bool = False) -> Recorded:
         try:
             return Rendered(gymnasium.make(name, render_mode="rgb_array"), size_px)
         except (gymnasium.error.Error, ImportError, TypeError) as error:
-            raise UserError(f"{name}: cannot be made with pictures ({' '.join(str(error).split())})") from None
+            raise UserError(f"{name}: cannot be made with pictures ({brief(error)})") from None
 
     return Recorded(make, _uniform_policy, "the environment's own", "gymnasium")
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from toolkit.data.episodes.environments import ImageEnv, Recorded, find, num_choices, one_hot
 from toolkit.data.episodes.episode import Episode, write_episode
-from toolkit.errors import JobError, UserError
+from toolkit.errors import JobError, UserError, with_kind
 from toolkit.plain_files import read_object
 from toolkit.runs.files import write_json
 from toolkit.runs.seeds import derive
@@ -63,7 +63,7 @@ def record(plan: Plan, dest: str | Path) -> tuple[int, list[str]]:
         except UserError:
             raise
         except Exception as error:  # whatever the environment raises
-            problems.append(f"episode {number}: {type(error).__name__}: {' '.join(str(error).split())}")
+            problems.append(f"episode {number}: {with_kind(error)}")
             log.warning("%s: %s; the episodes before it are kept", plan.env, problems[-1])
             in_a_row += 1
             if in_a_row == MOST_FAILURES_IN_A_ROW:

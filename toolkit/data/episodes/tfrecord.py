@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 
 log = logging.getLogger(__name__)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types of protocol buffers
@@ -30,7 +30,7 @@ def read_examples(path: str | Path) -> Iterator[dict[str, Any]]:
             try:
                 yield _example(memoryview(record))
             except (IndexError, struct.error, UnicodeDecodeError, KeyError) as error:
-                raise UserError(f"{path}: a record is no tf.train.Example ({error})") from None
+                raise UserError(f"{path}: a record is no tf.train.Example ({brief(error)})") from None
 
 
 def readable_examples(path: Path) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 from toolkit.data.images.arrays import stored_array, stored_arrays
 from toolkit.data.images.shards import ShardArchive, find_shards
 from toolkit.data.images.suffixes import open_picture
-from toolkit.errors import UserError, bytes_text
+from toolkit.errors import UserError, brief, bytes_text
 from toolkit.plain_files import why
 
 MOST_MEMBER_BYTES = 2**30  # of one image file
@@ -162,7 +162,7 @@ class ZipArchive:
                     raise OSError("the member is not of the size that the archive says")
                 return content
         except _DAMAGES as error:
-            raise OSError(f"{error}") from error
+            raise OSError(brief(error)) from error
 
     def image(self, name: str) -> ImageFile.ImageFile:
         return open_picture(io.BytesIO(self.read(name)))

@@ -137,6 +137,7 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
     for name, (rows, labels) in _splits(root, parts, config).items():
         split = FolderSplit(files, rows, labels, reading, config.class_labels, root, store)
         made[name] = split.to_memory() if fits and is_quick else split
+    _say_duplicates(root, made)
     return Dataset(
         name=config.name,
         train=made["train"],
@@ -147,6 +148,18 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
         licence="the owner's of the folder",
         source=str(root),
     )
+
+
+def _say_duplicates(root: Path, made: dict[str, Split]) -> None:
+    """Log how many held-out pictures are in train too, pixel by pixel, of a set that is held in memory."""
+    seen = {name: _hashes(split.values) for name, split in made.items() if isinstance(split, MemorySplit)}
+    for name in ("valid", "test"):
+        if name in seen and (num := sum(one in seen["train"] for one in seen[name])):
+            _log.warning("%s: %d of %d pictures of %s are in train too", root, num, len(seen[name]), name)
+
+
+def _hashes(values: torch.Tensor) -> list[bytes]:
+    return [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in values.numpy()]
 
 
 def _open(config: Data) -> tuple[Path, dict[str, Found], StackArchive | None]:

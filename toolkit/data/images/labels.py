@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.plain_files import read_text
 
 NAMES = ("dataset.json", "metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -108,11 +108,11 @@ def _csv_rows(path: Path, text: str) -> Iterable[tuple[str, Any]]:
         for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), 1):
             yield f"row {number}", row
     except csv.Error as error:
-        raise UserError(f"{path}: cannot be read as a table ({error})") from error
+        raise UserError(f"{path}: cannot be read as a table ({brief(error)})") from error
 
 
 def _parse(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+        raise UserError(f"{path}: cannot be read as JSON ({brief(error)})") from error

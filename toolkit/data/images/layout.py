@@ -92,6 +92,8 @@ def find_splits(root: Path, by_class: bool, is_said: bool = True) -> dict[str, F
         _check_same_classes(places[name], part.class_names, found["train"].class_names)
         if is_said:
             _say(places[name], name, part, "no classes" if by_class else "data.class_labels=false")
+    if is_said:
+        _say_order_of_numbers(root, found["train"].class_names)
     return found
 
 
@@ -204,6 +206,18 @@ def _say(place: Path, name: str, part: Found, unlabelled: str) -> None:
         _log.info("%s (%s): %d images of %d classes: %s", place, name, len(part.files), len(counts), each)
     if part.skipped:
         _log.warning("%s (%s): passed over, not read as images: %s", place, name, by_suffix(part.skipped))
+
+
+def _say_order_of_numbers(root: Path, names: tuple[str, ...]) -> None:
+    """Say where class folders called by numbers are not in the order of the numbers."""
+    by_value = sorted(names, key=int) if all(name.isdecimal() for name in names) else list(names)
+    differing = [number for number, name in enumerate(names) if name != by_value[number]]
+    if differing:
+        _log.warning(
+            "%s: class folders are in the order of their names as text, as torchvision has them: class %d is %s, not "
+            "%s; names of one length (01, 02) have the same order as numbers",
+            *(root, differing[0], names[differing[0]], by_value[differing[0]]),
+        )
 
 
 def by_suffix(skipped: Counter[str]) -> str:

@@ -19,7 +19,7 @@ from PIL import ImageFile
 
 from toolkit.data.images.suffixes import is_image, open_picture, suffix_of
 from toolkit.data.splits import split_of
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.installation import install_hint
 from toolkit.plain_files import why
 
@@ -254,7 +254,7 @@ class ParquetShard:
             with self._lock:
                 value = self._group(number)[row]
         except self._errors as error:
-            raise OSError(f"{' '.join(str(error).split())[:160]}") from error
+            raise OSError(brief(error)) from error
         return _there(value.get("bytes") if isinstance(value, dict) else value)
 
 

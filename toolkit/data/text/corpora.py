@@ -27,7 +27,7 @@ from toolkit.data.config import TextData
 from toolkit.data.hub import given_path, path_here
 from toolkit.data.splits import split_folders
 from toolkit.errors import UserError, brief, did_you_mean, few
-from toolkit.plain_files import is_pointer, visible_files, why
+from toolkit.plain_files import MARKS, is_pointer, visible_files, why
 
 PLAIN = (".txt", ".md", ".text")
 SUFFIXES = (*PLAIN, ".jsonl", ".parquet")
@@ -246,7 +246,8 @@ def _read_file(path: Path, text_key: str, keep: Callable[[Record], bool] = lambd
             if text.strip() and keep(record):
                 yield text
     except _damages() as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+        encoding = getattr(error, "encoding", "utf-8").upper()
+        raise UserError(f"{path}: cannot be read as {encoding} text: {brief(error)}") from None
 
 
 def _instead_of_text(record: Record, text_key: str) -> str:
@@ -312,17 +313,29 @@ def _parquet_records(path: Path, text_key: str) -> Iterator[Record]:
 
 
 def _open(path: Path) -> IO[str]:
-    """Without the mark that some editors put before UTF-8."""
+    """As the mark at its beginning says, which is left out, or as UTF-8."""
+    file = io.BufferedReader(_unpacked(path))
+    try:
+        start = file.peek(4)
+    except BaseException:
+        file.close()
+        raise
+    mark = next((mark for mark in MARKS if start.startswith(mark)), b"")
+    file.read(len(mark))
+    return io.TextIOWrapper(file, encoding=MARKS.get(mark, "utf-8"))
+
+
+def _unpacked(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig")
+        return gzip.open(path)
     if suffix == ".zst":
         try:
             import zstandard
         except ImportError:
             raise UserError(f"{path}: .zst files are read by zstandard (pip install zstandard)") from None
-        return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(open(path, "rb")), encoding="utf-8-sig")
-    return open(path, encoding="utf-8-sig")
+        return zstandard.ZstdDecompressor().stream_reader(open(path, "rb"))
+    return open(path, "rb", buffering=0)
 
 
 def _digest(*parts: str) -> str:

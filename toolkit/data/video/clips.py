@@ -85,12 +85,18 @@ def videos_in(folder: Path, key: str) -> list[Path]:
     found = [path for path in files if _is_video(path)]
     if not found:
         raise UserError(f"{key}={folder}: no video in it ({', '.join(sorted(VIDEO_SUFFIXES))})")
-    captions = {path.with_suffix(".txt") for path in found}
+    captions = {caption for path in found if (caption := caption_of(path))}
     if others := [str(path.relative_to(folder)) for path in files if path not in captions.union(found)]:
         from toolkit.runs import progress  # its bars take rich; the catalogue of data is read without
 
         progress.say(f"{key}={folder}: passed over, no videos by their suffix: {few(others, 5)}")
     return found
+
+
+def caption_of(path: Path) -> Path | None:
+    """The text beside a video: its name with .txt, in letters of any size; None where there is none."""
+    named = (path.with_suffix(suffix) for suffix in (".txt", ".TXT", ".Txt"))
+    return next((beside for beside in named if beside.is_file()), None)
 
 
 def has_videos(folder: Path) -> bool:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from toolkit.data.fetching import cache_folder, cache_root
+from toolkit.data.video.clips import caption_of
 from toolkit.data.video.reader import VideoIndex, VideoReader, file_state
 from toolkit.data.video.scan import declared_frames, index_video
 from toolkit.data.video.together import in_order
@@ -74,8 +75,8 @@ def clip_crops(
 
 
 def _caption(path: Path) -> str:
-    beside = path.with_suffix(".txt")
-    return read_text(beside).strip() if beside.exists() else ""
+    beside = caption_of(path)
+    return read_text(beside).strip() if beside else ""
 
 
 def _make(

@@ -30,7 +30,7 @@ class CombinedGuidance(WeakBranchGuidance):
         guidance_rescale: on the combined prediction.
 
     Raises:
-        UserError: fewer than two guiders, two of one kind, an unknown kind, or a rescale set on a part.
+        UserError: fewer than two guiders, two of one kind, an unknown kind, a rescale set on a part, CADS set on two.
     """
 
     @register_to_config
@@ -41,6 +41,8 @@ class CombinedGuidance(WeakBranchGuidance):
             raise UserError("guiders: give at least two, each of another kind")
         if any(one.guidance_rescale for one in self.guiders):
             raise UserError("guidance_rescale: set it on the combination, not on its parts")
+        if sum(one.annealing.scale > 0 for one in self.guiders) > 1:
+            raise UserError("cads_scale: set it on one part alone, for all parts see the same noisy condition")
         self.register_to_config(guiders=[_saved(one) for one in self.guiders])
 
     def set_generator(self, generator: torch.Generator | Sequence[torch.Generator] | None) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.icg.guiders.conditions import canonical, carries_text
 from toolkit.icg.guiders.pipeline_loop import flattened, networks_of, own_guidance_off, uncompiled
 from toolkit.runs import seeds
@@ -97,10 +97,9 @@ def _calls(pipe: Any, num: int, denoiser: str | None, call: dict[str, Any]) -> l
     except _Reached:
         pass
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{kind} cannot be called with a prompt alone ({why}): give the rest of its call by name (image=...), or "
-            "build the bank yourself"
+            f"{kind} cannot be called with a prompt alone ({brief(error, 200)}): give the rest of its call by name "
+            "(image=...), or build the bank yourself"
         ) from error
     finally:
         for handle in handles:

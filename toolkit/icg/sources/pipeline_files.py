@@ -13,7 +13,7 @@ from typing import Any
 
 from toolkit import zoo
 from toolkit.data.images.decoding import flattened, opened
-from toolkit.errors import UserError, did_you_mean, first_line
+from toolkit.errors import UserError, brief, did_you_mean, first_line
 from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders.pipeline_loop import NETWORKS
 from toolkit.icg.methods import AutoGuidance, Guidance
@@ -196,7 +196,7 @@ def load_pipeline(model: str, precision: str = "fp32") -> Any:
     except UserError:
         raise
     except Exception as error:  # a file of somebody's can fail anywhere in a library
-        raise UserError(f"model={model}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"model={model}: cannot be loaded: {brief(error, 300)}") from error
 
 
 def _variant(folder: Path) -> str | None:
@@ -222,7 +222,7 @@ def change_scheduler(pipe: Any, name: str) -> None:
     try:
         pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
     except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"scheduler={name}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"scheduler={name}: {brief(error, 200)}") from error
 
 
 def read_call(given: dict[str, Any] | None, size_px: int | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from toolkit import data
 from toolkit.data.config import Data
 from toolkit.data.fetching import cache_folder, cache_root
 from toolkit.data.sets import Dataset
-from toolkit.errors import Interrupted, UserError
+from toolkit.errors import Interrupted, UserError, with_kind
 from toolkit.icg.config import Loss, Optim, SampleICG
 from toolkit.paths import share
 from toolkit.plain_files import read_object
@@ -94,7 +94,7 @@ def make_small_model(small: SmallModel, dataset: Dataset, accelerator: Accelerat
                 with run.stage(STAGE):
                     _train(run, small, dataset, accelerator)
         except BaseException as error:
-            run.close("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
+            run.close("interrupted" if isinstance(error, Interrupted) else "failed", with_kind(error, None))
             raise
         run.close("done")
     barrier()

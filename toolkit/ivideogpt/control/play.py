@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, with_kind
 from toolkit.ivideogpt.control.beside import clip
 from toolkit.ivideogpt.control.games import Game, Games, Gone, make_game
 
@@ -87,8 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             raise
         except Exception as error:  # of a simulator or of ours: said here and there, and the server goes on
-            line = f"{type(error).__name__}: {error}"
-            print(f"play: {' '.join(line.split())[:SHOWN]}", file=sys.stderr, flush=True)
+            line = with_kind(error, SHOWN)
+            print(f"play: {line}", file=sys.stderr, flush=True)
             self._error(HTTPStatus.INTERNAL_SERVER_ERROR, line)
         else:
             self._send(HTTPStatus.OK, content, kind)

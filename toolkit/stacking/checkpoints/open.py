@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.errors import UserError, few
+from toolkit.errors import UserError, brief, few
 from toolkit.plain_files import read_object, why
 from toolkit.stacking.checkpoints.gguf_header import GGUFHeader, read_gguf_header
 from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer, one_line, place
@@ -106,7 +106,6 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         raise UserError(f"{folder}: {_instead_of_a_checkpoint(folder)} (expected a folder of save_pretrained)")
     config = _folder_config(folder)
     _refuse_adapter(folder)
-    _say_custom_code(folder)
     architecture = family(config, str(folder))
     weights = open_weights(folder)
     stored = [math.prod(info.shape) for info in weights.infos.values()]
@@ -146,10 +145,8 @@ def _refuse_adapter(folder: Path) -> None:
         raise UserError(f"{folder / ADAPTER}: an adapter (LoRA) beside the weights of the folder; {MERGE}, or move it")
 
 
-def _say_custom_code(folder: Path) -> None:
+def _say_custom_code(path: Path, raw: Mapping[str, Any]) -> None:
     """Say that a network of a family that is known here has code of its own, which is never run."""
-    path = folder / "config.json"
-    raw = read_object(path)
     if "auto_map" in raw:
         log.warning(
             "%s: names code of its own (auto_map), which is not run: read as transformers' own %s, and grown so",
@@ -197,7 +194,8 @@ def _folder_config(folder: Path) -> Any:
     except UserError:
         raise
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{path}: cannot be read: {brief(error, 300)}") from None
+    _say_custom_code(path, raw)
     return load_config(str(folder))
 
 

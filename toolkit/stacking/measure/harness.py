@@ -24,7 +24,7 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.stacking.checkpoints.load import place
 from toolkit.stacking.measure.scoring import Scorer
 from toolkit.stacking.measure.tasks import write_tasks
@@ -105,9 +105,8 @@ def loaded(names: Sequence[str], data: Path | None = None, num_fewshot: int = 0)
         try:
             tasks = lm_eval.tasks.TaskManager(include_path=folder, include_defaults=False).load(written)
         except OSError as error:  # also what datasets and the hub raise where there is no connection
-            reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"evaluation.tasks: a data set is not to be had from the hub ({reason}); "
+                f"evaluation.tasks: a data set is not to be had from the hub ({brief(error, 200)}); "
                 f"give local exports with evaluation.task_data=FOLDER"
             ) from None
         for task in tasks["tasks"].values():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import data
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.plain_files import read_object
 from toolkit.runs.distributed import from_rank_zero
 from toolkit.stacking.checkpoints.gguf_header import read_gguf_header
@@ -77,8 +77,7 @@ def _named_tokenizer(source: str) -> Any:
             return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # each tokenizer library raises its own
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"tokenize.tokenizer={source}: cannot be loaded ({reason})") from None
+        raise UserError(f"tokenize.tokenizer={source}: cannot be loaded ({brief(error)})") from None
 
 
 def train_bpe(documents: Iterator[str], vocab_size: int) -> Any:

@@ -15,7 +15,7 @@ from toolkit.data.video.pictures import remove
 from toolkit.data.video.reader import VideoIndex, VideoReader
 from toolkit.data.video.scan import index_video
 from toolkit.data.video.write import DEEP_FORMATS, Encoding, write_part
-from toolkit.errors import JobError, UserError
+from toolkit.errors import JobError, UserError, brief
 from toolkit.plain_files import read_object
 from toolkit.runs import progress
 from toolkit.runs.files import write_json
@@ -124,7 +124,7 @@ def keep_index(path: Path, make: object) -> tuple[VideoIndex, list[int]]:
         try:
             return VideoIndex.from_json(stored["index"]), stored["cuts"]
         except (TypeError, ValueError, KeyError, ArithmeticError) as error:
-            raise UserError(f"{path}: damaged ({error}); remove it, and the clip is looked at again") from None
+            raise UserError(f"{path}: damaged ({brief(error)}); remove it, and the clip is looked at again") from None
     index, cuts = make()  # type: ignore[operator]
     write_json(path, {"index": index.to_json(), "cuts": cuts})
     return index, cuts

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.plain_files import named_path
 from toolkit.venhancer.clips.classic import to_pixels, to_tensor
 from toolkit.zoo.importing import load_tensors
@@ -43,12 +43,12 @@ def load(source: str, device: str) -> SpandrelUpscaler:
     try:
         import spandrel
     except (ImportError, RuntimeError) as error:  # the second: a torchvision that was built for another torch
-        why = f"needs spandrel, and a torchvision that fits torch, which it imports: {error}"
+        why = f"needs spandrel, and a torchvision that fits torch, which it imports: {brief(error)}"
         raise UserError(f"keys=spandrel:{source}: {why} (pip install spandrel torchvision)") from None
     try:
         model = spandrel.ModelLoader().load_from_state_dict(state)
     except Exception as error:  # spandrel's own errors, and those of the architectures behind it
-        raise UserError(f"keys=spandrel:{source}: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"keys=spandrel:{source}: {brief(error, 200)}") from None
     if not isinstance(model, spandrel.ImageModelDescriptor) or (model.input_channels, model.output_channels) != (3, 3):
         raise UserError(f"keys=spandrel:{source}: does not make pictures of three channels of such pictures")
     model.to(torch.device(device)).eval()

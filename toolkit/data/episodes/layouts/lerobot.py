@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from toolkit.data.episodes.episode import Episode, move_flags, move_rows
 from toolkit.data.episodes.layouts.base import Options, Source, action_rows, choose_camera, decode, stack
 from toolkit.data.episodes.npz import MOST_BYTES
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 from toolkit.installation import install_hint
 from toolkit.plain_files import why
 
@@ -70,7 +70,7 @@ def read(root: Path, options: Options) -> Source:
         if not info["fps"] > 0 or info["chunks_size"] < 1:
             raise ValueError(f"fps={info['fps']}, chunks_size={info['chunks_size']}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{place}: not LeRobot's info ({' '.join(str(error).split())})") from None
+        raise UserError(f"{place}: not LeRobot's info ({brief(error)})") from None
     if version not in VERSIONS:
         raise UserError(f"{place}: codebase_version={version}: {', '.join(VERSIONS)} are read")
     if "action" not in kinds:

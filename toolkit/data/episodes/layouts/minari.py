@@ -22,7 +22,7 @@ from toolkit.data.episodes.layouts.base import (
     space_facts,
 )
 from toolkit.data.episodes.layouts.hdf5 import camera, frames, opened, take
-from toolkit.errors import UserError
+from toolkit.errors import UserError, brief
 
 
 def read(root: Path, options: Options) -> Source:
@@ -60,7 +60,7 @@ def _action_space(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{place}: not Minari's metadata ({' '.join(str(error).split())})") from None
+        raise UserError(f"{place}: not Minari's metadata ({brief(error)})") from None
     return space if isinstance(space, dict) else {}
 
 
