@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from toolkit.commands import COMMANDS, Command, paper_named
 from toolkit.errors import JobError, UserError, in_one_line
 from toolkit.measure.cli import app as measure_app
+from toolkit.show.cli import app as runs_app
 
 FIVE, LOOK, STOCK = "The five papers", "Looking at runs", "Models and data"  # the groups of ``toolkit --help``
 
@@ -24,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-runs_app = typer.Typer(help="List, show, compare and resume runs.", no_args_is_help=True)
 zoo_app = typer.Typer(help="Networks: list, show, import official weights.", no_args_is_help=True)
 data_app = typer.Typer(help="Data sets: list, fetch, record, convert.", no_args_is_help=True)
 app.add_typer(runs_app, name="runs", rich_help_panel=LOOK)
@@ -85,39 +85,6 @@ def _add_job_command(command: Command) -> None:
 
 for _command in COMMANDS.values():
     _add_job_command(_command)
-
-
-@runs_app.command("list")
-def runs_list(
-    root: Annotated[Path, typer.Argument(help="Folder with the runs.")] = Path("runs"),
-    command: Annotated[str | None, typer.Option(help="Only this command's runs.")] = None,
-) -> None:
-    """List runs with status, progress, seed, wall time, and overrides or the error."""
-    from toolkit.show.browse import list_runs
-    from toolkit.show.terminal import show
-
-    show(list_runs(root, command))
-
-
-@runs_app.command("show")
-def runs_show(folder: Path) -> None:
-    """Show one run: config, stages, metrics, files."""
-    from toolkit.show.browse import show_run
-    from toolkit.show.terminal import show
-
-    show(*show_run(folder))
-
-
-@runs_app.command("compare")
-def runs_compare(
-    folders: Annotated[list[Path], typer.Argument(help="Run or sweep folders.")],
-    over: Annotated[str, typer.Option(help="Key to average over.")] = "seed",
-) -> None:
-    """Compare runs: mean, spread and number of seeds, the best run, and where the configs differ."""
-    from toolkit.show.browse import compare_runs
-    from toolkit.show.terminal import show
-
-    show(*compare_runs(folders, over))
 
 
 @runs_app.command("resume")

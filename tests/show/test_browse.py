@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from toolkit.errors import UserError
 from toolkit.show import browse
 from toolkit.show.browse import compare_runs, find_runs, list_runs, read_run, show_run
+from toolkit.show.cli import app
 from toolkit.show.table import Spread
 
 
@@ -148,3 +150,46 @@ def test_import_is_light():
     heavy = ("torch", "matplotlib", "numpy", "hydra", "PIL")
     code = f"import sys, toolkit.show.browse; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def as_json(*words):
+    """What ``toolkit runs WORDS --json`` prints, read as strictly as other programs do."""
+    result = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(result.stdout, parse_constant=refuse)
+
+
+def test_a_list_for_programs_has_what_the_records_say(root):
+    listed = {row.pop("run"): row for row in as_json("list", str(root))}
+    assert list(listed) == [str(run.dir) for run in find_runs(root)]
+    done = listed[str(root / "train-disco/sweeps/2024-07-02/10")]
+    stages = {"denoiser": {"status": "done", "step": 100, "wall_time_s": 10.0}}
+    said = {"status": "done", "command": "train-disco", "seed": 10, "overrides": ["seed=10"], "wall_time_s": 12.34}
+    said |= {"started": "2024-07-01T10:00:00", "ended": None, "objective": None, "error": None, "stages": stages}
+    assert done == said
+    failed = listed[str(root / "train-disco/2024-07-03_10-00-00-000001")]
+    assert (failed["status"], failed["error"]) == ("failed", "step 7: loss is NaN\nmore")
+    damaged = listed[str(root / "train-disco/2024-07-04_10-00-00-000001")]
+    assert damaged["status"] == "damaged" and "damaged" in damaged["error"] and damaged["seed"] is None
+    assert {row["command"] for row in as_json("list", str(root), "--command", "other")} == {
+        None
+    }  # a damaged one may be anybody's
+
+
+def test_a_record_for_programs_has_the_status_of_now(root):
+    folder = root / "other/2024-07-03_10-00-00-000001"
+    on_disk = json.loads((folder / "run.json").read_text())
+    assert on_disk["status"] == "running" and as_json("show", str(folder)) == on_disk | {"status": "interrupted"}
+
+
+def test_a_comparison_for_programs_has_spreads_and_null_where_there_is_none(root):
+    sweep = root / "train-disco/sweeps/2024-07-02"
+    [table] = as_json("compare", str(sweep))
+    rows = {row[0]: row[1] for row in table["rows"]}
+    assert rows["loss"] == {"mean": 6.0, "sd": pytest.approx(32**0.5), "n": 2}
+    [table] = as_json("compare", str(sweep / "2"))
+    assert {row[0]: row[1] for row in table["rows"]}["loss"] == {"mean": 2.0, "sd": None, "n": 1}

@@ -105,9 +105,7 @@ def list_runs(root: str | Path = "runs", command: str | None = None) -> Table:
 
     Raises UserError for a ``root`` that is no folder, but for ``runs``, which is there after the first run.
     """
-    if str(root) != "runs" and not Path(root).is_dir():
-        raise UserError(f"{root}: no such folder; runs are listed below one")
-    runs = find_runs(root, command)
+    runs = _runs_below(root, command)
     rows: list[list[Cell]] = []
     statuses = [run.status for run in runs]
     for run, status in zip(runs, statuses, strict=True):
@@ -123,11 +121,38 @@ def list_runs(root: str | Path = "runs", command: str | None = None) -> Table:
     return Table(f"Runs in {root}", columns, rows, note or "no runs here yet", single_line=True)
 
 
-def show_run(folder: str | Path) -> list[Table]:
-    """What ``toolkit runs show`` prints: facts, stages, metrics, config and files. Raises UserError if damaged."""
+def listed_runs(root: str | Path = "runs", command: str | None = None) -> list[dict[str, Any]]:
+    """:func:`list_runs` as plain values, for programs; the objective is what a sweeper minimises."""
+    same = ("command", "seed", "overrides", "started", "ended", "wall_time_s", "objective")
+    return [
+        {"run": str(run.dir), "status": run.status, **{key: run.record.get(key) for key in same}}
+        | {"stages": _mapping(run.record.get("stages")), "error": run.problem or run.record.get("error")}
+        for run in _runs_below(root, command)
+    ]
+
+
+def shown_record(folder: str | Path) -> dict[str, Any]:
+    """The record of a run, with its status as it is now. Raises UserError if damaged."""
+    run = _whole_run(folder)
+    return run.record | {"status": run.status}
+
+
+def _whole_run(folder: str | Path) -> RunInfo:
     run = read_run(folder)
     if run.problem:
         raise UserError(run.problem)
+    return run
+
+
+def _runs_below(root: str | Path, command: str | None) -> list[RunInfo]:
+    if str(root) != "runs" and not Path(root).is_dir():
+        raise UserError(f"{root}: no such folder; runs are listed below one")
+    return find_runs(root, command)
+
+
+def show_run(folder: str | Path) -> list[Table]:
+    """What ``toolkit runs show`` prints: facts, stages, metrics, config and files. Raises UserError if damaged."""
+    run = _whole_run(folder)
     metrics: list[list[Cell]] = [[key, value] for key, value in run.metrics.items()]
     config: list[list[Cell]] = [[key, show_value(value)] for key, value in run.config.items()]
     tables = [

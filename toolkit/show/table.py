@@ -112,10 +112,13 @@ class Table:
         )
 
     def to_json(self) -> str:
+        """:meth:`as_plain` as text."""
+        return json.dumps(self.as_plain(), indent=1, ensure_ascii=False) + "\n"
+
+    def as_plain(self) -> dict[str, Any]:
         """The table as ``{"title", "columns", "rows", "note"}``; a spread is ``{"mean", "sd", "n"}``."""
         rows = [[_cell_to_json(cell) for cell in row] for row in self.rows]
-        value = {"title": self.title, "columns": self.columns, "rows": rows, "note": self.note}
-        return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        return {"title": self.title, "columns": self.columns, "rows": rows, "note": self.note}
 
     @classmethod
     def from_json(cls, text: str) -> Table:

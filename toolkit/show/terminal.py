@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,20 @@ def show(*tables: Table) -> None:
     """Print tables, one below the other. Raises UserError when they cannot be written, unless the reader left."""
     _print(*tables)
     check_written()
+
+
+def show_json(value: Any) -> None:
+    """Print plain values as JSON; a number that JSON does not know is null. Raises UserError as :func:`show` does."""
+    print(json.dumps(_finite(value), indent=2))
+    check_written()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_end(
