@@ -32,6 +32,14 @@ def test_scales_are_numbers_or_lists_and_are_shared_by_methods_on_the_condition(
     assert settings["tsg"].scale == 3 and settings["tsg"].alpha == 0 and set(settings) == {"tsg", "icg"}
 
 
+def test_settings_of_compared_methods_are_of_their_types():
+    entry = "{method: icg, std: 0.5, fields: [latents], num_draws: 2, sigma_min: 1, exclude_own: true}"
+    (made,) = [one for one in config("guidance=tsg", f"compare=[{entry}]").methods() if one.method == "icg"]
+    assert (made.std, made.fields, made.num_draws, made.sigma_min) == (0.5, ["latents"], 2, 1)
+    own = config("guidance=icg_tsg", "guidance.tsg.t_min=200").guidance
+    assert own.tsg.interval["t_min"] == 200 and own.interval["t_min"] == 0, "each part has an interval of its own"
+
+
 def test_what_is_measured_by_itself_is_only_the_small_models():
     assert config().repeats == 2 and config().curve_of(ICG()) == SMALL_CURVE and config().curve_of(ICGAndTSG()) == []
     given = config("model=x")
@@ -61,6 +69,17 @@ def test_every_method_is_an_option_of_the_group():
         (["compare=[none,apg]"], "compare=apg"),
         (["compare=[{method: tsg, alfa: 1}]"], "tsg has no setting alfa; did you mean 'alpha'"),
         (["compare=[{method: cfg, scale: -2}]"], "guidance.scale=-2"),
+        (["compare=[{method: tsg, alpha: abc}]"], "compare: tsg: alpha=abc: must be float"),
+        (["compare=[{method: tsg, alpha: -1}]"], "compare: tsg: alpha=-1: must be at least 0"),
+        (["compare=[{method: tsg, max_layers: 2.5}]"], "compare: tsg: max_layers=2.5: must be int | None"),
+        (["compare=[{method: tsg, time_embedding_modules: [1.5, {}]}]"], "must be list.str. | None"),
+        (["compare=[{method: icg, condition: klass}]"], "compare: icg: condition=klass: did you mean 'class'"),
+        (["compare=[{method: icg, exclude_own: 1}]"], "compare: icg: exclude_own=1: must be bool"),
+        (["compare=[{method: icg, num_draws: true}]"], "compare: icg: num_draws=True: must be int"),
+        (["guidance=icg_tsg", "guidance.tsg.scale=[2,3]"], "guidance.tsg.scale=.*must be one number"),
+        (["guidance=icg_tsg", "guidance.tsg.rescale=0.5"], "guidance.tsg.rescale: set guidance.rescale, which holds"),
+        (["guidance=cfg_tsg", "guidance.tsg.t_min=200"], "guidance.tsg.t_min: set guidance.t_min, which holds"),
+        (["guidance=cfg_slg", "guidance.slg.stop=0.5"], "guidance.slg.stop: set guidance.stop, which holds for both"),
         (["sampling.sigma_min=100"], "sampling.sigma_min=100.0: must be less than sampling.sigma_max"),
         (["prompts=[a cat]"], "prompts=.*needs a model"),
         (["data=digits", "data.class_labels=false"], "the small models are class-conditional"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from toolkit.data.config import Data
 from toolkit.errors import UserError, did_you_mean
 from toolkit.icg.methods import METHODS, Guidance
-from toolkit.schema import MISSING, Job, choice, free_text, number
+from toolkit.schema import MISSING, Job, check, choice, free_text, number
 from toolkit.zoo.config import NETWORK_SCHEMAS, NetworkConfig
 
 SMALL_COMPARE = ["none", "cfg", "tsg", "icg_tsg"]  # beside ICG, where the command makes its own small models
@@ -178,7 +178,6 @@ class SampleICG(Job):
     def check(self) -> None:
         """What must fit together across groups."""
         for one in self.methods():
-            one.check()
             self._check_in_pipelines(one)
         if self.model is None:
             for key in ("prompts", "negative_prompt", "scheduler", "call", "part", "size_px", "vae"):
@@ -218,7 +217,29 @@ class SampleICG(Job):
                 )
         if kind.on_condition and self.guidance.on_condition:
             settings.setdefault("scale", self.guidance.scale)
-        return kind(**settings)
+        hints = get_type_hints(kind)
+        for key, value in settings.items():
+            if not _fits(value, hints[key]):
+                raise UserError(f"compare: {name}: {key}={value}: must be {kind.__dataclass_fields__[key].type}")
+        made = kind(**settings)
+        try:
+            check(made)
+        except UserError as error:
+            raise UserError(f"compare: {name}: {error}") from None
+        return made
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` may stand in a field of that type; a number may where a text is read, as in Hydra."""
+    if hint is Any:
+        return True
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(one, get_args(hint)[0]) for one in value)
+    if options := get_args(hint):
+        return any(_fits(value, one) for one in options)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, {float: (int, float), str: (str, int, float)}.get(hint, hint))
 
 
 SCHEMAS: dict[tuple[str | None, str], type] = {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from toolkit.icg.guiders.base import WeakBranchGuidance
 
 Seed = int | Sequence[int]
+INTERVAL = ("start", "stop", "t_min", "t_max", "sigma_min", "sigma_max")
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Guidance:
         has_curve: the small models are measured along a curve of scales.
         in_pipelines: it works on diffusers pipelines alone: it reads noise or velocity predictions, or skips blocks.
         own_pipeline: for a method without a guider: the prefix of the diffusers pipelines that implement it.
+        holds_for_both: of two methods together, the keys of the first that hold for the second too.
     """
 
     label: ClassVar[str] = ""
@@ -44,6 +46,7 @@ class Guidance:
     has_curve: ClassVar[bool] = False
     in_pipelines: ClassVar[bool] = False
     own_pipeline: ClassVar[str] = ""
+    holds_for_both: ClassVar[tuple[str, ...]] = ()
 
     method: str = MISSING
     scale: Any = 1.0
@@ -89,8 +92,7 @@ class Guidance:
     @property
     def interval(self) -> dict[str, Any]:
         """The keys that say when it guides."""
-        names = ("start", "stop", "t_min", "t_max", "sigma_min", "sigma_max")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in INTERVAL}
 
     @property
     def scales(self) -> list[float]:
@@ -98,7 +100,7 @@ class Guidance:
         return list(self.scale) if isinstance(self.scale, list) else [self.scale]
 
     def check(self) -> None:
-        """Scales are finite numbers; the limits of the interval are in order."""
+        """Scales are finite numbers; the limits of the interval are in order; a second method has one scale."""
         for one in self.scales:
             if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 <= one < math.inf:
                 raise UserError(f"guidance.scale={one}: must be a number of at least 0 (1 is no guidance), or a list")
@@ -108,3 +110,14 @@ class Guidance:
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
                 raise UserError(f"guidance.{low}={least}: must not exceed guidance.{high}={most}")
+        if self.second is not None:
+            self._check_second(self.second)
+
+    def _check_second(self, second: Guidance) -> None:
+        if len(second.scales) > 1:
+            raise UserError(
+                f"guidance.{second.method}.scale={second.scale}: must be one number; guidance.scale may be several"
+            )
+        for key in self.holds_for_both:
+            if getattr(second, key) != getattr(Guidance, key):
+                raise UserError(f"guidance.{second.method}.{key}: set guidance.{key}, which holds for both methods")

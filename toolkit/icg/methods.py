@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from toolkit.icg.guidance import Guidance, Seed
+from toolkit.icg.guidance import INTERVAL, Guidance, Seed
 from toolkit.icg.peers.settings import FDG, PAG, SAG, SLG, TCFG, CFGAndSLG, CFGZeroStar
 from toolkit.schema import choice, number
 
@@ -130,6 +130,7 @@ class ICGAndTSG(ICG):
 
     label: ClassVar[str] = "ICG + TSG"
     has_curve: ClassVar[bool] = False
+    holds_for_both: ClassVar[tuple[str, ...]] = ("rescale",)
     method: str = "icg_tsg"
     tsg: TSG = field(default_factory=lambda: TSG(scale=2.5))
 
@@ -158,6 +159,7 @@ class CFGAndTSG(CFG):
 
     label: ClassVar[str] = "CFG + TSG"
     has_curve: ClassVar[bool] = False
+    holds_for_both: ClassVar[tuple[str, ...]] = ("rescale", *INTERVAL)
     method: str = "cfg_tsg"
     tsg: TSG = field(default_factory=lambda: TSG(scale=2.5))
 

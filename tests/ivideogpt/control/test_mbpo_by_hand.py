@@ -6,7 +6,7 @@ import torch
 
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.clips import ClipSource
-from toolkit.data.episodes.episode import memory_set
+from toolkit.data.episodes.episode import Episode, memory_set
 
 pytest.importorskip("stable_baselines3", reason="the extra rl is not installed")
 
@@ -85,3 +85,15 @@ def test_each_update_of_each_round_has_clips_of_its_own(monkeypatch):
     for number in range(2):
         learner.learn(episodes(), number)
     assert len(drawn) == len(set(drawn)) == 8
+
+
+def test_an_episode_that_ended_early_does_not_cut_the_clips_of_the_others(monkeypatch):
+    learner, lengths = ModelLearner(tiny.world(), adapting(20, 20)), []
+    for name in ("_tokenizer_update", "_transformer_update"):
+        monkeypatch.setattr(learner, name, lambda source, number, step: lengths.append(source.num_frames))
+    cut = [
+        Episode(one.image[:stop], one.action[:stop], one.reward[:stop])
+        for one, stop in zip(episodes(), (1, 2, 99), strict=True)
+    ]
+    learner.learn(cut, 0)
+    assert len(lengths) == 40 and set(lengths) == {2, learner.config.num_frames}

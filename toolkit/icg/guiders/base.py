@@ -286,10 +286,15 @@ class WeakBranchGuidance(BaseGuidance):
             self.attached = None
 
 
-def check_scale(name: str, value: float) -> None:
+def check_size(name: str, value: float, hint: str = "") -> None:
     """Raises UserError unless ``value`` is a finite number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise UserError(f"{name}={value}: must be a finite number of at least 0 (1 is no guidance)")
+        raise UserError(f"{name}={value}: must be a finite number of at least 0{hint}")
+
+
+def check_scale(name: str, value: float) -> None:
+    """As :func:`check_size`, of a scale w of guidance."""
+    check_size(name, value, " (1 is no guidance)")
 
 
 def real_fields(data: Inputs) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import UserError
 from toolkit.icg.guiders import presets
-from toolkit.icg.guiders.base import Branch, Inputs, WeakBranchGuidance, check_scale, real_fields
+from toolkit.icg.guiders.base import Branch, Inputs, WeakBranchGuidance, check_scale, check_size, real_fields
 from toolkit.icg.guiders.cads import Annealing
 from toolkit.icg.guiders.conditions import Fields, IndependentCondition, Sampler
 from toolkit.icg.guiders.interval import Interval
@@ -91,7 +91,7 @@ class IndependentConditionGuidance(WeakBranchGuidance):
         check_scale("guidance_scale", guidance_scale)
         if resample not in ("step", "run"):
             raise UserError(f"resample={resample}: choose one of step, run")
-        check_scale("control_std", control_std or 0)
+        check_size("control_std", control_std or 0)
         if num_draws < 1:
             raise UserError(f"num_draws={num_draws}: must be at least 1")
         super().__init__(

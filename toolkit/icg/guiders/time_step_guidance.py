@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 
 from toolkit.errors import UserError
 from toolkit.icg.guiders import presets
-from toolkit.icg.guiders.base import Branch, Inputs, WeakBranchGuidance, check_scale
+from toolkit.icg.guiders.base import Branch, Inputs, WeakBranchGuidance, check_scale, check_size
 from toolkit.icg.guiders.cads import Annealing
 from toolkit.icg.guiders.interval import Interval
 from toolkit.icg.guiders.projection import Projection
@@ -68,8 +68,8 @@ class TimeStepGuidance(WeakBranchGuidance):
     ) -> None:
         check_scale("tsg_scale", tsg_scale)
         check_scale("guidance_scale", guidance_scale)
-        check_scale("noise_scale", noise_scale)
-        check_scale("alpha", alpha)
+        check_size("noise_scale", noise_scale)
+        check_size("alpha", alpha)
         if max_layers is not None and max_layers < 1:
             raise UserError(f"max_layers={max_layers}: must be at least 1")
         super().__init__(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from toolkit.errors import UserError
-from toolkit.icg.guidance import Guidance, Seed
+from toolkit.icg.guidance import INTERVAL, Guidance, Seed
 from toolkit.schema import number
 
 
@@ -155,6 +155,7 @@ class CFGAndSLG(Guidance):
     on_condition: ClassVar[bool] = True
     needs_null: ClassVar[bool] = True
     in_pipelines: ClassVar[bool] = True
+    holds_for_both: ClassVar[tuple[str, ...]] = ("rescale", *INTERVAL)
     method: str = "cfg_slg"
     scale: Any = 3.0
     slg: SLG = field(default_factory=SLG)
@@ -186,7 +187,7 @@ class OwnPipeline(Guidance):
     def check(self) -> None:
         """Keys that the pipeline would ignore are refused."""
         super().check()
-        _refuse_set(self, (*self.interval, "rescale"), "is done by diffusers' own pipeline, which has no such setting")
+        _refuse_set(self, (*INTERVAL, "rescale"), "is done by diffusers' own pipeline, which has no such setting")
 
 
 @dataclass

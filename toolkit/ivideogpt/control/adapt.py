@@ -20,6 +20,7 @@ from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.ivideogpt.train.losses import TokenizerObjective
 from toolkit.ivideogpt.train.perceptual import make_distance
 from toolkit.ivideogpt.train.transformer import TransformerObjective, make_optimizer, tokenise
+from toolkit.runs.seeds import derive
 from toolkit.zoo.world.model import WorldModel
 
 
@@ -47,17 +48,23 @@ class ModelLearner:
         }
 
     def learn(self, episodes: Sequence[Episode], number: int) -> None:
-        """The updates of round ``number`` on clips of all ``episodes`` so far, as long as the shortest of them."""
-        length = min(self.config.num_frames, *(len(one) for one in episodes))
-        if length <= self.config.context_length:
+        """The updates of round ``number`` on clips of all ``episodes`` so far.
+
+        The clips of an update are as long as an episode that is drawn for it, ``num_frames`` at most, so that those
+        which ended early are learnt from too. Episodes without a frame after the context are left out.
+        """
+        longest, least = self.config.num_frames, self.config.context_length + 1
+        lengths = [min(longest, len(one)) for one in episodes if len(one) >= least]
+        if not lengths:
             return
-        source = ClipSource(memory_set(list(episodes), [f"episode {index}" for index in range(len(episodes))]), length)
-        plan = self.config.plan
+        held = memory_set(list(episodes), [f"episode {index}" for index in range(len(episodes))])
+        sources = {length: ClipSource(held, length) for length in set(lengths)}
+        updates = {"tokenizer": self._tokenizer_update, "transformer": self._transformer_update}
         with torch.enable_grad():
-            for step in range(plan.tokenizer_updates):
-                self._tokenizer_update(source, number, step)
-            for step in range(plan.transformer_updates):
-                self._transformer_update(source, number, step)
+            for name, update in updates.items():
+                for step in range(getattr(self.config.plan, f"{name}_updates")):
+                    drawn = derive(self.config.seed, "adapt", "length", name, number, step) % len(lengths)
+                    update(sources[lengths[drawn]], number, step)
 
     def save(self, folder: Path) -> None:
         """Write the model as it is now, bound to its tokenizer."""
