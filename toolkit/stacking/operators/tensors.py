@@ -86,7 +86,7 @@ def precise(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def init_std(spec: Spec, name: str, shape: tuple[int, ...], num_layers: int) -> float:
+def init_std(spec: Spec, shape: tuple[int, ...], num_layers: int) -> float:
     """Standard deviation of the released initialisation: sqrt(2 / (5 fan_in)), for the MLP output 1 / sqrt(fan_in) / l.
 
     An embedding's fan-in is its last axis.
@@ -103,7 +103,7 @@ def draw(spec: Spec, name: str, info: Info, num_layers: int, seed: int) -> Tenso
         return torch.full(info.shape, spec.neutral if spec.kind == "gain" else 0.0, dtype=info.dtype)
     dtype = torch.float64 if info.dtype == torch.float64 else torch.float32
     noise = torch.randn(info.shape, dtype=dtype, generator=generator(seed, "growth", name))
-    return noise * init_std(spec, name, info.shape, num_layers)
+    return noise * init_std(spec, info.shape, num_layers)
 
 
 class Noisy(Tensors):

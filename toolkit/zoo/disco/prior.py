@@ -213,8 +213,9 @@ class LatentDiffusionPrior(ModelMixin, ConfigMixin):
         return torch.randn(num, width + 1, device=self.device, generator=generator)
 
     def loss(self, latents: Tensor, class_labels: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """EDM-weighted denoising loss (scalar; Karras et al. 2022, eq. 8) with ln sigma ~ N(-0.4, 1.2^2).
+        """EDM-weighted denoising loss (scalar; Karras et al. 2022, eq. 8).
 
+        EDM's noise levels in units of the latents: ln(sigma / (2 sigma_data)) ~ N(-0.4, 1.2^2), for theirs is 0.5.
         noise: as ``draw`` gives it.
         """
         _check_labels(class_labels, self.config.num_classes, len(latents))

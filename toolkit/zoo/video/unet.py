@@ -148,7 +148,8 @@ class VideoUNet(VideoEncoder, UNet3DConditionModel):
         attention_head_dim: width of a head, everywhere. entry_heads: heads of the temporal transformer at the entry.
         norm_num_groups: groups of every group normalisation.
         asymmetric: True as in the released weights: downsampling pads two rows and one column, upsampling drops the
-            first and the last row. Latents then need rows = 2 (mod 2^levels) and columns = 0. False: any size.
+            first and the last row. Latents then need rows = 2 and columns = 0, modulo ``size_multiple`` (8 of four
+            levels). False: any size.
         dropout: of residual blocks and temporal convolutions, in training.
     """
 
