@@ -51,7 +51,7 @@ def source():
     network = Network()
     made.name, made.config, made.kind = "a pipeline", SampleICG(model="here"), "StableDiffusionPipeline"
     made.pipe, made.networks, made.off, made.call = Pipe(network), [network], {"guidance_scale": 1.0}, {"height": 2}
-    made.bank, made.condition, made.nulls = None, "text", {}
+    made.banks, made.condition, made.nulls = {}, "text", {}
     made.prompts, made.labels = ["a", "b", "c"], None
     return made
 

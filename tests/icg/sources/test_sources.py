@@ -9,6 +9,7 @@ import torch
 from tests.icg import tiny
 from toolkit.data.config import Data
 from toolkit.errors import UserError
+from toolkit.icg import IndependentConditionGuidance
 from toolkit.icg.config import SampleICG, Sampling
 from toolkit.icg.labels_and_prompts import PROMPTS, draw_labels, read_labels, read_prompts
 from toolkit.icg.methods import CFG, ICG, PAG, SAG, TCFG, TSG, AutoGuidance, CFGAndTSG, ICGAndTSG, NoGuidance
@@ -94,12 +95,24 @@ def test_gaussian_conditions_take_the_place_of_class_vectors(tmp_path):
 def test_independent_latents_come_from_the_prior_with_their_class(tmp_path):
     source = open_model(make_model(tmp_path))
     source.prepare(ICG())
-    assert {name: tuple(rows.shape) for name, rows in source.bank.items()} == {
+    assert {name: tuple(rows.shape) for name, rows in source.banks[1024].items()} == {
         "latents": (1024, M),
         "class_labels": (1024,),
     }
     only = source.draw(ICG(fields=["latents"]), 3.0, request())[0]
     assert not torch.equal(only, source.draw(ICG(), 3.0, request())[0])
+
+
+def test_methods_with_banks_of_different_sizes_keep_their_own(tmp_path, monkeypatch):
+    source, given = open_model(make_model(tmp_path)), []
+    monkeypatch.setattr(
+        IndependentConditionGuidance, "set_condition_bank", lambda _, bank: given.append(len(bank["latents"]))
+    )
+    for rows in (3, 5, None):
+        source.prepare(ICG(bank_rows=rows))
+    for rows in (3, None, 5):
+        source._guided(ICG(bank_rows=rows), 2.0, request(), 3)
+    assert given == [3, 1024, 5]
 
 
 def test_cfg_on_what_was_not_dropped_warns(tmp_path):

@@ -57,7 +57,7 @@ class DenoiserSource(Source):
             self.shape = self.decoder.shape
         self.prior = _load_prior(model, self.denoiser, device)
         self.weak: Denoiser | None = None
-        self.bank: dict[str, Tensor] | None = None
+        self.banks: dict[int, dict[str, Tensor]] = {}  # by number of rows
         self.labels = self._labels()
         self.autocast: AbstractContextManager[Any] = nullcontext()
         if config.precision != "fp32":
@@ -118,15 +118,17 @@ class DenoiserSource(Source):
         return dropped or self.conditions
 
     def prepare(self, guidance: Guidance) -> None:
-        """Draw independent z (and the class each belongs to) from the prior, once."""
-        if isinstance(guidance, ICG) and self.prior is not None and self.bank is None:
+        """Draw independent z (and the class each belongs to) from the prior, once for each number of them."""
+        if not isinstance(guidance, ICG) or self.prior is None:
+            return
+        rows = guidance.bank_rows or BANK_ROWS
+        if rows not in self.banks:
             rng = generator(self.config.seed, "bank", device=self.device)
-            rows = guidance.bank_rows or BANK_ROWS
             classes = None
             if self.num_classes:
                 classes = torch.randint(self.num_classes, (rows,), generator=rng, device=self.device)
             latents = self.prior.sample(rows, class_labels=classes, generator=rng)
-            self.bank = {"latents": latents} | ({} if classes is None else {"class_labels": classes})
+            self.banks[rows] = {"latents": latents} | ({} if classes is None else {"class_labels": classes})
 
     def draw(
         self, guidance: Guidance, scale: float, request: Request, num_steps: int | None = None
@@ -154,9 +156,9 @@ class DenoiserSource(Source):
             conditions = {name: value for name, value in given.items() if value is not None}
             return WeakModelDenoiser(self.denoiser, self.weak, scale, guidance, conditions, evaluations)
         guider = guidance.make(scale, request.seeds("guidance"))
-        if isinstance(guidance, ICG) and self.bank is not None and guidance.from_bank:
+        if isinstance(guidance, ICG) and self.banks and guidance.from_bank:
             assert isinstance(guider, IndependentConditionGuidance | CombinedGuidance)
-            guider.set_condition_bank(rows_for(guidance, self.bank))
+            guider.set_condition_bank(rows_for(guidance, self.banks[guidance.bank_rows or BANK_ROWS]))
         null = dict.fromkeys(self.null_fields(guidance)) if guidance.needs_null else None
         return GuidedDenoiser(self.denoiser, guider, labels, latents, null, evaluations, self.config.batched)
 

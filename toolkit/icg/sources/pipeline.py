@@ -46,7 +46,7 @@ class PipelineSource(Source):
             raise files.set_by_us(name)
         self.networks = networks_of(self.pipe, None)
         self.call = files.read_call(config.call, config.size_px) | self._size()
-        self.bank: dict[str, Tensor] | None = None
+        self.banks: dict[int, dict[str, Tensor]] = {}  # by number of rows
         self.nulls: dict[tuple[str, ...], dict[str, Tensor]] = {}  # of the last prompts
         films = {"num_frames", "video_length"} & files.call_of(self.kind).keys()
         self.shape = None if films else image_shape(self.pipe, self.networks[0], config.size_px)
@@ -93,13 +93,15 @@ class PipelineSource(Source):
 
     @torch.no_grad()
     def prepare(self, guidance: Guidance) -> None:
-        """Encode random prompts for ICG, once."""
+        """Encode random prompts for ICG, once for each number of them."""
         if self.condition == "none":
             return
         if isinstance(guidance, ICG) and self.prompts is not None and guidance.from_bank:
-            self.bank = self.bank or text.random_token_bank(
-                self.pipe, guidance.bank_rows or BANK_ROWS, derive(self.config.seed, "bank"), **self.call
-            )
+            rows = guidance.bank_rows or BANK_ROWS
+            if rows not in self.banks:
+                self.banks[rows] = text.random_token_bank(
+                    self.pipe, rows, derive(self.config.seed, "bank"), **self.call
+                )
 
     def _null(self, arguments: dict[str, Any]) -> dict[str, Tensor | int]:
         """The unconditional branch, as the pipeline's own guidance has it beside these prompts."""
@@ -154,8 +156,9 @@ class PipelineSource(Source):
             context: Any = nullcontext()
         else:
             guider = guidance.make(scale, request.seeds("guidance"))
-            if self.bank is not None and isinstance(guidance, ICG) and guidance.from_bank:
-                guider.set_condition_bank(rows_for(guidance, self.bank))  # type: ignore[attr-defined]
+            if self.banks and isinstance(guidance, ICG) and guidance.from_bank:
+                bank = self.banks[guidance.bank_rows or BANK_ROWS]
+                guider.set_condition_bank(rows_for(guidance, bank))  # type: ignore[attr-defined]
             context = guided(self.pipe, guider, null=null, batched=self.config.batched)
         with context:
             return self.pipe(**arguments, **self.off)
