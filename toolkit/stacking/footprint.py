@@ -41,7 +41,7 @@ def stages(config: GrowLLM) -> list[StageShape]:
             cache_bytes=0 if number else round(itemsize * max(one[2] for one in trained)),
         )
         for number, (name, network, tokens) in enumerate(trained)
-        if tokens and not (name == "base" and config.model)
+        if tokens
     ]
 
 

@@ -1,6 +1,7 @@
 """Who trains on how much, from which seed, and where the CPU's own blocks stand in; nothing here trains for long."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from tests.stacking.models import make_model, make_tokenizer, token_ids
 from toolkit.data import Corpus
 from toolkit.errors import UserError
+from toolkit.stacking import footprint
 from toolkit.stacking.config import Budget, GrowLLM, Network, Optim
 from toolkit.stacking.measure.curves import Spent, TrainingCurve
 from toolkit.stacking.measure.flops import Cost
@@ -96,15 +98,23 @@ def test_what_is_left_of_scratchs_compute_pays_for_the_others():
     assert flops == pytest.approx(9600 * eight, rel=5e-3) and gib == pytest.approx(16 * eight / 6 / 2**30, rel=5e-3)
     alone = arms(GrowLLM(stage="pretrain", network=SMALL, budget=Budget(tokens=99)))
     assert [(name, tokens) for name, _, tokens in alone] == [("pretrain", 99)]
-    assert (
-        dry_run._left(
-            10.0,
-            Spent(flops=dict.fromkeys(("total", "non_embedding", "matmul"), 99.0)),
-            Cost(1, 1, 1, 1, 1, 1),
-            "total",
-        )
-        == 0
-    )
+    for changes in ({"budget": Budget(growth_tokens=96_000, tokens=9600)}, {"operator": "learn"}):  # the map's: 6 M
+        with pytest.raises(UserError, match=r"training the base.* takes all that compute; raise it"):
+            arms(GrowLLM(network=SMALL, **{"budget": Budget(growth_tokens=3200, tokens=9600), **changes}))
+
+
+def test_a_base_that_is_given_is_not_trained_and_has_cost_what_it_records(monkeypatch):
+    """Half of scratch's compute is spent: the grown one gets the other half; the corpus is counted with what trains."""
+    config = GrowLLM(network=SMALL, model="there", budget=Budget(growth_tokens=3200, tokens=9600), arms=["grown"])
+    base = llama_config(SMALL, config.tokenize.vocab_size)
+    target = 6 * training_cost(llama_config(replace(SMALL, num_hidden_layers=8), 1024), 32).parameters
+    monkeypatch.setattr(dry_run, "find_network", lambda *_: "there")
+    monkeypatch.setattr(dry_run, "open_checkpoint", lambda _: SimpleNamespace(config=base))
+    half = Spent(flops=dict.fromkeys(("total", "non_embedding", "matmul"), 4800.0 * target))
+    monkeypatch.setattr(dry_run, "history", lambda _: half)
+    ((name, network, tokens),) = arms(config)
+    assert (name, network.num_hidden_layers, tokens) == ("grown", 8, pytest.approx(4800))
+    assert [(one.name, one.cache_bytes) for one in footprint.stages(config)] == [("grown", 2 * 4800)]
 
 
 def bed(**changes):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from toolkit.show.table import Table
 from toolkit.stacking.checkpoints.open import find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.measure.curves import Spent, flops_per_token
+from toolkit.stacking.measure.curves import Spent
 from toolkit.stacking.measure.flops import Cost
-from toolkit.stacking.pretrain.networks import llama_config, planned, training_cost
+from toolkit.stacking.pretrain.networks import llama_config, planned, tokens_left, training_cost, with_map
+from toolkit.stacking.pretrain.saving import history
 
 BYTES_PER_PARAMETER = 16  # float32 weights, gradients and Adam's two moments
 
@@ -26,36 +28,29 @@ def plan_table(config: GrowLLM) -> Table:
 def arms(config: GrowLLM) -> list[tuple[str, Any, float]]:
     """What trains, its network's config, and on how many tokens: ``pretrain``, or the base and each arm.
 
-    Raises UserError as the run would.
+    With ``model`` the base is there, with what it has cost. Raises UserError as the run would.
     """
-    base, budget = _base_config(config), config.budget
+    source = open_checkpoint(find_network(config.model, config.part)) if config.model else None
+    base = source.config if source else llama_config(config.network, config.tokenize.vocab_size)
+    budget, context = config.budget, config.network.context
     if config.stage == "pretrain":
         return [("pretrain", base, budget.tokens)]
     target = planned(base, config.growth(), config.seed).config
     small, large = _cost(config, base), _cost(config, target)
-    spent = Spent().after(small, round(budget.growth_tokens / config.network.context), config.network.context)
-    whole = budget.tokens * flops_per_token(large)[budget.accounting]
-    left = {
-        "grown": budget.grown_tokens or _left(whole, spent, large, budget.accounting),
-        "scratch": budget.tokens,
-        "continued": budget.continued_tokens or _left(whole, spent, small, budget.accounting),
+    spent = history(source) if source else Spent().after(small, math.ceil(budget.growth_tokens / context), context)
+    begun = with_map(config, spent, large)
+    found = {
+        "grown": (target, budget.grown_tokens or tokens_left(config, large, large, begun)),
+        "scratch": (target, budget.tokens),
     }
-    networks = {"grown": target, "scratch": target, "continued": base}
-    return [("base", base, budget.growth_tokens), *((arm, networks[arm], left[arm]) for arm in config.arms)]
-
-
-def _base_config(config: GrowLLM) -> Any:
-    if config.model is None:
-        return llama_config(config.network, config.tokenize.vocab_size)
-    return open_checkpoint(find_network(config.model, config.part)).config
+    if "continued" in config.arms:
+        found["continued"] = (base, budget.continued_tokens or tokens_left(config, large, small, spent))
+    first = [] if source else [("base", base, budget.growth_tokens)]
+    return [*first, *((arm, *found[arm]) for arm in config.arms)]
 
 
 def _cost(config: GrowLLM, network: Any) -> Cost:
     return training_cost(network, config.network.context)
-
-
-def _left(whole: float, spent: Spent, cost: Cost, accounting: str) -> float:
-    return max(0.0, (whole - spent.flops[accounting]) / flops_per_token(cost)[accounting])
 
 
 def _row(name: str, network: Any, cost: Cost, tokens: float) -> list[Any]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.stacking.config import Growth, Network
+from toolkit.stacking.config import GrowLLM, Growth, Network
+from toolkit.stacking.measure.curves import Spent, flops_per_token
 from toolkit.stacking.measure.flops import Cost, cost
 from toolkit.stacking.operators.grow import Grown, grow
 from toolkit.stacking.operators.llama import Llama
@@ -96,6 +97,29 @@ def build(config: Any, tensors: Tensors) -> Any:
 def training_cost(config: Any, context: int) -> Cost:
     """FLOPs per token and parameters of ``config`` trained on sequences of ``context`` tokens."""
     return cost(ARCHITECTURE, config, context)
+
+
+def tokens_left(config: GrowLLM, target: Cost, own: Cost, spent: Spent) -> float:
+    """How many tokens a network of cost ``own`` trains on until it has cost what scratch does, ``spent`` included.
+
+    Raises UserError where nothing is left.
+    """
+    budget = config.budget
+    whole = budget.tokens * flops_per_token(target)[budget.accounting]
+    tokens = (whole - spent.flops[budget.accounting]) / flops_per_token(own)[budget.accounting]
+    if tokens < config.network.context:
+        before = (
+            "the base and the map (learn.num_steps, learn.batch_size)" if config.operator == "learn" else "the base"
+        )
+        raise UserError(f"budget.tokens={budget.tokens:g}: training {before} takes all that compute; raise it")
+    return tokens
+
+
+def with_map(config: GrowLLM, spent: Spent, target: Cost) -> Spent:
+    """What was ``spent``, and the training of G_learn's map, whose every step costs one of the target."""
+    if config.operator != "learn":
+        return spent
+    return spent.after(target, config.learn.num_steps * config.learn.batch_size, config.network.context)
 
 
 def check_vocabulary(config: Any, vocab_size: int, source: str) -> None:

@@ -25,7 +25,7 @@ from toolkit.stacking.checkpoints.open import Checkpoint, find_network, open_che
 from toolkit.stacking.config import GrowLLM, scratch_stage
 from toolkit.stacking.grow_folder import grow_checkpoint
 from toolkit.stacking.measure.compare import other_arms
-from toolkit.stacking.measure.curves import Arm, Spent, flops_per_token
+from toolkit.stacking.measure.curves import Arm, Spent
 from toolkit.stacking.operators.families import check_trainable
 from toolkit.stacking.operators.grow import Grown
 from toolkit.stacking.operators.learn import GrowthMap
@@ -39,7 +39,9 @@ from toolkit.stacking.pretrain.networks import (
     check_vocabulary,
     llama_config,
     planned,
+    tokens_left,
     training_cost,
+    with_map,
 )
 from toolkit.stacking.pretrain.saving import history, save_trained
 from toolkit.stacking.pretrain.states import check_moments, tiled_moments
@@ -128,16 +130,9 @@ class Testbed:
 
         Raises UserError where nothing is left.
         """
-        context = self.config.network.context
         if tokens is None:
-            accounting = self.config.budget.accounting
-            whole = self.config.budget.tokens * flops_per_token(self.cost(self.plan().config))[accounting]
-            tokens = (whole - spent.flops[accounting]) / flops_per_token(self.cost(config))[accounting]
-            if tokens < context:
-                raise UserError(
-                    f"budget.tokens={self.config.budget.tokens:g}: training the base takes all that compute; raise it"
-                )
-        return math.ceil(tokens / context)
+            tokens = tokens_left(self.config, self.cost(self.plan().config), self.cost(config), spent)
+        return math.ceil(tokens / self._context)
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
@@ -162,7 +157,8 @@ class Testbed:
         other_arms(self.config)
         base, target = self.cost(self.base_config()), self.plan().config
         spent = history(self.source) if self.source else Spent().after(base, self._base_sequences(), self._context)
-        num_sequences = self.sequences_left(target, spent, self.config.budget.grown_tokens)
+        begun = with_map(self.config, spent, self.cost(target))
+        num_sequences = self.sequences_left(target, begun, self.config.budget.grown_tokens)
         if self.source is not None and self.config.optim.after_growth == "tile":
             check_moments(self._base_moments(), str(self.config.model))
         if self.config.operator == "random" and "grown" in self.config.arms:
@@ -317,11 +313,8 @@ class Testbed:
         return found[1]["state.optimizer"] if found else None
 
     def _start_history(self, target: Any) -> Spent:
-        """The base's, and the training of G_learn's map, whose every step costs one of the target."""
-        spent, learn = history(self.base()), self.config.learn
-        if self.config.operator != "learn":
-            return spent
-        return spent.after(self.cost(target), learn.num_steps * learn.batch_size, self._context)
+        """The base's, and that of G_learn's map."""
+        return with_map(self.config, history(self.base()), self.cost(target))
 
     def _growth_map(self, base: Checkpoint) -> GrowthMap | None:
         """G_learn's map, trained on the sequences after the base's; None for other operators."""
