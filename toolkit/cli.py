@@ -301,7 +301,7 @@ def data_record(
 
 @data_app.command("convert")
 def data_convert(
-    layout: Annotated[str, typer.Argument(help="lerobot, robomimic, minari, d4rl, dreamer, oxe, bair or robonet.")],
+    layout: Annotated[str, typer.Argument(help="lerobot, aloha, robomimic, minari, d4rl, dreamer, oxe, bair, robonet")],
     source: Annotated[Path, typer.Argument(help="Folder or file of that layout.")],
     destination: Annotated[Path, typer.Argument(help="Folder for the npz episodes.")],
     image_key: Annotated[str | None, typer.Option(help="The camera, if there are several.")] = None,

@@ -20,6 +20,22 @@ def arriving(rows):
     return np.concatenate([np.zeros_like(rows[:1]), rows[:-1]])
 
 
+def aloha(path, episode, cameras=("top",), encode=None):
+    """As ACT's recorder writes; encode: of an RGB frame, the bytes of its file, all as long as the longest."""
+    import h5py
+
+    image, action, _ = episode
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.attrs["sim"], file.attrs["compress"] = False, encode is not None
+        for camera in cameras:
+            files = [encode(frame) for frame in image] if encode else []
+            rows = [np.frombuffer(one.ljust(max(map(len, files)), b"\0"), np.uint8) for one in files]
+            file[f"observations/images/{camera}"] = np.stack(rows) if encode else image
+        file["observations/qpos"], file["action"] = np.zeros((len(image), 14)), action
+    return path
+
+
 def robomimic(path, episodes, mask=None, cameras=("agentview_image",)):
     import h5py
 

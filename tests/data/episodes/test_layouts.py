@@ -10,7 +10,7 @@ from PIL import Image
 from tests.data.episodes import makers
 from tests.data.episodes.makers import arriving, known
 from tests.data.episodes.test_convert import png, write_records
-from toolkit.data.episodes.convert import convert
+from toolkit.data.episodes.convert import convert, hint
 from toolkit.data.episodes.episode import EpisodeSpec, read_episode
 from toolkit.data.episodes.layouts.base import Options, files_below
 from toolkit.data.episodes.record import read_manifest
@@ -74,6 +74,38 @@ def test_lerobot_refuses_in_one_line(tmp_path):
     assert "1 there;" in line() and "download it" in line()
     makers.film(source / "videos/chunk-000/observation.images.top/episode_000001.mp4", EPISODES[1][0][:2])
     assert "shows nothing at 0.200 s, where row 2 is" in line()
+
+
+def test_aloha(tmp_path):
+    pytest.importorskip("h5py", reason="the extra formats is not installed")
+    for number, episode in enumerate(EPISODES):
+        makers.aloha(tmp_path / "in" / f"episode_{number}.hdf5", episode)
+    found = converted("aloha", tmp_path / "in", tmp_path / "out")
+    for one, (image, action, _) in zip(found, EPISODES, strict=True):
+        assert (one["image"] == image).all() and np.allclose(one["action"], action) and "reward" not in one
+    assert hint(tmp_path / "in").startswith("it looks like aloha: ")
+    both = makers.aloha(tmp_path / "both.hdf5", EPISODES[0], cameras=("top", "left_wrist"))
+    with pytest.raises(UserError, match="has 2 cameras; choose --image-key among left_wrist, top"):
+        convert("aloha", both, tmp_path / "x", Options())
+    other = makers.robomimic(tmp_path / "demo.hdf5", EPISODES)
+    assert convert("aloha", other, tmp_path / "x", Options())[1] == [
+        f"{other}: no 'observations/images' in it (found data)"
+    ]
+
+
+def test_pictures_that_opencv_wrote_as_if_they_were_bgr_are_turned_back(tmp_path):
+    pytest.importorskip("h5py", reason="the extra formats is not installed")
+    image = np.zeros((3, 16, 16, 3), np.uint8)
+    image[..., 0], image[1, ..., 1] = 200, 90  # red, and one frame of orange
+
+    def jpeg(frame):
+        buffer = io.BytesIO()
+        Image.fromarray(frame[..., ::-1]).save(buffer, "JPEG", quality=95)  # what a viewer shows is blue
+        return buffer.getvalue()
+
+    path = makers.aloha(tmp_path / "episode_0.hdf5", (image, np.zeros((3, 2)), None), encode=jpeg)
+    (found,) = converted("aloha", path, tmp_path / "out")
+    assert abs(found["image"].astype(int) - image).max() <= 4
 
 
 def test_robomimic(tmp_path):
@@ -265,12 +297,13 @@ def test_a_destination_of_other_options_is_refused(tmp_path):
         convert("dreamer", tmp_path / "in", tmp_path / "out", Options(size_px=3))
 
 
-@pytest.mark.parametrize("layout", ["lerobot", "robomimic", "minari", "d4rl", "dreamer"])
+@pytest.mark.parametrize("layout", ["lerobot", "aloha", "robomimic", "minari", "d4rl", "dreamer"])
 def test_damaged_files_are_a_line(tmp_path, layout):
     for needed in ("h5py", "pyarrow"):
         pytest.importorskip(needed, reason="the extra formats is not installed")
     make = {
         "lerobot": lambda: makers.lerobot(tmp_path / "in", EPISODES, "v3.0"),
+        "aloha": lambda: makers.aloha(tmp_path / "in" / "a.hdf5", EPISODES[0]),
         "robomimic": lambda: makers.robomimic(tmp_path / "in" / "a.hdf5", EPISODES),
         "minari": lambda: makers.minari(tmp_path / "in", EPISODES, BOX),
         "d4rl": lambda: makers.d4rl(tmp_path / "a.hdf5", EPISODES).parent,

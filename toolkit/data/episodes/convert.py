@@ -25,12 +25,13 @@ LAYOUTS = {  # what a folder of each has in it, by which it is recognised
     "robonet": "*/robonet*",
     "oxe": "**/*.tfrecord*",
     "lerobot": "meta/info.json",
+    "aloha": "episode_*.hdf5",
     "robomimic": "*.hdf5",
     "minari": "**/main_data.hdf5",
     "d4rl": "*.hdf5",
     "dreamer": "*.npz",
 }
-FLAT = ("robomimic", "minari", "d4rl", "dreamer")  # may be a single file
+FLAT = ("aloha", "robomimic", "minari", "d4rl", "dreamer")  # may be a single file
 
 
 def convert(layout: str, source: str | Path, dest: str | Path, options: Options) -> tuple[int, list[str]]:
