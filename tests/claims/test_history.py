@@ -24,6 +24,8 @@ def test_results_of_other_claims_are_kept_until_they_change(paper):
         "between": "holds",
         "wins": "does not hold",
     }
+    for kept in (results(paper)["runs"], json.loads((paper / "identity.json").read_text())):
+        assert list(kept) == ["base", "tuned", "long"]
     (paper / "claims.yaml").write_text(CLAIMS.replace("0.2}", "0.3}"))
     reproduce("small", ["wins"], root="r", launch=Runner())
     found = results(paper)["claims"]

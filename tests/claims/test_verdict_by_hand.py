@@ -41,6 +41,8 @@ def test_ratios_are_judged_in_log_space_and_must_be_positive():
     ends = [math.exp(logs.mean() + sign * half(logs, T_3)) for sign in (-1, 1)]
     assert (found.center, found.low, found.high) == pytest.approx((math.exp(logs.mean()), *ends))
     assert judge("ratio", [0.5, 0.0, 0.6], {"<=": 2}).verdict == "inconclusive (a ratio is not positive)"
+    wide = math.log(1e20) * T_3 / math.sqrt(3)  # an end that a float still holds
+    assert judge("ratio", [1e-20, 1.0, 1e20], {"<=": 2}).high == pytest.approx(math.exp(wide))
 
 
 def test_a_metric_that_is_read_coarsely_has_a_wider_interval():

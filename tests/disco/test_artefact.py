@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.disco import tiny
-from toolkit.disco.artefact import load_parts, null_network, save_part
+from toolkit.disco.artefact import Parts, load_parts, null_network, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_prior
 from toolkit.errors import UserError
 
@@ -80,6 +80,17 @@ def test_weights_cut_short_or_overwritten_are_damaged_and_not_of_another_trainin
     path.unlink()
     with pytest.raises(UserError, match=r"denoiser: no \*\.safetensors file in it"):
         load_parts(tmp_path)
+
+
+def test_all_parts_move_together():
+    config, images = tiny.config(tiny.mlp()), tiny.images()
+    ours, other = build_denoiser(config, images), build_denoiser(config, images, with_latents=False)
+    moved = Parts(ours, build_encoder(config, images), build_prior(config, images), other, other).to("meta")
+    assert {getattr(moved, name).device.type for name in ("denoiser", "encoder", "prior", "baseline", "null")} == {
+        "meta"
+    }
+    alone = build_denoiser(config, images, with_latents=False)
+    assert Parts(ours, null=alone).to("meta").null.device.type == "meta"
 
 
 def test_the_network_of_the_null_branch_is_checked(tmp_path):

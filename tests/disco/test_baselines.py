@@ -1,4 +1,7 @@
+import dataclasses
+
 import pytest
+import sklearn.cluster
 import torch
 
 from toolkit.commands import COMMANDS
@@ -7,6 +10,7 @@ from toolkit.data.sets import Dataset, MemorySplit
 from toolkit.disco.baselines import KMeansEncoder, LabelEncoder, build_baseline_encoder, code_logits
 from toolkit.disco.discretize import sample_codes
 from toolkit.errors import UserError
+from toolkit.runs.seeds import derive
 
 
 def corners(num_each: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,6 +35,8 @@ def config(kind: str, **latents):
 def test_residual_kmeans_names_coarse_then_fine():
     points, which = corners(20)
     encoder = KMeansEncoder((2,), num_latents=2, codebook_size=4).fit(points)
+    for slot, distance in enumerate((4, 1)):  # the middles of the quarters, then the corners around each of them
+        torch.testing.assert_close(encoder.centroids[slot].abs(), torch.full((4, 2), float(distance)), atol=0.1, rtol=0)
     codes = sample_codes(encoder(points), generator=torch.Generator().manual_seed(1))
     # 2 x 2 bits name all 16 corners, and the first slot alone the large square's corner
     tuples = {corner: {tuple(code) for code in codes[which == corner].tolist()} for corner in range(16)}
@@ -60,6 +66,27 @@ def test_same_seed_same_codes_and_too_few_items_are_refused():
     assert torch.equal(first.centroids, second.centroids)
     with pytest.raises(UserError, match="codebook_size=100"):
         KMeansEncoder((2,), 1, 100).fit(points)
+
+
+def test_every_slot_and_seed_has_random_starts_of_its_own(monkeypatch):
+    points, _ = corners(5)
+    starts, whole = [], sklearn.cluster.KMeans
+
+    def noting(size, n_init, random_state):
+        starts.append(random_state)
+        return whole(size, n_init=1, random_state=random_state)
+
+    monkeypatch.setattr(sklearn.cluster, "KMeans", noting)
+    for seed in (0, 1):
+        KMeansEncoder((2,), 2, 4).fit(points, seed)
+    assert starts == [derive(seed, "kmeans", slot) % 2**32 for seed in (0, 1) for slot in (0, 1)]
+    assert len(set(starts)) == 4
+
+
+def test_kmeans_is_fitted_on_training_items():
+    near = dataset()
+    far = dataclasses.replace(near, test=MemorySplit(corners(20)[0] + 100), valid=MemorySplit(corners(20)[0] + 100))
+    assert build_baseline_encoder(config("kmeans", num_latents=1, codebook_size=4), far).centroids.max() < 10
 
 
 def test_labels_serve_as_latents_through_the_same_interface():

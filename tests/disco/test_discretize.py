@@ -12,6 +12,7 @@ from toolkit.disco.discretize import (
     latent_use,
     normalized_mutual_information,
     sample_codes,
+    split_gaussian,
     usage_bonus,
 )
 
@@ -28,6 +29,22 @@ def test_hard_samples_are_one_hot_draws_at_every_temperature(temperature):
     torch.testing.assert_close(samples.mean(0)[0], logits[0, 0].softmax(-1), atol=0.01, rtol=0)
     codes = sample_codes(logits, temperature, seeded())
     assert torch.equal(codes, samples.argmax(-1))
+
+
+def test_the_bonus_of_a_whole_batch_has_the_value_and_slope_of_the_batch_in_one():
+    logits = torch.randn(6, 2, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    mean = logits.softmax(-1).mean(0)
+    wanted = 0.3 * (mean * mean.log()).sum(-1).mean()  # minus the entropy, the mean over slots
+    found = usage_bonus(logits, 0.3, mean.detach())
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(usage_bonus(logits, 0.3), wanted)
+    slopes = [torch.autograd.grad(one, logits, retain_graph=True)[0] for one in (found, wanted)]
+    torch.testing.assert_close(*slopes)
+
+
+def test_the_log_variance_of_a_gaussian_is_held_between_bounds():
+    mean, log_variance = split_gaussian(torch.tensor([[1.0, 2.0, -99.0, 99.0]]))
+    assert mean.tolist() == [[1, 2]] and log_variance.tolist() == [[-12, 6]]
 
 
 def test_soft_samples_lie_on_the_simplex_and_harden_as_temperature_falls():

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.disco import tiny
+from toolkit.data.sets import MemorySplit
 from toolkit.disco import drawing
 from toolkit.disco.artefact import Parts, save_part
 from toolkit.disco.build import build_denoiser, build_encoder, build_prior
@@ -18,6 +19,7 @@ from toolkit.disco.config import Sampling
 from toolkit.disco.drawing import SampleSet
 from toolkit.errors import UserError
 from toolkit.runs.record import Run, compare_configs
+from toolkit.runs.seeds import derive
 
 DATA = tiny.images(num_classes=4)
 
@@ -125,6 +127,48 @@ def test_a_large_set_has_single_pictures_a_small_grid_and_bounded_tensors(traine
         assert np.abs(np.asarray(Image.open(file)) / 127.5 - 1 - x[0].numpy()).max() < 0.5 / 127.5 + 1e-6
     with Image.open(tmp_path / "run/samples/ours.png") as grid:
         assert grid.size == (130, 130) and grid.info["Description"] == "ours: the first 4 of 7"
+
+
+@pytest.mark.parametrize("latents", ["prior", "oracle"])
+def test_networks_share_their_noise_and_ours_alone_has_z_and_a_null_network(trained, tmp_path, monkeypatch, latents):
+    """Of five test items the sixth sample's z is that of the first again, with its label."""
+    drawn, given, whole = [], [], trained[1]
+
+    def samples(denoiser, z, num, sampling, noise, labels, **more):
+        drawn.append((denoiser, z is not None, noise.seed, noise.index.tolist(), more))
+        return torch.zeros(num, 1, 8, 8), 5
+
+    def codes(parts, num, sampling, noise, class_labels, data):
+        given.append((noise.seed, noise.index.tolist(), class_labels.tolist(), data))
+        return torch.zeros(num, 2, dtype=torch.int64)
+
+    monkeypatch.setattr(drawing, "draw_samples", samples)
+    monkeypatch.setattr(drawing, "draw_latents", codes)
+    test = MemorySplit(DATA.test.values[:5], DATA.test.labels[:5])
+    data, null = dataclasses.replace(DATA, test=test, train=DATA.train), object()
+    one = sample_set((trained[0], dataclasses.replace(whole, null=null)), tmp_path / "run", data, latents=latents)
+    one.run.config.seed = 9
+    one.draw()
+    noise, blocks = derive(9, "sample", "noise"), ([0, 1, 2], [3, 4, 5], [6])
+    of_each = ((whole.denoiser, True, {"null_denoiser": null}), (whole.baseline, False, {}))
+    assert drawn == [(one, has_z, noise, block, more) for block in blocks for one, has_z, more in of_each]
+    assert [row[:3] for row in given] == [(derive(9, "sample", "latents"), b, [n % 4 for n in b]) for b in blocks]
+    for block, (*_, real) in zip(blocks, given, strict=True):
+        items = [number % 5 for number in block]
+        if latents == "oracle":
+            assert torch.equal(real[0], test.batch(items)[0]) and real[1].tolist() == test.labels[items].tolist()
+        else:
+            assert real is None
+
+
+def test_held_out_items_stand_beside_the_samples(trained, tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(drawing, "_draw_figures", lambda run, drawn, latents, num: shown.update(drawn))
+    data = dataclasses.replace(DATA, test=MemorySplit(DATA.test.values.flip(0)))
+    one = sample_set(trained, tmp_path / "run", data)
+    one.draw()
+    one.finish()
+    assert list(shown) == ["ours", "baseline", "real"] and torch.equal(shown["real"], data.test.all(7)[0])
 
 
 def test_real_latents_need_real_images(trained, tmp_path):

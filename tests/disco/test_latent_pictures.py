@@ -12,6 +12,7 @@ from toolkit.disco.build import build_denoiser, build_prior
 from toolkit.disco.config import Sampling
 from toolkit.errors import UserError
 from toolkit.runs.record import Run
+from toolkit.runs.seeds import derive
 
 
 @pytest.fixture
@@ -62,6 +63,37 @@ def test_columns_of_the_first_picture_start_from_one_noise_each(pictures):
     shared, _ = pictures(0, matter=0.0)["shared_z"]
     torch.testing.assert_close(shared, shared[:1].expand_as(shared))
     assert len(shared[0].unique(dim=0)) == 10
+
+
+def test_what_the_pictures_are_drawn_from(tmp_path, monkeypatch):
+    """Eight z of streams of their own, ten noises; the last picture changes the last z under its own class."""
+    config, data, calls = tiny.config(tiny.mlp()), tiny.images(num_classes=3), []
+    z = torch.arange(16).view(8, 2) % 3
+
+    def codes(parts, num, sampling, noise, source, class_labels):
+        calls.append((noise.seed, noise.index.tolist(), source, class_labels.tolist()))
+        return z
+
+    def samples(denoiser, latents, num, sampling, noise, labels):
+        calls.append((noise.seed, noise.index.tolist(), latents, labels.tolist()))
+        return torch.zeros(num, 1, 8, 8), 1
+
+    monkeypatch.setattr(latent_pictures, "draw_latents", codes)
+    monkeypatch.setattr(latent_pictures, "draw_samples", samples)
+    monkeypatch.setattr(latent_pictures.figures, "image_grid", lambda *_, **__: None)
+    parts = Parts(build_denoiser(config, data), None, build_prior(config, data))
+    config.seed = 5
+    latent_pictures.draw_latent_pictures(Run(tmp_path, config), parts, Sampling())
+    of_z, shared, classes, changed = calls
+    classes_of_z = [number % 3 for number in range(8)]
+    assert of_z == (derive(5, "sample", "shown latents"), [*range(8)], "prior", classes_of_z)
+    assert {call[0] for call in calls[1:]} == {derive(5, "sample", "shown noise")}
+    assert shared[1] == [*range(10)] * 8 and torch.equal(shared[2], z.repeat_interleave(10, 0))
+    assert shared[3] == [one for one in classes_of_z for _ in range(10)]
+    assert classes[1] == [0] * 24 and torch.equal(classes[2], z.repeat_interleave(3, 0)) and classes[3] == [0, 1, 2] * 8
+    last = z[-1].tolist()
+    one_changed = [[code, last[1]] for code in range(3)] + [[last[0], code] for code in range(3)]
+    assert changed[1:] == ([0] * 6, changed[2], [classes_of_z[-1]] * 6) and changed[2].tolist() == one_changed
 
 
 def test_a_row_changes_one_latent_alone(pictures):

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import pytest
 import torch
 
 from tests.disco import tiny
+from toolkit.disco import footprint
 from toolkit.disco.artefact import Parts
-from toolkit.disco.build import build_denoiser, build_encoder, build_prior, build_stage
+from toolkit.disco.build import build_denoiser, build_encoder, build_prior, build_stage, latent_shape, memory_bytes
 from toolkit.disco.config import Measure, Optim
 from toolkit.disco.footprint import _snapshots
 from toolkit.disco.measure import headline
@@ -53,6 +55,59 @@ def test_every_average_has_a_snapshot_for_each_span_that_is_begun():
     optim = Optim(num_steps=2500, ema_sigma_rels=[0.05, 0.1], ema_snapshot_every_steps=1000)
     assert _snapshots(tiny.config(optim=optim))[0].startswith("6 snapshots")
     assert _snapshots(tiny.config(optim=Optim(num_steps=2500))) == ()
+
+
+def test_a_stage_is_estimated_as_it_is_trained():
+    optim = Optim(
+        num_steps=70, batch_size=6, micro_batch_size=3, ema_sigma_rels=[0.05, 0.1], gradient_checkpointing=True
+    )
+    config = tiny.config(optim=dataclasses.replace(optim, sharding="fsdp"))
+    config.data.name, config.network.attention_resolutions = "digits", [8]
+    config.prior.num_steps, config.prior.batch_size, config.prior.micro_batch_size = 50, 5, 4
+    first, baseline, prior = footprint.stages(config)
+    for one in (first, baseline):
+        assert (one.item, one.num_steps, one.batch_size, one.micro_batch_size) == ("images", 70, 6, 3)
+        assert one.sharded and one.checkpointing and not one.replicated
+    assert (prior.num_steps, prior.batch_size, prior.micro_batch_size) == (50, 5, 4)
+    assert prior.replicated and not prior.sharded and not prior.checkpointing
+    assert not footprint.stages(tiny.config(optim=Optim()))[0].sharded
+    with torch.device("meta"):
+        networks, frozen = first.build(), prior.build().frozen
+    assert len(networks.averaged) == 1 + 2 and count_parameters(*frozen) == count_parameters(
+        *networks.trained.children()
+    )
+    assert not any(one.requires_grad for part in frozen for one in part.parameters())
+
+
+@pytest.mark.parametrize(("kind", "codes"), [("labels", (1, 10)), ("kmeans", (2, 3))])
+def test_encoders_that_are_fitted_are_estimated_without_the_data(kind, codes):
+    """What stands in for the data has neither labels nor items for k-means. Labels are then no condition besides."""
+    config = tiny.config(tiny.mlp(), kind=kind)
+    config.data.name, config.data.class_labels = "digits", True
+    for stage in footprint.stages(config):
+        networks = stage.build()
+        assert networks.loss(3).isfinite()
+        if stage.name == "denoiser":
+            denoiser, encoder = networks.trained.denoiser, networks.trained.encoder
+            assert (denoiser.num_latents, denoiser.codebook_size) == codes and denoiser.num_classes == 10 * (
+                kind == "kmeans"
+            )
+            assert not list(encoder.parameters())
+
+
+def test_priors_have_their_dropout_and_classes_and_weights_five_floats_each():
+    config, data = tiny.config(), tiny.images(num_classes=4)
+    config.prior.dropout = 0.3
+    made = build_prior(config, data)
+    assert (made.config["dropout"], made.config["num_classes"]) == (0.3, 4)
+    assert (
+        build_prior(dataclasses.replace(config, latents=tiny.config(kind="continuous").latents), data).config[
+            "num_classes"
+        ]
+        == 4
+    )
+    assert latent_shape(tiny.config(kind="labels"), 7) == (1, 7) and latent_shape(config, 7) == (2, 3)
+    assert memory_bytes(torch.nn.Linear(3, 4), None) == 4 * 5 * 16  # weight, gradient, two moments, average
 
 
 def test_classes_are_spread_by_the_number_of_the_sample():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from tests.disco import tiny
 from tests.disco.test_steps_by_hand import logged, opened
 from toolkit.data.stream import batches
-from toolkit.disco import job
+from toolkit.disco import job, stage2
 from toolkit.disco.artefact import Parts
 from toolkit.disco.build import build_denoiser, build_encoder, build_prior
 from toolkit.disco.stage1 import JointModel
@@ -98,6 +99,74 @@ def test_training_ends_after_as_many_looks_without_a_better_one(tmp_path):
         train_prior(run, config, parts, build_prior(config, data), data.train, data.valid, make_accelerator(config))
     run.close("done")
     assert len(logged(tmp_path, "prior", "held_out_nats")) == 3
+
+
+def test_a_better_look_begins_the_waiting_anew(tmp_path, monkeypatch):
+    config, data, parts = priors(num_steps=9, eval_every_steps=1, patience=2)
+    nats = iter([3.0, 4.0, 2.0, 5.0, 1.0, 6.0, 7.0])
+    monkeypatch.setattr(stage2, "evaluate", lambda *_: next(nats))
+    run = opened(tmp_path, config)
+    with run.stage("prior"):
+        train_prior(run, config, parts, build_prior(config, data), data.train, data.valid, make_accelerator(config))
+    run.close("done")
+    assert len(logged(tmp_path, "prior", "held_out_nats")) == 7
+
+
+def test_a_prior_learns_mirrored_training_items_and_is_held_against_plain_validation_items(monkeypatch):
+    made = []
+
+    class Noted:
+        def __init__(self, parts, split, temperature, flip=False):
+            self.split = split
+            made.append((split, temperature, flip))
+
+        def draw(self, rng):
+            return f"codes of {self.split}"
+
+    monkeypatch.setattr(stage2, "Latents", Noted)
+    noting = lambda run, config, prior, latents, held_out, accelerator: made.append((latents.split, held_out))  # noqa: E731
+    monkeypatch.setattr(stage2, "_maximise_likelihood", noting)
+    config, parts = tiny.config(), SimpleNamespace(denoiser=SimpleNamespace(device="cpu"))
+    config.data.flip, config.latents.extraction_temperature = True, 0.3
+    train_prior(None, config, parts, torch.nn.Identity(), "train", "valid", None)
+    assert made == [("train", 0.3, True), ("valid", 0.3, False), ("train", "codes of valid")]
+
+
+def test_batches_begin_where_the_run_goes_on_and_hold_labels_for_those_that_may_read_them(monkeypatch):
+    asked, labels = [], torch.tensor([1, 2])
+
+    def stream(split, batch_size, seed, **more):
+        asked.append((split, batch_size, seed, more))
+        return iter([(torch.zeros(2), labels)] * 3)
+
+    monkeypatch.setattr(job.data, "batches", stream)
+    given = {}
+    for kind in ("discrete", "labels"):
+        for num_classes in (0, 4):
+            config = tiny.config(kind=kind, seed=3, num_workers=2)
+            config.optim.batch_size, config.data.flip = 6, True
+            dataset = SimpleNamespace(train="train", num_classes=num_classes)
+            read = job.device_batches(dataset, config, SimpleNamespace(device=torch.device("cpu")))
+            given[kind, num_classes] = [one is not None for one in read(5)[1:]]
+            read(6)
+    assert given == {  # of the network, and of the encoder
+        ("discrete", 0): [False, False], ("discrete", 4): [True, False],
+        ("labels", 0): [False, True], ("labels", 4): [True, True],
+    }  # fmt: skip
+    more = {"start_step": 5, "rank": 0, "world_size": 1, "num_workers": 2, "flip": True}
+    assert asked == [("train", 6, 3, more)] * 4
+
+
+def test_labels_as_latents_are_read_and_are_no_condition_and_the_frechet_distance_is_the_objective(monkeypatch):
+    read = []
+    data = tiny.images(num_classes=4)
+    monkeypatch.setattr(job.data, "load", lambda chosen, seed: read.append((chosen.class_labels, seed)) or data)
+    plain, labels = tiny.config(seed=3), tiny.config(kind="labels", seed=3)
+    plain.data.class_labels = labels.data.class_labels = False
+    assert job.load_data(plain) is data and job.load_data(labels).num_classes == 0
+    assert read == [(False, 3), (True, 3)]
+    found = {"quality.energy.ours.nfe_9": 1.0, "quality.frechet.ours.nfe_9": 2.0, "quality.frechet.ours.nfe_5": 3.0}
+    assert job._objective(found, 9) == 2.0 and job._objective(found, 7) is None
 
 
 def test_the_marginal_counts_the_codes_of_the_training_items(tmp_path):

@@ -11,6 +11,7 @@ from toolkit.disco.build import build_denoiser, build_encoder, build_prior
 from toolkit.disco.config import Sampling
 from toolkit.disco.sampling import draw_latents, draw_samples
 from toolkit.errors import UserError
+from toolkit.zoo.edm import samplers
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,13 @@ def test_guided_budgets_halve_the_steps(parts):
     assert torch.allclose(sample(parts, z, cfg_scale=-1.0)[0], sample(parts, None)[0], atol=2e-2)
     inside = sample(parts, z, cfg_scale=1.0, cfg_interval=[0.1, 5.0])[1]
     assert 7 < inside < 14
+
+
+def test_the_solver_is_told_what_the_config_says(parts, monkeypatch):
+    told = []
+    monkeypatch.setattr(samplers, "heun_churn", lambda network, x, sigmas, churn, generator: told.append(churn) or x)
+    sample(parts, None, solver="churn", churn=7.0)
+    assert set(told) == {7.0}
 
 
 def test_late_switch_off_is_the_null_branch_when_it_covers_everything(parts):

@@ -115,6 +115,7 @@ def test_a_dead_code_gets_half_of_the_most_used_one():
         usage = model.encoder(y).softmax(-1).mean(0)[0]
     table = model.denoiser.latent_embedding[0].maps.weight
     assert torch.equal(table[0, 2], table[0, 0])
+    assert model.mean_usage[0, [0, 2]].tolist() == pytest.approx([before / 2, before / 2])
     assert usage[2] == pytest.approx(before / 2, rel=0.1) and usage[0] == pytest.approx(before / 2, rel=0.1)
 
 
@@ -123,3 +124,5 @@ def test_collapse_is_told_from_information_not_from_perplexity():
     assert "collapse" in collapse_warning(latent_summary(flat), 2)
     telling = 10 * F.one_hot(torch.arange(128) % 4, 4).float().view(64, 2, 4)
     assert collapse_warning(latent_summary(telling), 2) is None
+    one_of_two = torch.stack([flat[:, 0], 10 * F.one_hot(torch.zeros(64, dtype=torch.int64), 4)], 1)
+    assert latent_summary(one_of_two)["perplexity"] == pytest.approx(1, abs=0.01)  # of the slot that is used least

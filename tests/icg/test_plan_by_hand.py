@@ -1,5 +1,6 @@
 """Which small models a run trains and how, how many samples it draws, what a dry run counts, which limits it has."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -73,6 +74,60 @@ def test_as_many_samples_are_measured_as_there_are_training_items(monkeypatch):
     assert planned(16, model="a run") == (16, 16)
     monkeypatch.setattr(plan, "why_not", lambda *_: "nothing to compare with")
     assert planned(16) == (16, 0)
+    monkeypatch.setattr(plan, "_clip_score", lambda *_: "a score that needs no data")
+    assert planned(16, measured=40) == (40, 40)
+
+
+def test_the_curve_over_scales_is_of_what_is_measured(monkeypatch):
+    for why, hidden in (("", [1.25, 2.0, 3.0]), ("nothing to compare with", [])):
+        monkeypatch.setattr(plan, "why_not", lambda *_, why=why: why)
+        made = plan.make_plan(config_of(ICG(scale=1.5), ["none"]), {"plain": Any()}, SimpleNamespace(train=Items(9)))
+        assert [one.scale for one in made.columns if not one.shown] == hidden
+
+
+def test_the_weak_model_is_the_one_that_was_trained_for_less(monkeypatch, tmp_path):
+    class Opened:
+        def __init__(self, folder, config, device):
+            self.denoiser, self.weak = f"the network of {folder}", None
+
+        def set_weak(self, *given):
+            self.weak = given
+
+    small = {"plain": "long", "weak": "short"}
+    monkeypatch.setattr(plan, "small_dataset", lambda config: SimpleNamespace(class_names=("a", "b")))
+    monkeypatch.setattr(plan, "small_models", lambda config, dataset: small)
+    monkeypatch.setattr(plan, "make_small_model", lambda one, dataset, accelerator: tmp_path / one)
+    monkeypatch.setattr("toolkit.icg.sources.denoiser.DenoiserSource", Opened)
+    monkeypatch.setattr(plan.shutil, "copytree", lambda source, dest, **_: None)
+    run = SimpleNamespace(record={}, stage=lambda name: contextlib.nullcontext(), path=lambda *names: tmp_path)
+    sources, _ = plan._small_models(None, run, SimpleNamespace(device="cpu"))
+    assert sources["plain"].weak == (f"the network of {tmp_path / 'short'}", str(tmp_path / "short"))
+    assert sources["plain"].class_names == ("a", "b") and run.record["models"] == {
+        "plain": str(tmp_path / "long"), "weak": str(tmp_path / "short"),
+    }  # fmt: skip
+
+
+def test_the_data_of_a_given_model_is_read_with_its_labels(monkeypatch):
+    read = []
+    names = SimpleNamespace(class_names=("a", "b"))
+    monkeypatch.setattr(
+        plan.data, "load", lambda chosen, seed: read.append((chosen.name, chosen.class_labels, seed)) or names
+    )
+    source = Any()
+    source.training = {"data": {"name": "mnist", "class_labels": False}}
+    config = config_of(ICG(), None, seed=4)
+    assert plan._data_of(config, source) is names and read == [("mnist", True, 4)] and source.class_names == ("a", "b")
+    config.measure.enabled = False
+    assert plan._data_of(config, source) is None
+
+
+def test_methods_know_what_they_perturb_and_look_for_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr("toolkit.icg.guiders.time_embeddings.find_time_embeddings", lambda *given: asked.append(given))
+    for method in (ICG(), TSG(time_embedding_modules=["a"], max_layers=3)):
+        method.check_network("network")
+    assert asked == [("network", ["a"], 3)] and [one().perturbs for one in (ICG, CFG, TSG)] == [False, False, True]
+    assert [ICG(condition=one).from_bank for one in ("auto", "bank", "class", "gaussian")] == [True, True, False, False]
 
 
 def test_a_dry_run_counts_heuns_calls(monkeypatch):
@@ -101,6 +156,7 @@ def test_methods_on_the_condition_are_compared_at_one_scale_and_small_models_on_
     asked = config_of(ICG(scale=2.25), [{"method": "cfg", "scale": 4.0}])
     assert {one.method: one.scale for one in asked.methods()} == {"cfg": 4.0, "icg": 2.25}
     assert {one.method: one.scale for one in config_of(TSG(scale=3.0), ["cfg"]).methods()}["cfg"] == CFG().scale
+    assert config_of(ICG(scale=2.25), [{"method": "icg", "scale": 9.0}]).methods()[0].scale == 2.25  # what is asked for
     assert config_of(ICG(), None).repeats == 2 and config_of(ICG(), None, model="a run").repeats == 1
     own = config_of(ICG(), None)
     own.measure.num_repeats = 5

@@ -107,6 +107,27 @@ def test_pictures_are_drawn_once_and_what_is_measured_with_every_seed(run):
     assert job.store_of(config, run, plan, column, 0).batch_size == 4
 
 
+def test_a_repeat_has_noise_of_its_own(tmp_path, monkeypatch):
+    asked, (column, _) = [], columns()
+    draw = Numbered.draw
+    monkeypatch.setattr(Numbered, "draw", lambda self, *given: asked.append(given[2]) or draw(self, *given))
+    job._draw(SampleICG(seed=3), SampleStore(tmp_path, 3, 2), column, 2)
+    assert asked == [Request(3, 2, 0, 2), Request(3, 2, 2, 3)]
+
+
+def test_every_column_is_tried_for_a_few_steps_on_two_samples_before_any_is_drawn(monkeypatch):
+    calls = []
+    monkeypatch.setattr(Numbered, "draw", lambda self, guidance, scale, *rest: calls.append((scale, *rest)))
+    monkeypatch.setattr(Numbered, "prepare", lambda self, guidance: calls.append(guidance.method))
+    config = SampleICG(seed=3)
+    for num_samples, num_steps, wanted in ((9, 18, (2, 4)), (1, 3, (1, 3))):
+        config.sampling.num_samples, config.sampling.num_steps = num_samples, num_steps
+        request = Request(3, 0, 0, wanted[0])
+        job.try_out(config, plan_of(columns()))
+        assert calls == ["none", (1.0, request, wanted[1]), "icg", (3.0, request, wanted[1])]
+        calls.clear()
+
+
 def test_the_objective_is_the_distance_of_the_last_method_shown():
     one, other = columns()
     hidden = dataclasses.replace(other, scale=5.0, shown=False)
@@ -156,6 +177,30 @@ def test_distances_need_a_hundred_samples_and_accuracy_only_the_classes_asked_fo
     assert job._scores(plan, Judge(), source, images[:3]) == few
     assert measure.floor(Judge(), 100) == {"floor": 100, "accuracy": 1, "labels": [1]}
     assert "floor" not in measure.floor(Judge(), 99)
+
+
+def test_a_judge_takes_the_neighbours_asked_for_and_looks_at_the_validation_split_too(monkeypatch):
+    monkeypatch.setattr(job, "features_of", lambda dataset: "features")
+    monkeypatch.setattr(job, "FeatureJudge", lambda *given, **keys: (given, keys))
+    config, plan = SampleICG(), dataclasses.replace(plan_of(columns()), unmeasured="", dataset="data")
+    config.measure.neighbours = 7
+    assert job._judge(config, plan) == (("data", "features"), {"neighbours": 7, "with_valid": True})
+    assert job._judge(config, plan_of(columns())) is None
+
+
+def test_as_many_samples_are_measured_as_the_plan_says_of_every_repeat(run, monkeypatch):
+    config, (column, _), asked = SampleICG(seed=0), columns(), []
+    config.sampling.num_samples, config.measure.num_repeats = 5, 2
+    monkeypatch.setattr(
+        job, "_scores", lambda plan, judge, source, images: asked.append(len(images)) or {"frechet": 1.0}
+    )
+    monkeypatch.setattr(Numbered, "extra_metrics", lambda self: {"bias": 0.25})
+    kept(monkeypatch, "image_grid")
+    plan = plan_of([column], num=5, num_measured=3)
+    for repeat in range(2):
+        job._draw(config, job.store_of(config, run, plan, column, repeat), column, repeat)
+    job._report(config, run, plan)
+    assert asked == [3, 3] and run.record["metrics"]["bias"] == 0.25
 
 
 def test_prompts_in_turn_are_what_samples_are_held_against():
@@ -224,6 +269,13 @@ def test_what_is_read_as_another_class_is_framed(run, monkeypatch):
         inner[1:-1, 1:-1] = True
         assert (one[:, inner] == 0.25).all()
         torch.testing.assert_close(one[:, ~inner], torch.tensor(edge).view(3, 1).expand(-1, 22))
+
+
+@pytest.mark.parametrize(("size", "across"), [(63, 20), (64, 8)])
+def test_small_images_stand_twenty_side_by_side_and_large_ones_eight(run, monkeypatch, size, across):
+    calls, (column, _) = kept(monkeypatch, "image_grid"), columns()
+    results.draw_grid(run, [(column, torch.zeros(30, 1, 2, size))], column.source, {})
+    assert calls[0][2]["columns"] == across and len(calls[0][1][0]) == across
 
 
 def test_curves_begin_at_no_guidance_and_real_images_are_a_line_over_all_scales(run, monkeypatch):

@@ -68,6 +68,15 @@ def test_repeats_give_a_spread():
     assert not any(math.isnan(value) for value in found.values())
 
 
+def test_repeats_are_averaged_and_times_have_two_digits():
+    one = result("icg", 1.5, 0.8, 20.0)
+    one.scores, one.seconds = [{"frechet": value} for value in (1.0, 2.0, 6.0)], 0.12345
+    assert headline([one], {}, "", "").rows == [["ICG 1.5", 3.0, 2, 0.12]]
+    one.scores = one.scores[1:]
+    found = metrics([one], {})
+    assert (found["icg.w_1p5.frechet"], found["sd.icg.w_1p5.frechet"]) == (4.0, pytest.approx(8**0.5))
+
+
 def test_the_table_shows_what_was_asked_and_all_scores_the_rest():
     results = [result("none", 1.0, 0.5, 50.0, GIVEN), result("icg", 1.5, 0.8, 20.0, GIVEN)]
     results.append(result("icg", 2.0, 0.9, 15.0, GIVEN, shown=False))

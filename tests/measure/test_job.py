@@ -119,6 +119,12 @@ def test_a_reference_batch_gives_its_own_statistics_and_its_images(folders, tmp_
     )
     assert found["fid"] == pytest.approx(expected, rel=1e-4)
     assert found["precision"] == pytest.approx(adm_precision(ours, features(REAL)[0])) and "sfid" not in found
+    other = features(images(40, 7, 200))[1]
+    mean, covariance = other.mean(0), np.cov(other, rowvar=False)
+    np.savez(tmp_path / "both.npz", arr_0=REAL, mu=shift, sigma=np.eye(NUM_FEATURES), mu_s=mean, sigma_s=covariance)
+    found = measure_images(Plan(folders[0], tmp_path / "both.npz", "weights"))["metrics"]
+    assert found["fid"] == pytest.approx(expected, rel=1e-4)
+    assert found["sfid"] == pytest.approx(edm_fid(features(SAMPLES)[1], other), rel=1e-4)
 
 
 def test_other_weights_give_numbers_of_another_name(folders, monkeypatch):

@@ -57,7 +57,7 @@ def test_fvd_is_the_official_formula(sets):
 
 def test_of_several_samples_the_best_counts(sets):
     real = clips(6, 1).astype(np.int16)
-    near = np.clip(real + 3, 0, 255)
+    near = np.clip(real + 2 * np.arange(11)[:, None, None, None] + 1, 0, 255)  # each frame is further off than the last
     np.savez(sets / "two.npz", np.concatenate([clips(6, 5), near]).astype(np.uint8))
     measure_videos(VideoPlan(sets / "two.npz", sets / "real.npz", paired=True), sets / "out.json")
     error = (((near - real) / 255.0) ** 2).mean((2, 3, 4))
@@ -96,6 +96,10 @@ def test_video_files_are_read_as_they_are(tmp_path):
         videos.write(tmp_path / folder / "a.mp4", videos.moving(4, 32, 24))
     (clip,) = VideoSet(tmp_path / "real", num_frames=3)
     assert clip.shape == (3, 3, 24, 32) and clip.dtype == torch.uint8
+    whole = clips(2, 3)
+    np.savez(tmp_path / "some.npz", whole)
+    first = torch.stack(list(VideoSet(tmp_path / "some.npz", num_frames=4)))
+    assert torch.equal(first, torch.from_numpy(whole[:, :4]).permute(0, 1, 4, 2, 3))
     measure_videos(VideoPlan(tmp_path / "generated", tmp_path / "real", paired=True), tmp_path / "out.json")
     found = json.loads((tmp_path / "out.json").read_text())["metrics"]
     assert found == pytest.approx({"psnr": 80, "ssim": 1})  # equal clips: the error is the epsilon alone

@@ -118,13 +118,15 @@ def code_logits(encoder: LatentEncoder, y: Tensor, labels: Tensor | None = None)
 def build_baseline_encoder(config: TrainDisco, dataset: Dataset) -> LatentEncoder:
     """The encoder of ``latents.kind`` labels or kmeans, fitted to the training split, without parameters to train.
 
-    Raises UserError for labels where the data has none, and for k-means with fewer items than codes.
+    Of a stand-in for data that is not at hand it has the shapes alone. Raises UserError for labels where the data has
+    none, and for k-means with fewer items than codes.
     """
     latents, shape = config.latents, list(dataset.shape)
+    has_items = dataset.source != "stand-in"
     if latents.kind == "labels":
-        if dataset.train.labels is None:
+        if has_items and dataset.train.labels is None:
             raise UserError(f"latents.kind=labels: data.name={config.data.name} has no labels")
         return LabelEncoder(shape, 1, len(dataset.class_names))
     assert latents.kind == "kmeans", latents.kind
-    samples, _ = dataset.train.all(MOST_ITEMS)
-    return KMeansEncoder(shape, latents.num_latents, latents.codebook_size).fit(samples, config.seed)
+    encoder = KMeansEncoder(shape, latents.num_latents, latents.codebook_size)
+    return encoder.fit(dataset.train.all(MOST_ITEMS)[0], config.seed) if has_items else encoder

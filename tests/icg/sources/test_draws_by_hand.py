@@ -23,6 +23,15 @@ def test_one_step_is_the_denoiser_at_the_largest_noise_of_that_much_noise(tmp_pa
     assert calls == 1
 
 
+def test_the_interval_of_steps_is_one_of_evaluations(tmp_path, monkeypatch):
+    """Heun's 18 levels are 35 evaluations, of which the guider counts its share of steps."""
+    source, given = open_model(make_model(tmp_path)), []
+    monkeypatch.setattr(source, "_guided", lambda *call: given.append(call[3]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        source.draw(NoGuidance(), 1.0, request(), num_steps=18)
+    assert given == [35]
+
+
 @pytest.mark.parametrize("start", [0, 254, 256, 600])
 def test_z_is_drawn_for_the_class_of_its_own_sample(tmp_path, start):
     """Class c has code c in every slot; sample i has class i mod 5. 256 is no multiple of 5."""
