@@ -53,6 +53,13 @@ def test_help_imports_nothing_heavy(words):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_package_is_the_command_line_too(tmp_path):
+    command = [sys.executable, "-m", "toolkit", "runs", "list", "nowhere"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == "toolkit: error: nowhere: no such folder; runs are listed below one\n"
+
+
 def test_help_lists_the_commands_in_groups():
     out = page()
     places = [out.index(f"─ {title} ─") for title in GROUPS]

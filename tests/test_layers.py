@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "resume": BRIDGE | {"launch"},
     "api": BRIDGE | PAPERS | {"launch", "show", "zoo"},
     "cli": BRIDGE | {"launch", "resume", "help", "zoo", "data", "show", "claims", "measure", "plan", "search"},
+    "__main__": {"cli"},
     **dict.fromkeys(PAPERS, FLOOR | {"paths", "zoo", "data", "metrics", "runs", "show", "bench"}),
 }
 MOST_FILES = 18  # of a folder, without __init__.py: more than one sees at a glance

@@ -33,8 +33,8 @@ def commands_of(page):
                 words = shlex.split(part, comments=True)
                 if words[:1] == ["toolkit"]:
                     yield words[1:]
-                elif "toolkit.cli" in words:
-                    yield words[words.index("toolkit.cli") + 1 :]
+                elif "toolkit" in words:  # torchrun ... -m toolkit
+                    yield words[words.index("toolkit") + 1 :]
 
 
 HELP = [(name, line.partition(" ")[2]) for name, job in COMMANDS.items() for line, _ in job.examples]

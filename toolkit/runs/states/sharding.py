@@ -27,7 +27,7 @@ def check_sharding(sharding: str, precision: str, key: str = "optim.sharding") -
     if precision == "fp16":
         raise UserError(f"precision=fp16: its loss scaling does not know {key}=fsdp; use precision=bf16")
     if world_size() == 1:
-        raise UserError(f"{key}=fsdp: needs several processes, as in torchrun --nproc_per_node 8 -m toolkit.cli")
+        raise UserError(f"{key}=fsdp: needs several processes, as in torchrun --nproc_per_node 8 -m toolkit")
 
 
 def shard(module: Any, units: Iterable[nn.Module], half: bool = False, compiled: bool = False) -> Any:
