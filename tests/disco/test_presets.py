@@ -7,6 +7,7 @@ import pytest
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.data.catalogue import CATALOGUE
+from toolkit.disco.config import EncoderConfig, Latents, Loss, Optim, PriorConfig, Sampling, TrainDisco
 from toolkit.paths import conf_dir, presets
 from toolkit.zoo.config import ADMConfig, MLPConfig, UViTConfig
 
@@ -49,6 +50,51 @@ def test_toy_presets_differ_in_what_their_names_say():
     straight.latents.hard = False
     assert straight == toy
     assert (grid.data.name, grid.latents.num_latents, grid.optim) == ("grid25", 2, toy.optim)
+
+
+def test_what_is_not_said_is_what_the_paper_and_edm_say():
+    """Xu et al. 2024, section 3 and appendix D; Karras et al. 2022, table 1 and the training of ImageNet-64."""
+    latents, loss, optim, sampling, prior = Latents(), Loss(), Optim(), Sampling(), PriorConfig()
+    assert (latents.kind, latents.num_latents, latents.codebook_size, latents.hard) == ("discrete", 10, 100, True)
+    assert (latents.temperature, latents.extraction_temperature, latents.drop) == (1.0, 0.01, 0.1)
+    assert (latents.usage_bonus, latents.restart_dead_codes, latents.kl_weight) == (0.0, False, 0.1)
+    assert (latents.width, latents.num_layers, latents.num_heads, latents.num_groups) == (192, 6, 8, 1)
+    assert latents.encoder == EncoderConfig("vit", 768, 12, 12, 8, 1.0) and not (latents.film or latents.null_kv)
+    assert (loss.p_mean, loss.p_std, loss.weighting, loss.log_snr_shift, loss.label_drop) == (
+        -1.2,
+        1.2,
+        "edm",
+        0.0,
+        0.0,
+    )
+    assert (optim.betas, optim.weight_decay, optim.schedule, optim.warmup_steps) == ([0.9, 0.999], 0.0, "constant", 0.0)
+    assert (optim.ema_half_life_images, optim.ema_ramp_up, optim.ema_sigma_rels) == (50_000_000, 0.05, [])
+    assert (sampling.solver, sampling.sigma_min, sampling.sigma_max, sampling.rho) == ("heun", 0.002, 80.0, 7.0)
+    assert (sampling.latents, sampling.temperature, sampling.cfg_scale, sampling.cfg_interval) == (
+        "prior",
+        1.0,
+        0.0,
+        None,
+    )
+    assert (sampling.latents_off_below, sampling.null_model, sampling.ema_sigma_rel) == (0.0, None, None)
+    assert (prior.kind, prior.width, prior.depth, prior.num_heads, prior.dropout) == ("autoregressive", 512, 12, 8, 0.1)
+    assert preset("disco_smoke").baseline == TrainDisco(network=MLPConfig()).baseline == "same_width"
+
+
+@pytest.mark.parametrize(
+    ("words", "stages"),
+    [
+        (["stage=all"], ["denoiser", "baseline", "prior", "sample", "measure"]),
+        (["stage=prior"], ["denoiser", "baseline", "prior"]),
+        (["stage=baseline"], ["denoiser", "baseline"]),
+        (["stage=sample", "baseline=none"], ["denoiser", "prior", "sample"]),
+        (["model=mnist28"], ["sample", "measure"]),
+        (["model=mnist28", "stage=sample"], ["sample"]),
+    ],
+)
+def test_a_stage_is_run_with_all_before_it_and_a_given_model_is_not_trained(words, stages):
+    named = dict(word.split("=") for word in words)
+    assert TrainDisco(network=MLPConfig(), **named).stages() == stages
 
 
 def test_imagenet64_has_the_papers_sizes():

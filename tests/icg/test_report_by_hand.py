@@ -60,6 +60,7 @@ def test_batches_lie_on_a_grid_and_their_costs_are_added(tmp_path):
     batch = store.read()
     assert batch.images.flatten().tolist() == list(range(7))
     assert batch.seconds == 2 + 5 + 8 and batch.calls == 14  # added, and the most that an image took
+    assert len({SampleStore(tmp_path, *sizes).folder for sizes in ((7, 3), (7, 2), (8, 3))}) == 3
     (store.folder / "00000003.safetensors").write_bytes(b"cut short")
     assert list(store.missing()) == [(3, 6)]
 

@@ -3,8 +3,9 @@
 import pytest
 
 from toolkit.icg import IndependentConditionGuidance, TimeStepGuidance
+from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders import presets
-from toolkit.icg.methods import CFG, ICG, TSG, CFGAndTSG, ICGAndTSG, NoGuidance
+from toolkit.icg.methods import CFG, ICG, METHODS, TSG, AutoGuidance, CFGAndTSG, ICGAndTSG, NoGuidance
 from toolkit.icg.peers.settings import FDG, SLG, CFGAndSLG, CFGZeroStar
 
 INTERVAL = {"start": 0.1, "stop": 0.9, "t_min": 100.0, "t_max": 800.0, "sigma_min": 0.2, "sigma_max": 3.0}
@@ -84,6 +85,39 @@ def test_the_peers_settings_are_their_guiders():
         config = zero.make(scale, 0).config
         names = ("guidance_scale", "guidance_rescale", "start", "stop", "zero_init_steps")
         assert [config[name] for name in names] == [scale, 0.4, 0.1, 0.8, steps]
+
+
+def test_what_is_not_said_of_a_method():
+    """Scales at which 1 is no guidance; noise on time of twice the embedding's deviation at the largest time."""
+    scales = {name: kind().scale for name, kind in METHODS.items()}
+    assert scales == {
+        "none": 1.0, "cfg": 1.5, "icg": 1.5, "tsg": 5.0, "icg_tsg": 1.5, "cfg_tsg": 1.5, "cfg_zero_star": 3.0,
+        "tcfg": 3.0, "fdg": 3.0, "slg": 2.8, "cfg_slg": 3.0, "pag": 4.0, "sag": 1.75, "autoguidance": 2.0,
+    }  # fmt: skip
+    icg, tsg = ICG(), TSG()
+    assert (icg.condition, icg.resample, icg.exclude_own, icg.num_draws, icg.std) == (
+        "auto",
+        "step",
+        False,
+        1,
+        "tensor",
+    )
+    assert (icg.cads_scale, icg.cads_tau1, icg.cads_tau2, icg.rescale) == (0.0, 0.5, 0.9, 0.0)
+    assert (tsg.noise_scale, tsg.alpha, tsg.std_scaling, tsg.max_layers) == (2.0, 1.0, True, None)
+    assert ICGAndTSG().tsg.scale == CFGAndTSG().tsg.scale == 2.5 and AutoGuidance().weak_fraction == 0.25
+    assert icg.interval == {
+        "start": 0.0,
+        "stop": 1.0,
+        "t_min": 0.0,
+        "t_max": 1000.0,
+        "sigma_min": None,
+        "sigma_max": None,
+    }
+    assert (SLG().layers, FDG().coarse_scales, CFGZeroStar().zero_init_steps) == ([7, 8, 9], [1.5], 1)
+    guider, other = IndependentConditionGuidance(), TimeStepGuidance()
+    assert (guider.guidance_scale, guider.condition.mode, guider.resample, guider.num_draws) == (3.0, "auto", "step", 1)
+    assert (other.tsg_scale, other.noise_scale, other.alpha, other.guidance_scale) == (2.5, 2.0, 1.0, 1.0)
+    assert SampleICG().sampling.sigma_max == 80.0 and SampleICG().loss.label_drop == 0.1
 
 
 @pytest.mark.parametrize("kind", [IndependentConditionGuidance, TimeStepGuidance])

@@ -34,6 +34,12 @@ def test_the_classifier_is_good_and_trained_once(digits, monkeypatch):
     assert frechet_distance(first(noisy), reference) > 3 * frechet_distance(first(images), reference)
 
 
+def test_classes_are_told_from_what_is_positive_in_the_features():
+    torch.manual_seed(0)
+    net, x = FeatureNet((1, 8, 8), 3), torch.randn(5, 1, 8, 8)
+    torch.testing.assert_close(net(x), net.to_logits(net.features(x).clamp(min=0)))
+
+
 def test_a_damaged_cache_is_made_again_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path))
     tiny = data.load(Data(name="digits", size_px=4, class_labels=False))  # measures see the labels all the same

@@ -1,6 +1,7 @@
 """How sample-icg's small models are trained, written out: EDM's loss, dropped labels, AdamW, and the average kept."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,6 +82,26 @@ def test_what_is_kept_is_the_average_of_edm_steps_with_half_of_the_labels_droppe
     for name, value in found.items():
         torch.testing.assert_close(value, average[name], rtol=1e-4, atol=1e-6)
     assert any(not torch.allclose(value, raw[name], rtol=1e-3) for name, value in found.items())
+
+
+def test_batches_are_mirrored_where_the_data_is_and_begin_where_a_run_goes_on(monkeypatch):
+    asked = []
+    item = (torch.zeros(1), torch.zeros(1))
+    noting = lambda split, size, seed, **more: asked.append((split, size, seed, more)) or iter([item] * 2)  # noqa: E731
+    monkeypatch.setattr(small.data, "batches", noting)
+    for flip in (False, True):
+        made = small.SmallModel(data=Data(name="ring", flip=flip), optim=OPTIM, seed=4)
+        read = small._batches(made, SimpleNamespace(train="train"), torch.device("cpu"))
+        read(6), read(7)
+    assert asked == [("train", SIZE, 4, {"start_step": 6, "flip": flip}) for flip in (False, True)]
+
+
+def test_a_kept_model_says_what_it_was_trained_on_and_how_many_labels_it_dropped(tmp_path):
+    network = SimpleNamespace(save_pretrained=lambda folder: folder.mkdir())
+    small.save_model(tmp_path / "model", network, Data(name="ring", flip=True), 0.35)
+    noted = small.read_training(tmp_path / "model")
+    assert noted["label_drop"] == 0.35 and (noted["data"]["name"], noted["data"]["flip"]) == ("ring", True)
+    assert small.read_training(tmp_path) == {}
 
 
 def test_an_interrupted_training_goes_on_with_the_batches_that_are_next(ring, tmp_path, monkeypatch):
