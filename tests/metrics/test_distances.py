@@ -55,6 +55,8 @@ def test_the_floor_falls_with_the_number_of_items_and_says_what_it_used():
     small, large = (frechet_floor(train, reference, num, random) for num in (100, 2000))
     assert small.mean > 3 * large.mean and small.sd > 0 and (small.num, small.num_draws) == (100, 3)
     assert frechet_floor(train, reference, 5000, random).num == 3000
+    whole = frechet_floor(train, reference, 3000, random)
+    assert (whole.num_draws, whole.sd) == (1, 0.0)  # all of them are one draw
 
 
 def test_energy_distance_by_hand_and_unbiased():

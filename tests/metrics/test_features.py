@@ -40,6 +40,11 @@ def test_classes_are_told_from_what_is_positive_in_the_features():
     torch.testing.assert_close(net(x), net.to_logits(net.features(x).clamp(min=0)))
 
 
+def test_large_images_are_halved_at_once():
+    for size, stride in (((24, 30), 2), ((30, 24), 2), ((23, 30), 1)):
+        assert FeatureNet((1, *size), 2).body[0].stride == (stride, stride)
+
+
 def test_a_damaged_cache_is_made_again_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path))
     tiny = data.load(Data(name="digits", size_px=4, class_labels=False))  # measures see the labels all the same

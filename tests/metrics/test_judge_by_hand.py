@@ -10,7 +10,8 @@ import torch
 from toolkit import data
 from toolkit.data.config import Data
 from toolkit.data.sets import MemorySplit
-from toolkit.metrics.judge import PointJudge
+from toolkit.metrics.frechet import frechet_distance
+from toolkit.metrics.judge import FeatureJudge, PointJudge
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +49,16 @@ def test_the_floor_of_images_draws_from_three_times_the_samples_and_from_some_at
     assert judge.floor(num) == {"compared": num}
     (drawn,) = seen
     assert len(set(drawn)) == pool and drawn != sorted(drawn)
+
+
+def test_images_are_judged_beside_each_split_in_its_own_name(ring):
+    rng = torch.Generator().manual_seed(0)
+    train, valid, test, samples = (torch.randn(40, 3, generator=rng) + shift for shift in (0.0, 3.0, 7.0, 1.0))
+    splits = {name: MemorySplit(x) for name, x in (("train", train), ("valid", valid), ("test", test))}
+    identity = type("Identity", (), {"kind": "pca", "net": None, "__call__": lambda self, x: x})()
+    for with_valid in (False, True):
+        judge = FeatureJudge(dataclasses.replace(ring, mixture=None, **splits), identity, with_valid=with_valid)
+        found = judge.score(samples)
+        assert found["frechet"] == pytest.approx(frechet_distance(samples, test))
+        assert ("frechet_valid" in found) == with_valid
+    assert found["frechet_valid"] == pytest.approx(frechet_distance(samples, valid))
