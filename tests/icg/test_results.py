@@ -12,7 +12,7 @@ from toolkit.icg.sources.base import Source
 
 
 def result(name, scale, accuracy, frechet, model=PLAIN, valid=None, shown=True, repeats=1):
-    kinds = {"none": NoGuidance, "none_dropping": NoGuidance, "cfg": CFG, "icg": ICG}
+    kinds = {"none": NoGuidance, "none_dropping": NoGuidance, "cfg": CFG, "icg": ICG, "icg_tsg": ICGAndTSG}
     column = Column(name, kinds[name](), scale, model, Source(), shown)
     score = {"frechet": frechet, "accuracy": accuracy, "frechet_valid": frechet if valid is None else valid}
     return Result(column, [score] * repeats, calls=2, seconds=0.1)
@@ -42,6 +42,14 @@ def test_two_points_a_curve_are_enough_for_a_ratio():
 def test_each_curve_begins_with_its_own_model_without_guidance():
     assert along_the_scale(both(2.0), "icg", "frechet")[0] == (1.0, 100.0)
     assert along_the_scale(both(2.0), "cfg", "frechet")[0] == (1.0, 50.0)
+
+
+def test_two_methods_together_do_not_begin_without_guidance():
+    """At w = 1 of ICG time-step guidance is left, which is no point of "none"."""
+    results = [result("none", 1.0, 0.5, 50.0), result("icg_tsg", 1.5, 0.8, 20.0)]
+    assert along_the_scale(results, "icg_tsg", "frechet") == [(1.5, 20.0)]
+    results.append(result("icg_tsg", 1.0, 0.7, 30.0))
+    assert along_the_scale(results, "icg_tsg", "frechet") == [(1.0, 30.0), (1.5, 20.0)]
 
 
 def test_curves_that_share_no_accuracy_have_no_ratio():

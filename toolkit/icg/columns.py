@@ -90,11 +90,11 @@ def _all(config: SampleICG, sources: Mapping[str, Source], measured: bool) -> It
 def _over_scales(
     config: SampleICG, name: str, guidance: Guidance, model: str, sources: Mapping[str, Source], measured: bool
 ) -> Iterator[Column]:
-    """The scales asked for, and those of the curve; 1 is no guidance, which is there already."""
+    """The scales asked for, and those of the curve; 1 is no guidance, which is there, unless a second method guides."""
     for scale in guidance.scales:
         yield Column(name, guidance, float(scale), model, sources[model], True)
     for scale in config.curve_of(guidance) if measured else []:
-        if scale not in guidance.scales and scale != 1:
+        if scale not in guidance.scales and (scale != 1 or guidance.second is not None):
             yield Column(name, guidance, float(scale), model, sources[model], False)
 
 

@@ -30,7 +30,8 @@ def describe(config: SampleICG) -> Table:
         evaluations = 2 * config.sampling.num_steps - 1  # Heun's method
     for method in config.methods():
         for scale in method.scales:
-            calls = 1 if scale == 1 else method.calls_per_step
+            unguided = 1 if method.second is None else 2  # the second of two methods guides at any scale of the first
+            calls = unguided if scale == 1 else method.calls_per_step
             name = f"{method.method} {scale:g}" if method.guides else method.method
             rows.append([f"{name}, network calls per image", evaluations * calls, f"{calls} a step, at most"])
     return dry_run_table(rows, time.perf_counter() - started)

@@ -103,12 +103,16 @@ def metrics(results: Sequence[Result], floor: Mapping[str, float]) -> dict[str, 
 
 
 def along_the_scale(results: Sequence[Result], name: str, score: str) -> list[tuple[float, float]]:
-    """(w, score) of one method from no guidance up, without points that were not measured."""
+    """(w, score) of one method from no guidance up, without points that were not measured.
+
+    Two methods together have no such beginning: at w = 1 of the first the second still guides.
+    """
     mine = [one for one in results if one.column.name == name]
     if not mine:
         return []
     start = "none" if mine[0].column.model in (PLAIN, GIVEN) else "none_dropping"
-    points = [(1.0, one.mean(score)) for one in results if one.column.name == start]
+    is_single = mine[0].column.guidance.second is None
+    points = [(1.0, one.mean(score)) for one in results if is_single and one.column.name == start]
     points += [(one.column.scale, one.mean(score)) for one in mine]
     return sorted((scale, value) for scale, value in points if value is not None)
 
