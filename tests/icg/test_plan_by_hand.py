@@ -4,7 +4,9 @@ import contextlib
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from toolkit.errors import UserError
 from toolkit.icg import dry_run, plan
 from toolkit.icg.config import SampleICG
 from toolkit.icg.guidance import Guidance
@@ -128,6 +130,15 @@ def test_methods_know_what_they_perturb_and_look_for_it(monkeypatch):
         method.check_network("network")
     assert asked == [("network", ["a"], 3)] and [one().perturbs for one in (ICG, CFG, TSG)] == [False, False, True]
     assert [ICG(condition=one).from_bank for one in ("auto", "bank", "class", "gaussian")] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("key", ["prompts", "negative_prompt", "scheduler", "call", "size_px"])
+def test_what_pipelines_alone_take_is_refused_for_a_network(monkeypatch, key):
+    from toolkit.icg.sources import pipeline_files
+
+    monkeypatch.setattr(pipeline_files, "find_index", lambda _: None)
+    with pytest.raises(UserError, match=f"^{key}: the model in here is no pipeline of diffusers"):
+        plan.open_source(SampleICG(model="here", **{key: 1}), torch.device("cpu"))
 
 
 def test_a_dry_run_counts_heuns_calls(monkeypatch):

@@ -82,6 +82,8 @@ def test_every_method_is_an_option_of_the_group():
         (["guidance=cfg_slg", "guidance.slg.stop=0.5"], "guidance.slg.stop: set guidance.stop, which holds for both"),
         (["sampling.sigma_min=100"], "sampling.sigma_min=100.0: must be less than sampling.sigma_max"),
         (["prompts=[a cat]"], "prompts=.*needs a model"),
+        (["model=exact", "size_px=64"], "size_px=64: needs a model"),
+        (["model=exact", "vae=here"], "vae=here: needs a model"),
         (["data=digits", "data.class_labels=false"], "the small models are class-conditional"),
         (["measure.curve=[2,2]"], "measure.curve"),
         (["sampling.num_samples=0"], "sampling.num_samples=0: must be at least 1"),

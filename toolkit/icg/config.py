@@ -12,6 +12,8 @@ from toolkit.schema import MISSING, Job, check, choice, free_text, number
 from toolkit.zoo.config import NETWORK_SCHEMAS, NetworkConfig
 
 SMALL_COMPARE = ["none", "cfg", "tsg", "icg_tsg"]  # beside ICG, where the command makes its own small models
+OF_PIPELINES = ("prompts", "negative_prompt", "scheduler", "call", "size_px")
+OF_OURS = ("part", "vae")
 SMALL_CURVE = [1.25, 1.5, 2.0, 3.0]
 
 
@@ -179,8 +181,8 @@ class SampleICG(Job):
         """What must fit together across groups."""
         for one in self.methods():
             self._check_in_pipelines(one)
-        if self.model is None:
-            for key in ("prompts", "negative_prompt", "scheduler", "call", "part", "size_px", "vae"):
+        if self.model in (None, "exact"):
+            for key in (*OF_PIPELINES, *OF_OURS):
                 if getattr(self, key) is not None:
                     raise UserError(f"{key}={getattr(self, key)}: needs a model, model=DIR")
         if self.call is not None and not isinstance(self.call, dict):

@@ -16,7 +16,7 @@ from toolkit.data.config import Data
 from toolkit.data.sets import Dataset
 from toolkit.errors import UserError
 from toolkit.icg.columns import DROPPING, GIVEN, PLAIN, Column, columns
-from toolkit.icg.config import SampleICG
+from toolkit.icg.config import OF_PIPELINES, SampleICG
 from toolkit.icg.measure import why_not
 from toolkit.icg.methods import AutoGuidance
 from toolkit.icg.sources.base import Source
@@ -67,9 +67,9 @@ def open_source(config: SampleICG, device: torch.device) -> Source:
             refuse(index["_class_name"], method)
         check_settings(index["_class_name"], config)
         return PipelineSource(config.model, config, device)
-    for key in ("prompts", "negative_prompt", "scheduler", "call"):
+    for key in OF_PIPELINES:
         if getattr(config, key) is not None:
-            raise UserError(f"{key}: the model in {config.model} is no pipeline, and takes no text")
+            raise UserError(f"{key}: the model in {config.model} is no pipeline of diffusers, and has no use for it")
     return DenoiserSource(config.model, config, device)
 
 

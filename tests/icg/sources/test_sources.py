@@ -254,6 +254,8 @@ def test_labels_of_a_pipeline_default_to_a_seeded_draw(pipelines):
         ("stable_diffusion", {"labels": [1]}, "has no classes \\(give prompts="),
         ("ddpm", {"labels": [1]}, "it is unconditional"),
         ("dit", {"size_px": 64}, "size_px=64"),
+        ("dit", {"part": "denoiser"}, "part: is of networks of ours; DiTPipeline has parts of its own"),
+        ("ddpm", {"vae": "vae"}, "vae: is of networks of ours; DDPMPipeline"),
     ],
 )
 def test_conditions_that_do_not_fit(pipelines, kind, settings, message):

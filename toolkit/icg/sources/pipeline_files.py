@@ -14,7 +14,7 @@ from typing import Any
 from toolkit import zoo
 from toolkit.data.images.decoding import flattened, opened
 from toolkit.errors import UserError, brief, did_you_mean, first_line
-from toolkit.icg.config import SampleICG
+from toolkit.icg.config import OF_OURS, SampleICG
 from toolkit.icg.guiders.pipeline_loop import NETWORKS
 from toolkit.icg.methods import AutoGuidance, Guidance
 from toolkit.icg.sources.base import refuse_control
@@ -149,6 +149,9 @@ def check_settings(kind: str, config: SampleICG) -> None:
                 raise UserError(f"{key}: {kind} takes no text ({does})")
     if condition != "class" and config.labels is not None:
         raise UserError(f"labels: {kind} has no classes ({does})")
+    for key in OF_OURS:
+        if getattr(config, key) is not None:
+            raise UserError(f"{key}: is of networks of ours; {kind} has parts of its own")
     if config.size_px is not None and not {"height", "width"} <= taken.keys():
         raise UserError(f"size_px={config.size_px}: {kind} has one size")
     for name in config.call or {}:
