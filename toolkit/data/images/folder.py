@@ -153,8 +153,9 @@ def image_folder(config: Data, size_px: int | None) -> Dataset:
 def _say_duplicates(root: Path, made: dict[str, Split]) -> None:
     """Log how many held-out pictures are in train too, pixel by pixel, of a set that is held in memory."""
     seen = {name: _hashes(split.values) for name, split in made.items() if isinstance(split, MemorySplit)}
+    learnt_from = set(seen.get("train", ()))
     for name in ("valid", "test"):
-        if name in seen and (num := sum(one in seen["train"] for one in seen[name])):
+        if name in seen and (num := sum(one in learnt_from for one in seen[name])):
             _log.warning("%s: %d of %d pictures of %s are in train too", root, num, len(seen[name]), name)
 
 
