@@ -9,6 +9,7 @@ import torch
 from tests.ivideogpt import tiny
 from toolkit.data.config import EpisodeData
 from toolkit.data.episodes.clips import Clip
+from toolkit.errors import UserError
 from toolkit.ivideogpt import rollout
 from toolkit.ivideogpt.clips import load_clips, tokenizer_frames
 from toolkit.ivideogpt.config import Rollout
@@ -51,6 +52,19 @@ def test_each_process_takes_its_rows_of_one_draw():
     own = slice(2, 5)
     assert torch.equal(tokenizer_frames(clip.rows(own), config, 0, 3, 6, own)[1], whole[own])
     assert not torch.equal(tokenizer_frames(clip, config, 1, 3)[1], whole)
+
+
+def test_a_roll_out_is_as_long_as_a_training_clip_unless_it_is_told_otherwise_and_fills_the_positions():
+    """79 tokens hold a context of 64, its slot and three frames."""
+    config = tiny.config()
+    assert rollout.imagined_frames(config) == 3
+    rollout.check_horizon(config, tiny.tokenizer(), 79)
+    config.rollout.num_frames = 4
+    assert rollout.imagined_frames(config) == 4
+    with pytest.raises(UserError, match=r"rollout\.num_frames=4: the transformer's positions hold 3"):
+        rollout.check_horizon(config, tiny.tokenizer(), 79)
+    config.rollout.on_overflow = "recontext"
+    rollout.check_horizon(config, tiny.tokenizer(), 79)
 
 
 # -- the rows of a roll-out --------------------------------------------------------------------------------------------

@@ -92,7 +92,6 @@ class ModelLearner:
     def _step(self, name: str, network: Any, loss: torch.Tensor, grad_clip: float) -> None:
         """One update; the network is left as the world model has it."""
         optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
         optimizer.step()

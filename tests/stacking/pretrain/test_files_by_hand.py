@@ -1,0 +1,136 @@
+"""Token files and what lies beside weights: ids, boundaries, orders, keys, and whose tokenizer is used."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from tests.stacking.models import make_model, make_tokenizer
+from toolkit.data import Corpus
+from toolkit.stacking.config import GrowLLM
+from toolkit.stacking.measure.curves import Spent
+from toolkit.stacking.pretrain import corpus as corpora
+from toolkit.stacking.pretrain import saving, tokens
+from toolkit.stacking.pretrain.tokens import (
+    Sequences,
+    _dtype,
+    boundary_id,
+    former_key,
+    held_out,
+    shuffled,
+    split_documents,
+)
+
+
+def test_ids_take_two_bytes_while_all_of_them_fit():
+    assert (_dtype(2**16), _dtype(2**16 + 1)) == (np.uint16, np.uint32)
+
+
+def test_a_document_begins_with_bos_where_there_is_one():
+    ids = lambda bos, eos: SimpleNamespace(bos_token_id=bos, eos_token_id=eos)  # noqa: E731
+    assert [boundary_id(ids(*pair)) for pair in ((0, 2), (None, 2), (None, None))] == [0, 2, None]
+
+
+def corpus(texts, **more):
+    return Corpus("test", "ours", "a test", "print", lambda: iter(texts), **more)
+
+
+def test_twenty_documents_are_held_out_whole_and_nineteen_at_their_ends():
+    for number, wanted in ((19, 38), (20, 20)):
+        found = list(split_documents(corpus([f"{i}\n" * 10 for i in range(number)]), 0.3))
+        assert len(found) == wanted
+    kinds = [kind for kind, _ in found]
+    assert [place for place, kind in enumerate(kinds) if kind == "valid"] == [1, 4, 7, 10, 13, 16, 19]  # of 1 / 0.3: 3
+
+
+def test_the_last_block_and_window_have_their_next_token():
+    """Of 33 tokens two blocks of 16 have a token to come; of 32 one."""
+    for length, count in ((33, 2), (32, 1)):
+        ids = np.arange(length, dtype=np.uint16)
+        assert Sequences(ids, 16, 0).count == count
+        inputs, targets = held_out(ids, 16, 10**6)
+        assert len(inputs) == count and torch.equal(targets, inputs + 1)
+
+
+def test_the_order_of_sequences_is_that_of_every_version():
+    """A run that goes on with a newer version must not read what it has read: these places stay."""
+    assert [shuffled(index, 10, 12345) for index in range(10)] == [9, 0, 7, 3, 4, 8, 6, 2, 5, 1]
+    ids = np.arange(100 * 4 + 1, dtype=np.uint16)
+    assert (Sequences(ids, 4, seed=3).batch(98, 4)[0][:, 0] // 4).tolist() == [86, 37, 27, 95]
+
+
+def test_the_former_name_of_a_corpus_is_by_its_former_fingerprint():
+    plain, known = corpus([]), corpus([], former="old")
+    assert former_key(plain, 0.1, "a") != former_key(known, 0.1, "a")
+    assert former_key(known, 0.1, "a") != former_key(known, 0.2, "a") != former_key(known, 0.2, "b")
+
+
+class Letters:
+    """A tokenizer of letters that puts 9 before every text where special tokens are asked for."""
+
+    bos_token_id, eos_token_id = 5, None
+
+    def __len__(self):
+        return 10
+
+    def save_pretrained(self, folder):
+        folder.mkdir()
+
+    def __call__(self, texts, add_special_tokens=True, verbose=True):
+        return {"input_ids": [[9] * add_special_tokens + [int(one) for one in text] for text in texts]}
+
+
+def test_a_documents_ids_follow_one_boundary_and_bytes_are_those_held_out(tmp_path):
+    texts = ["12", "3", "344"] + ["4"] * 17
+    tokens._write(tmp_path, corpus(texts), 0.5, lambda _: Letters(), "key")
+    train, valid = (np.fromfile(tmp_path / f"{name}.bin", np.uint16).tolist() for name in ("train", "valid"))
+    assert train == [5, 1, 2, 5, 3, 4, 4, *[5, 4] * 8] and valid == [5, 3, *[5, 4] * 9]  # every second one
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    assert meta["bytes_per_token"] == 10 / 20 and meta["tokens"] == {"train": 23, "valid": 20}
+
+
+def test_the_sources_tokenizer_is_used_unless_it_made_these_very_files(tmp_path, monkeypatch):
+    config = GrowLLM(stage="pretrain", model="a")
+    monkeypatch.setattr(corpora, "find_network", lambda model, part: str(tmp_path))
+    monkeypatch.setattr(corpora, "open_checkpoint", lambda _: SimpleNamespace(tokenizer="the source's"))
+    assert corpora._given_tokenizer(config, ("this",)) == "the source's"
+    for store, wanted in (("this", None), ("another", "the source's")):
+        (tmp_path / corpora.HISTORY_FILE).write_text(json.dumps({"store": store}))
+        assert corpora._given_tokenizer(config, ("this", "that")) == wanted
+    config.model = None
+    assert corpora._given_tokenizer(config, ()) is None
+
+
+def test_files_are_kept_by_what_made_their_ids(monkeypatch):
+    made = []
+    monkeypatch.setattr(corpora, "_load", lambda _: corpus([]))
+    monkeypatch.setattr(corpora, "prepare", lambda text, fraction, make, key: made.append((fraction, key)))
+    monkeypatch.setattr(corpora, "tokenizer_key", lambda tokenizer: f"key of {tokenizer}")
+    config = GrowLLM()
+    for size in (300, 400):
+        config.tokenize.vocab_size = size
+        corpora._token_store(config)
+    monkeypatch.setattr(corpora, "_given_tokenizer", lambda *_: "given")
+    corpora._token_store(config)
+    fraction = config.data.valid_fraction
+    assert made == [(fraction, "bpe 300"), (fraction, "bpe 400"), (fraction, "key of given")]
+
+
+def test_what_training_cost_lies_beside_the_weights_and_is_read_back(tmp_path, monkeypatch):
+    """So that what grows from it, or goes on, begins where it ended."""
+    written = []
+    monkeypatch.setattr(saving, "write_checkpoint", lambda folder, *_: written.append(folder))
+    spent = Spent(7, 3, {"total": 1.5, "non_embedding": 2.5, "matmul": 3.5}, 4.25)
+    network = make_model()
+    trained = SimpleNamespace(network=network, spent=spent)
+    store = SimpleNamespace(fingerprint="abc", tokenizer=make_tokenizer)
+    saving.save_trained(trained, tmp_path / "out", store, None)
+    assert len(written) == 1 and json.loads((tmp_path / "out" / saving.HISTORY_FILE).read_text())["store"] == "abc"
+    checkpoint = SimpleNamespace(folder=tmp_path / "out", source="a")
+    assert saving.history(checkpoint) == spent
+    assert saving.history(SimpleNamespace(folder=tmp_path, source="a")) == Spent()
+    made = saving._fresh(network, store, "out")
+    assert made.tokenizer.model_max_length == 64 and network.config.architectures == ["LlamaForCausalLM"]
+    assert saving._same(make_tokenizer(), make_tokenizer()) and not saving._same(None, make_tokenizer())
+    assert not saving._same(make_tokenizer(90), make_tokenizer())
