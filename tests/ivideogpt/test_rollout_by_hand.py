@@ -11,7 +11,7 @@ from toolkit.data.config import EpisodeData
 from toolkit.data.episodes.clips import Clip
 from toolkit.errors import UserError
 from toolkit.ivideogpt import rollout
-from toolkit.ivideogpt.clips import load_clips, tokenizer_frames
+from toolkit.ivideogpt.clips import arrange, load_clips, spaced, tokenizer_frames
 from toolkit.ivideogpt.config import Rollout
 from toolkit.ivideogpt.film import save_gif, side_by_side
 from toolkit.ivideogpt.rollout import imagine, imagined_rows, roll_out, sampling_of
@@ -44,6 +44,32 @@ def test_a_goal_that_comes_again_at_the_end_needs_one_frame_less(order, left):
     config = tiny.config(context_length=2, goal_conditioned=True, goal_order=order)
     assert rollout.window_frames(config) == left and rollout.window_frames(config, 5) == left + 3
     assert rollout.window_frames(tiny.config()) == 4
+
+
+def test_a_third_of_the_clips_has_no_gap_and_the_other_gaps_are_equally_likely():
+    """Of 6,000 the standard error is 0.6 %; the last row leaves with the last frame."""
+    config = tiny.config(context_length=2, num_frames=4, context_gap=3)
+    t = torch.arange(7.0).expand(6000, -1)
+    cut, adjacent = spaced(
+        Clip(t[:, :, None, None, None], 10 * t[..., None], t), config, torch.Generator().manual_seed(0)
+    )
+    frames = cut.frames[:, :, 0, 0, 0]
+    shares = torch.bincount((frames[:, 2] - 2).long(), minlength=4) / 6000
+    assert (
+        shares.tolist() == pytest.approx([1 / 3, 2 / 9, 2 / 9, 2 / 9], abs=0.025)
+        and adjacent.float().mean() == shares[0]
+    )
+    assert torch.equal(cut.rewards[:, -1], frames[:, -1]) and torch.equal(cut.actions[:, -1, 0], 10 * frames[:, -1])
+
+
+def test_a_blind_clip_keeps_its_actions_and_rewards():
+    config, clip = (
+        tiny.config(blind_context=True),
+        Clip(torch.rand(2, 4, 3, 2, 2), torch.rand(2, 4, 2), torch.rand(2, 4)),
+    )
+    made = arrange(clip, config)
+    assert torch.equal(made.actions, clip.actions) and torch.equal(made.rewards, clip.rewards)
+    assert not made.frames[:, 0].any() and torch.equal(made.frames[:, 1:], clip.frames[:, 1:])
 
 
 def test_each_process_takes_its_rows_of_one_draw():
