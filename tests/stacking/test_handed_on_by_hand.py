@@ -47,8 +47,12 @@ def test_a_network_that_is_built_trains_and_has_one_matrix_where_it_is_tied():
     values = {name: torch.randn(shape) for name, shape in Llama().shapes(config).items()}
     tensors = SimpleNamespace(infos=dict.fromkeys(values), read=values.__getitem__)
     made = build(config, tensors)
-    assert made.training and made.lm_head.weight is made.model.embed_tokens.weight
+    assert made.training and all(one.requires_grad for one in made.parameters())
+    assert made.lm_head.weight is made.model.embed_tokens.weight
     assert all(torch.equal(made.get_parameter(name), value) for name, value in values.items())
+    assert not {one.data_ptr() for one in made.parameters()} & {one.data_ptr() for one in values.values()}
+    halves = SimpleNamespace(infos=dict.fromkeys(values), read=lambda name: values[name].bfloat16())
+    assert {one.dtype for one in build(config, halves).parameters()} == {torch.float32}
 
 
 def test_the_map_learns_from_the_training_text_after_what_the_base_read(monkeypatch):

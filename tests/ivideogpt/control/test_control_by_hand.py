@@ -33,7 +33,10 @@ RNG = np.random.default_rng(0)
 
 
 def test_two_updates_of_each_network_are_adamw_on_clipped_gradients_of_its_whole_loss():
-    """With dropout in both, decay, another rate for each, and the tokens of the tokenizer as it is by then."""
+    """With dropout in both, decay, another rate for each, and the tokens of the tokenizer as it is by then.
+
+    Round 4 of two updates each draws frames for updates 8 and 9: none is drawn twice.
+    """
     from tests.ivideogpt.control.test_mbpo import adapting, episodes
     from toolkit.ivideogpt.control.adapt import ModelLearner
 
@@ -59,7 +62,7 @@ def test_two_updates_of_each_network_are_adamw_on_clipped_gradients_of_its_whole
     for step in range(2):
         clip = source.sample(3, 0, "adapt", "tokenizer", 4, step)
         ours.tokenizer.train()
-        loss = objective(*tokenizer_frames(clip, config, 0, step), True)[0]["loss"]
+        loss = objective(*tokenizer_frames(clip, config, 0, 4 * 2 + step), True)[0]["loss"]
         descend(optimizer, learnt, loss, 0.2)
     ours.tokenizer.eval()
     network = ours.transformer.train()

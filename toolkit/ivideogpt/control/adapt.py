@@ -74,7 +74,8 @@ class ModelLearner:
     def _tokenizer_update(self, source: ClipSource, number: int, step: int) -> None:
         optim, device = self.config.optim.tokenizer, self.world.tokenizer.device
         clip = source.sample(optim.batch_size, self.config.seed, "adapt", "tokenizer", number, step)
-        context, future = tokenizer_frames(clip, self.config, self.config.seed, step)
+        update = number * self.config.plan.tokenizer_updates + step  # every round sees other frames of its clips
+        context, future = tokenizer_frames(clip, self.config, self.config.seed, update)
         self.world.tokenizer.train()
         for part in self.learnt:
             part.requires_grad_(True)

@@ -89,9 +89,7 @@ def build(config: Any, tensors: Tensors) -> Any:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     network.load_state_dict(state, strict=True, assign=True)
     network.tie_weights()
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-    return network.train()
+    return network
 
 
 def training_cost(config: Any, context: int) -> Cost:
