@@ -190,6 +190,29 @@ def test_the_base_goes_on_where_its_schedule_was_and_each_arm_has_its_own_tokens
     made.train_grown()
     given, more = told["grown"]
     assert given[2:4] == (1e-3, 20) and more == {"masks": None, "moments": None}
+    made.config.operator, made.config.optim.mask_steps = "random", 17
+    monkeypatch.setattr(stages, "GrowthMasks", lambda *given: given)
+    made.train_grown()
+    plan = made.plan()
+    assert told["grown"][1]["masks"] == (network, plan.plan, plan.old, plan.new, 17)
+
+
+def test_a_growth_is_told_its_seed_and_operator_and_probed_on_held_out_text(monkeypatch, tmp_path):
+    made, told, written = bed(operator="zero", scale_eps=0.25), {}, []
+    tokenizer = SimpleNamespace(decode=list)
+    made.__dict__["store"] = SimpleNamespace(valid=range(1000, 9000), train=range(1000), tokenizer=lambda: tokenizer)
+    made.run = SimpleNamespace(dir=tmp_path, add_metrics=lambda *given: written.append(given))
+    report = {"function": {"max_difference": 0.5, "kept": True}, "connection_rate": 0.75}
+    monkeypatch.setattr(made, "base", lambda: "the base")
+    monkeypatch.setattr(made, "_growth_map", lambda base: f"map of {base}")
+    monkeypatch.setattr(stages, "identity", lambda _: "this run")
+    monkeypatch.setattr(stages, "written_by", lambda run, out: None)
+    monkeypatch.setattr(stages, "grow_checkpoint", lambda *given, **more: told.update(given=given, **more) or report)
+    made.grow_base()
+    assert told.pop("given") == ("the base", tmp_path / "model" / "start", made.config.growth())
+    assert told.pop("text") == list(range(1000, 1256))
+    assert written == [("grow", {"max_difference": 0.5}), ("grow", {"connection_rate": 0.75})]
+    assert told == {"seed": 7, "growth_map": "map of the base", "run_id": "this run"}
 
 
 def test_masks_are_open_before_training_ends():

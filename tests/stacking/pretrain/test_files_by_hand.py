@@ -127,6 +127,11 @@ def test_what_training_cost_lies_beside_the_weights_and_is_read_back(tmp_path, m
     store = SimpleNamespace(fingerprint="abc", tokenizer=make_tokenizer)
     saving.save_trained(trained, tmp_path / "out", store, None)
     assert len(written) == 1 and json.loads((tmp_path / "out" / saving.HISTORY_FILE).read_text())["store"] == "abc"
+    tensors = SimpleNamespace(infos=dict.fromkeys(network.state_dict(), SimpleNamespace(dtype=torch.bfloat16)))
+    began_as = SimpleNamespace(tokenizer=make_tokenizer(), tensors=tensors, config=None, folder=None)
+    for mine, replaced in ((make_tokenizer, False), (lambda: make_tokenizer(90), True)):
+        saving.save_trained(trained, tmp_path / "on", SimpleNamespace(fingerprint="", tokenizer=mine), began_as)
+        assert (tmp_path / "on" / "tokenizer.json").exists() == replaced
     checkpoint = SimpleNamespace(folder=tmp_path / "out", source="a")
     assert saving.history(checkpoint) == spent
     assert saving.history(SimpleNamespace(folder=tmp_path, source="a")) == Spent()

@@ -54,10 +54,10 @@ def test_training_on_keeps_what_came_with_the_source(source):
 
 
 def test_a_tokenizer_of_the_users_replaces_the_sources(source):
-    make_bpe(300).save_pretrained("other")
+    make_bpe(280).save_pretrained("other")
     words = ["stage=pretrain", "model=source", "tokenize.tokenizer=other", "hydra.run.dir=run"]
     assert launch("grow-llm", [*SHORT, *words]) == 0
-    assert len(AutoTokenizer.from_pretrained("run/model/pretrain")) == len(AutoTokenizer.from_pretrained("other"))
+    assert len(AutoTokenizer.from_pretrained("run/model/pretrain")) == 280 < len(AutoTokenizer.from_pretrained(source))
 
 
 @pytest.mark.parametrize("scaling", [None, LLAMA3], ids=["plain", "llama3"])
