@@ -215,6 +215,38 @@ def test_a_growth_is_told_its_seed_and_operator_and_probed_on_held_out_text(monk
     assert told == {"seed": 7, "growth_map": "map of the base", "run_id": "this run"}
 
 
+def test_moments_are_those_of_the_run_and_part_that_trained_the_base(monkeypatch, tmp_path):
+    found = {
+        tmp_path / "mine" / "checkpoints" / "base": (9, {"state.optimizer": "mine"}),
+        tmp_path / "other" / "checkpoints" / "base": (9, {"state.optimizer": "the base's"}),
+        tmp_path / "other" / "checkpoints" / "grown": (9, {"state.optimizer": "the grown network's"}),
+    }
+    monkeypatch.setattr(stages.checkpoints, "load", found.get)
+    made = bed()
+    made.run = SimpleNamespace(dir=tmp_path / "mine")
+    for model, part, wanted in (
+        (None, None, "mine"),
+        ("other", None, "the base's"),
+        ("other", "grown", "the grown network's"),
+        ("third", None, None),
+    ):
+        made.config.model, made.config.part = model and str(tmp_path / model), part
+        assert made._base_moments() == wanted
+
+
+def test_a_run_goes_on_with_its_corpus_under_either_of_its_names(monkeypatch):
+    monkeypatch.setattr(stages, "token_store", lambda _: SimpleNamespace(fingerprint="now", former="before"))
+    for begun_with, fits in ((None, True), ("now", True), ("before", True), ("another", False)):
+        made = bed()
+        del made.__dict__["store"]
+        made.run = SimpleNamespace(dir="run", record={"tokens": begun_with} if begun_with else {})
+        if fits:
+            assert made.store.fingerprint == "now" and made.run.record == {"tokens": begun_with or "now"}
+        else:
+            with pytest.raises(UserError, match="the corpus has changed since this run began"):
+                _ = made.store
+
+
 def test_masks_are_open_before_training_ends():
     """20 sequences in batches of 4 are five steps: masks may take four, in width three phases of one."""
     made = bed(operator="random", optim=Optim(batch_size=4, mask_steps=4))
@@ -282,10 +314,11 @@ def test_networks_may_know_as_many_tokens_and_places_as_are_asked_for():
 # -- the loop ----------------------------------------------------------------------------------------------------------
 
 
-def trace(monkeypatch, tmp_path, num_sequences, first_step=0, every=0):
+def trace(monkeypatch, num_sequences, first_step=0, every=0, schedule_tokens=None):
     """What the loop is told, step by step, with nothing trained."""
     told = SimpleNamespace(first=[], rates=[], points=[], state=None, valid=[])
     config = GrowLLM(network=SMALL, optim=Optim(batch_size=4, schedule="cosine", warmup_steps=0))
+    config.optim.schedule_tokens = schedule_tokens
     config.compare.eval_every_steps = every
 
     class Steps:
@@ -323,18 +356,22 @@ def trace(monkeypatch, tmp_path, num_sequences, first_step=0, every=0):
     return told
 
 
-def test_a_loop_reads_on_measures_now_and_then_and_at_its_end(monkeypatch, tmp_path):
-    told = trace(monkeypatch, tmp_path, 41, first_step=20, every=4)  # 41 sequences: eleven steps of four
+def test_a_loop_reads_on_measures_now_and_then_and_at_its_end(monkeypatch):
+    told = trace(monkeypatch, 41, first_step=20, every=4)  # 41 sequences: eleven steps of four
     assert told.first == [(100 + 4 * step, 4) for step in range(11)] and told.valid == [4, 8, 11]
     cosine = [1e-2 * (0.1 + 0.9 * (1 + math.cos(math.pi * (20 + step) / 31)) / 2) for step in range(11)]
     assert told.rates == pytest.approx(cosine)
+    told = trace(monkeypatch, 41, first_step=20, every=4, schedule_tokens=50 * 4 * 32)
+    assert told.rates == pytest.approx(
+        [1e-2 * (0.1 + 0.9 * (1 + math.cos(math.pi * (20 + step) / 50)) / 2) for step in range(11)]
+    )
     points = told.trained.curve.points
     assert [point["step"] for point in points] == [0, 4, 8, 11]
     assert [point["flops.total"] for point in points] == [7 + 60 * 4 * 32 * step for step in (0, 4, 8, 11)]
     assert points[-1]["tokens"] == 32 + 44 * 32 and points[-1]["time_s"] >= 5
     assert told.trained.spent.sequences == 144 and told.trained.spent.time_s > 5
     assert set(told.state) == {"model", "optimizer", "curve"} and told.state["curve"] is told.trained.curve
-    assert [len(trace(monkeypatch, tmp_path, 4 * steps).valid) for steps in (40, 85)] == [40, 43]  # about 40 points
+    assert [len(trace(monkeypatch, 4 * steps).valid) for steps in (40, 85)] == [40, 43]  # about 40 points
 
 
 def test_moments_are_taken_over_as_copies():
