@@ -132,6 +132,7 @@ def looped(folder, num_steps, body, **state):
 def test_a_line_is_the_mean_of_the_steps_since_the_last_and_of_all_processes(tmp_path, monkeypatch):
     def body(step, loop):
         loop.log(index=step, tensor=torch.tensor(float(step), requires_grad=True), odd=step if step % 2 else None)
+        assert not loop._pending["tensor"][-1].requires_grad  # or every step's graph would stay
 
     rows = looped(tmp_path / "one", 10, body)
     assert rows == [
@@ -171,3 +172,35 @@ def test_a_loop_that_is_told_to_stop_ends_after_the_step_with_its_line(tmp_path)
         loop.stop_early = step == 5
 
     assert looped(tmp_path / "one", 50, body) == [{"step": 4, "index": 1.5}, {"step": 6, "index": 4.5}]
+    assert looped(tmp_path / "one", 50, lambda step, loop: pytest.fail("it had ended")) == [
+        {"step": 4, "index": 1.5},
+        {"step": 6, "index": 4.5},
+    ]
+
+
+def test_random_numbers_are_by_run_stage_process_and_step_and_the_last_step_is_kept(tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(loop_module, "seed_all", lambda *given: seeds.append(given))
+    looped(tmp_path / "one", 3, lambda step, loop: loop.log(index=step))
+    assert seeds == [(TrainToy().seed, "train", 0, step) for step in range(3)]
+    assert [path.name[:14] for path in (tmp_path / "one/checkpoints/train").iterdir()] == ["step-000000003"]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_a_failing_step_began_to_change_is_not_kept(tmp_path, changed):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+
+    def body(step, loop):
+        if step == 5 and not changed:
+            raise OSError("bad data")
+        weight.grad = torch.ones(1)
+        optimizer.step()
+        if step == 5:
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match=r"bad data|no room"):
+        looped(tmp_path / "one", 9, body, optimizer=optimizer)
+    folder = tmp_path / "one/checkpoints/train"
+    kept = [path.name[:14] for path in folder.iterdir()] if folder.exists() else []
+    assert kept == ([] if changed else ["step-000000005"])

@@ -92,8 +92,9 @@ def test_learned_and_fresh_growth(prior):
 
 
 def test_refusals(prior):
-    with pytest.raises(UserError, match="LayerNorm"):
-        grow_network(prior, Growth(operator="zero", direction="width", factor=2))
+    for operator in ("zero", "random"):
+        with pytest.raises(UserError, match="LayerNorm"):
+            grow_network(prior, Growth(operator=operator, direction="width", factor=2))
     with pytest.raises(UserError, match="always four times"):
         grow_network(prior, Growth(operator="direct", direction="width", factor=2, intermediate_size=130))
     with pytest.raises(UserError, match="MLPDenoiser: not a Transformer"):

@@ -25,7 +25,12 @@ SETTINGS = {"base_layers": 3, "growth_tokens": 100.0, "hidden_size": 16, "factor
 
 
 def made(label, points, **settings):
-    return arm(label, points, **(SETTINGS | settings))
+    """An arm; of a grown network the other accountings say less and more than of the others."""
+    found = arm(label, points, **(SETTINGS | settings))
+    for row in found.points if label == "grown" else ():
+        row["flops.non_embedding"] *= 0.875
+        row["flops.matmul"] *= 1.25
+    return found
 
 
 def seeds():
@@ -34,7 +39,7 @@ def seeds():
     for seed, drop in ((0, 0.0), (1, 0.5)):
         found[seed] = [
             made("grown", [(4, 5.0 - drop), (8, 4.0 - drop), (16, 3.0 - drop)], seed=seed),
-            made("scratch", [(2, 6.0), (8, 5.0), (32, 2.0)], seed=seed),
+            made("scratch", [(2, 6.0), (8, 5.0 - drop / 4), (32, 2.0)], seed=seed),
             made("base", [(1, 6.0), (4, 4.5 - drop)], seed=seed),
             made("continued", [(4, 4.5 - drop), (8, 4.25 - drop), (16, 4.0 - drop)], seed=seed),
         ]

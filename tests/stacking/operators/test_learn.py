@@ -49,6 +49,20 @@ def test_width_map_acts_on_both_sides():
     assert torch.allclose(state["model.norm.weight"], residual @ old["model.norm.weight"], atol=1e-6)
 
 
+def test_the_map_of_the_attention_output_is_the_values_once_for_each_place_in_a_group():
+    growth_map = grow_model(make_model(), WIDTH).growth_map
+    old, new = growth_map.old, growth_map.new
+    size, group = old.head_size, old.heads // old.kv_heads
+    value = torch.randn(new.kv_heads * size, old.kv_heads * size)
+    growth_map.width["value"].data = value
+    wanted = torch.zeros(new.heads, size, old.heads, size)  # query head h is at place h % group of group h // group
+    for head, source in itertools.product(range(new.heads), range(old.heads)):
+        if head % group == source % group:
+            rows, columns = head // group * size, source // group * size
+            wanted[head, :, source] = value[rows : rows + size, columns : columns + size]
+    assert group > 1 and torch.equal(growth_map.matrix("attended"), wanted.reshape(new.heads * size, -1))
+
+
 def test_attention_output_reads_what_the_values_became():
     """With values doubled and their halves read back, grouped query heads see the same function."""
     model = make_model().double()

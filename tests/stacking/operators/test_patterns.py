@@ -107,6 +107,7 @@ def test_random_keeps_the_old_layers_first():
         ({"operator": "list", "layers": [0, 6]}, "layers: 6 is not there; the source has layers 0 to 5"),
         ({"operator": "solar", "drop": 6}, "drop=6"),
         ({"operator": "solar", "num_layers": 13}, "even number"),
+        ({"operator": "solar", "num_layers": 14}, "an even number of at most 12"),
         ({"operator": "llama_pro", "insert": 4}, "do not divide"),
         ({"operator": "stak", "factor": 2}, "did you mean 'stack'"),
         ({"operator": "zero", "direction": "width", "num_layers": 4}, "belongs to direction=depth"),

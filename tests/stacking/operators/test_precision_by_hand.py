@@ -80,6 +80,16 @@ def test_fresh_layers_are_drawn_by_seed_name_and_depth_and_take_settings_in_turn
     assert torch.equal(deeper.read(name), grown.tensors.read(name))
 
 
+def test_what_is_appended_in_width_is_drawn_by_the_networks_depth_and_the_mlps_own_size():
+    model, name = make_model(), "model.layers.1.mlp.down_proj.weight"
+    growth = Growth(operator="random", direction="width", factor=2, intermediate_size=90)
+    grown = grow_model(model, growth, seed=3)
+    wanted = torch.randn(64, 90, generator=generator(3, "growth", name)) * (90**-0.5 / 3)  # of three layers
+    wanted[:32, :40] = model.state_dict()[name]
+    torch.testing.assert_close(grown.tensors.read(name), wanted)
+    assert grown.config.intermediate_size == 90
+
+
 def test_a_map_mixes_layers_in_full_precision():
     """0.3 W_0 + 0.6 W_2, rounded once."""
     model, key = make_model(dtype=HALF), "model.layers.4.mlp.up_proj.weight"

@@ -17,7 +17,7 @@ from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.engine import tiles
 from toolkit.venhancer.engine.enhancer import Enhancer, _Run
 from toolkit.venhancer.engine.in_flight import Flight, Geometry
-from toolkit.venhancer.engine.layout import _fit, _padded, _peak_bytes, plan_layout
+from toolkit.venhancer.engine.layout import _fit, _padded, _peak_bytes, plan_layout, summarise
 from toolkit.venhancer.engine.settings import Chunk, EnhanceSettings, Progress
 from toolkit.venhancer.engine.transcode import Transcoder
 from toolkit.venhancer.engine.window_steps import WindowSteps
@@ -84,9 +84,11 @@ def test_what_is_kept_of_an_enhancement_is_how_far_each_of_three_things_is(tmp_p
     flight.save()
     again = Flight(tmp_path, geometry, "a" * 32)
     assert (again.done, again.keys_read, again.delivered) == (5, 3, 2) and geometry.keys_in_flight == 5
-    (tmp_path / "hints").unlink()
-    lost = Flight(tmp_path, geometry, "a" * 32)
-    assert (lost.done, lost.keys_read, lost.delivered) == (0, 0, 0)
+    for spoil in (lambda path: path.write_bytes(path.read_bytes() + b"0"), lambda path: path.unlink()):
+        spoil(tmp_path / "hints")
+        lost = Flight(tmp_path, geometry, "a" * 32)
+        assert (lost.done, lost.keys_read, lost.delivered) == (0, 0, 0)
+        flight.save()
 
 
 def test_a_chunk_has_as_many_frames_as_its_mebibytes_hold_and_comes_from_the_last_steps_latents():
@@ -164,6 +166,18 @@ def test_a_layout_by_hand(pipeline):
     notes = Enhancer(pipeline, SETTINGS.changed(num_frames=33)).plan(source).notes
     assert notes == ("windows.num_frames=33: this model takes 32 at most",)
     assert not Enhancer(pipeline, SETTINGS.changed(num_frames=32)).plan(source).notes
+    texts = [summarise(pipeline, SETTINGS, dataclasses.replace(layout, guided=guided)) for guided in (False, True)]
+    assert [(one.evaluations, one.forwards) for one in texts] == [(2, 4), (4, 8)]  # two windows, two steps
+
+
+def test_frames_in_flight_include_those_that_help_to_decode_on_either_side(monkeypatch):
+    """Of 25 frames; a decoder that sees three more on either side needs six more."""
+    source, found = ArraySource(clip(13, 8, 8)), []
+    for context in (0, 3):
+        pipeline = tiny_pipeline(silent=True)
+        monkeypatch.setattr(type(pipeline.codec), "context", context)
+        found.append(plan_layout(pipeline, SETTINGS, source).geometry.in_flight)
+    assert found[1] == found[0] + 6 < 25
 
 
 def test_memory_grows_with_texts_and_with_the_frames_handed_out(pipeline):
@@ -190,6 +204,7 @@ def test_tiles_by_hand():
     assert [tiles.count(length, 8, 0.25) for length in (8, 9, 14, 15, 20, 21)] == [1, 2, 2, 3, 3, 4]
     assert tiles.count(10, 3, 0.5) == 8  # steps of one
     assert [span.start for span in tiles.spans(23, 8, 0.25)] == [0, 5, 10, 15]
+    assert [span.start for span in tiles.spans(22, 8, 0.25)] == [0, 5, 9, 14]  # 4.67 and 9.33
     assert [span.start for span in tiles.spans(21, 8, 0.0)] == [0, 6, 13]  # 6.5 is even
     middle = tiles.spans(12, 8, 0.25)[0].weight  # four are shared, two of them fade, one stays on either side
     assert middle[:5] == (1, 1, 1, 1, 1) and middle[7] == 0 and 0 < middle[6] < 0.5 < middle[5] < 1

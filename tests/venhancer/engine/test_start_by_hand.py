@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -70,6 +71,9 @@ def test_key_frames_are_noised_to_the_level_asked_for(latents, tmp_path, monkeyp
         given, _ = enhanced(latents, tmp_path / str(level), monkeypatch, (0, 255), noise_level=level)
         sigma = latents.scheduler.sigmas[level - 1].item()  # level n of 1, 2, ... is the schedule's step n - 1
         noise.append((given["hint"] - (1 - sigma**2) ** 0.5 * clean) / sigma)
+        for key in (0, 1):  # and the frame itself starts with other noise
+            pair = torch.stack([noise[-1][:, key].flatten(), given["x"][:, 2 * key].flatten()])
+            assert abs(torch.corrcoef(pair)[0, 1]) < 0.15
     assert torch.allclose(noise[0], noise[1], atol=2e-3)
     assert abs(noise[0].std() - 1) < 0.06 and abs(torch.corrcoef(noise[0].transpose(0, 1).flatten(1))[0, 1]) < 0.15
 
@@ -105,3 +109,24 @@ def test_frames_wait_for_the_neighbours_that_help_to_decode_them():
     for final, ready in [(0, 0), (1, 0), (5, 4), (9, 9)]:
         list(_Run._deliver(run, final))
         assert decoded == list(range(ready))
+
+
+def test_reading_goes_on_at_the_first_frame_that_was_not_read():
+    run = SimpleNamespace(_reader=None, source=Greys(0, 10, 20, 30, 40))
+    assert [_Run._next_frame(run, key).max() for key in (3, 4)] == [30, 40]
+
+
+def test_what_was_finished_before_an_interruption_is_handed_out_first():
+    """Two windows of two steps: all four pairs were run and nothing was handed out."""
+    windows = MagicMock(__len__=lambda self: 2, settled=lambda window: (0, (4, 7)[window]))
+    for done, first in ((0, []), (3, [4]), (4, [7])):
+        delivered = []
+        run = SimpleNamespace(
+            layout=SimpleNamespace(evaluations=[0, 1], windows=windows),
+            flight=SimpleNamespace(done=done, save=lambda: None),
+            steps=SimpleNamespace(run=lambda step, window: None),
+            _begin=lambda window: None,
+            _deliver=lambda final, delivered=delivered: delivered.append(final) or [],
+        )
+        list(_Run.chunks(run, None))
+        assert delivered[: len(first)] == first and delivered[-1] == 7

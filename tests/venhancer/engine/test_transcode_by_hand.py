@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toolkit.venhancer.engine.frame_store import FrameStore
-from toolkit.venhancer.engine.transcode import Transcoder
+from toolkit.venhancer.engine.transcode import OVERLAP, Transcoder
 
 
 def transcoder(folder, rows=12, columns=10, *, context=0, group=1, overlap=0.25, scale=None):
@@ -55,6 +55,17 @@ def test_of_a_group_the_frames_in_the_middle_are_kept(tmp_path, frames):
     made = transcoder(tmp_path, context=1, group=5)
     found = made.decode(frames, 5, stored(tmp_path, [-1.0, -0.6, -0.2, 0.2, 0.6]))
     assert found[:, 0, 0, 0].tolist() == [[0, 51, 102, 153, 204][number] for number in frames]
+
+
+def test_a_decoder_sees_no_more_frames_than_it_takes_and_tiles_overlap_where_it_sees_beyond_them(tmp_path):
+    made, seen = transcoder(tmp_path, context=1, group=5), set()
+    made.codec.decode = lambda z: seen.add(len(z)) or z.expand(-1, 3, -1, -1)
+    made.decode(range(1, 7), 9, stored(tmp_path, [0.1] * 9))
+    assert seen == {5}  # 0 to 4 for 1 to 3, 3 to 7 for 4 to 6
+    flight = SimpleNamespace(canvas=lambda *_: None)
+    for margin, overlap in ((8, OVERLAP), (0, 0.0)):
+        codec = SimpleNamespace(margin=margin, group=1, factor=1)
+        assert Transcoder(codec, flight, None, (1, 1), (1, 1), None, torch.device("cpu")).overlap == overlap > -1
 
 
 def test_a_residual_is_in_units_of_its_own_and_lies_on_the_filled_in_frame(tmp_path):

@@ -117,11 +117,11 @@ class Wider(Tensors):
     def _direct(self, name: str, tensor: Tensor, spec: Spec) -> Tensor:
         """Columns copied and weighed, rows and gains copied (appendix A.3).
 
-        A tied final norm is divided by the number of copies instead of the heads' columns being weighed.
+        A tied head is not stored and the embedding keeps its columns; the final norm is divided by how many there are.
         """
         if self.tied and name == self.architecture.final_norm:
             tensor = (precise(tensor) / self._counts("residual")).to(tensor.dtype)
-        if spec.reads is not None and not (self.tied and spec.kind == "head"):
+        if spec.reads is not None:
             tensor = self._weighed(tensor, spec.reads, segments(self.old, self.new, spec.axes[spec.reads]))
         for axis, space in enumerate(spec.axes):
             if space and tensor.shape[axis] != self.new.size(space):
