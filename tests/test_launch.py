@@ -225,6 +225,21 @@ def test_flags_that_a_dry_run_cannot_take_are_refused_in_one_line(toy, words, pr
         compose(COMMANDS["train-toy"], words)
 
 
+@pytest.mark.parametrize(
+    "words, problem",
+    [
+        (["hydra.run.dir="], "hydra.run.dir=: names no folder"),
+        (["hydra.run.dir=''"], "hydra.run.dir='': names no folder"),
+        (["-m", "seed=1,2", "hydra.sweep.dir="], "hydra.sweep.dir=: names no folder"),
+        (["-m", "seed=1,2", "--cfg", "job"], "--cfg: describes one job; leave out -m"),
+        (["-m", "seed=1,2", "--info", "defaults"], "--info: describes one job; leave out -m"),
+    ],
+)
+def test_what_hydra_would_misread_is_refused(toy, capfd, words, problem):
+    assert run_here(*words) == 2 and problem in capfd.readouterr().err
+    assert list(toy.iterdir()) == []
+
+
 def test_a_wrong_preset_is_held_against_ones_own_and_the_commands(toy, capfd):
     (toy / "mine/experiment").mkdir(parents=True)
     (toy / "mine/experiment/my_toy.yaml").write_text("# @package _global_\ncommand: train-toy\n")

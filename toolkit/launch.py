@@ -116,17 +116,24 @@ def _is_override(word: str) -> bool:
 
 
 def _check_flags(command: Command, words: list[str]) -> None:
-    """Refuse unknown flags in one line; Hydra's own parser would print its whole usage. Raises UserError."""
+    """Refuse what Hydra's own parser would answer with its whole usage, or take for another thing. Raises UserError."""
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
-        _, unknown = parser.parse_known_args(words)
+        known, unknown = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if unknown:
         raise UserError(f"{unknown[0]}: no such flag; see toolkit {command.name} -- --help")
+    if known.multirun and (known.cfg or known.info):
+        raise UserError(
+            f"{'--cfg' if known.cfg else '--info'}: describes one job; leave out -m, and give each key one value"
+        )
+    for word in words:
+        if word.rstrip("'\"") in ("hydra.run.dir=", "hydra.sweep.dir="):  # Hydra takes it for the working folder
+            raise UserError(f"{word}: names no folder; leave it out for a new one below runs/")
 
 
 def dry_run(command_name: str, overrides: list[str]) -> int:
