@@ -115,5 +115,7 @@ def test_memorisation_shows_copies():
     assert memorisation_ratio(normal(200, 8, seed=2), held_out, train) == pytest.approx(1, abs=0.1)
     assert memorisation_ratio(train[:200] + 0.01 * held_out, held_out, train) < 0.05
     assert nearest_distances(train[:3] + 0.5, train[:3] + 0.5).max() < 1e-2
+    parts = nearest_distances(torch.tensor([[0.0], [10.0]]), [torch.tensor([[1.0], [30.0]]), torch.tensor([[13.0]])])
+    assert parts.tolist() == [1, 3]  # the nearest of all batches
     with pytest.raises(ValueError, match="held-out images are training"):
         memorisation_ratio(held_out, train[:10], train)

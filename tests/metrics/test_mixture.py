@@ -1,5 +1,7 @@
 """The closed forms of the toy mixtures against published values and brute force."""
 
+import math
+
 import pytest
 import torch
 
@@ -97,5 +99,8 @@ def test_mode_counts_judge_unequal_shares():
     balanced = mode_counts(points, grid.centres)
     assert balanced.chi2 == 0 and balanced.p_value == 1 and balanced.counts == [40] * 25
     assert mode_counts(points[:500], grid.centres).p_value < 1e-6
+    three = mode_counts(torch.tensor([0.0, 0.0, 0.0, 5.0, 9.0, 9.0])[:, None], torch.tensor([[0.0], [5.0], [9.0]]))
+    assert (three.counts, three.chi2) == ([3, 1, 2], 1.0)
+    assert three.p_value == pytest.approx(math.exp(-1.0 / 2))  # chi squared of two degrees of freedom
     random = torch.randint(25, (1000,), generator=torch.Generator().manual_seed(3))
     assert mode_counts(grid.centres[random], grid.centres).p_value > 0.01

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.data.videos import moving
+from toolkit.metrics import video as module
 from toolkit.metrics.video import VideoScores, decibel, luma_ssim, noise_deviation, sharpness, squared_error
 
 CLIP = [torch.from_numpy(frame).permute(2, 0, 1)[None].float() for frame in moving(8, 96, 64, step=2.0)]
@@ -93,3 +94,13 @@ def test_across_a_cut_nothing_is_compared():
 
 def test_without_a_reference_only_what_needs_none():
     assert set(scores(CLIP)) == {"own_warp_error", "sharpness", "noise"}
+
+
+def test_decibels_are_of_the_mean_error_and_flows_differ_by_their_length(monkeypatch):
+    """Errors of 1 and 9 are a mean of 5; flows apart by (3, 4) pixels everywhere are apart by 5."""
+    black = torch.zeros(1, 3, 8, 8)
+    found = scores([black + 1, black + 3], [black, black])
+    assert found["psnr"] == pytest.approx(10 * math.log10(255**2 / 5))
+    flows = iter([torch.zeros(1, 2, 8, 8), torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8)])
+    monkeypatch.setattr(module, "_flow", lambda x, y: next(flows))
+    assert scores([black + 1, black + 3], [black, black])["flow_error_px"] == pytest.approx(5)
