@@ -54,6 +54,12 @@ def test_the_quick_level_takes_the_first_seed_of_the_claim_in_all_its_runs_at_th
     assert chosen.seeds_at(True) == [5] and chosen.seeds_at(False) == [5, 9]
 
 
+def test_a_statistic_names_its_runs_where_there_are_several():
+    assert str(Statistic("value", [("a", "loss")])) == "loss"
+    assert str(Statistic("ratio", [("a", "x"), ("a", "y")])) == "x / y"
+    assert str(Statistic("difference", [("a", "x"), ("b", "x")])) == "a:x − b:x"
+
+
 def test_a_level_includes_the_ones_below_it():
     spec = Claims("", CHAIN, {level: claim(level, "a", level=level) for level in ("quick", "safe", "open")})
     found = {level: [one.id for one in choose_claims(spec, None, level)] for level in ("quick", "safe", "full")}

@@ -169,6 +169,10 @@ def test_held_out_items_stand_beside_the_samples(trained, tmp_path, monkeypatch)
     one.draw()
     one.finish()
     assert list(shown) == ["ours", "baseline", "real"] and torch.equal(shown["real"], data.test.all(7)[0])
+    monkeypatch.setattr(drawing, "MOST_SHOWN", 2)  # of images; points are all shown
+    one.draw()
+    one.finish()
+    assert len(shown["real"]) == 2
 
 
 def test_real_latents_need_real_images(trained, tmp_path):

@@ -9,6 +9,7 @@ import torch
 
 from tests.disco import tiny
 from tests.disco.test_steps_by_hand import logged, opened
+from toolkit.data.sets import MemorySplit
 from toolkit.data.stream import batches
 from toolkit.disco import job, stage2
 from toolkit.disco.artefact import Parts
@@ -167,6 +168,54 @@ def test_labels_as_latents_are_read_and_are_no_condition_and_the_frechet_distanc
     assert read == [(False, 3), (True, 3)]
     found = {"quality.energy.ours.nfe_9": 1.0, "quality.frechet.ours.nfe_9": 2.0, "quality.frechet.ours.nfe_5": 3.0}
     assert job._objective(found, 9) == 2.0 and job._objective(found, 7) is None
+
+
+@pytest.mark.parametrize("num_classes", [0, 4])
+def test_codes_of_a_split_are_of_its_items_with_their_labels_at_the_extraction_temperature(monkeypatch, num_classes):
+    labels, told = torch.tensor([2, 0, 3, 1, 1]), []
+    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 1, 2, 3).contiguous()
+    split = MemorySplit(images, labels.numpy(), conditional=True)  # known labels go to the encoder in any case
+
+    def logits(encoder, y, known):
+        items = ((y[:, 0, 0, 0] + 1) * 127.5).round().long()
+        told.extend(zip(items.tolist(), known.tolist(), strict=True))
+        return torch.nn.functional.one_hot(items, 5)[:, None].float()
+
+    monkeypatch.setattr(stage2, "ENCODE_BATCH", 2)
+    monkeypatch.setattr(stage2, "code_logits", logits)
+    monkeypatch.setattr(
+        stage2, "draw_encoded", lambda parts, encoded, temperature, rng: encoded.argmax(-1) * temperature
+    )
+    denoiser = SimpleNamespace(device=torch.device("cpu"), latent_kind="discrete", num_classes=num_classes)
+    made = stage2.Latents(SimpleNamespace(denoiser=denoiser, encoder=object()), split, 0.25)
+    for _ in range(2):
+        codes, given = made.draw(torch.Generator())
+        assert codes.flatten().tolist() == [0, 0.25, 0.5, 0.75, 1]
+        assert given is None if not num_classes else torch.equal(given, labels)
+    assert told == list(enumerate(labels.tolist()))  # encoded once
+
+
+def test_a_prior_sees_every_item_once_an_epoch_each_with_its_own_class(tmp_path, monkeypatch):
+    config, data, _ = priors(num_steps=4, eval_every_steps=9)
+    codes = torch.arange(32)[:, None] % 3
+    stub = SimpleNamespace(split=range(32), draw=lambda rng: (codes.expand(-1, 2), torch.arange(32)))
+    batches_seen = []
+
+    def accumulate(loss_of, batch, micro_batch_size, accelerator):
+        batches_seen.append(batch)
+        return {"loss": torch.tensor(1.0)}
+
+    monkeypatch.setattr(stage2, "accumulate", accumulate)
+    monkeypatch.setattr(stage2, "update", lambda *_: None)
+    monkeypatch.setattr(stage2, "evaluate", lambda *_: 1.0)
+    run, prior = opened(tmp_path, config), build_prior(config, data)
+    with run.stage("prior"):
+        stage2._maximise_likelihood(run, config, prior, stub, (codes, None), make_accelerator(config))
+    run.close("done")
+    seen = [labels.tolist() for _, labels, _ in batches_seen]
+    for first, second in (seen[:2], seen[2:]):  # two batches of sixteen are an epoch
+        assert sorted(first + second) == list(range(32)) and first != sorted(first)
+    assert all(torch.equal(found[:, 0], labels % 3) for found, labels, _ in batches_seen) and seen[:2] != seen[2:]
 
 
 def test_the_marginal_counts_the_codes_of_the_training_items(tmp_path):

@@ -1,6 +1,8 @@
 """Stage 1: who gets gradients, what the weighting is, what the remedies do."""
 
+import contextlib
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from toolkit.disco.config import Loss
 from toolkit.disco.stage1 import (
     EDM_P_MEAN,
     JointModel,
+    _whole_use,
     collapse_warning,
     latent_summary,
     loss_weight,
@@ -117,6 +120,24 @@ def test_a_dead_code_gets_half_of_the_most_used_one():
     assert torch.equal(table[0, 2], table[0, 0])
     assert model.mean_usage[0, [0, 2]].tolist() == pytest.approx([before / 2, before / 2])
     assert usage[2] == pytest.approx(before / 2, rel=0.1) and usage[0] == pytest.approx(before / 2, rel=0.1)
+
+
+def test_codes_of_an_untrained_encoder_are_of_the_random_numbers_that_are_given():
+    model, data = joint("random")
+    y, _ = data.train.all(6)
+    drawn = torch.rand(6, 2, 3, generator=torch.Generator().manual_seed(1))
+    codes = [model._draw_latents(y, None, drawn.clone())[0] for _ in range(5)]
+    assert all(torch.equal(one, codes[0]) for one in codes) and not codes[0].requires_grad
+    assert not torch.equal(model._draw_latents(y, None, drawn.flip(0))[0], codes[0])
+
+
+def test_the_use_of_codes_is_the_mean_over_all_parts_and_all_processes():
+    model, data = joint()
+    y, _ = data.train.all(6)
+    accelerator = SimpleNamespace(autocast=contextlib.nullcontext, reduce=lambda use, how: (use, how))
+    found, how = _whole_use(model, y, 4, accelerator)  # parts of four and of two
+    torch.testing.assert_close(found, model.encoder(y).softmax(-1).mean(0).detach())
+    assert how == "mean"
 
 
 def test_collapse_is_told_from_information_not_from_perplexity():

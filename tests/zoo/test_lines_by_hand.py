@@ -1,9 +1,13 @@
 """What is counted of a network and recomputed, numbers of official weights, time's direction in video layers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
+from toolkit.zoo import loading
 from toolkit.zoo.checkpointing import CheckpointedBlock, checkpoint_activations, checkpointed_blocks
 from toolkit.zoo.edm import import_edm, import_edm2
 from toolkit.zoo.edm.import_edm import _interleave, _regroup
@@ -19,6 +23,22 @@ def test_a_multiply_add_is_two_operations():
     assert count_flops(nn.Conv2d(2, 5, 3, padding=1), {"input": torch.zeros(1, 2, 4, 4)}) == 2 * 1440
     norm = nn.BatchNorm1d(3)
     assert count_parameters(norm, None, nn.Linear(3, 4)) == 6 + 16  # no buffers
+
+
+@pytest.mark.parametrize(
+    ("offline", "proxy", "answers", "wanted"),
+    [(True, "p", True, False), (False, "p", False, True), (False, None, True, True), (False, None, False, False)],
+)
+def test_the_hub_is_asked_unless_it_is_off_or_behind_a_proxy(monkeypatch, offline, proxy, answers, wanted):
+    def connect(address, timeout):
+        if not answers:
+            raise OSError
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": proxy} if proxy else {})
+    monkeypatch.setattr("socket.create_connection", connect)
+    assert loading.hub_answers() is wanted
 
 
 class Counting(CheckpointedBlock):
@@ -106,6 +126,15 @@ def test_norms_of_frames_and_of_clips_have_their_own_statistics():
     layer.conv1[1].register_forward_hook(lambda module, given, out: seen.append(given[0]))
     torch.testing.assert_close(layers.temporal_conv(layer, x), x + 1)
     torch.testing.assert_close(seen[0], of_clip)  # of the clip, also in a temporal convolution
+
+
+@torch.no_grad()
+def test_a_block_of_frames_drops_out_before_its_last_convolution():
+    torch.manual_seed(0)
+    block = ResnetBlock2D(in_channels=8, temb_channels=6, groups=4, dropout=1.0).train()
+    x, temb = torch.randn(1, 2, 3, 4, 8), torch.randn(1, 2, 6)
+    torch.testing.assert_close(layers.resnet(block, x, temb), x + block.conv2.bias)
+    assert not torch.allclose(layers.resnet(block.eval(), x, temb), x + block.conv2.bias, atol=0.01)
 
 
 @torch.no_grad()

@@ -70,6 +70,19 @@ def test_the_loss_of_each_source_of_z_is_on_the_same_noise_and_of_each_level_on_
     assert asked == ["prior"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "hard", "there"),
+    [("discrete", False, True), ("discrete", True, False), ("kmeans", False, False), ("continuous", False, False)],
+)
+def test_the_loss_of_relaxed_codes_is_of_models_that_were_trained_on_them(setting, monkeypatch, kind, hard, there):
+    monkeypatch.setattr(LOSS, "_relaxed", lambda setting, x, known: torch.full((4, 1), 7.0))
+    setting.encoded, setting.drawn = lambda x, known, *names: 10 * x, lambda *_: torch.zeros(4, 1)
+    setting.discrete = kind != "continuous"
+    setting.config.latents.kind, setting.config.latents.hard = kind, hard
+    found = LOSS._variants(setting)
+    assert ("relaxed" in found) == there and (not there or found["relaxed"][1].unique().tolist() == [7.0])
+
+
 def test_relaxed_latents_are_mixtures_of_codes_as_training_saw_them(setting, monkeypatch):
     monkeypatch.setattr(LOSS, "code_logits", lambda encoder, x, known: torch.zeros(len(x), 1, 3))
     setting.parts.encoder, setting.config.latents.temperature = object(), 2.0

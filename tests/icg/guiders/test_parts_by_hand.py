@@ -13,6 +13,7 @@ from toolkit.icg.guiders import time_step_guidance
 from toolkit.icg.guiders.base import Branch
 from toolkit.icg.guiders.cads import Annealing
 from toolkit.icg.guiders.clock import SchedulerClock
+from toolkit.icg.guiders.conditions import IndependentCondition
 from toolkit.icg.guiders.projection import Projection
 from toolkit.icg.guiders.streams import Draws
 from toolkit.icg.guiders.time_embeddings import TimeEmbeddings, time_noise
@@ -99,6 +100,7 @@ def test_no_guidance_is_scale_one_or_nought_in_the_original_formulation():
             guider = ICG(scale, use_original_formulation=original, num_classes=3)
             guider.set_state(0, 10, 500.0)
             assert guider.num_conditions == (1 if scale == off else 2), (original, scale)
+    assert ICG(2.0).time_fraction() == 1.0  # before a run
     late = ICG(2.0, start=0.5, num_draws=3)
     for step, calls in ((4, 1), (5, 4)):
         late.set_state(step, 10, 500.0)
@@ -108,6 +110,41 @@ def test_no_guidance_is_scale_one_or_nought_in_the_original_formulation():
 def test_the_random_control_picture_has_the_deviation_asked_for():
     one, three = (ICG(2.0, control_std=std, seed=1).random_control(torch.zeros(2, 3, 4, 4)) for std in (1.0, 3.0))
     torch.testing.assert_close(three, 3 * one)
+
+
+def test_which_fields_are_drawn_and_how():
+    text, numbers = torch.randn(2, 3, 4, generator=RNG), torch.randn(2, 3, generator=RNG)
+    real = {"class_labels": torch.tensor([0, 1]), "encoder_hidden_states": text, "time_ids": numbers}
+    assert IndependentCondition().chosen(real) == ["class_labels", "encoder_hidden_states"]
+    assert IndependentCondition(fields=["prompt_embeds"]).chosen(real) == ["encoder_hidden_states"]
+    assert IndependentCondition(fields=["time_ids"]).chosen(real) == ["time_ids"]
+    plain, banked = IndependentCondition(), IndependentCondition()
+    banked.set_bank({"prompt_embeds": torch.arange(36.0).view(3, 3, 4)})
+    one_hot, dropped = torch.eye(4)[[0, 2]], torch.tensor([[0.0, 1, 0, 0], [0, 0, 0, 0]])
+    values = (real["class_labels"], one_hot, dropped, 2 * one_hot)
+    assert [plain._mode_of("class_labels", value) for value in values] == ["class", "class", "gaussian", "gaussian"]
+    assert [one._mode_of("encoder_hidden_states", text) for one in (plain, banked)] == ["gaussian", "bank"]
+    drawn = [banked.draw({"encoder_hidden_states": text}, 1, Draws(seed, "icg"))[0] for seed in range(30)]
+    found = {float(value) for one in drawn for value in one["encoder_hidden_states"][:, 0, 0]}
+    assert found == {0.0, 12.0, 24.0}  # every row of the bank, the last as well
+    other = IndependentCondition("class", exclude_own=True)
+    codes = [other.draw({"class_labels": one_hot}, 1, Draws(seed, "icg"))[0]["class_labels"] for seed in range(30)]
+    assert {int(code.argmax(-1)[0]) for code in codes} == {1, 2, 3}  # of four, but its own
+    network = SimpleNamespace(num_classes=9)
+    for given, size in ((None, 9), (4, 4)):
+        condition = IndependentCondition(num_classes=given)
+        condition.bind(network)
+        assert condition.sizes == {"class_labels": size}
+
+
+@pytest.mark.parametrize(("std", "factor"), [("tensor", None), ("sample", None), ("0.5", 0.5), (0.5, 0.5)])
+def test_gaussians_have_the_deviation_of_the_real_values_or_one_that_is_given(std, factor):
+    real = torch.stack([torch.linspace(-1, 1, 50), 5 * torch.linspace(-1, 1, 50)])
+    condition = IndependentCondition("gaussian", std=float(std) if factor else std)
+    made = condition._gaussian(real, Draws(0, "icg"))
+    noise = Draws(0, "icg").normal((2, 50), CPU)
+    size = {"tensor": real.std(), "sample": real.std(1, keepdim=True)}.get(std, factor)
+    torch.testing.assert_close(made, noise * size)
 
 
 def scheduler(name, **config):

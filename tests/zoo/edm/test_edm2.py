@@ -10,7 +10,7 @@ from tests.zoo.golden import GOLDEN, golden_expected, golden_tensor
 from toolkit import zoo
 from toolkit.errors import UserError
 from toolkit.icg.guiders.time_embeddings import find_time_embeddings
-from toolkit.zoo.edm.edm2 import EDM2UNet, Weights, blend, concatenate, silu
+from toolkit.zoo.edm.edm2 import EDM2Block, EDM2UNet, Weights, blend, concatenate, silu
 from toolkit.zoo.edm.import_edm2 import import_edm2, official_names
 
 
@@ -72,6 +72,15 @@ def test_layers_keep_magnitude():
     assert rms(silu(a)) == pytest.approx(1, abs=0.02) and rms(blend(a, a.flip(0), 0.3)) == pytest.approx(1, abs=0.02)
     assert rms(concatenate(a, b, 0.5)) == pytest.approx(1, abs=0.02)
     assert rms(Weights(64, 48, 3).eval()(a)) == pytest.approx(1, abs=0.1)
+
+
+def test_a_block_is_held_between_bounds_and_drops_out_in_training_alone():
+    torch.manual_seed(0)
+    x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 6)
+    block = EDM2Block(8, 8, 6, "decoder", dropout=0.5, clip=0.25).eval()
+    made = block(x, embedding)
+    assert made.abs().max() == 0.25 and torch.equal(block(x, embedding), made)
+    assert not torch.equal(block.train()(x, embedding), made)
 
 
 def test_training_puts_weights_back_to_unit_length():

@@ -10,10 +10,11 @@ import torch
 
 from tests.zoo.edm.test_unet import FAMILIES, LATENTS, build, codes, inputs, shake
 from tests.zoo.edm.test_uvit import NARROW
-from toolkit.zoo.edm.blocks import CrossAttention
+from toolkit.zoo.edm.blocks import BlockOptions, CrossAttention, NoiseEmbedding, ResidualBlock
 from toolkit.zoo.edm.mlp import MLPDenoiser, NoiseFeatures, ToyScoreDenoiser
-from toolkit.zoo.edm.transformer import Transformer
+from toolkit.zoo.edm.transformer import Transformer, TransformerBlock
 from toolkit.zoo.edm.unet import SongUNet
+from toolkit.zoo.edm.unet_base import InputSkip
 from toolkit.zoo.edm.uvit import UViT, ViT, ViTBlock
 
 
@@ -113,6 +114,57 @@ def test_a_transformers_weights_start_by_their_inputs_and_its_depth():
 
 
 @torch.no_grad()
+def test_dropout_is_of_what_both_halves_of_a_block_write():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8)
+    block = TransformerBlock(8, 2, dropout=1.0)
+    assert torch.equal(block.train()(x), x) and not torch.allclose(block.eval()(x), x)
+
+
+def test_no_label_is_a_row_of_zeros():
+    torch.manual_seed(0)
+    network, x = MLPDenoiser((2,), width=8, depth=1, num_classes=3).eval(), torch.randn(4, 2)
+    torch.testing.assert_close(network(x, 0.7), network(x, 0.7, torch.zeros(4, 3)))
+    assert not torch.allclose(network(x, 0.7), network(x, 0.7, torch.ones(4, 3)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_base_that_gets_latents_stays_in_its_mode_and_with_its_weights(training):
+    base = MLPDenoiser((2,), width=8, depth=1).train(training)
+    made = MLPDenoiser.from_base(base, num_latents=2, codebook_size=3)
+    assert made.training is training and made.num_latents == 2
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in base.state_dict().items())
+
+
+def test_a_residual_block_drops_out_before_its_last_convolution():
+    torch.manual_seed(0)
+    block = ResidualBlock(8, 8, BlockOptions(4, lambda channels: 1, dropout=1.0)).train()
+    x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 4)
+    torch.testing.assert_close(block(x, embedding), x + block.conv_out.bias[:, None, None])
+    assert not torch.allclose(block.eval()(x, embedding), x + block.conv_out.bias[:, None, None], atol=0.01)
+
+
+def test_a_skip_of_the_input_adds_a_projection_of_the_smaller_image():
+    torch.manual_seed(0)
+    skip, h, image = InputSkip(3, 8, (1, 1)), torch.randn(2, 8, 2, 2), torch.randn(2, 3, 4, 4)
+    small = torch.nn.functional.avg_pool2d(image, 2)
+    added, side = skip(h, image)
+    torch.testing.assert_close(side, small)
+    torch.testing.assert_close(
+        added, h + torch.einsum("oi,bihw->bohw", skip.conv.weight[..., 0, 0], small) + skip.conv.bias[:, None, None]
+    )
+
+
+def test_random_frequencies_of_the_noise_have_a_deviation_of_sixteen():
+    torch.manual_seed(0)
+    made = NoiseEmbedding(8000, "fourier")
+    assert made.frequencies.std().item() == pytest.approx(16, rel=0.05)
+    angle = 2 * math.pi * 0.3 * made.frequencies
+    torch.testing.assert_close(
+        made(torch.tensor([0.3])), torch.cat([angle.cos(), angle.sin()])[None], atol=1e-4, rtol=0
+    )
+
+
 def test_the_vit_reads_pixels_with_places_and_scales_its_mlps_by_the_embedding():
     blocks = [ViTBlock(8, 2, embedding_width=6, dropout=0.5) for _ in range(2)]
     blocks[1].cross_attention = CrossAttention(8, 2, token_width=5)
