@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from toolkit.zoo.disco import prior as room
-from toolkit.zoo.disco.prior import LatentDiffusionPrior
+from toolkit.zoo.disco.prior import AutoregressivePrior, LatentDiffusionPrior
 
 
 class Half(torch.nn.Module):
@@ -46,3 +46,13 @@ def test_temperature_scales_the_first_noise(prior, monkeypatch):
     one, half = (prior.sample(5, temperature=scale, generator=torch.Generator().manual_seed(1)) for scale in (1.0, 0.5))
     assert torch.allclose(half, one / 2) and one.shape == (5, 2, 3)
     assert float(one.std()) == pytest.approx(80, rel=0.5)  # of table 1's largest noise level
+
+
+def test_codes_drop_out_before_the_body():
+    torch.manual_seed(0)
+    prior = AutoregressivePrior(num_latents=3, codebook_size=4, width=8, depth=1, num_heads=2).eval()
+    torch.nn.init.normal_(prior.head.weight)
+    one, other = torch.tensor([[0, 1, 2]]), torch.tensor([[3, 2, 1]])
+    assert not torch.allclose(prior(one), prior(other))
+    prior.input_dropout.train().p = 1.0
+    torch.testing.assert_close(prior(one), prior(other))

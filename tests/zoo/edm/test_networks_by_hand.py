@@ -10,7 +10,9 @@ import torch
 
 from tests.zoo.edm.test_unet import FAMILIES, LATENTS, build, codes, inputs, shake
 from tests.zoo.edm.test_uvit import NARROW
-from toolkit.zoo.edm.blocks import BlockOptions, CrossAttention, NoiseEmbedding, ResidualBlock
+from toolkit.zoo.config import ADMConfig, SongConfig
+from toolkit.zoo.edm.blocks import BlockOptions, CrossAttention, NoiseEmbedding, ResidualBlock, SelfAttention
+from toolkit.zoo.edm.build import build_network
 from toolkit.zoo.edm.mlp import MLPDenoiser, NoiseFeatures, ToyScoreDenoiser
 from toolkit.zoo.edm.transformer import Transformer, TransformerBlock
 from toolkit.zoo.edm.unet import SongUNet
@@ -119,6 +121,40 @@ def test_dropout_is_of_what_both_halves_of_a_block_write():
     x = torch.randn(2, 3, 8)
     block = TransformerBlock(8, 2, dropout=1.0)
     assert torch.equal(block.train()(x), x) and not torch.allclose(block.eval()(x), x)
+
+
+def test_what_a_config_says_of_a_network_is_handed_on():
+    adm = ADMConfig(
+        width=16, width_multipliers=[1, 2], num_blocks=1, attention_resolutions=[4], channels_per_head=8, dropout=0.3
+    )
+    song = {"width": 8, "width_multipliers": [1, 1], "num_blocks": 1, "attention_resolutions": [4], "dropout": 0.2}
+    made = build_network(adm, (3, 8, 8), 0.5).config
+    assert (made["dropout"], made["channels_per_head"], made["channel_mult"], made["attn_resolutions"]) == (
+        0.3,
+        8,
+        [1, 2],
+        [4],
+    )
+    plain = build_network(SongConfig(**song), (3, 8, 8), 0.5).config
+    keys = ("dropout", "embedding_type", "encoder_type", "channel_mult_noise", "resample_filter")
+    assert [plain[key] for key in keys] == [0.2, "positional", "standard", 1, (1, 1)]
+    ncsnpp = build_network(SongConfig(**song, variant="ncsnpp"), (3, 8, 8), 0.5).config
+    assert [ncsnpp[key] for key in keys] == [0.2, "fourier", "residual", 2, [1, 3, 3, 1]]
+
+
+def test_song_networks_begin_by_xavier_with_what_writes_at_next_to_nothing():
+    torch.manual_seed(0)
+    network = SongUNet(8, 1, model_channels=16, channel_mult=(1,), num_blocks=1, attn_resolutions=(8,))
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            assert (
+                module.conv_out.weight.abs().max()
+                <= 1e-5 * (6 / (16 * 9 * 2)) ** 0.5
+                < module.conv_in.weight.abs().max()
+            )
+        if isinstance(module, SelfAttention):
+            bound = 0.2**0.5 * (6 / (16 + 48)) ** 0.5
+            assert 0.9 * bound < module.qkv.weight.abs().max() <= bound and module.out.weight.abs().max() < 1e-5
 
 
 def test_no_label_is_a_row_of_zeros():
