@@ -39,3 +39,8 @@ def test_every_kind_of_sweep():
 def test_refusals(words, said):
     with pytest.raises(UserError, match=said):
         parse(words)
+
+
+def test_presets_of_ones_own_are_the_same_in_every_trial():
+    space = parse(["hydra.searchpath=[mine]", "experiment=my_toy", "a=1,2"])
+    assert space.fixed == ["hydra.searchpath=[mine]", "experiment=my_toy"] and list(space.distributions) == ["a"]

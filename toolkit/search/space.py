@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.configs import SEARCHPATH
 from toolkit.errors import UserError, brief
 
 
@@ -30,7 +31,7 @@ def parse(words: list[str]) -> Space:
     for word in words:
         if word.startswith("-"):
             raise UserError(f"{word}: a search takes KEY=VALUE words alone")
-        if word.startswith("hydra."):
+        if word.startswith("hydra.") and not word.startswith(SEARCHPATH):
             raise UserError(f"{word}: a search has folders of its own; use --folder")
         try:
             override = OverridesParser.create().parse_override(word)
