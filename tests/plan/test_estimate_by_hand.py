@@ -168,3 +168,18 @@ def test_the_shortest_of_the_steps_counts(monkeypatch):
     found = measured.measure(None, [100, 200])
     assert {size: took.passes for size, took in found.items()} == {100: 101.0, 200: 204.0}
     assert math.isclose(found[100].update, 10.0)
+
+
+def test_a_stage_that_is_repeated_takes_as_many_times_as_long(monkeypatch):
+    """Two devices of 32 items each; ten steps three times; two checkpoints are kept and one is written."""
+    for name, told in (("_can_recompute", False), ("_step_s", (0.5, 0.125)), ("largest_micro_batch", 32)):
+        monkeypatch.setattr(estimate, name, lambda *_, told=told: told)
+    cluster = Cluster(CARD, 2)
+    memory = _memory(shape(repeats=3), SEEN, 2, False)
+    made = estimate.plan_stage(shape(repeats=3, cache_bytes=7), cluster, lambda *_: SEEN, keep_checkpoints=2)
+    checkpoint = SEEN.stored + 4 * SEEN.moments + SEEN.averages
+    assert (made.num_steps, made.repeats, made.micro_batch_size, made.passes) == (10, 3, 32, 1)
+    assert (made.step_s, made.exposed_exchange_s, made.total_s) == (0.5, 0.125, 0.5 * 10 * 3)
+    assert made.device_hours == 15.0 * 2 / 3600 and made.utilisation == 2 * 10**9 / (0.5 * 2 * 10 * 1e12)
+    assert (made.memory, made.flops_per_step) == (memory, 2 * 10**9)
+    assert (made.checkpoint_bytes, made.disk_bytes) == (checkpoint, 3 * checkpoint + SEEN.stored + 7)

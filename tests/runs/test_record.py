@@ -40,6 +40,18 @@ def test_a_record_says_what_ran_where_and_how_it_ended(tmp_path):
     assert saved["wall_time_s"] > 0 and saved["peak_memory_mib"] > 1
 
 
+def test_times_add_up_and_the_highest_memory_stays(tmp_path):
+    run = opened(tmp_path / "one")
+    run.record.update(wall_time_s=1000.0, peak_memory_mib=1e9, stages={"train": {"wall_time_s": 500.0}})
+    with run.stage("train"):
+        pass
+    run.save()
+    saved = record(run.dir)
+    assert 1000 <= saved["wall_time_s"] < 1100 and saved["peak_memory_mib"] == 1e9
+    assert 500 <= saved["stages"]["train"]["wall_time_s"] < 600
+    run.close("done")
+
+
 def test_a_stage_that_raises_is_not_done(tmp_path):
     run = opened(tmp_path / "one")
     with pytest.raises(KeyError), run.stage("train"):

@@ -1,5 +1,6 @@
 """What is read off arms and written into tables, metrics and reports: which arm, which accounting, which unit."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -111,6 +112,7 @@ def test_curves_of_a_figure_end_at_its_ceiling_and_speedups_are_read_where_all_s
     lowest = min(one.final_loss for one in everything)
     assert all(max(losses) <= lowest + 1.2 for _, losses in drawn["loss_tokens"].values())
     assert drawn["loss_tokens"]["grown"][0] == [160]  # the first seed's: 4 of 4.0 and 5.0 are above
+    assert drawn["loss_tokens"]["grown"][1] == both[0][0].smoothed()[-1:] != both[1][0].smoothed()[-1:]
     series = drawn["speedup"]["grown"]
     assert len(series) == 4 and series[0][0] == pytest.approx(3.0) and series[0][-1] == pytest.approx(4.5)
     assert len(series[0]) == 25 and series[0] == pytest.approx([3 + 1.5 * i / 24 for i in range(25)])
@@ -192,6 +194,16 @@ def test_scores_are_summed_log_probabilities_of_each_token_after_those_before_it
     found = scorer.loglikelihoods(pairs)
     assert [score for score, _ in found] == pytest.approx([3 * high, high + low, 0, low], rel=1e-6)
     assert [greedy for _, greedy in found] == [True, False, True, False]
+
+
+def test_scores_of_a_model_of_16_bits_are_summed_in_32():
+    class Half(Told):
+        def __call__(self, ids, use_cache):
+            return SimpleNamespace(logits=super().__call__(ids, use_cache).logits.bfloat16())
+
+    scorer = Scorer(Half(), tokenizer_of())
+    ((score, _),) = scorer.loglikelihoods([Pair([0], [1, 2, 7])])
+    assert score == pytest.approx(2 * (3 - math.log(math.exp(3) + 7)) - math.log(math.exp(3) + 7), rel=1e-5)
 
 
 def test_what_begins_a_text_and_how_much_is_seen_at_once():
@@ -343,6 +355,15 @@ def test_a_map_that_was_trained_is_what_grows_and_reads_no_more_than_the_source_
         "seed": 9, "text": "some words", "measure": False, "max_shard_bytes": 500_000_000, "on_tensor": None,
         "run_id": "run then",
     }  # fmt: skip
+
+
+def test_only_what_this_run_has_written_is_taken_up(tmp_path):
+    run = Run(tmp_path / "mine", GrowLLM())
+    run.record["started"] = "then"
+    assert stage_grow.written_by(run, tmp_path) is None
+    for name, taken in (("mine then", True), ("mine before", False), ("other then", False)):
+        (tmp_path / grow_folder.REPORT_FILE).write_text(json.dumps({"run": name, "seed": 3}))
+        assert (stage_grow.written_by(run, tmp_path) is not None) == taken
 
 
 def test_advice_has_its_limits_and_its_units():

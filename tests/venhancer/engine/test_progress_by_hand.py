@@ -223,6 +223,7 @@ def test_tiles_by_hand():
 def test_windows_by_hand():
     """At most eleven frames of every second: eleven; half is shared: five, of which one and four are a step apart."""
     assert plan_windows(25, 2, 11, 0.5).spans == ((0, 11), (6, 17), (12, 23), (18, 25))
+    assert plan_windows(20, 1, 10, 0.5).spans == ((0, 10), (5, 15), (10, 20))  # no more than a half
     assert plan_windows(25, 3, 11, 0.3).spans == ((0, 10), (9, 19), (18, 25))
     windows = Windows(9, 2, ((0, 5), (2, 7), (4, 9)))
     assert [windows.weight(1, frame) for frame in (2, 3, 4)] == [0, 1 / 3, 2 / 3]
