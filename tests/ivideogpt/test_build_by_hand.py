@@ -207,3 +207,15 @@ def test_tokens_of_clips_are_counted_from_the_context_on(tmp_path):
     found = measure_tokens(Setting(tiny.world(), tiny.clips(), tiny.config(num_frames=6), Run(tmp_path, tiny.config())))
     assert found["own"] == {"length": 64 + 5 * 5, "reduction": (6 * 65 - 1) / (64 + 5 * 5)}
     assert found["robonet"]["length"] == 2 * 257 - 1 + 10 * 17
+
+
+def test_weights_of_a_measure_are_looked_for_where_it_is_measured(monkeypatch):
+    asked = []
+    monkeypatch.setattr(job.PLIPS, "load", lambda *_: asked.append(1))
+    monkeypatch.setattr(job, "make_distance", lambda *_: None)
+    for stage, perceptual, times in (("measure", True, 1), ("measure", False, 0), ("tokenizer", True, 0)):
+        config = tiny.config(stage=stage)
+        config.measure.perceptual = perceptual
+        asked.clear()
+        job._check_sources(config)
+        assert len(asked) == times, (stage, perceptual)

@@ -14,7 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from tests.toyroom.config import TrainToy
 from toolkit.errors import JobError, UserError
 from toolkit.runs.device import make_accelerator
-from toolkit.runs.passes import accumulate, own_part, passes, rows, update
+from toolkit.runs.passes import accumulate, add_terms, own_part, passes, rows, update
 
 
 @dataclass
@@ -22,6 +22,13 @@ class Batch:
     x: Tensor
     name: str
     none: None = None
+
+
+def test_terms_of_passes_add_up_by_the_share_of_their_items():
+    means = {}
+    for loss, share in ((3.0, 0.25), (7.0, 0.75)):
+        add_terms(means, {"loss": torch.tensor(loss, requires_grad=True)}, share)
+    assert means["loss"].item() == 6.0 and not means["loss"].requires_grad
 
 
 def test_rows_of_what_batches_are_made_of():

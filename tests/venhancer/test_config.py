@@ -99,6 +99,8 @@ def test_the_demonstration_is_only_for_want_of_an_input():
         and demo.degrade.scale == 4
         and demo.duration_s == 1.5
     )
+    with pytest.raises(UserError, match="between=network: needs keys=network"):
+        compose(COMMAND, ["input=a.mp4", "keys=upscaler", "between=network"])
     own = compose(COMMAND, ["input=a.mp4"]).resolved()
     assert not own.degrade.active and own.duration_s is None
 

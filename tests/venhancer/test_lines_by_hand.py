@@ -1,5 +1,6 @@
 """What a config hands on to networks and to the network's run, means over clips, and times of the grid of frames."""
 
+import contextlib
 import dataclasses
 from fractions import Fraction
 from types import SimpleNamespace
@@ -271,3 +272,24 @@ def test_parts_that_are_there_are_not_made_again_and_the_next_begin_where_they_a
             path.touch() if number in there else path.unlink(missing_ok=True)
         parts.write_parts(Backend(), timeline, encoding, 2, tmp_path, None)
         assert asked == begun and list(written.values()) == made
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_clips_are_made_and_cleared_away_by_the_first_process_alone(rank, monkeypatch, tmp_path):
+    did = []
+    monkeypatch.setattr(job, "rank", lambda: rank)
+    monkeypatch.setattr(job, "accelerator_of", lambda _: SimpleNamespace(device="cpu"))
+    monkeypatch.setattr(job, "_open_tasks", lambda *_: ["a clip"])
+    monkeypatch.setattr(job, "_enhance", lambda config, run, tasks, device: did.append(("made", tasks)))
+    monkeypatch.setattr(job, "_training", lambda name, *_: did.append(("trained", name)))
+    monkeypatch.setattr(job, "show_end", lambda *_, **__: did.append(("shown",)))
+    run = Run(tmp_path / "run", EnhanceVideo())
+    (run.dir / "work").mkdir(parents=True)
+    monkeypatch.setattr(EnhanceVideo, "stages", lambda _: ["train", "enhance"])
+    run.record = {"metrics": {f"{job.OURS}.psnr": 30.5}, "stages": {}}
+    monkeypatch.setattr(run, "stage", lambda name: contextlib.nullcontext())
+    monkeypatch.setattr(run, "stage_done", lambda name: False)
+    assert job.main(EnhanceVideo(input="a"), run) == -30.5
+    first = [("made", ["a clip"]), ("shown",)]
+    assert did == [("trained", "train"), *(first if rank == 0 else [])]
+    assert (run.dir / "work").exists() == (rank == 1)

@@ -374,6 +374,9 @@ def test_advice_has_its_limits_and_its_units():
     rows = dict(advice_table(found).rows)
     assert rows["target, tokens"] == 1e12 and rows["growth timing d, tokens"] == found.growth_tokens
     assert "extrapolates" in found.warnings[0] and len(found.warnings) == 1
+    for params, words in ((999.0, "at least 1000"), (1000.0, "times the whole budget")):
+        with pytest.raises(UserError, match=words):
+            advise(params, 1e3)
     short = advise(1e9, found.growth_tokens)
     assert short.base_share > 0.25 and "training the base would take" in short.warnings[0]
     tokens = next(1e12 * 0.97**i for i in range(900) if 1 <= advise_share(1e9, 1e12 * 0.97**i) < 1.5)

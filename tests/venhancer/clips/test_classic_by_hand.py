@@ -44,7 +44,7 @@ def test_a_moved_picture_is_seen_a_share_of_the_way_by_the_motion_that_fits(wron
     if wrong:
         flows[wrong] = constant(0.0, 0.0)
     made = interpolate(a, b, flows["forward"], flows["backward"], *greys(a, b), 0.25)
-    assert (inside(made) - inside(picture(x - 3, y - 1.5))).abs().mean() < 1.5
+    assert (inside(made) - inside(picture(x - 3, y - 1.5))).abs().mean() < 0.5
 
 
 def test_a_motion_in_small_is_enlarged_by_each_sides_own_factor():
@@ -54,23 +54,20 @@ def test_a_motion_in_small_is_enlarged_by_each_sides_own_factor():
     small = [one[:, :1, ::2, ::4].contiguous() for one in (a, b)]
     flow = constant(3.0, 3.0, HEIGHT // 2, WIDTH // 4)
     made = interpolate(a, b, flow, -flow, *small, 0.25)
-    assert (inside(made) - inside(picture(x - 3, y - 1.5))).abs().mean() < 4
-    assert (inside(picture(x, y)) - inside(picture(x - 3, y - 1.5))).abs().mean() > 8
+    assert (inside(made) - inside(picture(x - 3, y - 1.5))).abs().mean() < 0.5
 
 
 def test_a_motion_that_is_not_the_same_everywhere_is_looked_up_where_it_passes():
     """Places move from x to (1 + k) x: at share s, what is at p came from p / (1 + s k)."""
     x, y = places()
-    k, share = 0.15, 0.25
+    k, share = 0.5, 0.25
     a, b = picture(x, y), picture(x / (1 + k), y)
     still = torch.zeros(HEIGHT, WIDTH)
     forward = torch.stack([(k * x).expand(HEIGHT, WIDTH), still])[None]
     backward = torch.stack([(-k * x / (1 + k)).expand(HEIGHT, WIDTH), still])[None]
     for small in (greys(a, b), [torch.zeros(1, 1, HEIGHT, WIDTH), torch.full((1, 1, HEIGHT, WIDTH), 99.0)]):
         made = interpolate(a, b, forward, backward, *small, share)
-        error = (inside(made) - inside(picture(x / (1 + share * k), y))).abs().mean()
-        assert error < 3
-    assert error < 1  # nothing is blended where the two seem to differ in everything
+        assert (inside(made) - inside(picture(x / (1 + share * k), y))).abs().mean() < 0.4
 
 
 def test_where_nothing_tells_motion_from_rest_a_third_is_blended():
