@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from tests.stacking.models import make_model, make_tokenizer
+from toolkit.errors import UserError
 from toolkit.stacking import stage_grow, zoo_networks
 from toolkit.stacking.checkpoints.open import open_checkpoint
 from toolkit.stacking.checkpoints.probe import preservation, probe_ids
@@ -246,3 +247,9 @@ def test_shares_and_losses_are_told_with_their_spread_over_seeds():
     assert compare._percent([]) == "-" and compare._percent([0.256]) == "25.6 %"
     assert compare._percent([0.2, 0.3, 0.4]) == "30.0 ± 10.0 %"
     assert compare._loss([3.0]) == "3.000" and compare._loss([3.0, 5.0]) == f"4.000 ± {2**0.5:.3f}"
+
+
+def test_arms_are_named_once():
+    GrowLLM(stage="corpus", arms=["scratch", "grown"]).check()
+    with pytest.raises(UserError, match="names one twice"):
+        GrowLLM(stage="corpus", arms=["scratch", "grown", "scratch"]).check()

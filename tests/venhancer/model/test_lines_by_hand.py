@@ -81,5 +81,5 @@ def test_parts_rest_in_evaluation_and_an_autoencoder_that_asks_for_it_in_full_pr
         vae = torch.nn.Linear(1, 1)
         vae.config = {"force_upcast": asks}
         parts = SimpleNamespace(denoiser=torch.nn.Linear(1, 1), vae=vae, text_encoder=None, to=placed.append)
-        EnhanceParts.place(parts, torch.bfloat16, torch.device("cpu"), offload=False)
+        EnhanceParts.place(parts, torch.bfloat16, torch.device("cpu"), offload=True)
         assert vae.weight.dtype == (torch.float32 if asks else torch.bfloat16) and len(placed) == 1 + (not asks)

@@ -34,6 +34,7 @@ def test_normal_mode(solver, evaluations):
 def test_steps_out_of_range(steps):
     with pytest.raises(UserError, match="steps="):
         sampling_times(steps, "ddim")
+    assert len(sampling_times(1, "ddim")) == 1
 
 
 def test_unknown_solver():
