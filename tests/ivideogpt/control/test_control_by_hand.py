@@ -404,3 +404,23 @@ def test_of_several_context_frames_the_newest_is_shown_and_the_simulator_rests_b
     given = Game(plain, None, None, tiny.starts(context_length=3))
     given.reset(1, 0)
     assert (given.seen[0].frame == tiny.starts(context_length=3)[1, -1]).all()
+
+
+def test_only_planners_that_learn_have_an_agent_and_the_model_learns_where_it_is_asked_to(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(planning, "learn", lambda *given, **more: told.append((given[0], more)) or ("agent", None))
+    learner = SimpleNamespace(world="a copy", learn="its updates", save=lambda folder: told.append(folder.name))
+    monkeypatch.setattr(planning, "ModelLearner", lambda *_: learner)
+    clips = SimpleNamespace(dataset=SimpleNamespace(make_env=lambda: "reality"))
+    run = SimpleNamespace(path=lambda name: tmp_path / name)
+    for planner, updates, wanted in (
+        ("tokens", 0, []),
+        ("sac", 3, [("the world", {"imagine": False})]),
+        ("mbpo", 0, [("the world", {"imagine": True})]),
+        ("mbpo", 3, [("a copy", {"adapt": "its updates"}), "model_mbpo"]),
+    ):
+        config = tiny.config()
+        config.plan.transformer_updates = updates
+        told.clear()
+        agent = planning._learner("the world", clips, config, planner, run)
+        assert told == wanted and agent == (None if planner == "tokens" else "agent"), planner

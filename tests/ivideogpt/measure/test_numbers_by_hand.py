@@ -195,6 +195,8 @@ def test_blind_is_without_the_context_whose_attention_is_put_back_as_it_was(sett
     assert found["psnr.own"] == pytest.approx(20, abs=1e-3)
     assert found["psnr.loss_without_context"] == pytest.approx(20 - found["psnr.blind"], abs=1e-3)
     assert found["appearance.own_context"] == pytest.approx(1) and found["appearance.blind"] < 0.9
+    brighter = of_tokenizer._appearance(made | {"blind": own + 0.05}, own, frames[:, :2])
+    assert brighter["psnr.blind"] == pytest.approx(26.0206, abs=1e-3)  # 20 log 20
 
 
 def test_motion_is_the_worse_of_two_directions_of_each_kind_of_frame(setting):
