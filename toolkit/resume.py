@@ -79,6 +79,8 @@ def _replay(
     if started_with and config_dir is None:
         again = shlex.join(["toolkit", "runs", "resume", str(folder), "--config-dir", started_with[0]])
         raise UserError(f"{folder}: was started with a folder of configs of one's own; if it is yours: {again}")
+    if config_dir:  # in the place of the folders that the file names
+        words = [word for word in words if not word.startswith(SEARCHPATH)]
     check_words(command, words, source, config_dir)
     flags = ["-m"] if sweeping else []
     flags += ["--config-dir", str(config_dir)] if config_dir else []
@@ -99,13 +101,12 @@ def _own_words(folder: Path, sweeping: bool, words: list[str]) -> list[str]:
 
 
 def _sweep_words(path: Path, saved: Any) -> tuple[str, list[str]]:
-    """The sweep's command and its overrides, without those of Hydra's that name folders and the mode."""
+    """The sweep's command and its overrides, without those of Hydra's that name the folder and the mode."""
     command = saved.get("command")
     task, own = (_at(path, saved, "hydra", "overrides", kind) for kind in ("task", "hydra"))
     if not isinstance(command, str) or not all(isinstance(word, str) for word in [*task, *own]):
         raise _damaged(path)
-    apart = ("hydra.sweep.dir=", "hydra.mode=", SEARCHPATH)
-    return command, [*task, *(word for word in own if not word.startswith(apart))]
+    return command, [*task, *(word for word in own if not word.startswith(("hydra.sweep.dir=", "hydra.mode=")))]
 
 
 def _config_dirs(path: Path, saved: Any) -> list[str]:

@@ -52,7 +52,7 @@ def config_for(folder, **changes):
         codec="unshuffle", codec_factor=4, block_out_channels=[16, 16], attention_levels=0, layers_per_block=1,
         cross_attention_dim=4, attention_head_dim=8, entry_heads=1, norm_num_groups=4, asymmetric=False, dropout=0.1,
     )  # fmt: skip
-    data = ClipData(name="clips_folder", path=str(folder), num_frames=5, crop_px=16, num_crops=12)
+    data = ClipData("clips_folder", str(folder), num_frames=5, crop_px=16, num_crops=12, held_out=["clips_folder"])
     optim = {"num_steps": 6, "base_num_steps": 3, "batch_size": 2, "lr": 1e-3, "ema_half_life_images": 4.0}
     optim |= changes.pop("optim", {})
     for key, value in changes.pop("network", {}).items():
