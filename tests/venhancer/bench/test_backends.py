@@ -1,7 +1,8 @@
 """What the benchmark of backends runs, and what it says of the rest."""
 
+from tests.data import videos
 from toolkit.errors import UserError
-from toolkit.venhancer.bench import backends
+from toolkit.venhancer.bench import backends, classic
 
 
 def test_what_is_not_there_is_said_and_the_others_are_run(monkeypatch):
@@ -15,6 +16,8 @@ def test_what_is_not_there_is_said_and_the_others_are_run(monkeypatch):
     assert any(line.startswith("spandrel: ") for line in left_out) and len(left_out) == 3
 
 
-def test_all_make_the_same_number_of_frames():
-    makers, _ = backends.makers("bikes", 3, None, None)
+def test_all_make_the_same_number_of_frames(tmp_path, monkeypatch):
+    videos.write(tmp_path / "clip.mp4", videos.moving(9, 90, 62))
+    monkeypatch.setattr(classic, "clip_path", lambda name: tmp_path / name)
+    makers, _ = backends.makers("clip.mp4", 3, None, None)
     assert makers["classic"]().tasks["enhance"]() == makers["blend"]().tasks["enhance"]() == 6

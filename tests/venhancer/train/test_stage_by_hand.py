@@ -68,7 +68,7 @@ def test_every_stage_of_a_training_begins_by_the_runs_seed(monkeypatch):
     monkeypatch.setattr(stage, "seed_all", lambda *names: seeded.append(names))
     monkeypatch.setattr(stage, "build_vae", lambda _: None)
     monkeypatch.setattr(stage, "as_codec", lambda _: SimpleNamespace(channels=12, factor=2))
-    for name in ("build_base", "check_crop", "build_pipeline", "_train_base", "_train_control"):
+    for name in ("held_out_clips", "build_base", "check_crop", "build_pipeline", "_train_base", "_train_control"):
         monkeypatch.setattr(stage, name, lambda *_: None)
     monkeypatch.setattr(stage, "clip_paths", lambda *_: ["a"])
     monkeypatch.setattr(stage, "clip_crops", lambda *given: cut.append(given))
