@@ -57,6 +57,14 @@ class Source:
     labels: list[int] | None = None
     prompts: list[str] | None = None
     class_names: tuple[str, ...] = ()
+    bank_rows: int  # of a bank of conditions, unless the method says how many
+    banks: dict[int, dict[str, Tensor]]  # that prepare made, by number of rows
+
+    def bank_for(self, guidance: Guidance) -> dict[str, Tensor] | None:
+        """The fields of the bank that ``guidance`` draws from; None where it draws from none, or there is none."""
+        if not isinstance(guidance, ICG) or not guidance.from_bank or not self.banks:
+            return None
+        return rows_for(guidance, self.banks[guidance.bank_rows or self.bank_rows])
 
     def refuse(self, guidance: Guidance) -> None:
         """Raises UserError, one line, where the model cannot be guided so."""

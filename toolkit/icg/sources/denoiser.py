@@ -22,7 +22,7 @@ from toolkit.icg.guiders.independent_condition_guidance import IndependentCondit
 from toolkit.icg.guiders.interval import Interval
 from toolkit.icg.labels_and_prompts import read_labels
 from toolkit.icg.methods import ICG, AutoGuidance, Guidance
-from toolkit.icg.sources.base import Request, Source, refuse_control, refuse_diffusers, rows_for
+from toolkit.icg.sources.base import Request, Source, refuse_control, refuse_diffusers
 from toolkit.icg.sources.small import read_training
 from toolkit.runs.device import dtype_of
 from toolkit.runs.reading import read_record
@@ -31,8 +31,8 @@ from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.samplers import edm_sigmas, heun
 from toolkit.zoo.loading import hub_answers, load_or_refuse
 
-LATENTS_AT_ONCE = 256  # z is drawn in whole groups, so that sample i has the same z in any batch
 BANK_ROWS = 1024
+LATENTS_AT_ONCE = 256  # z is drawn in whole groups, so that sample i has the same z in any batch
 
 
 class DenoiserSource(Source):
@@ -47,6 +47,8 @@ class DenoiserSource(Source):
         UserError: nothing there, another kind of network, labels that do not fit, latents without a prior.
     """
 
+    bank_rows = BANK_ROWS
+
     def __init__(self, model: str, config: SampleICG, device: torch.device, part: str | None = None) -> None:
         self.name, self.config, self.device = model, config, device
         self.denoiser = _load(model, part or config.part, device)
@@ -57,7 +59,7 @@ class DenoiserSource(Source):
             self.shape = self.decoder.shape
         self.prior = _load_prior(model, self.denoiser, device)
         self.weak: Denoiser | None = None
-        self.banks: dict[int, dict[str, Tensor]] = {}  # by number of rows
+        self.banks = {}
         self.labels = self._labels()
         self.autocast: AbstractContextManager[Any] = nullcontext()
         if config.precision != "fp32":
@@ -121,7 +123,7 @@ class DenoiserSource(Source):
         """Draw independent z (and the class each belongs to) from the prior, once for each number of them."""
         if not isinstance(guidance, ICG) or self.prior is None:
             return
-        rows = guidance.bank_rows or BANK_ROWS
+        rows = guidance.bank_rows or self.bank_rows
         if rows not in self.banks:
             rng = generator(self.config.seed, "bank", device=self.device)
             classes = None
@@ -156,9 +158,9 @@ class DenoiserSource(Source):
             conditions = {name: value for name, value in given.items() if value is not None}
             return WeakModelDenoiser(self.denoiser, self.weak, scale, guidance, conditions, evaluations)
         guider = guidance.make(scale, request.seeds("guidance"))
-        if isinstance(guidance, ICG) and self.banks and guidance.from_bank:
+        if (bank := self.bank_for(guidance)) is not None:
             assert isinstance(guider, IndependentConditionGuidance | CombinedGuidance)
-            guider.set_condition_bank(rows_for(guidance, self.banks[guidance.bank_rows or BANK_ROWS]))
+            guider.set_condition_bank(bank)
         null = dict.fromkeys(self.null_fields(guidance)) if guidance.needs_null else None
         return GuidedDenoiser(self.denoiser, guider, labels, latents, null, evaluations, self.config.batched)
 

@@ -17,7 +17,7 @@ from toolkit.icg.guiders.pipeline_loop import EXPERTS, networks_of, own_guidance
 from toolkit.icg.labels_and_prompts import draw_labels, read_labels, read_prompts
 from toolkit.icg.methods import ICG, PAG, Guidance
 from toolkit.icg.sources import pipeline_files as files
-from toolkit.icg.sources.base import Request, Source, counted_rows, rows_for
+from toolkit.icg.sources.base import Request, Source, counted_rows
 from toolkit.runs.seeds import derive
 
 BANK_ROWS = 64
@@ -35,6 +35,8 @@ class PipelineSource(Source):
         UserError: an unknown family, files that are missing or unsafe, labels or prompts that do not fit.
     """
 
+    bank_rows = BANK_ROWS
+
     def __init__(self, model: str, config: SampleICG, device: torch.device) -> None:
         self.name, self.config, self.device = model, config, device
         self.pipe = files.load_pipeline(model, config.precision).to(device)
@@ -46,7 +48,7 @@ class PipelineSource(Source):
             raise files.set_by_us(name)
         self.networks = networks_of(self.pipe, None)
         self.call = files.read_call(config.call, config.size_px) | self._size()
-        self.banks: dict[int, dict[str, Tensor]] = {}  # by number of rows
+        self.banks = {}
         self.nulls: dict[tuple[str, ...], dict[str, Tensor]] = {}  # of the last prompts
         films = {"num_frames", "video_length"} & files.call_of(self.kind).keys()
         self.shape = None if films else image_shape(self.pipe, self.networks[0], config.size_px)
@@ -97,7 +99,7 @@ class PipelineSource(Source):
         if self.condition == "none":
             return
         if isinstance(guidance, ICG) and self.prompts is not None and guidance.from_bank:
-            rows = guidance.bank_rows or BANK_ROWS
+            rows = guidance.bank_rows or self.bank_rows
             if rows not in self.banks:
                 self.banks[rows] = text.random_token_bank(
                     self.pipe, rows, derive(self.config.seed, "bank"), **self.call
@@ -156,9 +158,8 @@ class PipelineSource(Source):
             context: Any = nullcontext()
         else:
             guider = guidance.make(scale, request.seeds("guidance"))
-            if self.banks and isinstance(guidance, ICG) and guidance.from_bank:
-                bank = self.banks[guidance.bank_rows or BANK_ROWS]
-                guider.set_condition_bank(rows_for(guidance, bank))  # type: ignore[attr-defined]
+            if (bank := self.bank_for(guidance)) is not None:
+                guider.set_condition_bank(bank)  # type: ignore[attr-defined]
             context = guided(self.pipe, guider, null=null, batched=self.config.batched)
         with context:
             return self.pipe(**arguments, **self.off)
