@@ -108,7 +108,7 @@ def _of_the_machine(folder: Path, error: BaseException) -> JobError:
         _, target, why = error.args[0][0]
         return JobError(f"{folder}: {target} could not be written ({why})")
     if not is_out_of_memory(error):
-        return JobError(f"{folder}: {brief(error)}")
+        return JobError(f"{folder}: {brief(error, None)}")
     said = brief(error)
     return JobError(f"{folder}: out of memory ({said}); smaller batches need less, and toolkit plan says how much")
 
