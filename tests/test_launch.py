@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -254,3 +255,19 @@ def test_the_root_logger_and_argv_are_given_back(toy):
     before = (logging.getLogger().handlers[:], logging.getLogger().level, sys.argv[:])
     run_here("optim.num_steps=1")
     assert (logging.getLogger().handlers, logging.getLogger().level, sys.argv) == before
+
+
+def test_a_signal_that_finds_the_environment_emptied_is_still_one(toy, monkeypatch):
+    """accelerate empties it for a moment; the code is then 143, and all is there again."""
+    from tests.toyroom import job
+
+    monkeypatch.setenv("MINE", "1")
+    before = dict(os.environ)
+
+    def stopped(*_):
+        os.environ.clear()
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(job, "_measure", stopped)
+    assert run_here("optim.num_steps=1") == 143
+    assert dict(os.environ) == before

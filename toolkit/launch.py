@@ -192,9 +192,9 @@ def _environment(**values: str) -> Iterator[None]:
         yield
     finally:
         for name in values:
-            os.environ.pop(name)
-            if name in before:
-                os.environ[name] = before[name]
+            os.environ.pop(name, None)
+        for name, value in before.items():  # accelerate empties it for a moment, in which a signal may end the job
+            os.environ[name] = value if name in values else os.environ.get(name, value)
 
 
 @contextlib.contextmanager
