@@ -18,7 +18,6 @@ MOST_CHARACTERS = 20_000  # of one override; Hydra's parser is slow
 LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm", "ray")
 SWEEPERS = ("basic", "optuna")
 SAMPLERS = ("tpe", "random", "cmaes", "grid", "nsgaii", "motpe", "qmc")
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.submitit_folder")  # which resume names itself
 # Numbers and names; no commands (setup, python), no expressions (pre_dispatch), no addresses, no other folders.
 _LAUNCHER = """n_jobs backend prefer require verbose timeout batch_size timeout_min cpus_per_task gpus_per_node
     tasks_per_node mem_gb nodes name stderr_to_stdout partition qos comment constraint exclude gres cpus_per_gpu
