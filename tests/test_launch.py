@@ -271,3 +271,28 @@ def test_a_signal_that_finds_the_environment_emptied_is_still_one(toy, monkeypat
     monkeypatch.setattr(job, "_measure", stopped)
     assert run_here("optim.num_steps=1") == 143
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("where", ["in the job", "while the config is composed"])
+def test_a_signal_that_breaks_a_library_is_still_one(toy, capfd, monkeypatch, where):
+    """A library's ``finally`` fails with an error of its own, as OmegaConf's does: that error is not the reason."""
+    from omegaconf.errors import ConfigAttributeError
+
+    from tests.toyroom import job
+    from toolkit import launch
+
+    def stopped(*_):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            try:
+                None.flags  # noqa: B018
+            except AttributeError as error:
+                raise ConfigAttributeError("half composed") from error
+
+    in_job = where == "in the job"
+    monkeypatch.setattr(*((job, "_measure") if in_job else (launch, "register")), stopped)
+    assert run_here("optim.num_steps=1", "hydra.run.dir=one") == 143
+    said = capfd.readouterr().err
+    assert "Traceback" not in said and "error" not in said
+    assert not in_job or record("one")["status"] == "interrupted"

@@ -60,7 +60,8 @@ def _launch(command_name: str, arguments: list[str]) -> int:
         distributed.start()
         if note := distributed.repeated_by_srun():
             tell(f"toolkit: {note}")
-        _run_hydra(command, arguments)
+        with signals.unhidden():
+            _run_hydra(command, arguments)
         if one_job.last.folder is None and not sweep.directory:
             output.check_written()  # --cfg, --info: what was asked for is what is printed
     except UserError as error:

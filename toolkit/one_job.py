@@ -80,10 +80,12 @@ def run_job(cfg: Any) -> float | None:
 
 def _guarded(cfg: Any, folder: Path, overrides: list[str], number: int) -> tuple[int, str, float | None]:
     """Run the job; ``(exit code, message, objective)``. Users' mistakes become one line, bugs a traceback."""
+    from toolkit.runs import signals
     from toolkit.runs.output import complain
 
     try:
-        return 0, "", _in_folder(cfg, folder, overrides, number)
+        with signals.unhidden():
+            return 0, "", _in_folder(cfg, folder, overrides, number)
     except Interrupted as stop:
         return stop.exit_code, "interrupted", None
     except UserError as error:
@@ -151,7 +153,8 @@ def _closed(run: Any) -> Iterator[None]:
     from toolkit.runs import signals
 
     try:
-        yield
+        with signals.unhidden():
+            yield
     except BaseException as error:
         with signals.ignored():
             kept = run.is_open and _close(run, error)

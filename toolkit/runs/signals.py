@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from toolkit.errors import Interrupted
+from toolkit.errors import Interrupted, JobError, UserError
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 EXIT_CODES = tuple(128 + number for number in STOPS)
@@ -64,6 +64,22 @@ def deferred() -> Iterator[list[int]]:
 
     with _handlers(handler):
         yield caught
+
+
+@contextlib.contextmanager
+def unhidden() -> Iterator[None]:
+    """Raise the :class:`Interrupted` again that a library lost: one whose own cleaning up failed on the way out."""
+    try:
+        yield
+    except (UserError, JobError, OSError, MemoryError):
+        raise  # what went wrong while a run was stopped is said
+    except Exception as error:
+        behind: BaseException | None = error
+        while behind is not None and not isinstance(behind, Interrupted):
+            behind = behind.__cause__ or behind.__context__
+        if behind is None:
+            raise
+        raise behind from None
 
 
 @contextlib.contextmanager
