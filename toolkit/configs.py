@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -86,7 +86,7 @@ def compose(command: Command, words: list[str]) -> Job:
     register(command)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return typed_config(hydra_compose(command.primary, overrides=overrides))
+            return typed_config(hydra_compose(command.primary, overrides=overrides), overrides)
     except Exception as error:
         if is_config_error(error):
             raise UserError(one_line(error, command)) from error
@@ -112,8 +112,8 @@ def _with_searchpath(words: list[str]) -> list[str]:
     return [*rest, f"{SEARCHPATH}{spelled(folders)}"] if folders else rest
 
 
-def typed_config(cfg: Any) -> Job:
-    """The plain, checked dataclass of a composed config. Raises UserError naming the key."""
+def typed_config(cfg: Any, asked: Sequence[str] = ()) -> Job:
+    """The plain, checked dataclass of a config composed of the words ``asked``. Raises UserError naming the key."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -132,6 +132,7 @@ def typed_config(cfg: Any) -> Job:
     if (data := getattr(config, "data", None)) and data.name not in data_sets(COMMANDS[config.command]):
         raise UserError(f"data.name={_no_such_data(data.name, COMMANDS[config.command])}")
     check(config)
+    config.asked = tuple(asked)
     return config
 
 

@@ -26,6 +26,7 @@ from toolkit.one_job import Ending
 from toolkit.paths import conf_dir
 from toolkit.runs import distributed, output, signals, threads
 from toolkit.runs.output import complain, tell
+from toolkit.schema import without_effect
 
 LAUNCHERS = ("submitit.", "joblib.", "ray.")  # whose own errors are about jobs, not about configs
 
@@ -141,7 +142,10 @@ def dry_run(command_name: str, overrides: list[str]) -> int:
     """Build the job's networks on the meta device, print parameters, FLOPs and memory, run nothing."""
     command = COMMANDS[command_name]
     try:
-        one_job.job_module(command).dry_run(compose(command, overrides))
+        config = compose(command, overrides)
+        for line in without_effect(config):
+            tell(f"toolkit: {line}")
+        one_job.job_module(command).dry_run(config)
         output.check_written()
     except UserError as error:
         return complain(error, 2)

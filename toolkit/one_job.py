@@ -28,6 +28,7 @@ from toolkit.errors import (
     with_kind,
 )
 from toolkit.runs.files import remove_empty, write_atomic
+from toolkit.schema import without_effect
 
 log = logging.getLogger("toolkit")
 
@@ -121,7 +122,7 @@ def _in_folder(cfg: Any, folder: Path, overrides: list[str], number: int) -> flo
     from toolkit.runs.record import Run
     from toolkit.runs.tracking import make_tracker
 
-    config = typed_config(cfg)
+    config = typed_config(cfg, overrides)
     run = Run(folder, config, is_main=rank() == 0)
     with losses_named():
         there = from_rank_zero(run.find_done)
@@ -134,6 +135,8 @@ def _in_folder(cfg: Any, folder: Path, overrides: list[str], number: int) -> flo
             tell(f"{folder} is done already; nothing to do")
             return run.record["objective"]
         with _run_log(run):
+            for line in without_effect(config):
+                log.warning(line)
             if rank() == 0:
                 run.tracker = make_tracker(folder, config)
                 _save_hydra_files(cfg, folder)

@@ -85,6 +85,8 @@ class Job:
     go beside ``metrics.jsonl``.
     """
 
+    asked = tuple[str, ...]()  # the words that were typed: no key, for presets set keys too
+
     command: str = ""
     seed: int = number(0, least=0, most=MOST_SEED)
     device: str = choice("auto", "auto", "cpu", "cuda", "mps", computes=False)
@@ -105,6 +107,20 @@ class Job:
 
     def check(self) -> None:
         """Checks across fields; raise UserError."""
+
+    def idle(self) -> dict[str, tuple[str, ...]]:
+        """Keys, and groups of keys, that change nothing in this config, by the reason why."""
+        return {}
+
+
+def without_effect(config: Job) -> list[str]:
+    """What to say of the keys that were typed and are ``idle``: a line for each reason."""
+    typed = [word.lstrip("+~").partition("=")[0].partition("@")[0] for word in config.asked]
+    found = []
+    for why, keys in config.idle().items():
+        unread = [key for key in typed if key.startswith(tuple(f"{one}." for one in keys)) or key in keys]
+        found += [f"{why}, so without effect: {', '.join(dict.fromkeys(unread))}"] if unread else []
+    return found
 
 
 def fields_of(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:

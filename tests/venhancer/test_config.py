@@ -55,6 +55,10 @@ def test_rates_that_are_none(text):
     ("words", "message"),
     [
         (["input=a.mp4", "fps=24", "frame_factor=2"], "give one of them"),
+        (
+            ["stage=train", "network.asymmetric=false", "optim.base_num_steps=0"],
+            r"optim\.base_num_steps=0: the control network would be trained on a base of random weights; give steps",
+        ),
         (["input=a.mp4", "scale=0.5"], "the network enlarges; below 1 take backend=classic"),
         (["input=a.mp4", "scale=8.5"], r"scale=8\.5: must be at most 8"),
         (["input=a.mp4", "frame_factor=9"], "at most 8"),

@@ -21,15 +21,17 @@ class Data:
     """A data set by name (see ``toolkit data list``); ``folder`` reads any folder of images.
 
     name: name of the data set. ``data=NAME`` sets it together with the settings that belong to it. path: your own
-    folder with the files, or ``hf://datasets/OWNER/NAME`` from the hub. size_px: edge in pixels that images are resized
-    to. None: keeps their size. channels: 1 for grey, 3 for colour. None: keeps what they have. num_train: number of
-    training items to use. None: all. valid_fraction: share of the training items held out if the set has no held-out
-    part of its own. flip: whether to mirror images at random. class_labels: whether the network is given the classes. A
-    folder's classes are read in any case, if it has them. skip_bad: whether to leave out files that are not readable
-    images, with a message. Each file is then decoded once. resize: how a folder's images are resized to size_px:
-    ``bicubic`` (antialiased), ``lanczos`` as in EDM's and StyleGAN's tools, ``box`` as in Downsampled ImageNet, ``adm``
-    as in ADM. Published references differ in this. max_pixels: most pixels of an image. A larger file is refused
-    unread. cache: whether to keep decoded images of a large folder for later passes and runs.
+    folder with the files, or ``hf://datasets/OWNER/NAME`` from the hub. size_px: edge in pixels that images are
+    resized to. None: keeps their size. channels: 1 for grey, 3 for colour. None: keeps what they have. num_train:
+    number of training items to use. None: all. valid_fraction: share of the training items held out if the set has
+    no held-out part of its own. flip: whether to mirror images at random. class_labels: whether the network is
+    given the classes. A folder's classes are read in any case, if it has them. label_column: column of parquet and
+    arrow files that holds the classes. None: ``label`` or ``labels``, if there is one. skip_bad: whether to leave
+    out files that are not readable images, with a message. Each file is then decoded once. resize: how a folder's
+    images are resized to size_px: ``bicubic`` (antialiased), ``lanczos`` as in EDM's and StyleGAN's tools, ``box``
+    as in Downsampled ImageNet, ``adm`` as in ADM. Published references differ in this. max_pixels: most pixels of
+    an image. A larger file is refused unread. cache: whether to keep decoded images of a large folder for later
+    passes and runs.
     """
 
     KINDS: ClassVar = ("points", "images")
@@ -42,6 +44,7 @@ class Data:
     valid_fraction: float = number(0.1, above=0, below=1)
     flip: bool = False
     class_labels: bool = True
+    label_column: str | None = None
     skip_bad: bool = False
     resize: str = choice("bicubic", "bicubic", "lanczos", "box", "adm")
     max_pixels: int = number(178_956_970, least=1, computes=False)

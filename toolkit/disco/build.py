@@ -21,6 +21,23 @@ from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.registry import count_parameters
 
 
+def wants_classes(config: TrainDisco) -> bool:
+    """Whether classes were asked for in so many words.
+
+    The key is true without being given; then data that have none are trained on without classes.
+    """
+    return "data.class_labels=true" in {word.lstrip("+").lower() for word in config.asked}
+
+
+def check_classes(config: TrainDisco, dataset: Dataset) -> None:
+    """Raises UserError where classes were asked for in so many words, and the data have none."""
+    if wants_classes(config) and not dataset.class_names:
+        raise UserError(
+            f"data.class_labels=true: data.name={config.data.name} ({dataset.source}) has no classes; give data that "
+            "have, such as a folder for each class, or leave the key out"
+        )
+
+
 def latent_shape(config: TrainDisco, num_labels: int) -> tuple[int, int]:
     """(m, k) of the latents; true labels as z are one slot with a code per class."""
     if config.latents.kind == "labels":

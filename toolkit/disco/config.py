@@ -293,6 +293,12 @@ class TrainDisco(Job):
             wanted = [name for name in wanted if name != "baseline"]
         return wanted
 
+    def idle(self) -> dict[str, tuple[str, ...]]:
+        """What is of training where there is none; ``init`` has a network of its own."""
+        if self.model:
+            return {f"model={self.model} is trained already": ("init", "network", "loss", "optim", "prior")}
+        return {f"init={self.init} gives the network": ("network",)} if self.init else {}
+
     def check(self) -> None:
         """What must fit together across groups."""
         if self.model and self.stage in ("denoiser", "baseline", "prior"):

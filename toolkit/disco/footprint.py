@@ -12,7 +12,7 @@ from torch import Tensor
 
 from toolkit import data
 from toolkit.data.sets import Dataset
-from toolkit.disco.build import build_prior, build_stage, latent_shape
+from toolkit.disco.build import build_prior, build_stage, latent_shape, wants_classes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.stage1 import JointModel
 from toolkit.disco.stage2 import negative_log_likelihood
@@ -20,11 +20,15 @@ from toolkit.runs.stage_shape import Networks, StageShape
 from toolkit.zoo.checkpointing import checkpointed_blocks, checkpointing_of
 from toolkit.zoo.disco.prior import LatentDiffusionPrior
 
+NO_CLASSES = "without classes: how many there are is not known before the folder is read"
+
 
 def stages(config: TrainDisco) -> list[StageShape]:
     """The stages that train, in order. Raises UserError naming the key that would tell the shape of the data."""
+    asks = wants_classes(config)
     config = replace(config, init=None)  # whose network is the config's
     dataset = data.stand_in(config.data)
+    unknown = (NO_CLASSES,) if asks and not dataset.class_names else ()
     if config.latents.kind == "labels":
         dataset.num_classes = 0
     assert dataset.sigma_data  # measured here, once: where networks are built there are only shapes
@@ -40,7 +44,7 @@ def stages(config: TrainDisco) -> list[StageShape]:
             optim.micro_batch_size,
             optim.gradient_checkpointing,
             sharded=optim.sharding == "fsdp",
-            notes=_snapshots(config),
+            notes=(*unknown, *_snapshots(config)),
         )
         for name in ("denoiser", "baseline")
     }

@@ -14,7 +14,7 @@ from toolkit import data, zoo
 from toolkit.data.fetching import is_cached
 from toolkit.disco import measure as measures
 from toolkit.disco.artefact import Parts, load_parts, null_network, save_part
-from toolkit.disco.build import build_prior, build_stage, memory_bytes
+from toolkit.disco.build import build_prior, build_stage, check_classes, memory_bytes
 from toolkit.disco.config import TrainDisco
 from toolkit.disco.drawing import SampleSet
 from toolkit.disco.ema_snapshots import EMASnapshots, load_post_hoc
@@ -50,7 +50,7 @@ def main(config: TrainDisco, run: Run) -> float | None:
         check_sharding(config.optim.sharding, config.precision)
     dataset: Any = data_for_samples(config, run) if only_samples else load_data(config)
     if dataset is not None and not only_samples:
-        _check_classes(run, config, dataset)
+        check_classes(config, dataset)
     if dataset is not None and (not only_samples or config.model is None):
         _keep_splits(run, config, dataset)
     if dataset is not None and not only_samples:
@@ -105,19 +105,6 @@ def _data_of_model(config: TrainDisco) -> Any:
     known = (record or {}).get("config", {}).get("data", {})
     names = {item.name for item in dataclasses.fields(config.data)}
     return type(config.data)(**known) if known and set(known) <= names else None
-
-
-def _check_classes(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
-    """Raises UserError where classes were asked for in so many words, and the data have none.
-
-    The key is true without being given; then such data are trained on without classes.
-    """
-    typed = {word.lstrip("+").lower() for word in run.record["overrides"]}
-    if "data.class_labels=true" in typed and not dataset.class_names:
-        raise UserError(
-            f"data.class_labels=true: data.name={config.data.name} ({dataset.source}) has no classes; give data that "
-            "have, such as a folder for each class, or leave the key out"
-        )
 
 
 def _keep_splits(run: Run, config: TrainDisco, dataset: data.Dataset) -> None:
@@ -368,6 +355,8 @@ def dry_run(config: TrainDisco) -> None:
     else:
         absent = data.CATALOGUE[config.data.name].needs_path and config.data.path is None
         dataset = data.stand_in(config.data) if absent else load_data(config)
+        if not absent:
+            check_classes(config, dataset)
         with torch.device("meta"):
             denoiser, encoder = build_stage(config, dataset, "denoiser")
             networks = {"denoiser": denoiser, "encoder": encoder, "prior": build_prior(config, dataset)}

@@ -156,6 +156,11 @@ class SampleICG(Job):
         """Models of one's own are made first."""
         return (["models"] if self.model is None else []) + ["sample", "report"]
 
+    def idle(self) -> dict[str, tuple[str, ...]]:
+        """What is of the small models with a model, and of the exact one without it."""
+        trained = {f"model={self.model} is trained already": ("optim", "loss", "network")} if self.model else {}
+        return trained | ({} if self.model == "exact" else {"exact.* is of model=exact": ("exact",)})
+
     @property
     def repeats(self) -> int:
         """Sampling seeds that are measured."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from toolkit.errors import UserError, did_you_mean
 from toolkit.plain_files import named_path, read_text
 from toolkit.runs.seeds import generator
 
+NUMBER = re.compile("-?[0-9]+")  # str.isdigit takes superscripts too, which int() does not
 PROMPTS = [
     "a photo of a lighthouse on a cliff",
     "a bowl of oranges on a wooden table",
@@ -26,12 +27,17 @@ PROMPTS = [
 """What a text model draws when no prompts are given."""
 
 
-def read_labels(given: Any, num_classes: int, names: Mapping[str, int]) -> list[int]:
+def read_labels(given: Any, num_classes: int, names: Mapping[str, int] | Callable[[], Mapping[str, int]]) -> list[int]:
     """Class numbers from ``labels``: a number, a name, a list of them, or a file with one per line.
 
+    ``names`` may be a function, which is called where a label is no number; a number is then never a name.
     Raises UserError for an unknown name, a number out of range, or an empty file.
     """
-    return [_one_label(one, num_classes, names) for one in _items("labels", given)]
+    items = _items("labels", given)
+    if callable(names):
+        are_numbers = all(NUMBER.fullmatch(str(one)) for one in items)
+        names = {} if are_numbers else {one: at for one, at in names().items() if not NUMBER.fullmatch(one)}
+    return [_one_label(one, num_classes, names) for one in items]
 
 
 def read_prompts(given: Any) -> list[str]:
@@ -65,7 +71,7 @@ def _one_label(one: Any, num_classes: int, names: Mapping[str, int]) -> int:
     text = str(one)
     if text in names:
         return names[text]
-    if not re.fullmatch(r"-?[0-9]+", text):  # str.isdigit takes superscripts too, which int() does not
+    if not NUMBER.fullmatch(text):
         hint = f"{did_you_mean(text, names)}give names, or" if names else "the model does not name its classes; give"
         raise UserError(f"labels: no class {text!r}; {hint} numbers from 0 to {num_classes - 1}")
     if not 0 <= int(text) < num_classes:

@@ -41,10 +41,8 @@ class TokenizerConfig:
         """Groups divide the channels."""
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups:
-                raise UserError(
-                    f"tokenizer.norm_num_groups={self.norm_num_groups}: must divide every one of "
-                    f"tokenizer.block_out_channels={self.block_out_channels}"
-                )
+                all_of = f"every one of tokenizer.block_out_channels={self.block_out_channels}"
+                raise UserError(f"tokenizer.norm_num_groups={self.norm_num_groups}: must divide {all_of}")
 
 
 @dataclass
@@ -94,11 +92,9 @@ class TokenizerLoss:
 
     def check(self) -> None:
         """The discriminator's width can be halved at every level."""
-        if self.gan_hidden % 2 ** (self.gan_depth - 1):
-            raise UserError(
-                f"tokenizer_loss.gan_hidden={self.gan_hidden}: must be a multiple of {2 ** (self.gan_depth - 1)} "
-                f"for tokenizer_loss.gan_depth={self.gan_depth}"
-            )
+        if self.gan_hidden % (step := 2 ** (self.gan_depth - 1)):
+            needed = f"must be a multiple of {step} for tokenizer_loss.gan_depth={self.gan_depth}"
+            raise UserError(f"tokenizer_loss.gan_hidden={self.gan_hidden}: {needed}")
 
 
 @dataclass
@@ -146,15 +142,13 @@ class TransformerConfig:
     def check(self) -> None:
         """Heads divide the width, in even parts; key-value heads divide the heads."""
         if self.hidden_size % (2 * self.num_attention_heads):
+            width = f"transformer.hidden_size={self.hidden_size}"
             raise UserError(
-                f"transformer.num_attention_heads={self.num_attention_heads}: must divide "
-                f"transformer.hidden_size={self.hidden_size} into even parts"
+                f"transformer.num_attention_heads={self.num_attention_heads}: must divide {width} into even parts"
             )
         if self.num_key_value_heads and self.num_attention_heads % self.num_key_value_heads:
-            raise UserError(
-                f"transformer.num_key_value_heads={self.num_key_value_heads}: must divide "
-                f"transformer.num_attention_heads={self.num_attention_heads}"
-            )
+            heads = f"transformer.num_attention_heads={self.num_attention_heads}"
+            raise UserError(f"transformer.num_key_value_heads={self.num_key_value_heads}: must divide {heads}")
 
 
 @dataclass
@@ -347,6 +341,13 @@ class TrainIVideoGPT(Job):
             wanted = [name for name in wanted if name != "plan"]
         return wanted
 
+    def idle(self) -> dict[str, tuple[str, ...]]:
+        """What is of training, with a trained ``model``; mbpo trains while it plans."""
+        learns = self.plan.num_episodes and "mbpo" in self.plan.planners
+        trains = () if learns else ("optim", "tokenizer_loss")
+        unread = ("tokenizer", "codebook", "transformer", "init", "init_parts", *trains)
+        return {f"model={self.model} is trained already": unread} if self.model else {}
+
     def check(self) -> None:
         """What must fit together across groups."""
         if self.optim.transformer.sharding == "fsdp" and self.compile:
@@ -359,17 +360,14 @@ class TrainIVideoGPT(Job):
             raise UserError("blind_context=true: leaves nothing of a goal; use goal_conditioned=false")
         if self.goal_conditioned and self.context_gap:
             raise UserError("context_gap: a goal-conditioned clip has none; use goal_conditioned=false")
-        if self.kept_frames and self.kept_frames >= self.num_frames - self.context_length:
-            raise UserError(
-                f"kept_frames={self.kept_frames}: must be fewer than a clip's num_frames - context_length = "
-                f"{self.num_frames - self.context_length}"
-            )
+        if self.kept_frames and self.kept_frames >= (made := self.num_frames - self.context_length):
+            fewer = f"must be fewer than a clip's num_frames - context_length = {made}"
+            raise UserError(f"kept_frames={self.kept_frames}: {fewer}")
         if self.goal_conditioned and self.context_length < 2:
             raise UserError("goal_conditioned=true: context_length must be 2 or more, the goal and what is seen")
         if self.model and self.stage in ("tokenizer", "transformer"):
-            raise UserError(
-                f"model={self.model}: it is trained; use stage=rollout, plan or measure, or init={self.model}"
-            )
+            instead = f"use stage=rollout, plan or measure, or init={self.model}"
+            raise UserError(f"model={self.model}: it is trained; {instead}")
         if self.stage == "plan" and not self.plan.num_episodes:
             raise UserError("stage=plan: plan.num_episodes=0 plans nothing; give the number of episodes")
         if self.plan.num_episodes and not self.action_conditioned:

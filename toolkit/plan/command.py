@@ -21,7 +21,7 @@ from toolkit.plan.estimate import USABLE, Pace, StagePlan, Tracer, plan_stage
 from toolkit.plan.pages import tables
 from toolkit.runs.output import check_written, tell
 from toolkit.runs.stage_shape import StageShape
-from toolkit.schema import Job
+from toolkit.schema import Job, without_effect
 from toolkit.show.terminal import show
 
 FP16 = "precision=fp16 is counted as bf16: numbers of the same size, products of the same speed"
@@ -37,6 +37,8 @@ def main(
     if measured and cluster.device.name != HERE:
         raise UserError(f"--measure: measures this machine; use it with --devices here, not {on}")
     config = compose(command, overrides)
+    for line in without_effect(config):
+        tell(f"plan: {line}")
     with _quiet():
         shapes = shapes_of(command, config)
         plan = make_plan(command, config, shapes, cluster, measured)

@@ -307,6 +307,13 @@ class GrowLLM(Growth, Job):
             growth.factor = float(PAPER_FACTOR)
         return growth
 
+    def idle(self) -> dict[str, tuple[str, ...]]:
+        """What the stage does not read."""
+        unread = _UNREAD[self.stage]
+        if self.stage == "grow" and self.operator != "learn":
+            unread += ("data", "tokenize", "network")
+        return {f"stage={self.stage} does not read it": unread}
+
     def check(self) -> None:
         """What the stage needs is given, and the arms exist."""
         for key in _NEEDED.get(self.stage, ()):
@@ -333,6 +340,19 @@ def scratch_stage(lr: float, optim: Optim) -> str:
     """The stage that trains from scratch at one rate of the sweep: ``scratch``, or ``scratch-0.004``."""
     return "scratch" if lr == (optim.scratch_lrs or [lr])[0] else f"scratch-{lr:g}"
 
+
+_GROWTH = (*(item.name for item in fields(Growth)), "arms", "learn")
+_WRITING, _ADVICE = ("out", "text", "measure", "max_shard_gb"), ("params", "tokens")
+_TRAINING = ("tokenize", "network", "optim")
+_UNREAD: dict[str, tuple[str, ...]] = {
+    "all": ("evaluation", *_WRITING, *_ADVICE),
+    "corpus": (*_GROWTH, "evaluation", *_WRITING, *_ADVICE),
+    "pretrain": (*_GROWTH, "evaluation", *_WRITING, *_ADVICE),
+    "grow": ("arms", "budget", "optim", "compare", "evaluation", *_ADVICE),
+    "compare": ("model", "part", "data", *_TRAINING, *_GROWTH, "evaluation", *_WRITING, *_ADVICE),
+    "evaluate": (*_TRAINING, *_GROWTH, "budget", "compare", "out", "measure", "max_shard_gb", *_ADVICE),
+    "advise": ("model", "part", "data", *_TRAINING, *_GROWTH, "budget", "compare", "evaluation", *_WRITING),
+}
 
 _NEEDED = {"grow": ("model",), "evaluate": ("model",), "advise": ("params", "tokens")}
 _EXAMPLES = {"model": "model=DIR", "params": "params=1.1e9", "tokens": "tokens=100e9"}

@@ -247,6 +247,19 @@ class EnhanceVideo(Job):
         """Whether VEnhancer's network makes the key frames."""
         return self.backend == "generative" and self.keys == "network"
 
+    def idle(self) -> dict[str, tuple[str, ...]]:
+        """What is of stages that do not run, and of what is not chosen."""
+        asked = f"stage={self.stage}"
+        if "enhance" not in self.stages():
+            of_keys = "train_keys" in self.stages()
+            return {
+                f"{asked} enhances nothing": _OF_ENHANCING,
+                f"{asked} does not read it": _OF_BASE if of_keys else _OF_KEYS,
+            }
+        found = {} if "train" in self.stages() else {f"{asked} trains nothing": (*_OF_BASE, *_OF_KEYS, *_OF_TRAINING)}
+        found |= {} if self.input is None else {f"input={self.input} is given": ("demo",)}
+        return found | ({} if self.backend == "generative" else {f"backend={self.backend} uses no network": _NETWORKS})
+
     def set_for_the_network(self) -> list[str]:
         """Keys of VEnhancer's network that have another value than their default."""
         plain = EnhanceVideo()
@@ -293,6 +306,9 @@ class EnhanceVideo(Job):
             raise UserError("compile=true: not with optim.sharding=fsdp, for these blocks all differ; use one of them")
         if "train_keys" in self.stages() and self.optim.sharding != "none":
             raise UserError(f"optim.sharding={self.optim.sharding}: is of stage=train; that of key frames is small")
+        if "train" in self.stages() and not (self.init or self.optim.joint or self.optim.base_num_steps):
+            why = "the control network would be trained on a base of random weights"
+            raise UserError(f"optim.base_num_steps=0: {why}; give steps, init=MODEL, or optim.joint=true")
         if "evaluate" in self.stages() and not self.data.held_out:
             raise UserError("data.held_out=[]: name at least one clip that training does not see")
         deep = len(self.network.block_out_channels) > 2  # one halving leaves square latents as they are
@@ -304,6 +320,15 @@ class EnhanceVideo(Job):
                 raise UserError(f"baselines={name}: choose among bicubic, classic")
 
 
+_OF_TRAINING = ("init", "data", "optim")
+_OF_BASE = ("network", "augment", "optim.joint", "optim.step_weighting", "optim.base_num_steps")
+_OF_KEYS: tuple[str, ...] = ("upscaler",)
+_NETWORKS = ("keys", "between", "windows")
+_OF_ENHANCING = (
+    *("input", "input_fps", "output", "reference", "start_s", "duration_s", "degrade", "demo", "deinterlace", "scale"),
+    *("width", "height", "fps", "frame_factor", "scene_cuts", "cut_threshold", "backend", "classic", "encode"),
+    *("part_frames", "side_by_side_s", "measure_frames", "perceptual", "baselines", "keys", "between", "sampling"),
+)
 _SMALL = "keys=network, or experiment=enhance_small"
 _OF_THE_NETWORK = (
     *("model", "vae", "text_encoder", "prompt", "negative_prompt"),

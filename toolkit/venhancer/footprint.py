@@ -40,6 +40,7 @@ def stages(config: EnhanceVideo) -> list[StageShape]:
         return [_keys_stage(config)]
     if "train" not in config.stages():
         raise UserError(f"stage={config.stage}: trains nothing; give stage=train or stage=train_keys")
+    is_given = config.init is not None or config.optim.joint  # then no base is trained before
     config, optim, notes = replace(config, init=None), config.optim, []
     if config.network.codec == "vae":
         notes.append("autoencoder: Stable Diffusion's sizes")
@@ -65,7 +66,7 @@ def stages(config: EnhanceVideo) -> list[StageShape]:
         )
         for name, num_steps in (("base", optim.base_num_steps), ("train", optim.num_steps))
     ]
-    return shapes[1:] if config.init or optim.joint or not optim.base_num_steps else shapes
+    return shapes[1:] if is_given else shapes
 
 
 def _keys_stage(config: EnhanceVideo) -> StageShape:

@@ -1,7 +1,6 @@
 """Episodes as people have them -> npz: what went in comes out, rows at the frame they leave, or a line says why."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -46,34 +45,6 @@ def test_lerobot(tmp_path, version, embedded):
     found = converted("lerobot", source, tmp_path / "out", image_key="top")
     assert_same(found, EPISODES)
     assert found[0]["terminal"].tolist() == [False] * 4 + [True]
-
-
-def test_lerobot_refuses_in_one_line(tmp_path):
-    pytest.importorskip("pyarrow", reason="the extra formats is not installed")
-    source = makers.lerobot(tmp_path / "in", EPISODES)
-    place = source / "meta" / "info.json"
-    right = json.loads(place.read_text())
-
-    def line(**changed):
-        place.write_text(json.dumps(right | changed))
-        with pytest.raises(UserError) as caught:
-            done, problems = convert("lerobot", source, tmp_path / "out", Options())
-            raise UserError(f"{done} there; {problems[0]}")
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
-    assert "codebase_version=v1.6: v2.0, v2.1, v3.0 are read" in line(codebase_version="v1.6")
-    assert "leaves the folder" in line(data_path="../{episode_index:06d}.parquet")
-    assert "is no template of paths" in line(data_path="{episode_index:0999999999d}")
-    assert "is no template of paths" in line(data_path="{episode_index.__class__}")
-    assert "not LeRobot's info" in line(features=[])
-    assert "not LeRobot's info" in line(fps=0)
-    second = right["features"] | {"observation.images.wrist": {"dtype": "video"}}
-    assert "has 2 cameras; choose --image-key among observation.images.top" in line(features=second)
-    (source / "videos/chunk-000/observation.images.top/episode_000001.mp4").unlink()
-    assert "1 there;" in line() and "download it" in line()
-    makers.film(source / "videos/chunk-000/observation.images.top/episode_000001.mp4", EPISODES[1][0][:2])
-    assert "shows nothing at 0.200 s, where row 2 is" in line()
 
 
 def test_aloha(tmp_path):
@@ -287,47 +258,6 @@ def test_grey_frames_become_three_equal_channels_and_stacks_are_refused(tmp_path
         convert("dreamer", tmp_path / "stack", tmp_path / "x", Options())
 
 
-def test_a_destination_of_other_options_is_refused(tmp_path):
-    dreamer(tmp_path / "in" / "a.npz", *EPISODES[0])
-    converted("dreamer", tmp_path / "in", tmp_path / "out", size_px=3)
-    with pytest.raises(UserError, match=r"holds episodes with size_px=3, not 4"):
-        convert("dreamer", tmp_path / "in", tmp_path / "out", Options(size_px=4))
-    (tmp_path / "out" / "episodes.json").unlink()
-    with pytest.raises(UserError, match="holds episodes that this command did not convert"):
-        convert("dreamer", tmp_path / "in", tmp_path / "out", Options(size_px=3))
-
-
-@pytest.mark.parametrize("layout", ["lerobot", "aloha", "robomimic", "minari", "d4rl", "dreamer"])
-def test_damaged_files_are_a_line(tmp_path, layout):
-    for needed in ("h5py", "pyarrow"):
-        pytest.importorskip(needed, reason="the extra formats is not installed")
-    make = {
-        "lerobot": lambda: makers.lerobot(tmp_path / "in", EPISODES, "v3.0"),
-        "aloha": lambda: makers.aloha(tmp_path / "in" / "a.hdf5", EPISODES[0]),
-        "robomimic": lambda: makers.robomimic(tmp_path / "in" / "a.hdf5", EPISODES),
-        "minari": lambda: makers.minari(tmp_path / "in", EPISODES, BOX),
-        "d4rl": lambda: makers.d4rl(tmp_path / "a.hdf5", EPISODES).parent,
-        "dreamer": lambda: dreamer(tmp_path / "in" / "a.npz", *EPISODES[0]),
-    }
-    made = make[layout]()
-    source = made or tmp_path / "in"
-    files = [source] if source.is_file() else [path for path in sorted(source.rglob("*")) if path.is_file()]
-    rng = np.random.default_rng(0)
-    for number in range(30):
-        path = files[number % len(files)]
-        right = path.read_bytes()
-        torn = bytearray(right[: rng.integers(len(right))] if number % 2 else right)
-        for place in rng.integers(0, max(len(torn), 1), 8 if torn else 0):
-            torn[place] = rng.integers(256)
-        path.write_bytes(bytes(torn))
-        try:
-            _, problems = convert(layout, source, tmp_path / f"out{number}", Options())
-        except UserError as error:
-            problems = [str(error)]
-        assert all("\n" not in line for line in problems)
-        path.write_bytes(right)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["lerobot", "robomimic", "minari", "d4rl", "dreamer"])
 def test_what_was_converted_trains(tmp_path, monkeypatch, layout):
@@ -377,37 +307,3 @@ def test_pictures_of_floats_and_of_channels_first_are_frames(tmp_path, last):
     with h5py.File(path, "a") as file:
         file["data/demo_0/obs/depth"] = np.ones((len(image), *image.shape[1:3], 1), np.float32)
     assert_same(converted("robomimic", path, tmp_path / "b"), EPISODES[:1])
-
-
-def test_nulls_among_lerobots_numbers_are_named_by_their_row(tmp_path):
-    pa = pytest.importorskip("pyarrow", reason="the extra formats is not installed")
-    source = makers.lerobot(tmp_path / "in", EPISODES)
-    path = sorted(source.rglob("episode_*.parquet"))[0]
-    pq = __import__("pyarrow.parquet").parquet
-    table = pq.read_table(path)
-    rows = table["action"].to_pylist()
-
-    def problem(column):
-        place = table.schema.get_field_index("action")
-        pq.write_table(table.set_column(place, "action", pa.array(column)), path)
-        return convert("lerobot", source, tmp_path / "out", Options(most=1))[1][0]
-
-    assert problem([[None, *rows[0][1:]], *rows[1:]]).endswith("action is nan at [0, 0], expected finite numbers")
-    assert problem([None, *rows[1:]]).endswith("rows of 'action' differ in length, or are no numbers")
-
-
-def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path):
-    pytest.importorskip("h5py", reason="the extra formats is not installed")
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-    source = makers.lerobot(tmp_path / "in", EPISODES)
-    for pattern in ("*.mp4", "*.parquet"):
-        next(source.rglob(pattern)).write_text(pointer)
-        assert (
-            "a pointer of Git LFS stands in its place; git lfs pull"
-            in convert("lerobot", source, tmp_path / "out", Options())[1][0]
-        )
-    (tmp_path / "demo.hdf5").write_text(pointer)
-    (tmp_path / "a.npz").write_text(pointer)
-    with pytest.raises(UserError, match="a pointer of Git LFS stands in its place; git lfs pull"):
-        convert("robomimic", tmp_path / "demo.hdf5", tmp_path / "x", Options())
-    assert "a pointer of Git LFS" in convert("dreamer", tmp_path / "a.npz", tmp_path / "x", Options())[1][0]

@@ -313,7 +313,10 @@ def test_what_the_library_saves_is_read(tmp_path):
 def test_what_shards_hold_besides_is_said_and_where_classes_would_be(tmp_path, caplog):
     caplog.set_level("INFO")
     load(tar(tmp_path / "a.tar", [*web(range(6), classes=0), ("n0000.json", b"{}")]))
-    assert "6 images, no classes (a column label or labels, or .cls in a tar, would give them)" in caplog.text
+    assert (
+        "6 images, no classes (a column label, or data.label_column=NAME, or .cls in a tar, would give them)"
+        in caplog.text
+    )
     assert "a.tar: passed over, neither images nor classes: .json, .txt" in caplog.text
     made = {"image": [{"bytes": png(number)} for number in range(6)], "fine_label": list(range(6)), "text": ["x"] * 6}
     parquet.write_table(pyarrow.table(made), tmp_path / "b.parquet")
@@ -322,6 +325,30 @@ def test_what_shards_hold_besides_is_said_and_where_classes_would_be(tmp_path, c
     caplog.clear()
     load(table(tmp_path / "c.parquet", range(6), [0, 1] * 3))
     assert "6 images of 2 classes" in caplog.text and "passed over" not in caplog.text
+
+
+def test_classes_in_a_column_of_another_name(tmp_path):
+    made = {"image": [{"bytes": png(number)} for number in range(12)], "fine": [5, 7, 9] * 4, "coarse": ["a", "b"] * 6}
+    parquet.write_table(pyarrow.table(made), tmp_path / "set.parquet")
+    path = {"path": tmp_path / "set.parquet"}
+    assert load(**path).class_names == () and load(**path, label_column="fine").class_names == ("5", "7", "9")
+    loaded = load(**path, label_column="coarse")
+    assert (
+        loaded.class_names == ("a", "b") and numbers_of(loaded.train).items() <= {n: n % 2 for n in range(12)}.items()
+    )
+    with pytest.raises(
+        UserError, match=r"label_column=gone: .*set\.parquet has no such column; it has image, fine, coarse"
+    ):
+        load(**path, label_column="gone")
+    saved(tmp_path / "arrow", range(6))
+    with pytest.raises(UserError, match=r"label_column=fine: .*arrow has no such column; it has image, label"):
+        load(tmp_path / "arrow", label_column="fine")
+    tar(tmp_path / "a.tar", web(range(6)))
+    with pytest.raises(UserError, match=r"label_column=fine: .*a\.tar has no columns; of a tar, \.cls gives the class"):
+        load(tmp_path / "a.tar", label_column="fine")
+    fill(tmp_path / "photos")
+    with pytest.raises(UserError, match=r"label_column=fine: is of parquet and arrow files, and .*photos holds none"):
+        load(tmp_path / "photos", label_column="fine")
 
 
 def test_a_folder_of_compressed_tars_says_that_they_are_not_read(tmp_path):

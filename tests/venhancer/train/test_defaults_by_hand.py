@@ -1,6 +1,7 @@
 """Defaults that the paper or its release states, as the configs have them."""
 
 import numpy as np
+import pytest
 
 from tests.venhancer.networks import tiny_pipeline
 from toolkit.disco.config import Latents, Loss, PriorConfig, Sampling
@@ -75,3 +76,16 @@ def test_what_a_stage_costs_is_of_the_networks_that_it_trains(monkeypatch):
         ("train", True): ("ControlledVideoUNet", [codec]),
     }
     assert asked == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "changes, names",
+    [({}, ["base", "train"]), ({"init": "given"}, ["train"]), ({"joint": True}, ["train"])],
+)
+def test_a_base_that_is_given_is_not_planned(changes, names):
+    """Nor one that is trained together with its control network."""
+    made = config.EnhanceVideo(stage="train", init=changes.pop("init", None))
+    made.network.asymmetric, made.optim.joint, made.optim.base_num_steps = False, changes.pop("joint", False), 7
+    assert [(stage.name, stage.num_steps) for stage in footprint.stages(made)] == [
+        (name, {"base": 7, "train": 2000}[name]) for name in names
+    ]

@@ -89,14 +89,16 @@ class ArchivePath(PosixPath):
         return archive.image(name)
 
 
-def as_folder(path: Path) -> Path:
+def as_folder(path: Path, label_column: str | None = None) -> Path:
     """``path`` itself where it is a folder, else the archive as one; of a folder of shards too.
 
-    Raises UserError for one that cannot be used.
+    ``label_column``: of tables, the column of the classes. Raises UserError for one that cannot be used.
     """
     suffix = path.suffix.lower()
     if shards := find_shards(path):
-        archive: Archive = ShardArchive(path, shards)
+        archive: Archive = ShardArchive(path, shards, label_column)
+    elif label_column is not None:
+        raise UserError(f"data.label_column={label_column}: is of parquet and arrow files, and {path} holds none")
     elif path.is_dir():
         return path
     else:

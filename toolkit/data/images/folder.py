@@ -166,7 +166,7 @@ def _hashes(values: torch.Tensor) -> list[bytes]:
 def _open(config: Data) -> tuple[Path, dict[str, Found], StackArchive | None]:
     """The folder, or the archive as one, its images by split, and the stack of pixels that it is, if it is one."""
     assert config.path is not None
-    root = as_folder(given_path(config.path))
+    root = as_folder(given_path(config.path), config.label_column)
     archive = behind(root)
     if isinstance(archive, (ShardArchive, StackArchive)):
         parts = listed_splits(root, archive, config.class_labels)

@@ -60,7 +60,12 @@ def listed_splits(root: Path, archive: ShardArchive | StackArchive, is_given: bo
             raise UserError(f"{root}: {name} has the class {unknown}, which is none of {few(list(names), 5)}")
         numbers = None if part is None else np.array([index[label] for label in part], np.int64)
         found[name] = Found([root / one for one in archive.splits[name]], numbers, names, Counter())
-        _say(root, name, found[name], "no classes (a column label or labels, or .cls in a tar, would give them)")
+        _say(
+            root,
+            name,
+            found[name],
+            "no classes (a column label, or data.label_column=NAME, or .cls in a tar, would give them)",
+        )
     if archive.others:
         _log.warning("%s: passed over, neither images nor classes: %s", root, few(archive.others))
     return found

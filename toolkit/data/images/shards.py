@@ -91,7 +91,7 @@ class ShardArchive:
     where none names any, all are "train". Raises UserError for what cannot be read, and names that fit no split.
     """
 
-    def __init__(self, path: Path, shards: list[Path]) -> None:
+    def __init__(self, path: Path, shards: list[Path], label_column: str | None = None) -> None:
         self.path = path
         if len({one.suffix for one in shards}) > 1:
             raise UserError(f"{path}: holds shards of several kinds (tar, parquet, arrow); keep one kind")
@@ -99,7 +99,7 @@ class ShardArchive:
         self.splits: dict[str, list[str]] = {}
         for shard in shards:
             name = "" if shard == path else shard.relative_to(path).as_posix()
-            self._shards[name] = OPENERS[shard.suffix](shard)
+            self._shards[name] = OPENERS[shard.suffix](shard, label_column)
             self.splits.setdefault(_split_of(path, name), []).extend(
                 f"{name}/{item}".lstrip("/") for item in self._shards[name].items
             )
@@ -170,7 +170,9 @@ class TarShard:
     Only the headers are read here. Links and whatever is no regular file are passed over; nothing is unpacked.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, label_column: str | None = None) -> None:
+        if label_column is not None:
+            raise UserError(f"data.label_column={label_column}: {path} has no columns; of a tar, .cls gives the class")
         self.path = path
         self.class_names: tuple[str, ...] = ()
         self._places: dict[str, tuple[int, int]] = {}
@@ -225,14 +227,14 @@ def _key(name: str) -> str:
 
 
 class ParquetShard:
-    """A parquet file with a column of encoded images, as Hugging Face keeps them, and perhaps one called "label"."""
+    """A parquet file with a column of encoded images, as Hugging Face keeps them, and perhaps one of labels."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, label_column: str | None = None) -> None:
         self.path, self._lock = path, threading.Lock()
         with _pyarrow(path) as arrow:
             self._file = arrow.parquet.ParquetFile(path)
             schema = self._file.schema_arrow
-            self._column, label = _columns(path, schema)
+            self._column, label = _columns(path, schema, label_column)
             self.others = _others(schema, self._column, label)
             labels = self._file.read(columns=[label]).column(0).to_pylist() if label else None
         self._errors: tuple[type[Exception], ...] = (arrow.ArrowException, OSError)
@@ -264,12 +266,12 @@ class ArrowShard:
     It is mapped into memory: opening it reads offsets and labels, and a row is read where it lies.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, label_column: str | None = None) -> None:
         with _pyarrow(path) as arrow:
             with arrow.ipc.open_stream(arrow.memory_map(str(path))) as stream:
                 schema, batches = stream.schema, list(stream)
             _check_end(path)
-            column, label = _columns(path, schema)
+            column, label = _columns(path, schema, label_column)
             self.others = _others(schema, column, label)
             labels: list[Label | None] = []
             sizes: list[int] = []
@@ -316,8 +318,8 @@ def _check_end(path: Path) -> None:
             raise UserError(f"{path}: is cut short: an arrow stream ends with a mark, which is not there")
 
 
-def _columns(path: Path, schema: Any) -> tuple[str, str | None]:
-    """The column of images, and that of labels where there is one. UserError where they are of other types."""
+def _columns(path: Path, schema: Any, label: str | None) -> tuple[str, str | None]:
+    """The column of images, and of labels: ``label``, else one called so. UserError where they are of other types."""
     from pyarrow import types
 
     def is_bytes(kind: Any) -> bool:
@@ -333,7 +335,9 @@ def _columns(path: Path, schema: Any) -> tuple[str, str | None]:
     if len(images) != 1:
         said = f"columns {', '.join(images)}" if images else f"no column of encoded images among {schema.names}"
         raise UserError(f"{path}: must have one column of encoded images (bytes); has {said}")
-    label = next((name for name in ("label", "labels") if name in schema.names), None)
+    if label is not None and label not in schema.names:
+        raise UserError(f"data.label_column={label}: {path} has no such column; it has {', '.join(schema.names)}")
+    label = label or next((name for name in ("label", "labels") if name in schema.names), None)
     kind = schema.field(label).type if label else None
     if kind is not None and not any(
         is_kind(kind) for is_kind in (types.is_integer, types.is_string, types.is_large_string, types.is_dictionary)
@@ -380,4 +384,8 @@ def _names_of(features: Any, column: str | None) -> tuple[str, ...]:
         return ()
 
 
-OPENERS: dict[str, Callable[[Path], Shard]] = {".tar": TarShard, ".parquet": ParquetShard, ".arrow": ArrowShard}
+OPENERS: dict[str, Callable[[Path, str | None], Shard]] = {
+    ".tar": TarShard,
+    ".parquet": ParquetShard,
+    ".arrow": ArrowShard,
+}

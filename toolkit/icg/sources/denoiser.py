@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,7 +13,8 @@ from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 from torch.nn import functional as F
 
-from toolkit import zoo
+from toolkit import data, zoo
+from toolkit.data.config import Data
 from toolkit.errors import UserError
 from toolkit.icg.config import SampleICG
 from toolkit.icg.guiders.clock import NoiseLevels
@@ -197,7 +199,22 @@ class DenoiserSource(Source):
             return None
         if self.config.labels is None:
             return list(range(self.num_classes))
-        return read_labels(self.config.labels, self.num_classes, {})
+        return read_labels(self.config.labels, self.num_classes, self._names)
+
+    def _names(self) -> dict[str, int]:
+        """Numbers of the classes by name, as the training data call them; {} where they are not known.
+
+        Raises UserError where the data are not at hand.
+        """
+        known = self.training.get("data")
+        chosen = Data(**known) if known and self.config.model else self.config.data
+        if chosen is None:
+            return {}
+        try:
+            names = data.load(dataclasses.replace(chosen, class_labels=True), self.config.seed).class_names
+        except UserError as error:
+            raise UserError(f"labels: the names are in the training data, which cannot be read ({error})") from error
+        return {name: number for number, name in enumerate(names)} if len(names) == self.num_classes else {}
 
 
 def trained_how(model: str, part: str | None) -> dict[str, Any]:
