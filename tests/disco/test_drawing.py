@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.disco import tiny
 from toolkit.data.sets import MemorySplit
@@ -178,3 +179,19 @@ def test_held_out_items_stand_beside_the_samples(trained, tmp_path, monkeypatch)
 def test_real_latents_need_real_images(trained, tmp_path):
     with pytest.raises(UserError, match=r"sampling\.latents=oracle"):
         sample_set(trained, tmp_path / "run", dataset=None, latents="oracle")
+
+
+@pytest.mark.parametrize(("shape", "beside"), [((2,), 500), ((1, 4, 4), drawing.MOST_SHOWN)])
+def test_as_many_real_points_as_samples_stand_beside_them_and_images_as_many_as_are_shown(
+    tmp_path, monkeypatch, shape, beside
+):
+    asked, samples = [], object.__new__(SampleSet)
+    test = SimpleNamespace(all=lambda num: asked.append(num) or (torch.zeros(num, *shape), None))
+    samples.num, samples.networks, samples.dataset = 500, {"ours": None}, SimpleNamespace(test=test)
+    samples.run = SimpleNamespace(record={}, dir=tmp_path, path=lambda *parts: tmp_path / parts[-1])
+    monkeypatch.setattr(SampleSet, "_blocks", lambda self: [range(3)])
+    monkeypatch.setattr(SampleSet, "_file", lambda self, block: tmp_path / "block")
+    monkeypatch.setattr(drawing, "_draw_figures", lambda *_: None)
+    save_file({"ours": torch.zeros(3, *shape)}, tmp_path / "block", {"calls": "{}"})
+    samples.finish()
+    assert asked == [beside]

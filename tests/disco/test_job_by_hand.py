@@ -1,5 +1,7 @@
 """What the stages of train-disco hand on: micro-batches, seeds, splits, averages, the network of the null branch."""
 
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -104,3 +106,13 @@ def test_the_initial_weights_of_each_network_are_of_a_seed_of_its_own(given, mon
         with pytest.raises(Stop):
             job._train_denoiser(None, tiny.config(seed=4), None, ACCELERATOR, name)
     assert given.calls["seed_all"] == [(4, "denoiser", "init"), (4, "baseline", "init")]
+
+
+def test_a_sweep_minimises_the_distance_at_the_largest_budget(monkeypatch):
+    config = tiny.config(tiny.mlp())
+    config = dataclasses.replace(config, measure=dataclasses.replace(config.measure, evaluations=[5, 20, 9]))
+    metrics = {f"quality.frechet.ours.nfe_{budget}": 100.0 - budget for budget in (5, 20, 9)}
+    run = SimpleNamespace(stage_done=lambda name: True, record={"metrics": metrics}, dir=Path("run"))
+    for name in ("data_for_samples", "accelerator_of", "show_end"):
+        monkeypatch.setattr(job, name, lambda *_: None)
+    assert job.main(config, run) == 80.0

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from tests.toyroom.config import TrainToy
 from tests.toyroom.harness import record, result, run_here
 from toolkit.bench import endless_loop
+from toolkit.errors import JobError
 from toolkit.runs import loop as loop_module
 from toolkit.runs.loop import Loop
 from toolkit.runs.record import Run
@@ -204,3 +206,29 @@ def test_what_a_failing_step_began_to_change_is_not_kept(tmp_path, changed):
     folder = tmp_path / "one/checkpoints/train"
     kept = [path.name[:14] for path in folder.iterdir()] if folder.exists() else []
     assert kept == ([] if changed else ["step-000000005"])
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "expected"), [(0, 2, 1.0), (1, 2, 30.0), (2, 4, 1.0), (3, 4, 30.0), (0, 1, 1.0)]
+)
+def test_every_process_goes_on_with_the_window_that_it_left(tmp_path, monkeypatch, rank, size, expected):
+    """A checkpoint of two processes; of more or fewer each takes that of its number modulo two."""
+    monkeypatch.setattr(loop_module, "rank", lambda: rank)
+    monkeypatch.setattr(loop_module, "world_size", lambda: size)
+    run = SimpleNamespace(dir=tmp_path, config=TrainToy())
+    loop = Loop(run, "train", 9, {})
+    content = {"step": 5, "pending": [{"loss": [1.0]}, {"loss": [30.0]}], "world_size": 2, "stop_early": True}
+    assert loop._restore(content) == 2 and loop.stop_early
+    assert loop._pending == {"loss": [expected]}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_one_number_of_a_weight_that_is_not_finite_is_not_kept(tmp_path, value):
+    held = torch.nn.Linear(2, 1)
+
+    def body(step, loop):
+        with torch.no_grad():
+            held.weight[0, 1] = value if step == 2 else 1.0
+
+    with pytest.raises(JobError, match=r"tensor model\.weight is nan at step 3; stopped \(no checkpoint"):
+        looped(tmp_path / "one", 3, body, model=held)

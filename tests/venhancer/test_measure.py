@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tests.data.videos import moving
 from tests.venhancer.clips.test_timeline import clip
 from toolkit.data.video.scan import index_video
 from toolkit.data.video.write import Encoding, write_part
+from toolkit.venhancer import measure
 from toolkit.venhancer.clips.timeline import make_timeline
 from toolkit.venhancer.measure import frame_kinds, score_video
 
@@ -58,3 +61,28 @@ def test_each_kind_is_measured_by_itself(tmp_path):
     assert found["psnr_held"] == pytest.approx(20 * math.log10(255 / 30))
     errors = np.array([0, 100, 0, 100, 0, 900, 0, 100, 0, 100, 0])
     assert found["psnr"] == pytest.approx(10 * math.log10(255**2 / errors.mean()))
+
+
+@pytest.mark.parametrize(("most", "count"), [(99, 11), (8, 8), (1, 1)])
+def test_so_many_frames_are_measured_each_as_what_it_is_and_cuts_are_told(monkeypatch, most, count):
+    source, seen = clip(6, 12), []
+    scores = SimpleNamespace(
+        add=lambda frame, true, kind, is_cut: seen.append((int(frame), true, kind[0], is_cut)), result=dict
+    )
+    monkeypatch.setattr(measure, "VideoScores", lambda perceptual: scores)
+    monkeypatch.setattr(measure, "index_video", lambda path, key: None)
+    monkeypatch.setattr(measure, "VideoReader", lambda index: SimpleNamespace(frames=lambda: iter(range(12))))
+    monkeypatch.setattr(measure, "to_tensor", lambda frame: frame)
+    score_video("made.mp4", make_timeline(source, Fraction(24), (3,)), source, None, most)
+    expected = [(n, None, kind, n in (0, 6)) for n, kind in enumerate("kbkbkhkbkbkh")]
+    assert seen == expected[:count]  # the twelfth lies after the input's last
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"), [(24, [0, None, 1, None, 2, None, 3]), (10, [0, 1, None, None]), (36, [0, None, None, 1])]
+)
+def test_a_frame_is_held_against_what_the_reference_has_within_a_quarter_of_its_time(monkeypatch, rate, expected):
+    monkeypatch.setattr(measure, "VideoReader", lambda index: SimpleNamespace(frames=lambda: iter(range(9))))
+    reference = clip(9, 12)  # 0, 1/12, 1/6, 1/4 ... s
+    # at 10 a second: 0.1 is 1/60 from 1/12, but 0.2 is 1/30 from 1/6, and 0.3 is 1/30 from 1/3
+    assert list(islice(measure._matched(reference, Fraction(rate)), len(expected))) == expected

@@ -13,6 +13,7 @@ from torch import nn
 from tests.toyroom.harness import _processes, finish
 from toolkit.errors import UserError
 from toolkit.launch import launch
+from toolkit.runs.states import sharding
 from toolkit.runs.states.sharding import check_sharding
 from toolkit.zoo.checkpointing import called
 
@@ -179,3 +180,21 @@ def test_commands_refuse_it_before_they_begin(tmp_path, monkeypatch, capfd, comm
     monkeypatch.chdir(tmp_path)
     assert launch(command, [*words, "hydra.run.dir=one"]) == 2
     assert said in capfd.readouterr().err and not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize(("half", "gathered"), [(False, None), (True, torch.bfloat16)])
+def test_gradients_are_summed_in_single_precision_whatever_weights_are_gathered_in(monkeypatch, half, gathered):
+    import torch.distributed.fsdp as fsdp
+
+    calls, methods = [], []
+    monkeypatch.setattr("torch.distributed.device_mesh.init_device_mesh", lambda kind, size: (kind, size))
+    monkeypatch.setattr(fsdp, "fully_shard", lambda part, mesh, mp_policy: calls.append((part, mesh, mp_policy)))
+    monkeypatch.setattr(fsdp, "register_fsdp_forward_method", lambda part, name: methods.append((part, name)))
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
+    assert sharding.shard(network, list(network), half=half) is network
+    assert [part for part, _, _ in calls] == [network[0], network[1], network]  # each unit by itself, then the rest
+    assert {mesh for _, mesh, _ in calls} == {("cpu", (1,))}
+    for _, _, policy in calls:
+        assert (policy.param_dtype, policy.reduce_dtype) == (gathered, torch.float32)
+        assert not policy.cast_forward_inputs
+    assert methods == [(part, "forward_through") for part, _, _ in calls]
