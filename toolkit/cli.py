@@ -347,6 +347,16 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     show(Table(title, list(rows[0]), cells))
 
 
+def _at_home(word: str) -> str:
+    """``--out=~/page.html`` with the home folder, which shells leave alone there; any other word as it is."""
+    option, equals, value = word.partition("=")
+    if not (equals and option.startswith("--") and value.startswith("~/")):
+        return word
+    from toolkit.paths import at_home
+
+    return f"{option}={at_home(value)}"
+
+
 def main() -> None:
     """Entry point: users' mistakes become one line and exit code 2, also a file that cannot be read or written."""
     from toolkit.runs import output
@@ -356,6 +366,7 @@ def main() -> None:
         try:
             if "" in sys.argv:  # which as a path is the working folder
                 raise UserError("an empty word on the command line; is a variable without a value?")
+            sys.argv = [_at_home(word) for word in sys.argv]
             run()
         except (UserError, JobError, OSError, MemoryError) as error:
             if (known := in_one_line(error)) is None:

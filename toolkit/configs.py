@@ -15,7 +15,7 @@ from toolkit.commands import COMMANDS, Command
 from toolkit.data.catalogue import CATALOGUE, Entry
 from toolkit.errors import UserError, did_you_mean, first_line
 from toolkit.installation import install_hint
-from toolkit.paths import conf_dir, presets
+from toolkit.paths import at_home, conf_dir, presets
 from toolkit.schema import Job, check
 from toolkit.spelling import spelled
 
@@ -79,7 +79,7 @@ def compose(command: Command, words: list[str]) -> Job:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    overrides, notes = renamed.words_now(command.name, _with_searchpath(words))
+    overrides, notes = renamed.words_now(command.name, _with_searchpath(words_at_home(words)))
     for note in notes:
         log.warning(note)
     check_preset(command, overrides)
@@ -91,6 +91,13 @@ def compose(command: Command, words: list[str]) -> Job:
         if is_config_error(error):
             raise UserError(one_line(error, command)) from error
         raise
+
+
+def words_at_home(words: Sequence[str]) -> list[str]:
+    """``KEY=~/x`` with the home folder, which shells leave alone there and Hydra's grammar does not know."""
+    home = at_home("~/").replace("\\", r"\\")
+    folders = [re.sub(r"(?<=^hydra.run.dir=['\"])~/|(?<=^hydra.sweep.dir=['\"])~/", home, word) for word in words]
+    return [word if {"'", '"'} & {*word} else re.sub(r"(?<=[=,\[])~/", home, word) for word in folders]
 
 
 def _with_searchpath(words: list[str]) -> list[str]:
@@ -131,9 +138,20 @@ def typed_config(cfg: Any, asked: Sequence[str] = ()) -> Job:
         raise UserError(f"command={config.command}: this is toolkit {type(config).command}")
     if (data := getattr(config, "data", None)) and data.name not in data_sets(COMMANDS[config.command]):
         raise UserError(f"data.name={_no_such_data(data.name, COMMANDS[config.command])}")
+    _set_home(config)
     check(config)
     config.asked = tuple(asked)
     return config
+
+
+def _set_home(config: Any) -> None:
+    """Put the home folder into every value that begins with it: what is no text for a model names a file."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            _set_home(value)
+        elif not item.metadata.get("blank"):
+            setattr(config, item.name, at_home(value))
 
 
 def _refuse_strangers(node: Any, prefix: str = "") -> None:
@@ -179,8 +197,9 @@ def is_config_error(error: BaseException) -> bool:
     """Whether Hydra or OmegaConf refused the config, be it with an error that they did not mean to raise."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
+    if isinstance(error, (HydraException, OmegaConfBaseException, YAMLError)) or _unreadable(error):
         return True
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -211,7 +230,8 @@ _INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search pat
 
 def one_line(error: BaseException, command: Command) -> str:
     """Hydra's message and its cause in one line, without its internals."""
-    text = _old_key(error, command) or _unknown_option(error, command) or _unparsable(error) or _flat(error)
+    text = _old_key(error, command) or _unknown_option(error, command) or _unparsable(error) or _unreadable(error)
+    text = text or _in_a_file(error, command) or _flat(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         near = _near_key(unknown[1], known_keys(command) - {unknown[1]})
@@ -267,6 +287,29 @@ def _unparsable(error: BaseException) -> str:
         return f"{error.override}: not an override; write KEY=VALUE"
     why = first_line(error)
     return f"{error.override}: {why}; a value with signs of Hydra's own goes into quotes: '{key}=\"VALUE\"'"
+
+
+def _unreadable(error: BaseException) -> str:
+    """A file of the user's own that is no UTF-8, which Hydra reads without saying its name; else empty."""
+    trace = error.__traceback__ if isinstance(error, UnicodeDecodeError) else None
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == "hydra._internal.core_plugins.file_config_source":
+            return f"{trace.tb_frame.f_locals.get('full_path')}: is not UTF-8 text ({error}); save it as UTF-8"
+        trace = trace.tb_next
+    return ""
+
+
+def _in_a_file(error: BaseException, command: Command) -> str:
+    """A wrong key or value in a file of the user's own, by its whole name; empty for another kind of error."""
+    first, *lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    file, key = re.match(r"In '([^']+)'", first), re.search(r"full_key: (\S+)", str(error))
+    if not (file and key and lines):
+        return ""
+    if not re.match(r"Key '.*' not in '", lines[0]):
+        return f"{file[1]}: {key[1]}: {lines[0]}"
+    if key[1] == file[1].partition("/")[0]:
+        return f"{file[1]}: its first line must be '# @package _global_', without a byte order mark before it"
+    return f"{file[1]}: {key[1]}: no such key; {_near_key(key[1], known_keys(command))}--keys lists all"
 
 
 def _flat(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from toolkit import one_job, renamed
 from toolkit.commands import COMMANDS, Command, paper_named
-from toolkit.configs import check_preset, compose, is_config_error, one_line, register
+from toolkit.configs import check_preset, compose, is_config_error, one_line, register, words_at_home
 from toolkit.errors import Interrupted, UserError, brief, with_kind
 from toolkit.one_job import Ending
 from toolkit.paths import conf_dir
@@ -54,7 +54,7 @@ def _launch(command_name: str, arguments: list[str]) -> int:
     sweep.forget()
     command = COMMANDS[command_name]
     try:
-        arguments, notes = renamed.words_now(command_name, arguments)
+        arguments, notes = renamed.words_now(command_name, words_at_home(arguments))
         for note in notes:
             tell(f"toolkit: {note}")
         check_preset(command, arguments)

@@ -1,4 +1,4 @@
-"""Where the package's own files are (beside the code in a wheel, at the top of a checkout), and whom files are for."""
+"""Where the package's own files are (in a wheel or a checkout), whom files are for, what lies below the home folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from toolkit.errors import UserError
 
@@ -59,3 +60,13 @@ def share(folder: Path) -> None:
     for path in folder.rglob("*.safetensors"):
         with suppress(OSError):  # a file of another user's
             path.chmod(0o666 & ~mask)
+
+
+def at_home(value: Any) -> Any:
+    """A text that begins with ``~/`` (also one of a list) with the home folder in its place; anything else as it is.
+
+    Shells replace it at the beginning of a word only, not behind ``KEY=``.
+    """
+    if isinstance(value, list):
+        return [at_home(one) for one in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value

@@ -173,3 +173,12 @@ def test_what_edms_config_leaves_out_is_the_releases_default(monkeypatch):
     assert given == {"image_size": 32, "in_channels": 3, "num_classes": 10, "channel_mult": [1, 2, 2, 2]}
     import_edm._build_edm(config | {"channel_mult": [2, 2]}, None, {})
     assert given["channel_mult"] == [2, 2]
+
+
+def test_a_text_in_the_place_of_weights_is_called_no_file_of_torch(tmp_path):
+    """The error is the first letter, as an operation of pickle that there is not."""
+    from toolkit.zoo.importing import load_tensors
+
+    (tmp_path / "weights.pt").write_text("hello")
+    with pytest.raises(ValueError, match=r"torch\.save writes no such file \(KeyError: 101\)"):
+        load_tensors(tmp_path / "weights.pt")

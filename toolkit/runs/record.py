@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import JobError, UserError
-from toolkit.paths import share
+from toolkit.paths import at_home, share
 from toolkit.runs.files import write_atomic, write_json
 from toolkit.runs.machine import git_commit, machine, package_versions, peak_memory_mib
 from toolkit.runs.reading import metrics_line, read_record
@@ -339,7 +339,7 @@ def differing_keys(previous: dict[str, Any], config: Job) -> Iterator[tuple[str,
     for key, item, value in fields_of(config):
         before: Any = previous
         for part in key.split("."):
-            before = before.get(part, absent) if isinstance(before, dict) else absent
+            before = at_home(before.get(part, absent)) if isinstance(before, dict) else absent
         added_since = before is absent and value == _default(item)
         if before != value and not added_since and item.metadata.get("computes", True):
             yield key, item.metadata, "absent" if before is absent else before, value

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from toolkit.errors import UserError, brief
+from toolkit.errors import UserError, brief, with_kind
 from toolkit.paths import share
 from toolkit.plain_files import read_object
 
@@ -54,6 +54,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except (SafetensorError, UnpicklingError, *_DAMAGES) as error:
+        if isinstance(error, LookupError):  # which says a byte or a place in the file, and no more
+            raise ValueError(f"torch.save writes no such file ({with_kind(error, 80)})") from None
         raise ValueError(brief(error, 120)) from None
 
 

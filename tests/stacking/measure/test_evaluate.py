@@ -215,3 +215,13 @@ def test_text_is_cut_to_so_many_bytes_not_letters(monkeypatch):
     assert evaluate._texts(config) == ["ééé", "abcd"]
     config.evaluation.text_kb = 0.005
     assert evaluate._texts(config) == ["éé", "a"]
+
+
+def test_rows_of_tasks_may_begin_with_the_mark_of_an_editor(tmp_path):
+    row = {"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}
+    for codec in ("utf-8-sig", "utf-16"):
+        (tmp_path / "mine.jsonl").write_bytes(f"{json.dumps(row)}\r\n".encode(codec))
+        check_exports([str(tmp_path / "mine.jsonl")], None)
+    (tmp_path / "mine.jsonl").write_bytes(json.dumps(row | {"question": "é"}, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(UserError, match=r"mine\.jsonl: cannot be read as UTF-8 text"):
+        check_exports([str(tmp_path / "mine.jsonl")], None)

@@ -211,7 +211,8 @@ class _Scan:
         if self.damage:
             hint = "; animated WebP is not read, APNG and GIF are" if self.stream.codec_context.name == "webp" else ""
             return f"no frame of it can be decoded ({self.damage}){hint}"
-        return f"has no frame after start_s={self.start_s}" if self.decoded else "has no frames"
+        until = "" if self.end_s is None else f" and before {self.end_s:g} s, where duration_s ends it"
+        return f"has no frame after start_s={self.start_s}{until}" if self.decoded else "has no frames"
 
 
 def _refuse_huge(stream: Any, path: Path, key: str, most_bytes: int | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError, did_you_mean
+from toolkit.plain_files import read_text
 
 ALL = "paper"  # stands for the eight
 
@@ -276,10 +277,7 @@ def _check_rows(
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8").removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    text = read_text(path).removesuffix("\n")
     if not text:
         raise UserError(f"{path}: is empty")
     rows = []
