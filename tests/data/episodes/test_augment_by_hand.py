@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from toolkit.data.episodes.augment import _crop, _recolor, augment
+from toolkit.data.episodes.augment import _crop, _recolor, _uniform, augment
 
 
 def drawing(*values):
@@ -67,3 +67,10 @@ def test_a_share_of_a_batch_is_changed_as_in_the_whole():
     whole = augment(frames, torch.Generator().manual_seed(4))
     part = augment(frames[2:4], torch.Generator().manual_seed(4), num=5, first=2)
     torch.testing.assert_close(part, whole[2:4], atol=1e-6, rtol=0)
+
+
+def test_numbers_lie_between_their_bounds_and_are_drawn_for_the_whole_of_which_a_part_is_taken():
+    drawn = [_uniform(torch.Generator().manual_seed(3), 400, slice(0, 400), 0.9, 1.1)]
+    drawn.append(_uniform(torch.Generator().manual_seed(3), 400, slice(100, 130), 0.9, 1.1))
+    assert 0.9 <= drawn[0].min() < 0.91 and 1.09 < drawn[0].max() < 1.1
+    assert torch.equal(drawn[1], drawn[0][100:130])

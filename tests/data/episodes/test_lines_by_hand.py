@@ -210,7 +210,11 @@ def test_a_recording_ends_with_the_episode_and_every_number_is_another_one():
 
 def test_only_failures_in_a_row_end_a_recording(tmp_path, monkeypatch):
     """Two of three fail, six in all, never three in a row."""
-    calls = []
+    calls, asked = [], []
+
+    def find(name, may_import):  # the user has typed the name: its package may be imported
+        asked.append((name, may_import))
+        return environments.Recorded(lambda size_px: Ends(), noise, "none", "")
 
     def run_episode(env, recorded, plan, number):
         calls.append(number)
@@ -218,11 +222,10 @@ def test_only_failures_in_a_row_end_a_recording(tmp_path, monkeypatch):
             raise RuntimeError("no")
         return an_episode(size=8)
 
-    recorded = environments.Recorded(lambda size_px: Ends(), noise, "none", "")
-    monkeypatch.setattr(record, "find", lambda name, may_import: recorded)
+    monkeypatch.setattr(record, "find", find)
     monkeypatch.setattr(record, "run_episode", run_episode)
     made, problems = record.record(record.Plan("here", num_episodes=9, num_frames=5, size_px=8), tmp_path)
-    assert calls == list(range(9)) and made == 3 and len(problems) == 6
+    assert calls == list(range(9)) and made == 3 and len(problems) == 6 and asked == [("here", True)]
 
 
 def test_what_is_recorded_for_a_run_is_as_long_as_its_clips_need(tmp_path, monkeypatch):

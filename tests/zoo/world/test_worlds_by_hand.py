@@ -7,7 +7,7 @@ import torch
 
 from tests.zoo.world.nano_world import nano_clips, nano_tokenizer, nano_transformer, nano_world
 from toolkit.zoo.world import model
-from toolkit.zoo.world.codebook import CodebookEMA, VectorQuantizer
+from toolkit.zoo.world.codebook import CodebookEMA, VectorQuantizer, draw_apart
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.sampling import Sampling, draw
 from toolkit.zoo.world.state import Kept
@@ -54,6 +54,14 @@ def test_a_dead_code_goes_where_no_living_one_is():
     latents = torch.tensor([[0.0, 0.0]] * 20 + [[10.0, 10.0]] * 20)
     average.update(latents, torch.zeros(40, dtype=torch.int64), torch.Generator().manual_seed(0))
     assert average.num_restarted == 1 and average.sums[1].tolist() == [10.0, 10.0]
+
+
+def test_what_is_far_from_every_start_is_drawn():
+    latents = torch.tensor([[0.0, 0.0]] * 20 + [[5.0, 5.0]] + [[10.0, 10.0]] * 20)
+    start = torch.tensor([[0.0, 0.0], [10.0, 10.0]])
+    for seed in range(5):
+        drawn = draw_apart(latents, 1, torch.Generator().manual_seed(seed), start)
+        assert drawn.tolist() == [[5.0, 5.0]]
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------
