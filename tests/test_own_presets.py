@@ -77,3 +77,9 @@ def test_options_of_the_command_line_know_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     words = ["report", "--out=~/a.html", "~/x", "--out=b~/c", "optim.lr=~/1", "--json"]
     assert [_at_home(word) for word in words] == ["report", "--out=/home/me/a.html", *words[2:]]
+
+
+def test_more_threads_than_a_system_carries_are_refused(toy):
+    """OpenMP ended the process with a segmentation fault."""
+    with pytest.raises(UserError, match="num_threads=100000: must be at most 1024"):
+        compose(COMMANDS["train-toy"], ["num_threads=100000"])

@@ -92,7 +92,7 @@ class Job:
     device: str = choice("auto", "auto", "cpu", "cuda", "mps", computes=False)
     precision: str = choice("fp32", "fp32", "bf16", "fp16")
     compile: bool = False
-    num_threads: int | None = number(None, least=1, computes=False)
+    num_threads: int | None = number(None, least=1, most=1024, computes=False)  # of far more the system dies
     num_workers: int = number(0, least=0, computes=False)
     log_every_steps: int = number(50, least=1, computes=False)
     checkpoint_every_steps: int = number(500, least=1, computes=False)
