@@ -13,6 +13,7 @@ from toolkit.ivideogpt.config import Plan
 from toolkit.ivideogpt.control import planning
 from toolkit.ivideogpt.control.env import WorldModelEnv, WorldModelVectorEnv
 from toolkit.ivideogpt.control.games import MOST_SEEN, Game
+from toolkit.ivideogpt.control.mbpo import Settings
 from toolkit.ivideogpt.control.planning import Task, _scorer, _true_scores, control, goal_image, search
 from toolkit.runs.seeds import derive
 from toolkit.zoo.world.model import WorldModel
@@ -215,8 +216,14 @@ def test_of_several_context_frames_the_newest_is_shown_and_the_simulator_rests_b
 
 
 def test_only_planners_that_learn_have_an_agent_and_the_model_learns_where_it_is_asked_to(monkeypatch, tmp_path):
-    told = []
-    monkeypatch.setattr(planning, "learn", lambda *given, **more: told.append((given[0], more)) or ("agent", None))
+    told, sizes = [], []
+
+    def learn(world, env, settings, **more):
+        told.append((world, more))
+        sizes.append(settings)
+        return "agent", None
+
+    monkeypatch.setattr(planning, "learn", learn)
     learner = SimpleNamespace(world="a copy", learn="its updates", save=lambda folder: told.append(folder.name))
     monkeypatch.setattr(planning, "ModelLearner", lambda *_: learner)
     clips = SimpleNamespace(dataset=SimpleNamespace(make_env=lambda: "reality"))
@@ -228,7 +235,11 @@ def test_only_planners_that_learn_have_an_agent_and_the_model_learns_where_it_is
         ("mbpo", 3, [("a copy", {"adapt": "its updates"}), "model_mbpo"]),
     ):
         config = tiny.config()
-        config.plan.transformer_updates = updates
+        config.seed, config.rollout.sampling, config.plan.transformer_updates = 6, "greedy", updates
+        config.plan.num_rounds, config.plan.num_steps, config.plan.horizon = 4, 11, 7
         told.clear()
         agent = planning._learner("the world", clips, config, planner, run)
         assert told == wanted and agent == (None if planner == "tokens" else "agent"), planner
+    assert len(sizes) == 3 and all(
+        one == Settings(num_rounds=4, episode_steps=11, horizon=7, seed=6, sampling="greedy") for one in sizes
+    )

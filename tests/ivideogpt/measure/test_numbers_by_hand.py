@@ -292,7 +292,8 @@ def test_returns_of_a_start_are_ranked_among_themselves_and_a_start_without_diff
     steps = torch.tensor([[1.0, 2, 3, 4]] * 4 + [[2.0] * 4])
     true = (100 * torch.arange(5)[:, None] + steps).flatten()  # starts differ by much more than sequences do
     said = torch.stack([steps[0], 3 * steps[0], -steps[0], torch.tensor([2.0, 4, 1, 3]), steps[0]]).flatten()
-    spread = lambda returns: torch.stack([returns - 1, returns * 0 + 1, returns * 0], 1)  # noqa: E731 - summed over frames
+    early = (torch.arange(20) * 7 % 5).float()  # in no order: no frame alone has that of the sum
+    spread = lambda returns: torch.stack([early, returns - 2 * early, early], 1)  # noqa: E731 - summed over frames
     asked = []
 
     def play(env, starts, sequences, num_context):

@@ -1,5 +1,6 @@
 """What training keeps, restarts and draws beside its steps: whose luck, which clips, what a checkpoint holds."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -73,8 +74,8 @@ def test_a_frozen_codebook_is_neither_averaged_nor_learnt():
 
 
 def test_usage_is_watched_on_held_out_clips_and_too_little_of_it_is_said_at_the_end(monkeypatch):
-    """32 clips a pass; of 16 codes of the context one is used, of the dynamics' eight."""
-    layout = tiny.tokenizer().layout
+    """32 clips a pass; of 16 codes of the context one is used, of the dynamics' 32 eight."""
+    layout = dataclasses.replace(tiny.tokenizer().layout, num_dynamics_codes=32)
     said, logged, passes = [], {}, []
 
     def tokenize(frames):
@@ -94,7 +95,7 @@ def test_usage_is_watched_on_held_out_clips_and_too_little_of_it_is_said_at_the_
         _watch(step, coder, Clip(torch.zeros(48, 4, 3, 2, 2), None, None), loop, config)
         assert len(said) == (step == 5)
     assert passes == [32, 16] * 2 and "6% of the context codes" in said[0]
-    assert logged["context_usage"] == 1 / 16 and logged["dynamics_usage"] == 0.5
+    assert logged["context_usage"] == 1 / 16 and logged["dynamics_usage"] == 0.25
     shares = torch.tensor([2 / 12] * 4 + [1 / 12] * 4)  # four of the eight come twice as often
     wanted = float((-shares * shares.log()).sum().exp())
     assert logged["context_perplexity"] == 1 and logged["dynamics_perplexity"] == pytest.approx(wanted)
@@ -169,12 +170,12 @@ def test_tokens_of_a_clip_with_a_gap_know_that_they_have_one(monkeypatch):
 
 
 class Sure(nn.Module):
-    """Codes of dynamics by their places: 0.7, 0.2, 0.1 for the first three, whatever is read."""
+    """Codes of dynamics: 0.4 for the first, 0.1 for each of the next six, whatever is read."""
 
     def logits(self, tokens, layout, actions):
         made = torch.full((*tokens.shape, layout.context_slot + 2), -30.0)
         first = layout.num_context_codes
-        made[..., first : first + 3] = torch.tensor([0.7, 0.2, 0.1]).log()
+        made[..., first : first + 7] = torch.tensor([0.4, *[0.1] * 6]).log()
         made[..., 0] = 9.0  # no code of a future frame
         return made
 
@@ -188,5 +189,25 @@ def test_own_tokens_are_drawn_by_their_probabilities_and_a_share_of_the_true_one
     seen = own_tokens(Sure(), tokens, layout, None, 0.25)
     future = torch.cat([seen[:, slot + 1 : slot + 5] for slot in slots], 1) - layout.num_context_codes
     shares = torch.bincount(future.flatten(), minlength=10) / future.numel()
-    assert shares[[0, 1, 2, 9]].tolist() == pytest.approx([0.175, 0.05, 0.025, 0.75], abs=0.02)
+    assert shares[[0, 1, 6, 9]].tolist() == pytest.approx([0.1, 0.025, 0.025, 0.75], abs=0.02)
     assert (seen[:, slots[1:]] == layout.frame_slot).all()
+
+
+class Placed(nn.Module):
+    """Sure of one code of dynamics at each place: the place's number, modulo 13."""
+
+    def logits(self, tokens, layout, actions):
+        made = torch.zeros(*tokens.shape, layout.context_slot + 2)
+        places = torch.arange(tokens.shape[1])
+        made[:, places, layout.num_context_codes + places % 13] = 60.0
+        return made
+
+
+def test_an_own_token_is_what_the_place_before_it_says():
+    layout = tiny.tokenizer().layout
+    tokens = torch.full((2, layout.length(3)), layout.num_context_codes + 14)
+    tokens[:, layout.slot_indices(3)[1:]] = layout.frame_slot
+    seen = own_tokens(Placed(), tokens, layout, None, 1.0)
+    for slot in layout.slot_indices(3):
+        for place in range(slot + 1, slot + 5):
+            assert (seen[:, place] == layout.num_context_codes + (place - 1) % 13).all()

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from tests.ivideogpt import tiny
 from toolkit.ivideogpt.clips import arrange
 from toolkit.ivideogpt.config import TokenizerLoss
-from toolkit.ivideogpt.train.losses import TokenizerObjective, fakes, generator_loss, hinge
+from toolkit.ivideogpt.train.losses import TokenizerObjective, balance, fakes, generator_loss, hinge
 from toolkit.ivideogpt.train.perceptual import GradientDistance
 from toolkit.ivideogpt.train.transformer import TransformerObjective, tokenise
 from toolkit.zoo.world.codebook import CodebookEMA, VectorQuantizer
@@ -41,6 +41,23 @@ def test_the_tokenizers_loss_is_its_sum():
         nearest = ((z[:, None] - quantizer.embedding.weight) ** 2).sum(2).min(1).values
         loss = loss + 1.25 * nearest.mean() / z.shape[1]
     assert terms["loss"].item() == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_of_two_context_frames_each_is_perceived_beside_itself():
+    context = torch.rand(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    objective = TokenizerObjective(tiny.tokenizer(context_length=2), TokenizerLoss(), GradientDistance())
+    terms, found = objective(context, FUTURE, True)
+    mine = [GradientDistance()(found.ref_sample[:, frame], context[:, frame]) for frame in (0, 1)]
+    assert terms["context_perceptual"].item() == pytest.approx(torch.cat(mine).mean().item(), rel=1e-5)
+    swapped = [GradientDistance()(found.ref_sample[:, 1 - frame], context[:, frame]) for frame in (0, 1)]
+    assert abs(torch.cat(swapped).mean() - torch.cat(mine).mean()) > 1e-4
+
+
+def test_the_balance_of_two_gradients_is_the_ratio_of_their_norms_up_to_ten_thousand():
+    small, large = torch.tensor([3.0, 4.0]), torch.tensor([[6.0], [8.0]])
+    assert balance(large, small).item() == pytest.approx(2.0)
+    assert balance(large, small / 4000).item() == pytest.approx(8000)
+    assert balance(large, small / 6000).item() == balance(large, 0 * small).item() == 10_000
 
 
 def test_codes_are_drawn_to_latents_and_latents_to_codes_by_their_weights():
