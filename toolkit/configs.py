@@ -95,9 +95,9 @@ def compose(command: Command, words: list[str]) -> Job:
 
 def words_at_home(words: Sequence[str]) -> list[str]:
     """``KEY=~/x`` with the home folder, which shells leave alone there and Hydra's grammar does not know."""
-    home = at_home("~/").replace("\\", r"\\")
-    folders = [re.sub(r"(?<=^hydra.run.dir=['\"])~/|(?<=^hydra.sweep.dir=['\"])~/", home, word) for word in words]
-    return [word if {"'", '"'} & {*word} else re.sub(r"(?<=[=,\[])~/", home, word) for word in folders]
+    home = r"\g<1>" + at_home("~/").replace("\\", r"\\")
+    folders = [re.sub(r"^(hydra\.(?:run|sweep)\.dir=['\"])~/", home, word) for word in words]
+    return [word if {"'", '"'} & {*word} else re.sub(r"([=,\[])~/", home, word) for word in folders]
 
 
 def _with_searchpath(words: list[str]) -> list[str]:

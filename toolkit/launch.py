@@ -199,7 +199,7 @@ def _environment(**values: str) -> Iterator[None]:
         for name in values:
             os.environ.pop(name, None)
         for name, value in before.items():  # accelerate empties it for a moment, in which a signal may end the job
-            os.environ[name] = value if name in values else os.environ.get(name, value)
+            os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager

@@ -247,6 +247,11 @@ class EnhanceVideo(Job):
         """Whether VEnhancer's network makes the key frames."""
         return self.backend == "generative" and self.keys == "network"
 
+    @property
+    def trains_base(self) -> bool:
+        """Whether stage=train begins with a base, on which the control network then learns."""
+        return not self.init and not self.optim.joint
+
     def idle(self) -> dict[str, tuple[str, ...]]:
         """What is of stages that do not run, and of what is not chosen."""
         asked = f"stage={self.stage}"
@@ -306,7 +311,7 @@ class EnhanceVideo(Job):
             raise UserError("compile=true: not with optim.sharding=fsdp, for these blocks all differ; use one of them")
         if "train_keys" in self.stages() and self.optim.sharding != "none":
             raise UserError(f"optim.sharding={self.optim.sharding}: is of stage=train; that of key frames is small")
-        if "train" in self.stages() and not (self.init or self.optim.joint or self.optim.base_num_steps):
+        if "train" in self.stages() and self.trains_base and not self.optim.base_num_steps:
             why = "the control network would be trained on a base of random weights"
             raise UserError(f"optim.base_num_steps=0: {why}; give steps, init=MODEL, or optim.joint=true")
         if "evaluate" in self.stages() and not self.data.held_out:

@@ -40,7 +40,7 @@ def stages(config: EnhanceVideo) -> list[StageShape]:
         return [_keys_stage(config)]
     if "train" not in config.stages():
         raise UserError(f"stage={config.stage}: trains nothing; give stage=train or stage=train_keys")
-    is_given = config.init is not None or config.optim.joint  # then no base is trained before
+    trains_base = config.trains_base
     config, optim, notes = replace(config, init=None), config.optim, []
     if config.network.codec == "vae":
         notes.append("autoencoder: Stable Diffusion's sizes")
@@ -66,7 +66,7 @@ def stages(config: EnhanceVideo) -> list[StageShape]:
         )
         for name, num_steps in (("base", optim.base_num_steps), ("train", optim.num_steps))
     ]
-    return shapes[1:] if is_given else shapes
+    return shapes if trains_base else shapes[1:]
 
 
 def _keys_stage(config: EnhanceVideo) -> StageShape:

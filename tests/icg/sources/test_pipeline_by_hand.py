@@ -108,7 +108,7 @@ def test_banks_are_of_the_seed_and_null_of_the_last_class(source, monkeypatch):
     for rows in (5, 5, None):
         source.prepare(ICG(bank_rows=rows))
     wanted = derive(7, "bank")
-    assert asked == [(5, wanted, {"height": 2}), (pipeline.BANK_ROWS, wanted, {"height": 2})]
+    assert asked == [(5, wanted, {"height": 2}), (pipeline.PipelineSource.bank_rows, wanted, {"height": 2})]
     source.condition, source.num_classes = "class", 10
     assert source._null({}) == {"class_labels": 10}  # a row of the table after the classes
 

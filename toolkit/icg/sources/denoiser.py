@@ -33,7 +33,6 @@ from toolkit.zoo.edm.denoiser import Denoiser
 from toolkit.zoo.edm.samplers import edm_sigmas, heun
 from toolkit.zoo.loading import hub_answers, load_or_refuse
 
-BANK_ROWS = 1024
 LATENTS_AT_ONCE = 256  # z is drawn in whole groups, so that sample i has the same z in any batch
 
 
@@ -49,7 +48,7 @@ class DenoiserSource(Source):
         UserError: nothing there, another kind of network, labels that do not fit, latents without a prior.
     """
 
-    bank_rows = BANK_ROWS
+    bank_rows = 1024
 
     def __init__(self, model: str, config: SampleICG, device: torch.device, part: str | None = None) -> None:
         self.name, self.config, self.device = model, config, device

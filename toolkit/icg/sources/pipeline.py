@@ -20,7 +20,6 @@ from toolkit.icg.sources import pipeline_files as files
 from toolkit.icg.sources.base import Request, Source, counted_rows
 from toolkit.runs.seeds import derive
 
-BANK_ROWS = 64
 PIXELS_AT_ONCE = 2**21
 MOST_FRAMES = 8  # of a film that are shown
 
@@ -35,7 +34,7 @@ class PipelineSource(Source):
         UserError: an unknown family, files that are missing or unsafe, labels or prompts that do not fit.
     """
 
-    bank_rows = BANK_ROWS
+    bank_rows = 64
 
     def __init__(self, model: str, config: SampleICG, device: torch.device) -> None:
         self.name, self.config, self.device = model, config, device

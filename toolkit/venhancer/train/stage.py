@@ -53,7 +53,7 @@ def train(config: EnhanceVideo, run: Run, accelerator: Accelerator) -> None:
     base = build_base(config, as_codec(vae).channels)
     check_crop(config, as_codec(vae), base)
     crops = load_crops(config)
-    if not config.init and not config.optim.joint:
+    if config.trains_base:
         with run.stage("base"):
             base = _train_base(config, run, accelerator, base, vae, crops)
     seed_all(config.seed, "train", "init")
