@@ -79,7 +79,13 @@ def test_so_many_frames_are_measured_each_as_what_it_is_and_cuts_are_told(monkey
 
 
 @pytest.mark.parametrize(
-    ("rate", "expected"), [(24, [0, None, 1, None, 2, None, 3]), (10, [0, 1, None, None]), (36, [0, None, None, 1])]
+    ("rate", "expected"),
+    [
+        (24, [0, None, 1, None, 2, None, 3]),
+        (10, [0, 1, None, None]),
+        (36, [0, None, None, 1]),
+        (Fraction(24, 5), [0, 3, 5, 8]),  # 2.5 and 7.5 frames on: of two as near the later
+    ],
 )
 def test_a_frame_is_held_against_what_the_reference_has_within_a_quarter_of_its_time(monkeypatch, rate, expected):
     monkeypatch.setattr(measure, "VideoReader", lambda index: SimpleNamespace(frames=lambda: iter(range(9))))

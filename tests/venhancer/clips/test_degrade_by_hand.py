@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
+from toolkit.venhancer.clips import degrade
 from toolkit.venhancer.clips.degrade import degraded_frames, degraded_size
 from toolkit.venhancer.config import Degrade
 
@@ -60,3 +63,12 @@ def test_sides_are_divided_rounded_and_even_where_the_codec_needs_it():
     assert degraded_size(index, Degrade(scale=4.0, crf=None)) == (25, 17)
     assert degraded_size(index, Degrade(scale=4.0, crf=30)) == (24, 16)
     assert degraded_size(SimpleNamespace(width=64, height=32), Degrade(scale=2.0, crf=None)) == (32, 16)
+
+
+def test_a_clip_of_every_third_frame_has_a_third_of_the_rate(monkeypatch):
+    told = []
+    monkeypatch.setattr(degrade, "VideoReader", lambda index: SimpleNamespace(frames=lambda: iter(())))
+    monkeypatch.setattr(degrade, "write_part", lambda path, frames, encoding: told.append(encoding))
+    index = SimpleNamespace(width=101, height=68, rate=Fraction(24000, 1001), aspect=Fraction(1))
+    degrade.write_degraded(index, Degrade(scale=4.0, frame_step=3, crf=30), Path("made.mp4"), seed=0)
+    assert (told[0].rate, told[0].width, told[0].height, told[0].crf) == (Fraction(8000, 1001), 24, 16, 30)

@@ -9,8 +9,9 @@ import pytest
 from tests.venhancer.clips.test_timeline import clip
 from toolkit.errors import UserError
 from toolkit.venhancer.clips import inputs
+from toolkit.venhancer.clips.between import check_memory
 from toolkit.venhancer.clips.inputs import _left_in_container, find_tasks
-from toolkit.venhancer.config import EnhanceVideo
+from toolkit.venhancer.config import EnhanceVideo, Windows
 
 
 def test_pages_of_files_that_were_read_are_no_lack_of_memory(tmp_path):
@@ -78,6 +79,17 @@ def test_a_side_that_is_asked_for_is_an_eighth_at_least_and_the_networks_are_as_
         size(width=18)
     with pytest.raises(UserError, match=r"height=126: is 0\.984 times .* from 1 to 8"):
         size(height=126, backend="generative")
+    large = clip(width=8001, height=6400)
+    assert inputs.output_size(EnhanceVideo(input="c.mp4", backend="classic", width=1000), large)[:2] == (1000, 800)
     assert inputs.output_size(EnhanceVideo(input="c.mp4"), index, (90, 60))[:2] == (90, 60)
     assert inputs.output_size(EnhanceVideo(input="c.mp4", scale=0.5), index, (90, 60))[:2] == (80, 64)
     assert (inputs._even(31.5), inputs._even(32.9), inputs._even(0.4)) == (32, 32, 2)
+
+
+def test_rife_needs_1200_bytes_of_every_pixel_that_it_computes_at_once():
+    """Of a picture that is smaller than a tile all of it, of a larger one 1280 rows and 2048 columns."""
+    for size, need in {(40, 30): 1200 * 40 * 30, (3000, 2000): 1200 * 1280 * 2048}.items():
+        check_memory("rife", size, Windows(), need)
+        check_memory("motion", size, Windows(), 0)
+        with pytest.raises(UserError, match=r"between=rife: .* pixels at a time need about"):
+            check_memory("rife", size, Windows(), need - 1)

@@ -5,10 +5,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from toolkit.venhancer.clips.classic import _luma, blended_frames, interpolate
-from toolkit.venhancer.clips.colour import low_pass
-from toolkit.venhancer.clips.scenes import change
+from toolkit.venhancer.clips import side_by_side
+from toolkit.venhancer.clips.classic import _enlarged_rows, _luma, blended_frames, interpolate
+from toolkit.venhancer.clips.colour import low_pass, wavelet
+from toolkit.venhancer.clips.scenes import CutFinder, change
 
 
 def test_wavelet_bands_are_those_of_kernels_one_two_and_four_pixels_apart():
@@ -79,3 +81,47 @@ def test_one_loud_block_is_one_of_the_144():
     assert change(before, after) == pytest.approx(1 / 144)
     after[4:8, 8:12] = 16  # a quarter of what counts as all
     assert change(before, after) == pytest.approx(0.25 / 144)
+
+
+def test_motion_is_enlarged_between_the_middles_of_its_pixels():
+    """Two rows and two columns to four and four: a quarter and three quarters of the way, the edges repeated."""
+    small = torch.tensor([[0.0, 8.0], [16.0, 24.0]]).view(1, 1, 2, 2)
+    steps = torch.tensor([0.0, 0.25, 0.75, 1.0])
+    wanted = 16 * steps[:, None] + 8 * steps
+    assert torch.allclose(_enlarged_rows(small, slice(1, 4), 4, 4)[0, 0], wanted[1:])
+
+
+def test_colours_are_the_guides_as_far_as_31_pixels_around():
+    """Five bands: 1 + 2 + 4 + 8 + 16."""
+    x, guide = torch.zeros(2, 1, 3, 70, 90)
+    guide[:, :, 35, 45] = 100
+    columns = wavelet(x, guide)[0].amax(dim=(0, 1)).nonzero().flatten()
+    assert columns.tolist() == list(range(45 - 31, 45 + 32))
+
+
+@pytest.mark.parametrize(
+    ("scores", "cuts"),
+    [
+        ([0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0], [4, 7]),
+        ([0, 0, 0, 0, 1, 0, 1, 0, 0, 0], [4]),  # two frames on: a flash
+        ([0, 0.4, 0.5], []),  # the first frame, which has no frame before it, is no sign of a picture that stands still
+    ],
+)
+def test_scenes_last_three_frames_at_least_and_what_moves_throughout_is_not_cut(scores, cuts):
+    finder = CutFinder(0.2)
+    finder.scores = scores
+    assert finder.cuts() == cuts
+
+
+def test_panels_side_by_side_have_1920_pixels_together_and_are_never_enlarged():
+    assert side_by_side._panel_size((1920, 1080), 2) == (960, 540)
+    assert side_by_side._panel_size((1920, 1080), 3) == (640, 360)
+    assert side_by_side._panel_size((100, 60), 2) == (100, 60)
+
+
+@pytest.mark.parametrize(("num_frames", "shown"), [(7, [0, 2, 4, 6]), (2, [0, 1]), (1, [0])])
+def test_a_sheet_has_four_frames_from_the_first_to_the_last(tmp_path, monkeypatch, num_frames, shown):
+    frames = [np.full((1, 2, 3), number, np.uint8) for number in range(9)]
+    monkeypatch.setattr(side_by_side, "frames_of", lambda clip: iter(frames))
+    side_by_side.write_sheet(tmp_path / "sheet.png", tmp_path, num_frames)
+    assert np.asarray(Image.open(tmp_path / "sheet.png"))[:, 0, 0].tolist() == shown

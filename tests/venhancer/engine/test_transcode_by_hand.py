@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toolkit.venhancer.engine.frame_store import FrameStore
-from toolkit.venhancer.engine.transcode import OVERLAP, Transcoder
+from toolkit.venhancer.engine.transcode import Transcoder
 
 
 def transcoder(folder, rows=12, columns=10, *, context=0, group=1, overlap=0.25, scale=None):
@@ -63,9 +63,9 @@ def test_a_decoder_sees_no_more_frames_than_it_takes_and_tiles_overlap_where_it_
     made.decode(range(1, 7), 9, stored(tmp_path, [0.1] * 9))
     assert seen == {5}  # 0 to 4 for 1 to 3, 3 to 7 for 4 to 6
     flight = SimpleNamespace(canvas=lambda *_: None)
-    for margin, overlap in ((8, OVERLAP), (0, 0.0)):
+    for margin, overlap in ((8, 1 / 6), (0, 0.0)):
         codec = SimpleNamespace(margin=margin, group=1, factor=1)
-        assert Transcoder(codec, flight, None, (1, 1), (1, 1), None, torch.device("cpu")).overlap == overlap > -1
+        assert Transcoder(codec, flight, None, (1, 1), (1, 1), None, torch.device("cpu")).overlap == overlap
 
 
 def test_a_residual_is_in_units_of_its_own_and_lies_on_the_filled_in_frame(tmp_path):

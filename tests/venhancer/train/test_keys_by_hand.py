@@ -1,7 +1,10 @@
 """The training of key frames' network against one written out: loss, both optimisers, clipping, and what is saved."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -82,3 +85,53 @@ def test_a_square_lies_in_eight_ways_four_of_them_mirrored():
     ways = [keys._turned(square, number)[0].tolist() for number in range(8)]
     assert ways[0] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and ways[1] == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]
     assert ways[4] == [[2, 1, 0], [5, 4, 3], [8, 7, 6]] and len({str(way) for way in ways}) == 8
+
+
+class Numbered:
+    """Crops of 6 x 6 pixels: 40 times the crop's number, and up to 35 for the pixel's place, in every colour."""
+
+    def __len__(self):
+        return 5
+
+    def read(self, indices):
+        places = torch.arange(36, dtype=torch.uint8).view(1, 6, 6).expand(3, -1, -1)
+        return torch.stack([40 * index + places for index in indices])
+
+
+def batches_of(**upscaler):
+    config = config_for(None, **upscaler | {"patch_px": 4})
+    config = replace(config, data=replace(config.data, crop_px=6), optim=replace(config.optim, batch_size=200))
+    return keys.Batches(config, Numbered(), torch.device("cpu"))
+
+
+def test_patches_of_all_crops_begin_anywhere_they_fit():
+    """Three rows by three columns of corners; the least of a patch is its corner's, however it lies."""
+    small, truth = batches_of(film_share=0.0, drawn_share=1.0)(0)
+    corners = (255 * truth).round().int().flatten(1).min(dim=1).values
+    assert set((corners // 40).tolist()) == set(range(5))
+    assert set((corners % 40).tolist()) == {6 * top + left for top in range(3) for left in range(3)}
+    assert torch.equal(small, keys.reduce((255 * truth).round().byte()) / 255)  # none is treated as a film
+
+
+def test_as_many_inputs_as_are_asked_for_are_blurred_and_compressed_as_films_are(monkeypatch):
+    treated = []
+    monkeypatch.setattr(keys, "_as_film", lambda small, *how: treated.append(how) or small)
+    batches = batches_of(film_share=0.25, drawn_share=1.0)
+    for step in range(3):
+        batches(step)
+    blurs, qualities = zip(*treated, strict=True)
+    assert abs(len(treated) / 600 - 0.25) < 0.07  # four standard errors
+    assert set(qualities) == set(range(80, 96))
+    assert 0.2 <= min(blurs) < 0.23 and 0.67 < max(blurs) <= 0.7
+
+
+def test_the_verdict_is_the_mean_over_photographs_held_out_and_how_far_it_lies_above_bicubic(tmp_path, monkeypatch):
+    scores, told = {"a.png": (30.0, 27.0), "b.png": (33.0, 28.0)}, {}
+    monkeypatch.setattr(keys.zoo, "load", lambda place, device: "network")
+    monkeypatch.setattr(keys, "photographs", lambda held_out=False: [Path(name) for name in scores] if held_out else [])
+    monkeypatch.setattr(keys, "_scores", lambda network, path: scores[path.name])
+    run = SimpleNamespace(dir=tmp_path, path=lambda *_: tmp_path / "held_out.json")
+    run.add_metrics = lambda name, found: told.update({name: found})
+    keys.evaluate(None, run, SimpleNamespace(device="cpu"))
+    assert told == {"held_out": {"psnr": 31.5, "psnr_bicubic": 27.5, "gain": 4.0}}
+    assert json.loads(run.path().read_text())["rows"] == [["a.png", 30.0, 27.0], ["b.png", 33.0, 28.0]]

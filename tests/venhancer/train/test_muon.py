@@ -64,6 +64,10 @@ def test_what_has_no_gradient_stays_and_a_state_goes_on():
     assert torch.equal(other, kernel) and torch.equal(still, before)
 
 
+def test_momentum_is_jordans_where_none_is_given():
+    assert Muon([nn.Parameter(torch.zeros(2, 2))], lr=0.1).defaults == {"lr": 0.1, "momentum": 0.95}
+
+
 def test_kernels_are_what_is_no_bias_inside():
     network = nn.ModuleDict({"first": nn.Conv2d(3, 4, 3), "hidden": nn.Conv2d(4, 4, 3), "last": nn.Conv2d(4, 3, 3)})
     kernels, rest = split(network, [network["hidden"]])

@@ -1,12 +1,14 @@
 """The training loss of enhancement written out from the paper, and the noise that key frames get on the way in."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.venhancer.networks import clip, tiny_pipeline
-from toolkit.venhancer.train import augment
+from toolkit.venhancer.model.schedule import VideoNoiseSchedule
+from toolkit.venhancer.train import augment, objective
 from toolkit.venhancer.train.objective import Denoising, conditions
 
 
@@ -71,3 +73,17 @@ def test_only_clips_with_a_level_get_noise_and_as_much_as_it_says():
         assert found["hint"][item].mean().item() == pytest.approx(alpha, abs=0.01)
         assert found["hint"][item].std().item() == pytest.approx(sigma, rel=0.02)
     assert torch.equal(found["up_scale"], batch.scale)
+
+
+def test_each_step_weighs_its_clips_error_and_an_even_number_of_one_is_the_last_step(monkeypatch):
+    """Of v = 0 and no noise the error is sigma^2: weights of 1, 10 and 100 at the first, the 500th and the last."""
+    told, clean = [], torch.ones(3, 2, 1, 2, 2)
+    monkeypatch.setattr(objective, "latents_of", lambda *_: (clean, None))
+    pipeline = SimpleNamespace(denoiser=None, scheduler=VideoNoiseSchedule())
+    pipeline.velocity = lambda x, step, text: told.append(step.tolist()) or torch.zeros_like(x)
+    pipeline.loss_weight = lambda step, x: torch.tensor([1.0, 10.0, 100.0]).view(3, 1, 1, 1, 1)
+    drawn = {"step": torch.tensor([0.0, 0.4999, 1.0]), "noise": torch.zeros_like(clean)}
+    loss = Denoising(pipeline, controlled=False)(None, torch.zeros(3), drawn)
+    assert told == [[0, 499, 999]]
+    sigmas = 0.001106, 0.942608, 1.0  # the published table's
+    assert loss.item() == pytest.approx(sum(w * s**2 for w, s in zip((1, 10, 100), sigmas, strict=True)) / 3, rel=1e-5)

@@ -26,8 +26,12 @@ def test_base_and_control_train_for_their_own_steps_and_what_is_averaged_is_kept
     class Steps:
         def __init__(self, run, name, num_steps, state):
             told[name] = (num_steps, set(state), state["ema"], state["optimizer"])
+            assert state["model"].training and not state["ema"].model.training
 
         def __iter__(self):
+            _, _, ema, _ = [*told.values()][-1]
+            for one in ema.model.parameters():
+                one.fill_(len(told) / 2)  # what is averaged: 0.5 in the base, 1 in the control network
             return iter(())
 
     monkeypatch.setattr(stage, "Loop", Steps)
@@ -43,6 +47,8 @@ def test_base_and_control_train_for_their_own_steps_and_what_is_averaged_is_kept
     assert told["train"][:2] == (7, {"model", "optimizer", "ema"})
     assert [keys["controlled"] for keys in built] == [False, True]
     counted = {"base": pipeline.denoiser.unet, "control": pipeline.denoiser.controlnet}
+    for value, network in zip((0.5, 1.0), counted.values(), strict=True):
+        assert all((one == value).all() for one in network.parameters())
     assert run.record["parameters"] == {name: sum(p.numel() for p in one.parameters()) for name, one in counted.items()}
     for _, _, ema, optimizer in told.values():
         assert (ema.half_life_images, ema.ramp_up_ratio) == (50.0, 0.2) and optimizer.defaults["betas"] == (0.8, 0.9)
@@ -167,6 +173,7 @@ def test_held_out_batches_take_factors_and_scales_in_turn_whatever_the_seed(tmp_
     assert [batch.frame_factor for batch, _ in found] == [1, 2, 4]
     assert found[0][0].scale.tolist() == [1.5, 2, 4, 8] * 2
     assert [seed for _, seed in found] == [derive(0, "noise", number) for number in range(3)]
+    assert list(held_out.STEPS) == [99, 299, 499, 699, 899]  # the middle of each fifth of 1000
     levels = [batch.noise_level.tolist() for batch, _ in found]
     assert levels[0] != levels[1] and max(levels[0] + levels[1]) > 100
     order = np.random.default_rng(0).permutation(19)
