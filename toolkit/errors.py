@@ -108,5 +108,7 @@ def refuse_files(problems: list[str], total: int, key: str = "data.skip_bad") ->
     hint = f"({key}=true leaves such files out)"
     if len(problems) == 1:
         raise UserError(f"{problems[0]} {hint}")
+    if problems and len(problems) == total:
+        raise UserError(f"none of {total} files can be used; the first: {problems[0]}")
     if problems:
         raise UserError(f"{len(problems)} of {total} files cannot be used {hint}: {few(problems, 10)}")

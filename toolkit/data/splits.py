@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,11 @@ _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in nam
 def split_of(folder: Path) -> str:
     """The split ("train", "valid" or "test") that the folder's name stands for, or the empty string."""
     return _SPLIT_OF.get(folder.name.lower(), "")
+
+
+def splits_in(name: str) -> set[str]:
+    """The splits that the words of a file's name stand for: "valid" in ``wiki.valid.txt``."""
+    return {_SPLIT_OF[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLIT_OF}
 
 
 def split_folders(folders: Iterable[Path]) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from toolkit.data.episodes.episode import EpisodeSet, EpisodeSpec
 from toolkit.data.episodes.sets import EpisodeDataset
 from toolkit.errors import UserError
 from toolkit.ivideogpt.config import TrainIVideoGPT
+from toolkit.runs import progress
 from toolkit.runs.seeds import generator
 
 ADJACENT = 1 / 3  # of the clips of a training with gaps: those without one
@@ -63,6 +64,10 @@ def load_clips(config: TrainIVideoGPT) -> Clips:
     statistics = {}
     if config.action_conditioned:
         statistics = action_statistics(dataset.train, config.data.frame_step)
+        if (statistics["low"] == statistics["high"]).all():
+            progress.say(
+                f"data.path={config.data.path}: every action is the same, so frames cannot be told to follow it"
+            )
         statistics |= {name: np.tile(row, config.data.frame_step) for name, row in dataset.action_bounds.items()}
     return Clips(dataset, train, valid, test, statistics)
 

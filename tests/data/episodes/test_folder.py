@@ -140,6 +140,28 @@ def test_of_very_large_folders_only_headers_are_checked(tmp_path, monkeypatch):
     ]
 
 
+def test_the_odd_file_is_left_out_and_not_the_others(tmp_path):
+    """Whichever comes first; held-out files must be of the kind of training."""
+    files = [write_episode(tmp_path / f"{i}.npz", episode(action_dim=3 if i == 0 else 2)) for i in range(4)]
+    with pytest.raises(UserError, match=r"/0\.npz: actions of 3 numbers, those of .*1\.npz have 2"):
+        read_folder(files, EpisodeSpec())
+    train, problems = read_folder(files[1:], EpisodeSpec(), skip_bad=True)
+    assert len(train) == 3 and not problems
+    with pytest.raises(UserError, match=r"/0\.npz: actions of 3 numbers, those of .*1\.npz have 2; none of 1 files"):
+        read_folder(files[:1], EpisodeSpec(), skip_bad=True, like=train)
+    with pytest.raises(UserError, match=r"^none of 2 files can be used; the first: .*0\.npz: 6 frames"):
+        read_folder(files[:2], EpisodeSpec(least_frames=9))
+
+
+def test_bytes_of_zero_and_one_are_no_picture_and_no_numbers_no_action(tmp_path):
+    made = episode()
+    dark = save(tmp_path / "dark.npz", image=made.image // 128)
+    assert "image is uint8 in 0..1, nearly black; expected 0..255, or floats in 0..1" in refused(dark)
+    assert read_episode(save(tmp_path / "black.npz", image=made.image * 0), EpisodeSpec()).image.max() == 0
+    empty = save(tmp_path / "empty.npz", image=made.image, action=made.action[:, :0])
+    assert "action has shape [6, 0], expected [T, A]" in refused(empty)
+
+
 def test_resize_crops_the_centre():
     image = np.zeros((1, 4, 8, 3), np.uint8)
     image[:, :, 2:6] = 200

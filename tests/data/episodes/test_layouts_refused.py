@@ -113,3 +113,46 @@ def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path):
     with pytest.raises(UserError, match="a pointer of Git LFS stands in its place; git lfs pull"):
         convert("robomimic", tmp_path / "demo.hdf5", tmp_path / "x", Options())
     assert "a pointer of Git LFS" in convert("dreamer", tmp_path / "a.npz", tmp_path / "x", Options())[1][0]
+
+
+def first_line(layout, path):
+    with pytest.raises(UserError) as caught:
+        _, problems = convert(layout, path, path.parent / "out", Options())
+        raise UserError(problems[0])
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_flags_that_cut_episodes_are_numbers_one_for_each_row(tmp_path):
+    """Fewer of them would leave frames out, and text or NaN is no yes and no no."""
+    h5py = pytest.importorskip("h5py", reason="the extra formats is not installed")
+    image, action = EPISODES[0][0], EPISODES[0][1]
+    num = len(image)
+    right = {"observations": image, "actions": action, "rewards": np.zeros(num)}
+    right |= dict.fromkeys(("terminals", "timeouts"), np.zeros(num, bool))
+    path = tmp_path / "a.hdf5"
+
+    def line(**changed):
+        with h5py.File(path, "w") as file:
+            for key, value in (right | changed).items():
+                file[key] = value
+        return first_line("d4rl", path)
+
+    few = dict.fromkeys(("terminals", "timeouts"), np.zeros(num - 1, bool))
+    assert line(**few) == f"terminals has {num - 1} numbers for {num} rows of 'actions', expected one each"
+    assert line(timeouts=np.full(num, np.nan)) == "timeouts is nan at [0], expected finite numbers"
+    assert line(terminals=np.array([b"no"] * num)) == "terminals is |S2, expected finite numbers"
+    newer = {"step_type": np.arange(1, num + 1), "action": action, "observation": image}
+    assert line(**newer) == "step_type begins with 1, so its first episode has lost its beginning"
+    place = tmp_path / "a.npz"
+    for key in ("is_first", "is_terminal"):
+        np.savez(place, image=image, action=action * 0, **{key: np.array(["no"] * num)})
+        assert first_line("dreamer", place) == f"{key} is <U2, expected finite numbers"
+    np.savez(place, image=image, action=action * 0, discount=np.full(num, np.nan))
+    assert first_line("dreamer", place) == "discount is nan at [0], expected finite numbers"
+
+
+def test_a_mask_of_other_demos_holds_nothing_out(tmp_path):
+    pytest.importorskip("h5py", reason="the extra formats is not installed")
+    path = tmp_path / "a.hdf5"
+    makers.robomimic(path, EPISODES, mask={"valid": ["demo_77"]})
+    assert first_line("robomimic", path) == "mask/valid names demo_77, and no demo of 'data' (demo_0, ...)"

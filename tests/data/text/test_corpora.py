@@ -235,3 +235,16 @@ def test_packages_become_jsonl_files(tmp_path):
 def test_every_packaged_text_is_pinned():
     for name in ("brown", "english", "austen", "gcide", "perl"):
         assert all(file.endswith(".jsonl") and len(pin) == 64 for file, pin in DOWNLOADS[name].files.items())
+
+
+def test_names_that_tell_more_than_one_text(tmp_path, caplog):
+    """A packed copy beside its text would be read twice; files named after splits are mixed, which is said."""
+    (tmp_path / "wiki.valid.txt").write_text("held out")
+    (tmp_path / "wiki.train.txt").write_text("train")
+    assert documents(tmp_path) == ["train", "held out"]
+    assert "named after splits (wiki.train.txt, wiki.valid.txt) are read as one corpus" in caplog.text
+    caplog.clear()
+    assert documents(tmp_path / "wiki.train.txt") == ["train"] and not caplog.text
+    (tmp_path / "wiki.train.txt.gz").write_bytes(gzip.compress(b"train"))
+    twice = r"wiki\.train\.txt\.gz and wiki\.train\.txt are one text twice; keep one"
+    refused(twice, name="text_folder", path=str(tmp_path))

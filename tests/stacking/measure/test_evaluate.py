@@ -174,6 +174,15 @@ def test_without_an_export_the_hub_is_asked_before_the_model_is_loaded(no_networ
         ("sciq", lambda row: row.update(correct_answer=""), "a correct answer"),
         ("wikitext", lambda row: row.update(page=3), "a page that is not empty"),
         ("meaning", lambda row: row.update(answer=4), "counted from 0"),
+        ("meaning", lambda row: row.update(answer=True), "line 1: answer is True, and should be a number"),
+        ("meaning", lambda row: row.update(choices="abcd"), "choices are two texts or more"),
+        ("meaning", lambda row: row.update(choices=["a", "", "c", "d"]), "none of them empty"),
+        ("meaning", lambda row: row.update(choices=["a", None, "c", "d"]), "choices are two texts or more"),
+        ("meaning", lambda row: row.update(question=None), "line 1: question is None, and should be a text"),
+        ("meaning", lambda row: row.update(question="\ud83d"), "line 1: has half a character"),
+        ("piqa", lambda row: row.update(goal=3), "line 1: goal is 3, and should be a text"),
+        ("arc_easy", lambda row: row["choices"].update(label="ABCD"), "answerKey is one of the labels"),
+        ("sciq", lambda row: row.update(support=None), "line 1: support is None, and should be a text"),
         ("meaning", lambda row: row.pop("choices"), r"expected one of: question, choices, answer \(choice\)"),
     ],
 )
@@ -199,6 +208,34 @@ def test_files_that_do_not_fit(tmp_path):
         check_exports(["piqa", str(tmp_path / "piqa.jsonl")], None)
     with pytest.raises(UserError, match="did you mean 'arc_easy'"):
         expand(["arc_eas"])
+
+
+def test_what_the_harness_reads_is_checked_and_in_utf_8(tmp_path):
+    """It knows one encoding, and fields beside those of the task may differ in type from row to row."""
+    rows = [{"question": "é?", "choices": ["3", "4"], "answer": 1, "id": 1}, {"page": "", "id": None}]
+    rows[1] |= {"question": "?", "choices": ["a", "b", "c"], "answer": 2}
+    lines = "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "mine.jsonl").write_bytes(lines.encode("utf-16"))
+    out = tmp_path / "out"
+    out.mkdir()
+    assert write_tasks([str(tmp_path / "mine.jsonl")], None, out, tmp_path) == ["mine"]
+    settings = json.loads((out / "mine.yaml").read_text())
+    (path,) = settings["dataset_kwargs"]["data_files"].values()
+    written = [json.loads(line) for line in Path(path).read_bytes().decode("utf-8").splitlines()]
+    assert written == [{key: row[key] for key in ("question", "choices", "answer")} for row in rows]
+
+
+def test_examples_are_other_rows_than_the_one_that_is_asked(tmp_path):
+    path = own_task(tmp_path, "mine", [{"text": f"a b {number}"} for number in range(3)])
+    assert len(check_exports([path], None, num_fewshot=2)[Path(path)]) == 3
+    with pytest.raises(UserError, match=r"evaluation\.num_fewshot=3: .*mine\.jsonl has 3 rows, .*at most 2"):
+        check_exports([path], None, num_fewshot=3)
+
+
+def test_a_file_of_ones_own_does_not_pass_for_a_benchmark(tmp_path):
+    path = own_task(tmp_path, "piqa", [{"text": "a b"}])
+    with pytest.raises(UserError, match=r"piqa\.jsonl: would pass for the benchmark piqa; rename the file"):
+        check_exports([path], None)
 
 
 def test_only_a_newline_ends_a_row(tmp_path):

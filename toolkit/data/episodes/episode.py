@@ -123,7 +123,7 @@ def read_episode(path: str | Path, spec: EpisodeSpec) -> Episode:
             raise UserError(f"{path}: no array '{name}' in it (found {found}), which this config needs")
         rows[name] = move_rows(path, name, arrays.get(name), len(image), spec.convention)
     action, reward = rows["action"], rows["reward"]
-    if action is not None and action.ndim != 2:
+    if action is not None and (action.ndim != 2 or not action.shape[1]):
         raise UserError(f"{path}: action has shape {list(action.shape)}, expected [T, A]")
     if reward is not None and reward.size != len(image):
         raise UserError(f"{path}: reward has shape {list(reward.shape)}, expected [T], one number per frame")
@@ -144,6 +144,8 @@ def as_frames(path: str | Path, key: str, image: NDArray[Any]) -> NDArray[np.uin
     """uint8 frames from integers in 0..255 (the BAIR sample is int64) or floats in 0..1. Raises UserError."""
     if image.ndim != 4 or image.shape[-1] != 3 or image.size == 0:
         raise UserError(f"{path}: {key} has shape {list(image.shape)}, expected frames [T, H, W, 3]")
+    if image.dtype.kind in "iu" and (image.min(), image.max()) == (0, 1):
+        raise UserError(f"{path}: {key} is {image.dtype} in 0..1, nearly black; expected 0..255, or floats in 0..1")
     if image.dtype == np.uint8:
         return image
     most = 1.0 if np.issubdtype(image.dtype, np.floating) else 255
@@ -172,10 +174,7 @@ def move_rows(
     """
     if value is None:
         return None
-    is_numbers = value.dtype.kind in NUMBERS
-    if not is_numbers or not np.isfinite(value).all():
-        where = _first_bad(value) if is_numbers else f"is {value.dtype}"
-        raise UserError(f"{path}: {key} {where}, expected finite numbers")
+    check_numbers(path, key, value)
     if value.ndim == 0 or len(value) not in (num_frames - 1, num_frames):
         raise UserError(f"{path}: {key} has shape {list(value.shape)}, expected {num_frames} rows, one per frame")
     if convention == "arrival":
@@ -197,9 +196,18 @@ def move_flags(
     convention: str | None = None,
     begins: bool = True,
 ) -> NDArray[np.bool_] | None:
-    """Rows of moves that are yes or no, (num_frames,), of numbers: yes above 0. The rest as ``move_rows``."""
+    """Rows of moves that are yes or no, (num_frames,), or numbers: yes above 0. The rest as ``move_rows``."""
+    value = value.astype(np.float64) if value is not None and value.dtype == bool else value
     rows = move_rows(path, key, value, num_frames, convention, begins)
     return None if rows is None else rows > 0
+
+
+def check_numbers(path: str | Path, key: str, value: NDArray[Any]) -> None:
+    """Raises UserError where ``value`` is no array of finite numbers."""
+    is_numbers = value.dtype.kind in NUMBERS
+    if not is_numbers or not np.isfinite(value).all():
+        where = _first_bad(value) if is_numbers else f"is {value.dtype}"
+        raise UserError(f"{path}: {key} {where}, expected finite numbers")
 
 
 def _departures(path: str | Path, key: str, value: NDArray[Any], num_frames: int, begins: bool) -> NDArray[Any]:

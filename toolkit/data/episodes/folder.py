@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toolkit.data.episodes.episode import Episode, EpisodeSet, EpisodeSpec, read_episode
 from toolkit.data.episodes.npz import array_shapes
@@ -27,26 +29,34 @@ class Found:
     action_dim: int | None  # None: no actions
     has_reward: bool
 
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What all files must have in common."""
+        return self.size_px, self.action_dim or 0, self.has_reward
 
-def read_folder(files: Sequence[Path], spec: EpisodeSpec, skip_bad: bool = False) -> tuple[EpisodeSet, list[str]]:
+
+def read_folder(
+    files: Sequence[Path], spec: EpisodeSpec, skip_bad: bool = False, like: EpisodeSet | None = None
+) -> tuple[EpisodeSet, list[str]]:
     """The episodes of ``files`` and one line for each that was left out.
 
-    Without ``skip_bad`` UserError names the bad files; so does a folder in which none is left.
+    They must be of one kind: that of ``like``, or of most of them. Without ``skip_bad`` UserError names the bad files;
+    so does a folder in which none is left.
     """
     look = _look_wholly if sum(path.stat().st_size for path in files) <= READ_WHOLLY_BYTES else _look_at_headers
     found: list[Found] = []
-    problems: list[str] = []
+    bad: dict[Path, str] = {}
     room = IN_MEMORY_BYTES
     for path in files:
         try:
             one = look(path, spec, room)
-            if found:
-                _same_kind(one, found[0])
         except UserError as error:
-            problems.append(str(error))
+            bad[path] = str(error)
             continue
         room -= 0 if one.episode is None else one.episode.image.nbytes
         found.append(one)
+    found = _of_one_kind(found, like, bad)
+    problems = [bad[path] for path in files if path in bad]
     if not skip_bad:
         refuse_files(problems, len(files))
     if not found:
@@ -55,6 +65,25 @@ def read_folder(files: Sequence[Path], spec: EpisodeSpec, skip_bad: bool = False
     if spec.convention is None:
         _refuse_arrivals(episodes)
     return episodes, problems
+
+
+def _of_one_kind(found: list[Found], like: EpisodeSet | None, bad: dict[Path, str]) -> list[Found]:
+    """Those of ``found`` that are of the kind of ``like``, or of most of them; ``bad`` gets a line for the others."""
+    if not found:
+        return []
+    counts = Counter(one.kind for one in found)
+    most = next(one for one in found if counts[one.kind] == max(counts.values()))
+    other = (
+        most if like is None else Found(Path(like.sources[0]), None, 0, like.size_px, like.action_dim, like.has_reward)
+    )
+    kept = []
+    for one in found:
+        try:
+            _same_kind(one, other)
+            kept.append(one)
+        except UserError as error:
+            bad[one.path] = str(error)
+    return kept
 
 
 def _refuse_arrivals(episodes: EpisodeSet) -> None:
@@ -99,7 +128,7 @@ def _look_at_headers(path: Path, spec: EpisodeSpec, room: int) -> Found:
         raise UserError(f"{path}: no frames [T, H, W, 3] under '{spec.image_key}'; name them with data.image_key")
     if image[0] < spec.least_frames:
         raise UserError(f"{path}: {image[0]} frames, a clip needs {spec.least_frames}")
-    if (spec.needs_action and action is None) or (action is not None and len(action) != 2):
+    if (spec.needs_action and action is None) or (action is not None and (len(action) != 2 or not action[1])):
         raise UserError(f"{path}: no array 'action' of shape [T, A] in it")
     if spec.needs_reward and "reward" not in shapes:
         raise UserError(f"{path}: no array 'reward' in it, which this config needs")
@@ -109,19 +138,19 @@ def _look_at_headers(path: Path, spec: EpisodeSpec, room: int) -> Found:
     return Found(path, None, image[0], size, action[1] if action else None, "reward" in shapes)
 
 
-def _same_kind(one: Found, first: Found) -> None:
-    if one.size_px != first.size_px:
-        sizes = [f"{height}x{width}" for height, width in (one.size_px, first.size_px)]
+def _same_kind(one: Found, other: Found) -> None:
+    if one.size_px != other.size_px:
+        sizes = [f"{height}x{width}" for height, width in (one.size_px, other.size_px)]
         raise UserError(
-            f"{one.path}: frames are {sizes[0]}, those of {first.path} {sizes[1]}; set data.size_px to resize all"
+            f"{one.path}: frames are {sizes[0]}, those of {other.path} {sizes[1]}; set data.size_px to resize all"
         )
-    for name, mine, other in (
-        ("action", one.action_dim is not None, first.action_dim is not None),
-        ("reward", one.has_reward, first.has_reward),
+    for name, mine, others in (
+        ("action", bool(one.action_dim), bool(other.action_dim)),
+        ("reward", one.has_reward, other.has_reward),
     ):
-        if mine != other:
-            raise UserError(f"{one.path}: {'' if mine else 'no '}{name} in it, unlike {first.path}")
-    if one.action_dim != first.action_dim:
+        if mine != others:
+            raise UserError(f"{one.path}: {'' if mine else 'no '}{name} in it, unlike {other.path}")
+    if one.kind != other.kind:
         raise UserError(
-            f"{one.path}: actions of {one.action_dim} numbers, those of {first.path} have {first.action_dim}"
+            f"{one.path}: actions of {one.action_dim} numbers, those of {other.path} have {other.action_dim}"
         )

@@ -134,12 +134,11 @@ def load_episode_folder(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Ep
         raise UserError(f"data.path: data.name={config.name} needs the folder of npz episodes, data.path=FOLDER")
     root = given_path(config.path)
     files = _split_files(root, config)
-    sets, problems = {}, []
+    sets: dict[str, EpisodeSet] = {}
+    problems: list[str] = []
     for name, part in files.items():
-        sets[name], bad = read_folder(part, spec, config.skip_bad)
+        sets[name], bad = read_folder(part, spec, config.skip_bad, sets.get("train"))
         problems += bad
-    for name in HELD_OUT:
-        _compatible(root, name, sets["train"], sets[name])
     for problem in problems:
         log.warning("left out: %s", problem)
     facts = read_manifest(root) or {}
@@ -188,14 +187,6 @@ def _bound(where: str, value: Any, action_dim: int) -> NDArray[np.float32]:
     if row.shape != (action_dim,) or not np.isfinite(row).all():
         raise UserError(f"{where}: expected {action_dim} finite numbers, as many as the episodes' actions have")
     return row
-
-
-def _compatible(root: Path, name: str, train: EpisodeSet, other: EpisodeSet) -> None:
-    if (train.action_dim, train.size_px) != (other.action_dim, other.size_px):
-        raise UserError(
-            f"{root}: {name} has frames {other.size_px} and {other.action_dim} actions, "
-            f"train {train.size_px} and {train.action_dim}; they must be alike"
-        )
 
 
 def _split_files(root: Path, config: EpisodeData) -> dict[str, list[Path]]:

@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import os
-import re
 import struct
 import tarfile
 import threading
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from PIL import ImageFile
 
 from toolkit.data.images.suffixes import is_image, open_picture, suffix_of
-from toolkit.data.splits import split_of
+from toolkit.data.splits import split_of, splits_in
 from toolkit.errors import UserError, brief
 from toolkit.installation import install_hint
 from toolkit.plain_files import why
@@ -158,7 +157,7 @@ class ShardArchive:
 
 
 def _split_of(path: Path, name: str) -> str:
-    found = {split_of(Path(word)) for word in re.split(r"[^a-z]+", name.lower())} - {""}
+    found = splits_in(name)
     if len(found) > 1:
         raise UserError(f"{path}: {name} names more than one split ({', '.join(sorted(found))}); rename it")
     return next(iter(found), "")

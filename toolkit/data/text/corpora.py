@@ -25,7 +25,7 @@ from typing import IO, Any
 from toolkit.data import catalogue, fetching
 from toolkit.data.config import TextData
 from toolkit.data.hub import given_path, path_here
-from toolkit.data.splits import split_folders
+from toolkit.data.splits import split_folders, splits_in
 from toolkit.errors import UserError, brief, did_you_mean, few
 from toolkit.plain_files import MARKS, is_pointer, visible_files, why
 
@@ -192,6 +192,7 @@ def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) 
         )
     if others:
         _log.warning("data.path=%s: passed over, no text by their suffix: %s", config.path, few(others, 5))
+    _check_names(config, files)
     stamps = [_stamp(path, root) for path in files]
     times = [f"{path.relative_to(root.parent)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
 
@@ -202,6 +203,23 @@ def _files_corpus(config: TextData, root: Path, keep: Callable[[Record], bool]) 
     licence = catalogue.lookup(config.name).licence
     fingerprint, former = _digest(config.text_key, *stamps), _digest(config.text_key, *times)
     return Corpus(config.name, licence, str(root), fingerprint, documents, former)
+
+
+def _check_names(config: TextData, files: list[Path]) -> None:
+    """Refuse a text beside its compressed copy; say that files named after splits are read as one corpus."""
+    plain = {path.with_suffix("") if path.suffix.lower() in COMPRESSED else path: path for path in reversed(files)}
+    for path in files:
+        other = plain[path.with_suffix("") if path.suffix.lower() in COMPRESSED else path]
+        if other != path:
+            raise UserError(f"data.path={config.path}: {path.name} and {other.name} are one text twice; keep one")
+    named = {split: path.name for path in files for split in splits_in(path.name)}
+    if len(named) > 1:
+        _log.warning(
+            "data.path=%s: files named after splits (%s) are read as one corpus, of which data.valid_fraction is held "
+            "out; to train on one of them alone, give its path",
+            config.path,
+            ", ".join(named.values()),
+        )
 
 
 def _files_below(root: Path) -> tuple[list[Path], list[str]]:
@@ -291,7 +309,7 @@ def _jsonl_records(path: Path) -> Iterator[Record]:
                 except (ValueError, RecursionError):
                     record = None
                 if not isinstance(record, dict):
-                    raise UserError(f"{path}: line {number + 1} is not a JSON object")
+                    raise UserError(f"{path}: line {number + 1} is not a JSON object; expected one on each line")
                 yield record
 
 

@@ -37,7 +37,7 @@ def evaluate_source(config: GrowLLM, run: Run) -> None:
     names, data = expand(config.evaluation.tasks), _task_data(config)
     if names:
         require_harness()
-        check_exports(names, data)
+        check_exports(names, data, config.evaluation.num_fewshot)
     if rank() == 0:
         _measure(config, run, names, data)
     barrier()

@@ -101,7 +101,7 @@ def loaded(names: Sequence[str], data: Path | None = None, num_fewshot: int = 0)
     """
     with tempfile.TemporaryDirectory(prefix="toolkit-tasks-") as folder, quiet():
         here = Path(folder)
-        written = write_tasks(names, data, here, Path(lm_eval.tasks.__file__).parent)
+        written = write_tasks(names, data, here, Path(lm_eval.tasks.__file__).parent, num_fewshot)
         try:
             tasks = lm_eval.tasks.TaskManager(include_path=folder, include_defaults=False).load(written)
         except OSError as error:  # also what datasets and the hub raise where there is no connection

@@ -7,6 +7,7 @@ there is a local export, put that in place of the hub's data set. No lm-eval and
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from toolkit.errors import UserError, did_you_mean
 from toolkit.plain_files import read_text
 
 ALL = "paper"  # stands for the eight
+STRUCTURED = ("choices", "options", "label", "answer", "answerKey")  # fields that ``fits`` reads; the others are text
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,13 @@ class Benchmark:
     rule: str
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 def _is_arc(row: dict[str, Any]) -> bool:
-    return row["answerKey"] in row["choices"]["label"] and len(row["choices"]["text"]) == len(row["choices"]["label"])
+    labels, texts = row["choices"]["label"], row["choices"]["text"]
+    return _are_texts(labels) and _are_texts(texts) and row["answerKey"] in labels and len(texts) == len(labels)
 
 
 def _has_words(row: dict[str, Any]) -> bool:
@@ -74,7 +81,9 @@ BENCHMARKS = {
             651,
             "acc_norm",
             ("context", "question", "options", "label"),
-            lambda row: row["label"].strip() in ("a", "b", "c", "d") and len(row["options"]) == 4,
+            lambda row: (
+                row["label"].strip() in ("a", "b", "c", "d") and _are_texts(row["options"]) and len(row["options"]) == 4
+            ),
             "four options, label a, b, c or d",
         ),
         Benchmark(
@@ -153,8 +162,14 @@ KINDS = {
             "doc_to_choice": "{{choices}}",
             "metric_list": _ACCURACY,
         },
-        lambda row: isinstance(row["answer"], int) and 0 <= row["answer"] < len(row["choices"]) > 1,
-        "answer is the number of the right choice, counted from 0",
+        lambda row: (
+            _are_texts(row["choices"])
+            and all(row["choices"])
+            and len(row["choices"]) > 1
+            and isinstance(row["answer"], int)
+            and 0 <= row["answer"] < len(row["choices"])
+        ),
+        "choices are two texts or more, none of them empty; answer is the number of the right one, counted from 0",
     ),
     "cloze": Kind(
         ("text",),
@@ -197,42 +212,66 @@ def expand(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def check_exports(names: Sequence[str], data: Path | None) -> None:
-    """Read every local file that ``write_tasks`` will name.
+def check_exports(names: Sequence[str], data: Path | None, num_fewshot: int = 0) -> dict[Path, list[dict[str, Any]]]:
+    """The rows of every local file that ``write_tasks`` needs, those fields alone that its task reads.
 
-    Raises UserError for one that is not there, or whose rows do not fit, naming file and line.
+    Raises UserError for one that is not there, that has too few rows for ``num_fewshot`` examples, or whose rows do
+    not fit, naming file and line.
     """
+    found = {}
     for name in names:
         if name not in BENCHMARKS:
-            kind, what = _kind(Path(name)), f"a {_kind(Path(name))} task"
-            _check_rows(Path(name), what, KINDS[kind].fields, KINDS[kind].fits, KINDS[kind].rule)
+            path = Path(name)
+            rows = _read_rows(path)
+            kind = _kind(path, next(iter(rows.values())))
+            found[path] = _checked(path, rows, f"a {kind} task", KINDS[kind])
         elif data is not None:
-            one = BENCHMARKS[name]
-            _check_rows(data / f"{name}.jsonl", name, one.fields, one.fits, one.rule)
+            path = data / f"{name}.jsonl"
+            found[path] = _checked(path, _read_rows(path), name, BENCHMARKS[name])
+    for path, own in found.items():
+        if len(own) <= num_fewshot:
+            raise UserError(
+                f"evaluation.num_fewshot={num_fewshot}: {path} has {len(own)} rows, and the examples of one are drawn "
+                f"from the others; at most {len(own) - 1}"
+            )
+    _check_names(names)
+    return found
+
+
+def _check_names(names: Sequence[str]) -> None:
     stems = [task_name(name) for name in names]
     twice = [stem for stem in stems if stems.count(stem) > 1]
     if twice:
         raise UserError(f"evaluation.tasks: two of them are named {twice[0]}; rename the file")
+    for name, stem in zip(names, stems, strict=True):
+        if stem in BENCHMARKS and name != stem:
+            raise UserError(
+                f"evaluation.tasks={name}: would pass for the benchmark {stem}; rename the file, or for an export of "
+                f"it give evaluation.tasks=[{stem}] and evaluation.task_data={Path(name).parent}"
+            )
 
 
-def write_tasks(names: Sequence[str], data: Path | None, folder: Path, harness_tasks: Path) -> list[str]:
+def write_tasks(
+    names: Sequence[str], data: Path | None, folder: Path, harness_tasks: Path, num_fewshot: int = 0
+) -> list[str]:
     """One YAML per task into ``folder``; returns their names there, in order.
 
     names: as from ``expand``. data: folder of exports, ``NAME.jsonl`` each, in the fields of the hub's rows; None takes
-    the hub's data sets. harness_tasks: the tasks folder of the installed harness. Raises UserError as check_exports.
+    the hub's data sets. harness_tasks: the tasks folder of the installed harness. What is read from a local file is
+    written there anew, because the harness knows one encoding. Raises UserError as check_exports.
     """
-    check_exports(names, data)
+    found = check_exports(names, data, num_fewshot)
     for name in names:
-        settings: dict[str, Any] = {"task": task_name(name)}
-        if name in BENCHMARKS:
+        task = task_name(name)
+        settings: dict[str, Any] = {"task": task}
+        if name not in BENCHMARKS:
+            rows = found[Path(name)]
+            settings |= KINDS[_kind(Path(name), rows[0])].settings | _local_data(rows, task, "test", folder)
+        else:
             settings |= {"include": str(harness_tasks / BENCHMARKS[name].path), "tag": None}
             if data is not None:
-                settings |= _local_data(data / f"{name}.jsonl", BENCHMARKS[name].split, folder)
-        else:
-            settings |= KINDS[_kind(Path(name))].settings | _local_data(Path(name), "test", folder)
-        (folder / f"{settings['task']}.yaml").write_text(
-            json.dumps(settings, indent=1), encoding="utf-8"
-        )  # JSON is YAML
+                settings |= _local_data(found[data / f"{name}.jsonl"], task, BENCHMARKS[name].split, folder)
+        (folder / f"{task}.yaml").write_text(json.dumps(settings, indent=1), encoding="utf-8")  # JSON is YAML
     return [task_name(name) for name in names]
 
 
@@ -241,8 +280,7 @@ def task_name(name: str) -> str:
     return name if name in BENCHMARKS else Path(name).stem
 
 
-def _kind(path: Path) -> str:
-    first = _read_rows(path)[0]
+def _kind(path: Path, first: dict[str, Any]) -> str:
     for name, kind in KINDS.items():
         if set(kind.fields) <= set(first):
             return name
@@ -250,43 +288,55 @@ def _kind(path: Path) -> str:
     raise UserError(f"{path}: rows have {', '.join(sorted(first)) or 'no fields'}; expected one of: {forms}")
 
 
-def _local_data(path: Path, split: str, folder: Path) -> dict[str, Any]:
+def _local_data(rows: list[dict[str, Any]], task: str, split: str, folder: Path) -> dict[str, Any]:
+    path = folder / f"{task}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     splits = dict.fromkeys(("training_split", "validation_split", "test_split"))
     return {
         "dataset_path": "json",
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {split: str(path.resolve())}, "cache_dir": str(folder / "cache")},
+        "dataset_kwargs": {"data_files": {split: str(path)}, "cache_dir": str(folder / "cache")},
         **splits,
         f"{split}_split": split,
     }
 
 
-def _check_rows(
-    path: Path, what: str, fields: tuple[str, ...], fits: Callable[[dict[str, Any]], bool], rule: str
-) -> None:
-    for number, row in enumerate(_read_rows(path), start=1):
-        missing = [field for field in fields if field not in row]
+def _checked(path: Path, rows: dict[int, dict[str, Any]], what: str, task: Benchmark | Kind) -> list[dict[str, Any]]:
+    """``rows`` by the numbers of their lines, with the fields of ``task`` alone. Raises UserError naming the line."""
+    for number, row in rows.items():
+        missing = [field for field in task.fields if field not in row]
         if missing:
-            raise UserError(f"{path} line {number}: no field {missing[0]}; a row of {what} has {', '.join(fields)}")
+            fields = ", ".join(task.fields)
+            raise UserError(f"{path} line {number}: no field {missing[0]}; a row of {what} has {fields}")
         try:
-            valid = fits(row)
+            valid = task.fits(row)
         except (KeyError, TypeError, AttributeError):
             valid = False
         if not valid:
-            raise UserError(f"{path} line {number}: does not fit {what}: {rule}")
+            raise UserError(f"{path} line {number}: does not fit {what}: {task.rule}")
+        for field in task.fields:
+            if field not in STRUCTURED and not isinstance(row[field], str):
+                raise UserError(f"{path} line {number}: {field} is {row[field]!r}, and should be a text")
+            if isinstance(row[field], bool):  # which Python takes for 0 or 1
+                raise UserError(f"{path} line {number}: {field} is {row[field]}, and should be a number")
+    return [{field: row[field] for field in task.fields} for row in rows.values()]
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    text = read_text(path).removesuffix("\n")
-    if not text:
-        raise UserError(f"{path}: is empty")
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):  # a text may hold other line ends
+def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
+    """The rows by the numbers of their lines; empty lines are none. Raises UserError."""
+    rows = {}
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # a text may hold other line ends
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise UserError(f"{path} line {number}: not a JSON object")
-        rows.append(row)
+        if half := re.search("[\ud800-\udfff]", json.dumps(row, ensure_ascii=False)):
+            raise UserError(f"{path} line {number}: has half a character ({half[0]!r}); mend it, or take it out")
+        rows[number] = row
+    if not rows:
+        raise UserError(f"{path}: is empty")
     return rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.episodes.episode import Episode
+from toolkit.data.episodes.episode import Episode, move_rows
 from toolkit.data.episodes.layouts.base import Options, Source
 from toolkit.data.episodes.tfrecord import readable_examples
 from toolkit.errors import UserError
@@ -44,7 +44,7 @@ def _episode(path: Path, example: dict[str, Any], key: str) -> Episode:
         actions.append(np.asarray(example.get(f"{t}/action", []), np.float32)[:ACTION_DIM])
     if any(len(action) != ACTION_DIM for action in actions):
         raise UserError(f"{path}: an action has fewer than {ACTION_DIM} numbers")
-    return Episode(np.stack(frames), np.stack(actions))
+    return Episode(np.stack(frames), move_rows(path, "action", np.stack(actions), NUM_FRAMES))
 
 
 def _first_number(path: Path) -> int:

@@ -117,6 +117,8 @@ def action_rows(where: str | Path, value: Any, num_actions: int | None, start: i
     found = np.asarray(value)
     if found.dtype == object or found.dtype.kind not in "biuf":
         raise UserError(f"{where}: action is {found.dtype}, expected an array of numbers")
+    if not found.size:
+        raise UserError(f"{where}: action has shape {list(found.shape)}: there are no numbers in it")
     rows = found.reshape(len(found), -1)
     if num_actions:
         return _choices(where, rows, num_actions, start)

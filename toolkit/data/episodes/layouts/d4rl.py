@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from toolkit.data.episodes.episode import Episode, as_frames, move_flags, move_rows
+from toolkit.data.episodes.episode import Episode, as_frames, check_numbers, move_flags, move_rows
 from toolkit.data.episodes.layouts.base import (
     NeedsOption,
     Options,
@@ -50,8 +51,12 @@ def _episodes(root: Path, files: list[Path], options: Options) -> Iterator[tuple
 def _bounds(path: Path, file: Any) -> list[tuple[int, int]]:
     """(first row, one past the last) of every episode."""
     if "step_type" in file:
-        starts = np.flatnonzero(take(path, file, "step_type").ravel() == FIRST)
-        num = file["step_type"].shape[0]
+        types = take(path, file, "step_type").ravel()
+        check_numbers(path, "step_type", types)
+        num = _num_rows(path, file, "action", step_type=types)
+        starts = np.flatnonzero(types == FIRST)
+        if num and types[0] != FIRST:
+            raise UserError(f"{path}: step_type begins with {types[0]}, so its first episode has lost its beginning")
     else:
         for key in ("terminals", "timeouts"):
             if key not in file:
@@ -59,12 +64,24 @@ def _bounds(path: Path, file: Any) -> list[tuple[int, int]]:
                     f"{path}: no '{key}' in it (found {', '.join(sorted(file)) or 'nothing'}); without it nobody "
                     "knows where episodes were cut"
                 )
-        ends = np.ravel(take(path, file, "terminals")).astype(bool) | np.ravel(take(path, file, "timeouts")).astype(
-            bool
-        )
-        starts, num = np.concatenate([[0], np.flatnonzero(ends) + 1]), len(ends)
+        found = {key: take(path, file, key).ravel() for key in ("terminals", "timeouts")}
+        num = _num_rows(path, file, "actions", **found)
+        flags = [move_flags(path, key, value, num) for key, value in found.items()]
+        ends = {int(row) for one in flags if one is not None for row in np.flatnonzero(one)}
+        starts = np.array([0, *(row + 1 for row in sorted(ends))])
     stops = np.append(starts[1:], num)
     return [(int(start), int(stop)) for start, stop in zip(starts, stops, strict=True) if start < stop]
+
+
+def _num_rows(path: Path, file: Any, action: str, **arrays: NDArray[Any]) -> int:
+    """How many rows there are, of which all ``arrays`` have one each. Raises UserError."""
+    if not getattr(file.get(action), "shape", None):
+        raise UserError(f"{path}: no array '{action}' in it (found {', '.join(sorted(file)) or 'nothing'})")
+    num = int(file[action].shape[0])
+    for key, value in arrays.items():
+        if len(value) != num:
+            raise UserError(f"{path}: {key} has {len(value)} numbers for {num} rows of '{action}', expected one each")
+    return num
 
 
 def _episode(path: Path, start: int, stop: int, options: Options) -> Episode:
@@ -76,10 +93,11 @@ def _episode(path: Path, start: int, stop: int, options: Options) -> Episode:
         holder, key = _pictures_of(path, file, names[0], options.image_key)
         image = as_frames(where, key, pictures(take(where, holder, key, start, stop)))
         action, reward, ends = (take(where, file, name, start, stop) if name in file else None for name in names[1:])
-    if action is None:
-        raise UserError(f"{where}: no array '{names[1]}' in it")
+    assert action is not None
+    if ends is not None and new:
+        check_numbers(where, names[3], ends)
     num, how = len(image), options.convention or ("arrival" if new else None)
-    over = None if ends is None else np.ravel(ends == 0 if new else ends).astype(float)
+    over = None if ends is None else np.ravel(ends == 0 if new else ends)
     return Episode(
         image,
         move_rows(where, names[1], action_rows(where, action, options.num_actions), num, how),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data.episodes.episode import Episode, as_frames, move_flags, move_rows
+from toolkit.data.episodes.episode import Episode, as_frames, check_numbers, move_flags, move_rows
 from toolkit.data.episodes.layouts.base import (
     Options,
     Source,
@@ -66,8 +66,9 @@ def _bounds(path: Path) -> list[tuple[int, int]]:
     for name in KEYS & shapes.keys():
         if shapes[name][:1] != (num,):
             raise UserError(f"{path}: {name} has shape {list(shapes[name])}, expected {num} rows as action has")
-    first = np.ravel(load_arrays(path, ["is_first"])["is_first"]) if "is_first" in shapes else np.zeros(0)
-    starts = sorted({0, *np.flatnonzero(first[:num]).tolist()})
+    first = load_arrays(path, ["is_first"])["is_first"].ravel() if "is_first" in shapes else None
+    flags = move_flags(path, "is_first", first, num)
+    starts = sorted({0, *([] if flags is None else np.flatnonzero(flags).tolist())})
     return list(zip(starts, [*starts[1:], num], strict=True))
 
 
@@ -83,8 +84,10 @@ def _episode(path: Path, start: int, stop: int, options: Options) -> Episode:
     action = action_rows(path, part["action"], options.num_actions)
     begins = not third or bool(np.ravel(part.get("is_first", [True]))[0])
     arrival = options.convention or "arrival"
+    if "discount" in part:
+        check_numbers(path, "discount", part["discount"])
     ends = part["is_terminal"] if "is_terminal" in part else part["discount"] == 0 if "discount" in part else None
-    over = None if ends is None else np.ravel(ends).astype(float)
+    over = None if ends is None else np.ravel(ends)
     num, reward = len(image), part.get("reward")
     return Episode(
         image,

@@ -32,7 +32,7 @@ def opened(path: Path, what: str) -> Iterator[Any]:
             yield file
     except UserError:
         raise
-    except (OSError, KeyError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # what h5py raises
+    except (OSError, LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # what h5py raises
         raise UserError(f"{path}: not a {what} file, or damaged ({why(path, error, 300)})") from None
 
 

@@ -141,7 +141,7 @@ def _episode(data: Data, number: int, options: Options) -> Episode:
         image,
         move_rows(where, "action", action, num, how),
         move_rows(where, "next.reward", None if reward is None else reward.ravel(), num, how),
-        move_flags(where, "next.done", None if over is None else over.ravel().astype(float), num, how),
+        move_flags(where, "next.done", None if over is None else over.ravel(), num, how),
     )
 
 

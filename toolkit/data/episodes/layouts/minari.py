@@ -93,5 +93,5 @@ def _episode(path: Path, name: str, options: Options, num_actions: int, start: i
         image,
         move_rows(where, "actions", action_rows(where, rows["actions"], num_actions, start), num, how),
         move_rows(where, "rewards", rewards, num, how),
-        None if ends is None else move_flags(where, "terminations", ends.astype(float), num, how),
+        move_flags(where, "terminations", ends, num, how),
     )

@@ -51,7 +51,7 @@ def _episode(path: Path, example: dict[str, Any], options: Options, said: set[st
         image,
         move_rows(path, "action", action, num, how),
         move_rows(path, "reward", None if rewards is None else rewards.ravel(), num, how),
-        move_flags(path, "is_terminal", None if ends is None else ends.ravel().astype(float), num, how),
+        move_flags(path, "is_terminal", None if ends is None else ends.ravel(), num, how),
     )
 
 

@@ -31,7 +31,7 @@ def _episodes(root: Path, files: list[Path], options: Options) -> Iterator[tuple
             demos = sorted(file["data"], key=_number)
             if not demos:
                 raise UserError(f"{path}: no demos in 'data'")
-            splits = _splits(file)
+            splits = _splits(path, file, demos)
         for demo in demos:
             name = f"{name_of(root, path)}_{demo}"
             yield (
@@ -45,13 +45,21 @@ def _number(demo: str) -> tuple[int, str]:
     return (int(digits) if digits.isdecimal() else 0, demo)
 
 
-def _splits(file: Any) -> dict[str, str]:
-    """demo -> valid or test, of the masks that are named so; demos of no such mask are of train."""
+def _splits(path: Path, file: Any, demos: list[str]) -> dict[str, str]:
+    """demo -> valid or test, of the masks that are named so; demos of no such mask are of train.
+
+    Raises UserError for a mask that names no demo.
+    """
     found: dict[str, str] = {}
     masks = file.get("mask", {})
     for split in ("valid", "test"):
         for name in SPLIT_NAMES[split]:
-            found |= {str(plain(demo)): split for demo in (masks[name][:] if name in masks else ())}
+            held = {str(plain(demo)): split for demo in (masks[name][:] if name in masks else ())}
+            if held and not held.keys() & set(demos):
+                raise UserError(
+                    f"{path}: mask/{name} names {next(iter(held))}, and no demo of 'data' ({demos[0]}, ...)"
+                )
+            found |= held
     return found
 
 

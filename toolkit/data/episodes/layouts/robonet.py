@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data.episodes.episode import Episode
-from toolkit.data.episodes.layouts.base import Options, Source, decode, plain, stack
+from toolkit.data.episodes.episode import Episode, move_rows
+from toolkit.data.episodes.layouts.base import Options, Source, decode, name_of, plain, stack
 from toolkit.data.episodes.layouts.hdf5 import opened
 from toolkit.errors import UserError
 
@@ -23,7 +23,7 @@ def read(root: Path, options: Options) -> Source:
     if not files:
         raise UserError(f"{root}: no *.hdf5 in it; give RoboNet's hdf5 folder")
     key = options.image_key or "cam0"
-    return Source((path.stem, lambda path=path: _episode(path, key)) for path in files)  # type: ignore[misc]
+    return Source((name_of(root, path), lambda path=path: _episode(path, key)) for path in files)  # type: ignore[misc]
 
 
 def _episode(path: Path, camera: str) -> Episode:
@@ -32,7 +32,7 @@ def _episode(path: Path, camera: str) -> Episode:
         frames = _frames(path, file["env"][f"{camera}_video"], facts)
         actions = robonet_actions(file["policy/actions"][:], file["env/state"][:], facts)
     num = min(len(frames), len(actions) + 1)
-    return Episode(frames[:num], np.concatenate([actions, np.zeros_like(actions[:1])])[:num])
+    return Episode(frames[:num], move_rows(path, "policy/actions", actions[:num], num))
 
 
 def _frames(path: Path, group: Any, facts: dict[str, Any]) -> NDArray[np.uint8]:
