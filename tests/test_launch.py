@@ -61,6 +61,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(toy, capfd, word, words):
     assert list(toy.iterdir()) == []
 
 
+@pytest.mark.parametrize("folder", ["mine/new/one", "mine", "{}/mine/new/one"])
+def test_folders_that_were_there_stay(toy, capfd, folder):
+    (toy / "mine").mkdir()
+    assert run_here("data_path=nowhere", f"hydra.run.dir={folder.format(toy)}") == 2
+    assert list(toy.rglob("*")) == [toy / "mine"]
+    assert run_here("-m", "optim.lr=1,abc", f"hydra.sweep.dir={folder.format(toy)}") == 2
+    assert list(toy.rglob("*")) == [toy / "mine"]
+
+
 def assert_one_line(capfd, words):
     captured = capfd.readouterr()
     lines = captured.err.splitlines()

@@ -67,7 +67,7 @@ def run_job(cfg: Any) -> float | None:
         exit_code, message, objective = _guarded(cfg, folder, overrides, number)
         last.exit_code, last.folder, last.message = exit_code, folder, " ".join(message.split())
         if exit_code == 2:
-            remove_empty(folder)
+            remove_empty([folder] if sweeping else sweep.new_folders)
         if sweeping:
             sweep.note_job(Path(hydra_config.sweep.dir), number, folder, exit_code, message)
         if exit_code in signals.EXIT_CODES:

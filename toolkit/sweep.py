@@ -1,4 +1,4 @@
-"""What Hydra does not tell about a sweep: how each job ended; and how to take one up again."""
+"""What Hydra does not tell about a launch: which folders it makes, how each job of a sweep ended."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from typing import Any
 from hydra.experimental.callback import Callback
 
 from toolkit.runs.distributed import rank
-from toolkit.runs.files import remove_empty
+from toolkit.runs.files import missing, remove_empty
 
 directory: Path | None = None  # of the sweep that runs in this process
 _before: dict[Path, bytes | None] = {}  # what its files held when it started
+new_folders: list[Path] = []  # the folders that this launch makes, the innermost first
 
 
 class SweepCallback(Callback):
-    """Registered in conf/job.yaml: notes where the sweep writes."""
+    """Registered in conf/job.yaml: notes where a launch writes."""
+
+    def on_run_start(self, config: Any, **_: Any) -> None:
+        """Note which folders a single run makes; Hydra makes them before the job is asked."""
+        new_folders[:] = missing(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
         """Start a fresh list of how the jobs ended."""
         global directory
         directory = Path(config.hydra.sweep.dir)
+        new_folders[:] = missing(directory)
         if rank() == 0:
             for path in (directory / "jobs.jsonl", directory / "multirun.yaml"):
                 _before[path] = path.read_bytes() if path.exists() else None
@@ -35,6 +41,7 @@ def forget() -> None:
     global directory
     directory = None
     _before.clear()
+    new_folders.clear()
 
 
 def take_back() -> None:
@@ -45,7 +52,7 @@ def take_back() -> None:
                 path.unlink(missing_ok=True)
             else:
                 path.write_bytes(content)
-        remove_empty(directory)
+        remove_empty(new_folders)
 
 
 def note_job(sweep_dir: Path, number: int, folder: Path, exit_code: int, message: str) -> None:
@@ -66,7 +73,7 @@ def report() -> int:
     jobs = [ended[number] for number in sorted(ended)]
     failed = [job for job in jobs if job["exit_code"]]
     if rank() == 0:
-        remove_empty(directory / ".submitit" / "%j")  # submitit_local makes it and does not use it
+        remove_empty([directory / ".submitit" / "%j"])  # submitit_local makes it and does not use it
         print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done in {directory}")
         for job in failed:
             print(f"  job {job['job']} failed ({job['dir']}): {job['message']}")

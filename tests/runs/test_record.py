@@ -11,7 +11,7 @@ import pytest
 from tests.toyroom.config import Optim, TrainToy
 from tests.toyroom.harness import record, run_here
 from toolkit.errors import UserError
-from toolkit.runs.files import into_place, remove_empty, write_atomic, write_json
+from toolkit.runs.files import into_place, missing, remove_empty, write_atomic, write_json
 from toolkit.runs.reading import is_locked, read_record
 from toolkit.runs.record import Run, compare_configs, config_hash
 from toolkit.schema import Job
@@ -191,15 +191,18 @@ def test_an_atomic_write_is_all_or_nothing(tmp_path, monkeypatch):
     assert json.loads(path.read_text()) == {"x": 1} and len(list(path.parent.iterdir())) == 1
 
 
-def test_remove_empty_stops_at_the_first_folder_with_something_in_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_remove_empty_stops_at_the_first_folder_with_something_in_it(tmp_path):
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     (tmp_path / "a" / "file").write_text("")
-    remove_empty(Path("a/b/c"))
+    remove_empty([tmp_path / "a" / "b" / "c", tmp_path / "a" / "b", tmp_path / "a", tmp_path])
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
-    (tmp_path / "d" / "e").mkdir(parents=True)
-    remove_empty(Path("d/e"))
-    assert not (tmp_path / "d").exists()
+
+
+def test_missing_names_the_folders_that_have_to_be_made_from_within(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    assert missing(Path("a/b/c")) == [Path("a/b/c"), Path("a/b")]
+    assert missing(tmp_path / "a") == [] and missing(Path("d")) == [Path("d")]
 
 
 def test_a_key_added_since_the_run_was_started_may_hold_its_default():

@@ -88,6 +88,18 @@ def test_a_run_that_failed_has_no_objective_whatever_its_record_says(toy, monkey
     assert [(value, state) for _, value, state in trials(toy / "one")] == [(None, "FAIL")]
 
 
+def test_a_search_whose_every_trial_is_refused_ends_at_the_second(toy, capfd):
+    with pytest.raises(UserError, match=r"no setting in common are refused alike: optim\.num_steps"):
+        search("train-toy", ["optim.lr=tag(log,interval(1e-3,1e-1))", "optim.num_steps=-1"], Path("one"), 9, 0)
+    assert [state for *_, state in trials(toy / "one")] == ["FAIL", "FAIL"]
+
+
+def test_a_setting_that_is_refused_again_and_again_ends_no_search(toy, capfd):
+    assert search("train-toy", ["optim.lr=-1,0.01", "optim.num_steps=1"], Path("one"), 8, 0) == 0
+    states = {params["optim.lr"]: state for params, _, state in trials(toy / "one")}
+    assert states == {"-1": "FAIL", "0.01": "COMPLETE"} and len(trials(toy / "one")) == 8
+
+
 def test_a_run_without_an_objective_is_no_trial(toy, monkeypatch):
     monkeypatch.setattr(study, "read_record", lambda folder: {"objective": None})
     with pytest.raises(UserError, match="0000: the run has no objective to search by"):

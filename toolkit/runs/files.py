@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,14 @@ def into_place(aside: Path, folder: Path, last: str) -> None:
             raise
 
 
-def remove_empty(folder: Path) -> None:
-    """Remove ``folder`` if it is empty; where it is relative, also the folders above it that this leaves empty."""
-    for path in [folder] if folder.is_absolute() else [folder, *folder.parents[:-1]]:
+def missing(folder: Path) -> list[Path]:
+    """``folder`` and those above it that are not there, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove ``folders`` in this order, up to the first that is not empty."""
+    for path in folders:
         try:
             path.rmdir()
         except OSError:

@@ -16,7 +16,7 @@ from typing import Any
 from toolkit.commands import COMMANDS
 from toolkit.errors import UserError, did_you_mean
 from toolkit.installation import install_hint
-from toolkit.launch import launch
+from toolkit.launch import launched
 from toolkit.runs.distributed import world_size
 from toolkit.runs.output import tell
 from toolkit.runs.reading import read_record
@@ -31,7 +31,7 @@ def search(command: str, words: list[str], folder: Path, num_trials: int, seed: 
 
     The objective of a run, which its ``run.json`` says, is minimised by the tree-structured Parzen estimator (Bergstra
     et al. 2011). Raises UserError where Optuna is not installed, the words are no search, another search has this
-    folder, or a run has no objective.
+    folder, a run has no objective, or trials are refused for what is not searched.
     """
     if command not in COMMANDS:
         raise UserError(f"{command}: no such command; {did_you_mean(command, COMMANDS)}one of {', '.join(COMMANDS)}")
@@ -40,11 +40,20 @@ def search(command: str, words: list[str], folder: Path, num_trials: int, seed: 
     optuna = _optuna()
     space = parse(words)
     study = _open(optuna, folder, command, space)
+    refused: list[tuple[str, set[Any]]] = []  # in which words, with which settings
     while (number := _next(optuna, study, space, folder, num_trials, seed)) is not None:
         with _held(folder / f"{number:04d}.lock") as is_ours:
-            if is_ours and (code := _run(optuna, study, number, command, space, folder)) in EXIT_CODES:
-                tell(f"toolkit: search interrupted; the same command goes on in {folder}")
-                return code
+            if not is_ours:
+                continue
+            code, message = _run(optuna, study, number, command, space, folder)
+        if code in EXIT_CODES:
+            tell(f"toolkit: search interrupted; the same command goes on in {folder}")
+            return code
+        if code == 2:
+            chosen = set(study.trials[number].params.items())
+            if any(said == message and not chosen & settings for said, settings in refused):
+                raise UserError(f"search: trials with no setting in common are refused alike: {message}")
+            refused.append((message, chosen))
     return _report(optuna, study, folder)
 
 
@@ -103,22 +112,22 @@ def _held(lock: Path, waits: bool = False) -> Iterator[bool]:
         yield True
 
 
-def _run(optuna: Any, study: Any, number: int, command: str, space: Space, folder: Path) -> int:
-    """Run a trial, or go on with it, and note how it ended; returns the exit code. Raises UserError as ``search``."""
+def _run(optuna: Any, study: Any, number: int, command: str, space: Space, folder: Path) -> tuple[int, str]:
+    """Run a trial, or go on with it, and note how it ended: ``(exit code, message)``. Raises as :func:`search`."""
     place = folder / f"{number:04d}"
     chosen = [f"{key}={value}" for key, value in study.trials[number].params.items()]
     tell(f"toolkit: trial {number}: {' '.join(chosen)}")
-    code = launch(command, [*space.fixed, *chosen, f"hydra.run.dir={spelled(place)}"])
-    if code in EXIT_CODES:
-        return code
-    objective = (read_record(place) or {}).get("objective") if code == 0 else None
+    end = launched(command, [*space.fixed, *chosen, f"hydra.run.dir={spelled(place)}"])
+    if end.exit_code in EXIT_CODES:
+        return end.exit_code, end.message
+    objective = (read_record(place) or {}).get("objective") if end.exit_code == 0 else None
     if objective is None:
         study.tell(number, state=optuna.trial.TrialState.FAIL)
     else:
         study.tell(number, objective)
-    if code == 0 and objective is None:
+    if end.exit_code == 0 and objective is None:
         raise UserError(f"{place}: the run has no objective to search by; ask for the measure that gives one")
-    return code
+    return end.exit_code, end.message
 
 
 def _report(optuna: Any, study: Any, folder: Path) -> int:
