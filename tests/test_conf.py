@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from tests.composed import composed
 from toolkit.commands import COMMANDS
 from toolkit.configs import compose
 from toolkit.data.catalogue import CATALOGUE
@@ -45,7 +46,7 @@ def test_every_command_has_a_primary_config_and_a_smoke_preset():
 
 @pytest.mark.parametrize(("command", "name"), PRESETS)
 def test_every_preset_composes_and_its_config_is_plain(command, name):
-    config = compose(COMMANDS[command], [f"experiment={name}"])
+    config = composed(command, f"experiment={name}")
     assert config.command == command and config.stages()
     assert json.loads(json.dumps(dataclasses.asdict(config))) == dataclasses.asdict(config)
 

@@ -8,9 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.composed import composed
 from toolkit.cli import app
 from toolkit.commands import COMMANDS
-from toolkit.configs import compose
 from toolkit.paths import presets
 
 REPO = Path(__file__).parent.parent
@@ -60,7 +60,7 @@ def test_job_commands_compose(line):
     command, *words = shlex.split(line)
     flags = {"-m", "--multirun", "--cfg", "job", "--info", "defaults", "--dry-run"}
     overrides = [word for word in words if word not in flags and not word.startswith("hydra")]
-    compose(COMMANDS[command], [first_of_sweep(word) for word in overrides])
+    composed(command, *(first_of_sweep(word) for word in overrides))
 
 
 @pytest.mark.parametrize("line", [line for _, line in LINES if not is_a_job(shlex.split(line))])

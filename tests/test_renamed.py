@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.composed import composed
 from tests.toyroom.harness import REPO, record, run_here
 from toolkit import renamed
 from toolkit.claims.parse import load_claims
@@ -116,14 +117,14 @@ def translated(keys):
     return found
 
 
-def composed(name):
+def of_now(name):
     command = name if name in COMMANDS else BEFORE[name]["command"]
-    return compose(COMMANDS[command], [] if name in COMMANDS else [f"experiment={name}"])
+    return composed(command, *([] if name in COMMANDS else [f"experiment={name}"]))
 
 
 @pytest.mark.parametrize("name", BEFORE)
 def test_every_preset_means_what_it_meant(name):
-    now, then = dict(flat(dataclasses.asdict(composed(name)))), translated(before(name)) | MENDED.get(name, {})
+    now, then = dict(flat(dataclasses.asdict(of_now(name)))), translated(before(name)) | MENDED.get(name, {})
     if now["command"] == "sample-icg" and now["sampling.batch_size"] is None:
         now["sampling.batch_size"] = 512  # what None is for small models; pipelines take what fits
     assert {key: now.get(key, "absent") for key in then} == then  # there are more keys since
@@ -150,7 +151,7 @@ def test_the_config_of_an_older_run_is_read_under_the_keys_of_now(name):
 
 @pytest.mark.parametrize("name", ["disco_folder", "icg_smoke", "grow_smoke", "ivideogpt_smoke", "enhance_train_small"])
 def test_a_run_folder_of_before_goes_on_with_the_same_preset(name, tmp_path):
-    config = composed(name)
+    config = of_now(name)
     run = Run(tmp_path, config)
     run.open([f"experiment={name}"])
     run.record["config"] = nested(before(name))
@@ -163,7 +164,7 @@ def test_a_run_folder_of_before_goes_on_with_the_same_preset(name, tmp_path):
 
 
 def test_a_run_of_before_with_another_value_is_another_run(tmp_path):
-    config = composed("enhance_train_small")
+    config = of_now("enhance_train_small")
     run = Run(tmp_path, config)
     run.open([])
     run.record["config"] = nested(before("enhance_train_small") | {"optim.ema_half_life_steps": 100.0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import logging
 import re
@@ -30,9 +31,14 @@ def register(command: Command) -> None:
     A room's ``config.py`` has ``SCHEMAS``: ``{(group or None, name): dataclass}``; the primary one is named
     ``<command>_schema``. The group ``data`` has one option per data set of the command's kind.
     """
+    _register_units()
+    _store(command, tuple(CATALOGUE))
+
+
+@functools.lru_cache(maxsize=1)  # what is there from the last time; making it costs a fifth of composing a config
+def _store(command: Command, data_sets_known: tuple[str, ...]) -> None:
     from hydra.core.config_store import ConfigStore
 
-    _register_units()
     store = ConfigStore.instance()
     for (group, name), schema in schemas(command).items():
         store.store(group=group, name=name, node=schema, provider="toolkit")

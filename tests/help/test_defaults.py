@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from toolkit import configs
+from tests.composed import composed
 from toolkit.commands import COMMANDS
 from toolkit.errors import UserError
 from toolkit.help import defaults
@@ -15,7 +15,7 @@ JOBS = [name for name in COMMANDS if name != "train-toy"]  # which only tests re
 
 def assert_same(command, choices):
     _, ours = defaults.compose(COMMANDS[command], choices)
-    theirs = configs.compose(COMMANDS[command], [f"{group}={option}" for group, option in choices.items()])
+    theirs = composed(command, *(f"{group}={option}" for group, option in choices.items()))
     assert dataclasses.asdict(ours) == dataclasses.asdict(theirs)
     assert type(ours) is type(theirs)
 
