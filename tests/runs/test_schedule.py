@@ -48,3 +48,12 @@ def test_each_process_gets_its_share(monkeypatch):
     assert share_of_batch(6) == 2
     with pytest.raises(UserError, match=r"^optim\.transformer\.batch_size=8: must be divisible by 3 processes$"):
         share_of_batch(8, "optim.transformer.batch_size")
+
+
+def test_a_batch_larger_than_memory_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr("toolkit.runs.machine.memory_bytes", lambda: 2**30)
+    monkeypatch.setattr("toolkit.runs.schedule.world_size", lambda: 2)
+    assert share_of_batch(2**21, item_bytes=2**10) == 2**20
+    said = r"^optim\.batch_size=2097154: 1\.0 GiB of numbers at once, .* has 1\.0 GiB of memory; give at most 2097152,"
+    with pytest.raises(UserError, match=said):
+        share_of_batch(2**21 + 2, item_bytes=2**10)

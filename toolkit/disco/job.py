@@ -27,6 +27,7 @@ from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank, world_size
 from toolkit.runs.files import write_json
 from toolkit.runs.loop import Loop
+from toolkit.runs.machine import check_fits
 from toolkit.runs.passes import own_part, rows, scaler_of, update
 from toolkit.runs.reading import read_record
 from toolkit.runs.record import Run
@@ -57,6 +58,7 @@ def main(config: TrainDisco, run: Run) -> float | None:
         if config.sampling.null_model not in (None, "baseline"):  # refused before training
             null_network(config.sampling.null_model, None, dataset.shape, dataset.num_classes)
         dataset.prepare()
+    _check_sizes(config, dataset)
     accelerator = accelerator_of(run)
     stages = {
         "denoiser": lambda: _train_denoiser(run, config, dataset, accelerator, "denoiser"),
@@ -73,6 +75,17 @@ def main(config: TrainDisco, run: Run) -> float | None:
         places = {"samples": run.dir / "samples", "images": run.dir / "images", "weights": run.dir / "model"}
         show_end(run, places)
     return _objective(run.record["metrics"], max(config.measure.evaluations))
+
+
+def _check_sizes(config: TrainDisco, dataset: data.Dataset | None) -> None:
+    """Raises UserError for a batch, or a set of samples, that is more than memory holds."""
+    if dataset is None:
+        return
+    item_bytes = 4 * math.prod(dataset.shape)
+    if {"denoiser", "baseline"} & set(config.stages()):
+        share_of_batch(config.optim.batch_size, item_bytes=3 * item_bytes + 8)  # y, noise, output; an index
+    if "sample" in config.stages():
+        check_fits("sampling.num_samples", config.sampling.num_samples, item_bytes)
 
 
 def _objective(metrics: dict[str, float], budget: int) -> float | None:

@@ -33,6 +33,7 @@ from toolkit.metrics.plips import PLIPS
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
 from toolkit.runs.record import Run
+from toolkit.runs.schedule import share_of_batch
 from toolkit.runs.states.sharding import check_sharding
 from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.zoo.registry import count_parameters
@@ -48,6 +49,7 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
     clips = load_clips(config)
     if trains_transformer:
         init_transformer(config, clips)  # a refusal comes before the tokenizer is trained
+    _check_batches(config, clips)
     dataset = clips.dataset
     _check_simulator(config, dataset)
     accelerator = accelerator_of(run)
@@ -94,6 +96,13 @@ def _check_sources(config: TrainIVideoGPT) -> None:
     for source in (config.init, config.model):
         if source is not None:
             zoo.load(source, "tokenizer")
+
+
+def _check_batches(config: TrainIVideoGPT, clips: Clips) -> None:
+    """Batches of both stages fit into memory; said before anything is trained. Raises UserError."""
+    frames = clips.train.num_frames * 3 * clips.resolution**2 * 4
+    for stage in {"tokenizer", "transformer"} & set(config.stages()):
+        share_of_batch(getattr(config.optim, stage).batch_size, f"optim.{stage}.batch_size", frames)
 
 
 def _check_simulator(config: TrainIVideoGPT, dataset: EpisodeDataset) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from toolkit.errors import UserError, brief, did_you_mean
 from toolkit.plain_files import read_yaml
-from toolkit.runs.machine import cores, processor
+from toolkit.runs.machine import cores, memory_bytes, processor
 
 TABLE = Path(__file__).parent / "devices.yaml"
 HERE = "here"
@@ -133,7 +132,7 @@ def here(known: dict[str, Device]) -> Device:
     return Device(
         HERE,
         dict.fromkeys(DTYPES, rate),
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        memory_bytes() / 2**30,
         cores() * CPU_BANDWIDTH_GB_S,
         link_gb_s=CPU_BANDWIDTH_GB_S,
         network_gb_s=1.0,

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import UserError, bytes_text
 from toolkit.installation import __version__
 
 PACKAGES = (
@@ -68,6 +69,24 @@ def cores() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return max(1, min(allowed, int(quota) // int(period)))
     return allowed
+
+
+def memory_bytes() -> int:
+    """What this machine has, or its container may use."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        return min(found, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return found
+
+
+def check_fits(key: str, num: int, item_bytes: int) -> None:
+    """Raises UserError where the numbers of ``num`` items at once are more than all of the memory."""
+    has = memory_bytes()
+    if num * item_bytes > has:
+        raise UserError(
+            f"{key}={num}: {bytes_text(num * item_bytes)} of numbers at once, and this machine has {bytes_text(has)} "
+            f"of memory; give at most {has // item_bytes}, and far fewer where a network works on them"
+        )
 
 
 def peak_memory_mib() -> float:

@@ -6,6 +6,7 @@ import math
 
 from toolkit.errors import UserError
 from toolkit.runs.distributed import world_size
+from toolkit.runs.machine import check_fits
 
 
 def learning_rate_factor(
@@ -33,11 +34,14 @@ def learning_rate_factor(
     return warm * (lowest + (1 - lowest) * (1 + math.cos(turn)) / 2)
 
 
-def share_of_batch(batch_size: int, key: str = "optim.batch_size") -> int:
-    """The items of a batch that this process works on. Raises UserError naming ``key`` where they are no whole number.
+def share_of_batch(batch_size: int, key: str = "optim.batch_size", item_bytes: int = 0) -> int:
+    """The items of a batch that this process works on. Raises UserError naming ``key`` where they are no whole number,
+    or more than memory holds.
 
-    ``batch_size`` counts the items of all processes together.
+    ``batch_size`` counts the items of all processes together. item_bytes: of the numbers of one.
     """
     if batch_size % world_size():
         raise UserError(f"{key}={batch_size}: must be divisible by {world_size()} processes")
+    if item_bytes:
+        check_fits(key, batch_size, math.ceil(item_bytes / world_size()))
     return batch_size // world_size()

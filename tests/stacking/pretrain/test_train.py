@@ -197,7 +197,7 @@ def test_a_curve_counts_what_was_spent_before():
 def test_batches_that_do_not_divide(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="must be divisible by 3 processes"):
-        check_batches(Optim(batch_size=8), "fp32")
+        check_batches(Optim(batch_size=8), "fp32", 16)
 
 
 def test_the_network_is_configured_as_asked():

@@ -25,6 +25,7 @@ from toolkit.data.hub import given_path
 from toolkit.data.splits import hold_out_named, split_folders
 from toolkit.errors import UserError, few
 from toolkit.runs import progress
+from toolkit.runs.machine import check_fits
 from toolkit.runs.seeds import derive
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ def load_push_sprite(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Episo
     num_frames = max(config.num_frames, spec.least_frames)
     sizes = {"train": config.num_train or SIMULATED_TRAIN, "valid": config.num_valid, "test": config.num_valid}
 
+    for key in ("train", "valid"):
+        check_fits(f"data.num_{key}", sizes[key], num_frames * 3 * size_px**2)
     options = {name: getattr(config, name) for name in PUSH_OPTIONS}
 
     def make(split: str) -> EpisodeSet:

@@ -56,7 +56,7 @@ class Testbed:
     """The stages of one run of ``stage=all``, ``corpus`` or ``pretrain``."""
 
     def __init__(self, config: GrowLLM, run: Run) -> None:
-        check_batches(config.optim, config.precision)
+        check_batches(config.optim, config.precision, config.network.context)
         self.config, self.run = config, run
         self.accelerator = accelerator_of(run)
 

@@ -65,7 +65,7 @@ def train(task: Task, run: Run, config: GrowLLM, store: TokenStore, accelerator:
     Raises UserError where batches do not divide among processes or the corpus is too short, JobError where the loss
     is not finite.
     """
-    check_batches(config.optim, config.precision)
+    check_batches(config.optim, config.precision, config.network.context)
     network, context = task.network.to(accelerator.device), config.network.context
     trained = _prepared(network, config, accelerator)
     optimizer = make_optimizer(network, config.optim)
@@ -182,7 +182,7 @@ def measurer(trained: Any, store: TokenStore, config: GrowLLM, accelerator: Acce
     return measure
 
 
-def check_batches(optim: Optim, precision: str) -> None:
-    """Raises UserError where a batch cannot be shared among the processes, nor weights."""
+def check_batches(optim: Optim, precision: str, context: int) -> None:
+    """Raises UserError where a batch does not fit into memory, or neither it nor weights can be shared."""
     check_sharding(optim.sharding, precision)
-    share_of_batch(optim.batch_size)
+    share_of_batch(optim.batch_size, item_bytes=2 * 8 * context)

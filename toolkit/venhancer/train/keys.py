@@ -124,7 +124,7 @@ def load_crops(config: EnhanceVideo) -> StillCrops:
     if patch % FACTOR or patch > size:
         fits = f"a multiple of {FACTOR}, by which the network enlarges, and at most data.crop_px={size}"
         raise UserError(f"upscaler.patch_px={patch}: must be {fits}")
-    share_of_batch(config.optim.batch_size)
+    share_of_batch(config.optim.batch_size, item_bytes=2 * 3 * patch**2 * 4)
     pictures = photographs() if config.upscaler.photographs else []
     films = clip_paths(data.name, data.path) if config.upscaler.films else []
     drawn_share = config.upscaler.drawn_share

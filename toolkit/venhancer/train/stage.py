@@ -78,7 +78,7 @@ def check_crop(config: EnhanceVideo, codec: Codec, base: VideoUNet) -> None:
     except ValueError as error:
         which = f"init={config.init}: pads oddly, as the release does" if config.init else "network.asymmetric=true"
         raise UserError(f"data.crop_px={size}: {error} ({which}); crops are square: take a base without that") from None
-    share_of_batch(config.optim.batch_size)
+    share_of_batch(config.optim.batch_size, item_bytes=config.data.num_frames * 3 * size**2 * 4)
 
 
 def _train_base(
