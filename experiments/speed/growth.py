@@ -73,6 +73,9 @@ MEASURED = ("time_s", "peak_mib")
 DISCO = ["train-disco", "experiment=disco_smoke", "stage=denoiser", "optim.num_steps=40", "baseline=none"]
 GROW = ["grow-llm", "experiment=grow_smoke", "stage=pretrain", "budget.tokens=12800"]
 ENHANCE = ["enhance-video", "experiment=enhance_classic", "input=film.mp4", "scale=2", "fps=48", "num_threads=1"]
+ICG = ["sample-icg", "experiment=icg_smoke", "compare=[none]", "measure.curve=[]", "sampling.num_steps=20"]
+WORLD = ["train-ivideogpt", "experiment=ivideogpt_smoke", "stage=transformer", "data.num_frames=32"]
+WORLD += ["transformer.max_position_embeddings=1024", "optim.transformer.num_steps=200"]
 CURVES = (
     Curve("list", "runs", (1000, 2000, 4000, 8000), lambda size: ["runs", "list"], make_runs),
     Curve("report", "runs", (100, 200, 400, 800), lambda size: ["report", "runs"], make_curves),
@@ -98,6 +101,8 @@ CURVES = (
         (64, 128, 256, 512),
         lambda size: [*GROW, f"network.context={size}", f"budget.tokens={200 * size}"],
     ),
+    Curve("samples", "samples", (4000, 8000, 16_000, 32_000), lambda size: [*ICG, f"measure.num_samples={size}"]),
+    Curve("world", "frames a clip", (4, 8, 16, 32), lambda size: [*WORLD, f"num_frames={size}"]),
 )
 
 
