@@ -4,10 +4,12 @@ import os
 import pty
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from toolkit.runs import progress
 from toolkit.runs.progress import half_blocks
 
 DRAW = """
@@ -72,3 +74,11 @@ def test_two_pixels_are_one_character_in_their_own_colours():
     pixels = np.array([[[10, 20, 30]], [[40, 50, 60]]], np.uint16) * 257
     (span,) = half_blocks(pixels, 1, 1).spans
     assert span.style.color.triplet == (10, 20, 30) and span.style.bgcolor.triplet == (40, 50, 60)
+
+
+@pytest.mark.parametrize(("is_terminal", "rank", "draws"), [(True, 0, True), (False, 0, False), (True, 1, False)])
+def test_only_the_first_process_draws_and_only_on_a_terminal(monkeypatch, is_terminal, rank, draws):
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=SimpleNamespace(isatty=lambda: is_terminal)))
+    monkeypatch.setattr(progress, "rank", lambda: rank)
+    with progress.bar("train", 0, 3) as bar:
+        assert (bar.progress is not None) == draws

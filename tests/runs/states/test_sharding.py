@@ -198,3 +198,8 @@ def test_gradients_are_summed_in_single_precision_whatever_weights_are_gathered_
         assert (policy.param_dtype, policy.reduce_dtype) == (gathered, torch.float32)
         assert not policy.cast_forward_inputs
     assert methods == [(part, "forward_through") for part, _, _ in calls]
+
+
+def test_a_state_with_more_in_it_than_the_template_is_left_as_it_is():
+    state = {"step": 3, "new": {"inner": 1}}
+    assert sharding._spread_like({"step": 0}, state) is state
