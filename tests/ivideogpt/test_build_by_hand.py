@@ -96,6 +96,8 @@ def test_what_training_starts_from_is_trained_on(saved):
     assert network.action_dim == 2 and network.has_reward  # an action-free one gets both heads
     free = tiny.config(init=saved, context_length=2, action_conditioned=False, reward_head=False)
     assert init_transformer(free, clips).action_dim == 0
+    whole, _ = start_transformer(free, coder, clips)  # as it is, with no head to add
+    assert whole.action_dim == 0 and all(one.requires_grad for one in whole.parameters())
     assert init_transformer(dataclasses.replace(free, init_parts="tokenizer"), clips) is None
     one = start_tokenizer(tiny.config(init=saved), clips)
     assert one.layout.context_length == 1  # of the two frames' places the newer's

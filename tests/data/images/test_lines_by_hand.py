@@ -10,9 +10,10 @@ from PIL import Image
 
 from toolkit.data.config import Data
 from toolkit.data.images import crossfire, drawn_faces, toys
-from toolkit.data.images.decoding import FILTERS, Reading, decode, to_array
+from toolkit.data.images.decoding import FILTERS, MOST_PIXELS, Reading, decode, to_array
 from toolkit.data.images.images import _check_file
 from toolkit.data.images.pixels import image_set, pool_to, to_channels
+from toolkit.errors import UserError
 
 
 def test_grey_is_the_luma_of_bt601():
@@ -135,3 +136,15 @@ def test_of_a_picture_that_lies_on_its_side_width_and_height_are_as_shown(tmp_pa
     exif[0x0112] = orientation
     Image.new("RGB", (3, 2)).save(tmp_path / "a.png", exif=exif)
     assert _check_file(tmp_path / "a.png", 10**6, whole=False)[:2] == ((2, 3) if orientation > 4 else (3, 2))
+
+
+def test_a_limit_for_a_set_of_pictures_is_none_for_the_figures_of_a_run(tmp_path, monkeypatch):
+    """Pillow's limit is one for the whole process."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", MOST_PIXELS)
+    Image.new("L", (8, 8)).save(tmp_path / "small.png")
+    Image.new("L", (40, 50)).save(tmp_path / "sheet.png")
+    assert _check_file(tmp_path / "small.png", 64, whole=False)[:2] == (8, 8)
+    with pytest.raises(UserError, match=r"sheet\.png: 40x50 pixels is more than data\.max_pixels=64"):
+        _check_file(tmp_path / "sheet.png", 64, whole=False)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (40, 50)

@@ -1,5 +1,7 @@
 """Numbers of control that nothing else pins: when a goal is reached, how narrow a range is, whose luck is kept."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +121,16 @@ def test_seeds_are_used_once_and_features_are_rectified_between_convolutions():
         made = nn.functional.conv2d(made, part.weight, part.bias, stride=2, padding=1).clamp(min=0)
     linear = next(part for part in features.modules() if isinstance(part, nn.Linear))
     torch.testing.assert_close(features(x), (made.flatten(1) @ linear.weight.T + linear.bias).clamp(min=0))
+
+
+def test_an_update_of_the_model_takes_its_own_gradient_alone_cut_to_the_norm_asked_for():
+    """A gradient of 3 and 4 has the norm 5: as it is, then cut to 1; the second is not added to the first."""
+    network = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    learner = SimpleNamespace(optimizers={"tokenizer": torch.optim.SGD(network.parameters(), lr=1.0)})
+    for most, wanted in ((9.0, [-3.0, -4.0]), (1.0, [-3.6, -4.8])):
+        network.train().requires_grad_(True)
+        loss = network(torch.tensor([3.0, 4.0])).sum()
+        ModelLearner._step(learner, "tokenizer", network, loss, most)
+        assert network.weight[0].tolist() == pytest.approx(wanted, rel=1e-5)
+        assert not network.training and not network.weight.requires_grad and network.weight.grad is None

@@ -45,7 +45,9 @@ def opened(
     """
     most = MOST_PIXELS if max_pixels is None else max_pixels
     try:
-        Image.MAX_IMAGE_PIXELS = most  # Pillow refuses twice as many, and from here warns: we refuse
+        # Pillow refuses twice as many, and from here warns: we refuse. Its limit is the process's, and stays with
+        # figures and reports: it is never lowered for a data set of small pictures.
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, most)
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         with _opened(path, content) as image:
             if image.width * image.height > most:
