@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
+from toolkit import cli
 from toolkit.claims.reproduce import paper_folder, reproduce
 from toolkit.cli import app
 from toolkit.commands import COMMANDS, paper_named
@@ -248,3 +250,12 @@ def test_what_memory_does_not_hold_is_one_line(tmp_path):
 )
 def test_bytes_are_told_in_the_unit_that_fits_them(size, text):
     assert bytes_text(size) == text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_any_command_with_a_line(monkeypatch, capsys, number, code):
+    monkeypatch.setattr(sys, "argv", ["toolkit"])
+    monkeypatch.setattr(cli, "app", lambda: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == code and capsys.readouterr().err == "toolkit: interrupted\n"

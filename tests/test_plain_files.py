@@ -6,7 +6,7 @@ from toolkit import plain_files
 from toolkit.data.episodes.layouts.base import files_below
 from toolkit.data.episodes.npz import npz_files
 from toolkit.errors import UserError
-from toolkit.plain_files import named_path, read_object, read_text, read_yaml, visible_files
+from toolkit.plain_files import check_writable, named_path, read_object, read_text, read_yaml, visible_files
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,15 @@ def test_hidden_files_and_what_lies_in_hidden_folders_are_not_listed(tmp_path):
         (root / name).write_bytes(b"")
     assert visible_files(root) == [root / "a/c.npz", root / "b.npz"]
     assert npz_files(root)[0] == files_below(root, "*.npz", hint="") == visible_files(root)
+
+
+def test_where_a_result_cannot_be_written_is_said_before_the_work(tmp_path):
+    check_writable(None, "out")
+    check_writable(tmp_path / "new" / "a.json", "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new"]
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file" / "a.json", tmp_path / "new", tmp_path / ("a" * 300) / "a.json"):
+        with pytest.raises(
+            UserError, match=rf"^out={place}: cannot be written \(.*\); name a file in a folder of yours"
+        ):
+            check_writable(place, "out")

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from toolkit.commands import COMMANDS, Command, paper_named
-from toolkit.errors import JobError, UserError, in_one_line
+from toolkit.errors import Interrupted, JobError, UserError, in_one_line
 from toolkit.measure.cli import app as measure_app
 from toolkit.show.cli import app as runs_app
 
@@ -358,8 +358,9 @@ def _at_home(word: str) -> str:
 
 
 def main() -> None:
-    """Entry point: users' mistakes become one line and exit code 2, also a file that cannot be read or written."""
-    from toolkit.runs import output
+    """Entry point: users' mistakes become one line and exit code 2, also a file that cannot be read or written; a
+    signal that stops whatever command, a line and 128 and its number."""
+    from toolkit.runs import output, signals
 
     run: Callable[[], None] = app
     with output.lossy():
@@ -367,7 +368,11 @@ def main() -> None:
             if "" in sys.argv:  # which as a path is the working folder
                 raise UserError("an empty word on the command line; is a variable without a value?")
             sys.argv = [_at_home(word) for word in sys.argv]
-            run()
+            with signals.raising(), signals.unhidden():
+                run()
+        except (Interrupted, KeyboardInterrupt) as stop:
+            output.tell("toolkit: interrupted")
+            raise SystemExit(stop.exit_code if isinstance(stop, Interrupted) else 130) from None
         except (UserError, JobError, OSError, MemoryError) as error:
             if (known := in_one_line(error)) is None:
                 raise

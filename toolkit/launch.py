@@ -44,6 +44,7 @@ def launched(command_name: str, arguments: list[str]) -> Ending:
             threads.before_torch()
             one_job.last.exit_code = _launch(command_name, arguments)
         except Interrupted as stop:  # before or after what _launch does
+            tell("toolkit: interrupted")
             one_job.last.exit_code = stop.exit_code
     return one_job.last
 
@@ -71,6 +72,8 @@ def _launch(command_name: str, arguments: list[str]) -> int:
     except Interrupted as stop:
         if sweep.directory:
             tell(f"toolkit: interrupted; continue with: toolkit runs resume {shlex.quote(str(sweep.directory))}")
+        elif one_job.last.folder is None:
+            tell("toolkit: interrupted before the run began")
         return stop.exit_code
     except SystemExit as stop:  # Hydra's --help and --version
         return stop.code if isinstance(stop.code, int) else 1

@@ -4,6 +4,7 @@ wrong."""
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 import re
@@ -28,6 +29,26 @@ MOST_YAML_BYTES = 2**18  # configs have a few KiB
 def named_path(name: str | Path) -> Path:
     """What a user calls ``name``: ``~`` is the home folder, ``~WORD`` a file of that name where WORD is no user's."""
     return Path(os.path.expanduser(name))  # Path.expanduser() raises RuntimeError
+
+
+def check_writable(path: str | Path | None, key: str) -> None:
+    """Raises UserError naming ``key`` where no file can be written to ``path``, before work whose result it is.
+
+    Its folder is made. None is no file.
+    """
+    import tempfile
+
+    if path is None:
+        return
+    try:
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{key}={path}: cannot be written ({reason}); name a file in a folder of yours") from None
 
 
 def is_pointer(path: str | Path) -> bool:

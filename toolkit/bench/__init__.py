@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.errors import JobError, UserError, did_you_mean
+from toolkit.plain_files import check_writable
 from toolkit.runs.device import keep_freed_memory
 from toolkit.runs.files import write_json
 from toolkit.runs.machine import machine, package_versions
@@ -100,6 +101,7 @@ def run_bench(name: str, options: BenchOptions, makers: Makers, unit: str, note:
 
     Raises UserError for an ``only`` that is no contender.
     """
+    check_writable(options.out, "out")
     prepare(options)
     if options.only:  # the child process that measures one contender's peak memory
         if options.only not in makers:

@@ -23,6 +23,7 @@ from typing import Any
 
 from toolkit.bench import OURS, BenchOptions, paired_ratios, parse_options
 from toolkit.errors import UserError, did_you_mean
+from toolkit.plain_files import check_writable
 from toolkit.runs.files import write_json
 from toolkit.runs.machine import git_commit, machine, package_versions
 from toolkit.runs.output import tell
@@ -153,6 +154,7 @@ class AllOptions(BenchOptions):
 def main(words: Sequence[str]) -> int:
     """Run the benchmarks, print the table, write ``out``; 1 where one of them failed, whatever became of the goals."""
     options = parse_options(AllOptions, words)
+    check_writable(options.out, "out")
     chosen = _chosen(options.only)
     record: dict[str, Any] = {
         "command": " ".join(["toolkit bench all", *words]),

@@ -13,6 +13,7 @@ from toolkit.measure.statistics import Activations, activations, read_statistics
 from toolkit.metrics.frechet import frechet_distance
 from toolkit.metrics.inception_score import inception_score
 from toolkit.metrics.neighbours import precision_recall
+from toolkit.plain_files import check_writable
 from toolkit.runs.device import check_device
 from toolkit.runs.files import write_json
 from toolkit.runs.progress import bar
@@ -131,6 +132,7 @@ def table(found: dict[str, Any]) -> Table:
 
 def measure_and_write(plan: Plan, out: Path | None) -> Table:
     """``measure_images``; its record as JSON where ``out`` is given."""
+    check_writable(out, "--out")
     found = measure_images(plan)
     if out is not None:
         write_json(out, found)
@@ -142,6 +144,7 @@ def make_statistics(images: Path, inception: Path, out: Path, device: str, batch
     check_device(device, f"--device {device}")
     if out.suffix != ".npz":
         raise UserError(f"{out}: expected a name that ends in .npz")
+    check_writable(out, "OUT")
     source = ImageSet(images)
     network, _ = load_inception(inception)
     with bar("images", 0, len(source), "image") as shown:

@@ -21,6 +21,7 @@ from toolkit.measure.arrays import read_samples, samples_shape
 from toolkit.measure.statistics import Moments
 from toolkit.metrics.frechet import GaussianStats, frechet_distance
 from toolkit.metrics.ssim import ssim
+from toolkit.plain_files import check_writable
 from toolkit.runs.device import check_device
 from toolkit.runs.files import write_json
 from toolkit.runs.progress import bar
@@ -162,6 +163,7 @@ def measure_videos(plan: VideoPlan, out: Path | None = None) -> Table:
     if plan.lpips is not None and not plan.paired:
         raise UserError("--lpips compares clip with clip: give --paired too")
     check_device(plan.device, f"--device {plan.device}")
+    check_writable(out, "--out")
     lpips = load_lpips(plan.lpips, "--lpips").to(plan.device) if plan.lpips else None
     generated, reference = (VideoSet(path, plan.num_frames) for path in (plan.generated, plan.reference))
     found: dict[str, Any] = {"generated": str(plan.generated), "reference": str(plan.reference)}

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import UserError, with_kind
+from toolkit.errors import Interrupted, UserError, with_kind
 from toolkit.ivideogpt.control.beside import clip
 from toolkit.ivideogpt.control.games import Game, Games, Gone, make_game
 
@@ -260,7 +260,7 @@ def main(sources: Sequence[str | Path], episodes: str | Path | None, port: int, 
     print(f"drive the imagined world at http://{HOST}:{server.server_port}/ (Ctrl-C ends)", flush=True)
     try:
         server.serve_forever()
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         return 0
     finally:
         server.server_close()
