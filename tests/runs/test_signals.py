@@ -11,7 +11,7 @@ import pytest
 from tests.toyroom.harness import finish, record, result, run_here, start
 from toolkit import launch
 from toolkit.errors import Interrupted
-from toolkit.runs.signals import PATIENCE_S, deferred, hand_on, raising
+from toolkit.runs.signals import PATIENCE_S, deferred, hand_on, raising, unhidden
 
 
 def wait_for(path, timeout_s=60):
@@ -191,3 +191,11 @@ def test_a_job_that_slurm_is_to_queue_again_stays_for_the_time_of_grace(monkeypa
     finally:
         signal.signal(signal.SIGTERM, before)
     assert slept == waits
+
+
+def test_a_module_that_a_signal_left_half_made_is_no_bug():
+    with pytest.raises(Interrupted) as stop, raising(), unhidden():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise ImportError("cannot load module more than once per process")
+    assert stop.value.exit_code == 143

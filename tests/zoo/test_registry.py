@@ -78,7 +78,19 @@ def test_load_says_what_is_wrong(saved, tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match=r"no network 'denoiser' there \(found: none\)"):
         zoo.load(tmp_path / "bare")
+    with pytest.raises(UserError, match=r"model\.safetensors: is a file; give a run, or the folder"):
+        zoo.load(weights_file)
+    with pytest.raises(
+        UserError, match="is one network by itself; give a run, or a folder in which it is called prior"
+    ):
+        zoo.load(saved, part="prior")
 
+    save_file({**weights, "map_in.bias": weights["map_in.bias"] * torch.nan}, weights_file)
+    with pytest.raises(UserError, match=r"map_in\.bias in the weights is not finite"):
+        zoo.load(saved)
+    save_file({**weights, "map_in.bias": weights["map_in.bias"].to(torch.int8)}, weights_file)
+    with pytest.raises(UserError, match=r"map_in\.bias is I8; quantised weights are not read"):
+        zoo.load(saved)
     save_file({name: one for name, one in weights.items() if name != "map_in.bias"}, weights_file)
     with pytest.raises(UserError, match=r"missing keys in the weights: map_in.bias"):
         zoo.load(saved)

@@ -68,7 +68,8 @@ def deferred() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def unhidden() -> Iterator[None]:
-    """Raise the :class:`Interrupted` again that a library lost: one whose own cleaning up failed on the way out."""
+    """Raise the :class:`Interrupted` again that a library lost: one whose own cleaning up failed on the way out, or
+    that swallowed it while it was imported."""
     try:
         yield
     except (UserError, JobError, OSError, MemoryError):
@@ -77,6 +78,8 @@ def unhidden() -> Iterator[None]:
         behind: BaseException | None = error
         while behind is not None and not isinstance(behind, Interrupted):
             behind = behind.__cause__ or behind.__context__
+        if behind is None and _asked and isinstance(error, ImportError):  # of a module that the signal left half made
+            behind = Interrupted(128 + _asked[-1][0])
         if behind is None:
             raise
         raise behind from None

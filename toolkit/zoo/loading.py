@@ -43,7 +43,11 @@ def load(source: str | Path, part: str | None = None, device: str | torch.device
 
 
 def _locate(folder: Path, part: str | None) -> Path:
-    """The folder with the config.json of ``part``."""
+    """The folder with the config.json of ``part``. Raises UserError where there is none."""
+    if folder.is_file():
+        raise UserError(
+            f"{folder}: is a file; give a run, or the folder that save_pretrained wrote (config.json, weights)"
+        )
     for place in (folder, folder / "model"):
         if part is None and ((place / "config.json").is_file() or is_world_model(place)):
             return place
@@ -52,6 +56,8 @@ def _locate(folder: Path, part: str | None) -> Path:
         if (place / "config.json").is_file():
             return place
     parts = sorted(path.parent.name for path in [*folder.glob("*/config.json"), *folder.glob("model/*/config.json")])
+    if not parts and (folder / "config.json").is_file():
+        raise UserError(f"{folder}: is one network by itself; give a run, or a folder in which it is called {part}")
     raise UserError(f"{folder}: no network '{part}' there (found: {', '.join(parts) or 'none'})")
 
 
@@ -159,6 +165,11 @@ def _load_strictly(network_class: Any, source: str, **where: Any) -> Any:
     for what in ("missing_keys", "unexpected_keys"):
         if info[what]:
             raise UserError(f"{source}: {what.replace('_', ' ')} in the weights: {', '.join(sorted(info[what])[:8])}")
+    for name, value in network.named_parameters():
+        if not value.isfinite().all():
+            raise UserError(
+                f"{source}: {name} in the weights is not finite; their training went wrong, take earlier ones"
+            )
     network.register_to_config(_name_or_path=None)  # what is saved from it shall name no folder of this machine
     return network
 

@@ -10,6 +10,7 @@ from typing import Any
 from toolkit.errors import UserError, brief
 from toolkit.plain_files import why
 
+QUANTISED = ("I8", "U8")  # as safetensors calls the types
 SPARE = 4  # times what is stored: heads that share a tensor, and tensors that are registered again when they are filled
 SPARE_TENSORS, SPARE_VALUES = 100, 2**24  # and tables that are no weights
 
@@ -63,7 +64,10 @@ def sizes(weights: dict[str, Any]) -> list[int]:
 
 
 def sizes_in(paths: Iterable[Path]) -> list[int]:
-    """How many values each tensor of safetensors files has. Raises UserError naming one whose header is damaged."""
+    """How many values each tensor of safetensors files has.
+
+    Raises UserError naming a file whose header is damaged, or that holds quantised weights.
+    """
     import math
 
     from safetensors import SafetensorError, safe_open
@@ -72,7 +76,11 @@ def sizes_in(paths: Iterable[Path]) -> list[int]:
     for path in paths:
         try:
             with safe_open(path, "pt") as file:
-                found += [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                found += [math.prod(one.get_shape()) for one in slices.values()]
+                whole = [f"{name} is {one.get_dtype()}" for name, one in slices.items() if one.get_dtype() in QUANTISED]
         except (OSError, SafetensorError, MemoryError) as error:  # the last where it is too long to be mapped
             raise UserError(f"{path}: damaged, not a whole safetensors file ({why(path, error)})") from None
+        if whole:  # without their scales, which each quantiser keeps elsewhere, they are no weights
+            raise UserError(f"{path}: {whole[0]}; quantised weights are not read, give those in floating point")
     return found
