@@ -15,7 +15,7 @@ from toolkit.cli import app
 from toolkit.commands import COMMANDS, paper_named
 from toolkit.errors import UserError, bytes_text
 from toolkit.help.completion import complete
-from toolkit.launch import run_bench
+from toolkit.launch import refused_by_plugin, run_bench
 
 RUN = "import sys; sys.argv[0] = 'toolkit'; from toolkit.cli import main; main()"
 
@@ -259,3 +259,19 @@ def test_a_signal_ends_any_command_with_a_line(monkeypatch, capsys, number, code
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == code and capsys.readouterr().err == "toolkit: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "refused"),
+    [
+        ("hydra_plugins.hydra_joblib_launcher._core", ValueError, True),
+        ("hydra_plugins.hydra_joblib_launcher._core", KeyError, False),
+        ("toolkit.data", ValueError, False),
+    ],
+)
+def test_what_a_launcher_refuses_is_no_bug(module, error, refused):
+    space = {"__name__": module, "error": error}
+    exec("def launch():\n    raise error('n_jobs == 0 has no meaning')", space)
+    with pytest.raises(error) as caught:
+        space["launch"]()
+    assert refused_by_plugin(caught.value) == refused

@@ -81,6 +81,11 @@ def _launch(command_name: str, arguments: list[str]) -> int:
         if sweep.directory and type(error).__module__.startswith(LAUNCHERS):  # a job that was stopped or lost
             _refused(error, 1)
             return sweep.report() or 1
+        if refused_by_plugin(error):
+            sweep.take_back()
+            return _refused(
+                UserError(f"hydra.launcher, hydra.sweeper: {brief(error)}; see toolkit {command.name} --cfg hydra"), 2
+            )
         if is_config_error(error):
             sweep.take_back()
             return _refused(UserError(one_line(error, command)), 2)
@@ -92,6 +97,12 @@ def _launch(command_name: str, arguments: list[str]) -> int:
     finally:
         distributed.stop()
     return sweep.report() if sweep.directory else one_job.last.exit_code
+
+
+def refused_by_plugin(error: Exception) -> bool:
+    """Whether a launcher or sweeper of Hydra's refuses one of its own values (what jobs raise never comes so far)."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, (ValueError, TypeError)) and any(name.startswith("hydra_plugins.") for name in modules)
 
 
 def _refused(error: Exception, exit_code: int) -> int:
