@@ -114,3 +114,12 @@ def test_records_that_are_none_are_named(tmp_path):
 def test_a_benchmark_that_is_not_there_is_refused():
     with pytest.raises(UserError, match="only=disko: no such benchmark; did you mean 'disco'"):
         bench_all.main(["only=disko"])
+
+
+def test_a_goal_that_is_missed_does_not_hold_and_one_that_is_none_says_nothing():
+    row = {"ours": "a", "peer": "b", "task": "t", "ours_per_s": 2.0, "peer_per_s": 1.0, "ratio": 2.0, "least": 1.5}
+    rows = [row | {"holds": holds} for holds in (True, False, None)]
+    told = {"options": {"num_rounds": 2, "clock": "wall", "threads": None}, "commit": "c"}
+    told |= {"machine": {"processor": "p", "cores": 2}}
+    found = bench_all.all_table(told | {"benchmarks": {"x": {"rows": rows, "problem": "", "time_s": 1.0}}})
+    assert [one[-1] for one in found.rows] == ["holds", "does not hold", "–"]

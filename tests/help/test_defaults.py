@@ -59,3 +59,25 @@ def test_a_wrong_choice_is_one_line(choices, message):
     with pytest.raises(UserError) as error:
         defaults.compose(COMMANDS["train-disco"], choices)
     assert str(error.value).startswith(message)
+
+
+@dataclasses.dataclass
+class Inner:
+    """A part of a config."""
+
+    a: int = 1
+    b: int = 2
+
+
+@dataclasses.dataclass
+class Outer:
+    """A config of two parts."""
+
+    kept: Inner | None = dataclasses.field(default_factory=Inner)
+    fresh: Inner | None = None
+
+
+def test_a_preset_may_take_a_part_away_and_set_keys_of_one_that_is_not_there_yet():
+    made = Outer()
+    defaults._merge(made, {"kept": None, "fresh": {"b": 5}})
+    assert made == Outer(None, Inner(1, 5))

@@ -174,3 +174,13 @@ def test_methods_on_the_condition_are_compared_at_one_scale_and_small_models_on_
     own = config_of(ICG(), None)
     own.measure.num_repeats = 5
     assert own.repeats == 5
+
+
+def test_a_dry_run_says_how_long_it_took(monkeypatch):
+    told, clock = [], iter((10.0, 12.5))
+    monkeypatch.setattr(dry_run, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(dry_run, "_networks", lambda config: [])
+    monkeypatch.setattr(dry_run, "dry_run_table", lambda rows, seconds: told.append((rows, seconds)))
+    config = SimpleNamespace(model=None, sampling=SimpleNamespace(num_steps=3), methods=lambda: [])
+    dry_run.describe(config)
+    assert told == [([], 2.5)]

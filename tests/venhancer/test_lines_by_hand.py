@@ -293,3 +293,8 @@ def test_clips_are_made_and_cleared_away_by_the_first_process_alone(rank, monkey
     first = [("made", ["a clip"]), ("shown",)]
     assert did == [("trained", "train"), *(first if rank == 0 else [])]
     assert (run.dir / "work").exists() == (rank == 1)
+
+
+def test_small_is_the_word_for_the_model_in_the_package_and_no_other_is(monkeypatch):
+    monkeypatch.setattr(pipeline.zoo, "local", lambda model: f"local {model}")
+    assert [pipeline._folder(model) for model in ("small", "mine")] == ["local video_small", "local mine"]

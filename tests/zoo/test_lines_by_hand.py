@@ -7,7 +7,7 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
-from toolkit.zoo import loading
+from toolkit.zoo import loading, registry
 from toolkit.zoo.checkpointing import CheckpointedBlock, checkpoint_activations, checkpointed_blocks
 from toolkit.zoo.edm import import_edm, import_edm2
 from toolkit.zoo.edm.import_edm import _interleave, _regroup
@@ -182,3 +182,15 @@ def test_a_text_in_the_place_of_weights_is_called_no_file_of_torch(tmp_path):
     (tmp_path / "weights.pt").write_text("hello")
     with pytest.raises(ValueError, match=r"torch\.save writes no such file \(KeyError: 101\)"):
         load_tensors(tmp_path / "weights.pt")
+
+
+def test_a_published_world_model_is_counted_with_its_actions(monkeypatch):
+    parts = {"target": "x", "config": {"width": 8}}
+    monkeypatch.setattr(registry, "NAMED", {"net": SimpleNamespace(**parts)})
+    monkeypatch.setattr(registry, "resolve", lambda target: dict)
+    monkeypatch.setattr(registry, "build_on_meta", lambda name: name)
+    for numbers, told in ((7, 7), (0, None)):
+        one = SimpleNamespace(transformer="net", tokenizer="coder", action_dim=numbers)
+        monkeypatch.setattr(registry, "PUBLISHED", {"a": one})
+        found = registry._published_parts("a")
+        assert found == {"tokenizer": "coder", "transformer": {"width": 8, "action_dim": told}}

@@ -15,6 +15,7 @@ from toolkit.data.config import EpisodeData
 from toolkit.data.episodes import environments, folder, kuka, push_sprite, record
 from toolkit.data.episodes.clips import ClipSource
 from toolkit.data.episodes.episode import Episode, EpisodeSet, EpisodeSpec, memory_set, resize, write_episode
+from toolkit.data.episodes.layouts import oxe as oxe_layout
 from toolkit.data.episodes.npz import array_shapes, load_arrays
 from toolkit.data.episodes.oxe import MIXTURE, load_oxe
 from toolkit.data.episodes.push_sprite import PushSprite
@@ -297,3 +298,13 @@ def test_an_action_moves_the_grippers_target_for_a_tenth_of_a_second(monkeypatch
     assert drives == [24]  # at 240 Hz
     assert moved == pytest.approx(5 + 1)  # of both objects together
     assert frame[0, 0].tolist() == [10, 20, 30]  # without the alpha
+
+
+def test_that_actions_are_of_several_parts_is_said_once_and_only_where_they_are(caplog):
+    said = set()
+    parts = {"steps/action/grip": 0, "steps/action/arm": 0, "steps/reward": 0}
+    found = [oxe_layout._in_parts("a.tfrecord", one, said) for one in (parts, {"steps/action": 0}, parts)]
+    assert found == [True, False, True]
+    assert [record.getMessage() for record in caplog.records] == [
+        "a.tfrecord: actions are of several parts (arm, grip): none is taken, the episodes have no actions"
+    ]

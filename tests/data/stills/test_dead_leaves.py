@@ -73,3 +73,17 @@ def test_crops_hold_the_share_that_was_asked_for(tmp_path, monkeypatch):
     drawn = leaves.dead_leaves(np.random.default_rng([1, 2]), 16)  # the third, whole: it has the size of a crop
     assert np.array_equal(crops[9].permute(1, 2, 0).numpy(), drawn)
     assert len(still_crops([], [], [], 4, 16, drawn_share=1.0)) == 4
+
+
+def test_grains_are_round():
+    class Luck:
+        """One grain in the middle, five pixels far."""
+
+        integers, uniform = (lambda *_: 1), (lambda *_: 5.0)
+
+        def normal(self, mean, deviation, size):
+            return np.zeros(size)
+
+    canvas = Image.new("L", (40, 40), 0)
+    leaves._grains(Luck(), leaves.ImageDraw.Draw(canvas), 20.0, 9.0)
+    assert canvas.getbbox() == (15, 15, 26, 26)

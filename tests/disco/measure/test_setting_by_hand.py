@@ -75,13 +75,15 @@ def test_a_smaller_number_of_items_is_part_of_a_larger_one_and_every_purpose_has
     assert other.rng("a").initial_seed() != one.rng("a").initial_seed()
 
 
-def test_few_held_out_items_are_repeated_each_with_its_label():
+def test_few_held_out_items_are_repeated_each_with_its_label_and_of_many_the_first(monkeypatch):
     one = setting()
     x, known = one.held_out
     assert len(x) == 9  # three items, for seven samples
     order = {float(value): int(label) for value, label in zip(TEST, TEST_LABELS, strict=True)}
     assert [order[float(value)] for value in x] == known.tolist()
     assert sorted(x.flatten().tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    monkeypatch.setattr(module, "MOST_LOSS_ITEMS", 2)
+    assert len(setting().held_out[0]) == 2  # whatever the number of samples
     assert torch.equal(one.condition(known), known) and setting(num_classes=0).condition(known) is None
 
 
