@@ -91,7 +91,7 @@ def test_batches_are_mirrored_where_the_data_is_and_begin_where_a_run_goes_on(mo
     monkeypatch.setattr(small.data, "batches", noting)
     for flip in (False, True):
         made = small.SmallModel(data=Data(name="ring", flip=flip), optim=OPTIM, seed=4)
-        read = small._batches(made, SimpleNamespace(train="train"), torch.device("cpu"))
+        read = small._batches(made, SimpleNamespace(train="train", shape=(2,)), torch.device("cpu"))
         read(6), read(7)
     assert asked == [("train", SIZE, 4, {"start_step": 6, "flip": flip}) for flip in (False, True)]
 
