@@ -18,6 +18,7 @@ from toolkit.data.video.tone import HDR_TRANSFERS
 from toolkit.data.video.write import MOST_SIDE_PX, can_encode, container_of, is_taken
 from toolkit.errors import UserError, bytes_text, did_you_mean
 from toolkit.plain_files import named_path
+from toolkit.runs.machine import memory_bytes
 from toolkit.venhancer.config import LEAST_SCALE, LEAST_SIDE_PX, EnhanceVideo, parse_fps
 from toolkit.venhancer.train.config import MOST_SCALE
 
@@ -267,7 +268,7 @@ def _meminfo() -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory_bytes()
 
 
 def rate_text(rate: Fraction) -> str:
