@@ -87,6 +87,28 @@ def test_the_curve_over_scales_is_of_what_is_measured(monkeypatch):
         assert [one.scale for one in made.columns if not one.shown] == hidden
 
 
+def test_samples_and_batches_beyond_memory_are_refused_before_anything_is_trained_or_drawn(monkeypatch):
+    """A sample of 1x4x4 has 64 bytes, kept of both methods; a step holds 3 x 64 + 8 of each item."""
+    monkeypatch.setattr("toolkit.runs.machine.memory_bytes", lambda: 2**20)
+    data = SimpleNamespace(name="toy", num_classes=3, shape=(1, 4, 4))
+    monkeypatch.setattr(plan.data, "load", lambda config, seed: data)
+
+    def refused(samples=1, measured=None, batch=1, **changes):
+        config = config_of(ICG(), ["none"], **changes)
+        config.sampling.num_samples, config.measure.num_samples, config.optim.batch_size = samples, measured, batch
+        with pytest.raises(UserError) as error:
+            plan.small_dataset(config) if config.model is None else plan.make_plan(config, {"given": Any()}, None)
+        return str(error.value)
+
+    assert refused(8193).startswith("sampling.num_samples=8193: 1.0 MiB of numbers at once, and this machine has 1.0")
+    assert "give at most 8192, " in refused(8193, model="a run")
+    assert refused(measured=16385).startswith("measure.num_samples=16385: ")
+    assert "optim.batch_size=5243: " in refused(batch=5243) and "at most 5242, " in refused(batch=5243)
+    config = config_of(ICG(), ["none"])
+    config.sampling.num_samples, config.measure.num_samples, config.optim.batch_size = 8192, 16384, 5242
+    assert plan.small_dataset(config) is data
+
+
 def test_the_weak_model_is_the_one_that_was_trained_for_less(monkeypatch, tmp_path):
     class Opened:
         def __init__(self, folder, config, device):

@@ -7,8 +7,10 @@ from PIL import Image
 
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.environments import PushSpriteEnv
+from toolkit.errors import UserError
 from toolkit.ivideogpt import footprint, job
 from toolkit.ivideogpt import measure as measures
+from toolkit.ivideogpt.build import check_cache
 from toolkit.ivideogpt.config import Measure, TokenizerLoss, TransformerOptim
 from toolkit.ivideogpt.control.env import action_range
 from toolkit.ivideogpt.control.games import Game
@@ -66,6 +68,17 @@ def test_a_cache_of_tokens_holds_whole_numbers_of_eight_bytes_and_rows_of_four()
     assert _cache_bytes(config, 2) == 10 * (8 * 79 + 4 * 4 * 3)
     config.reward_head = False
     assert _cache_bytes(config, 2) == 10 * (8 * 79 + 4 * 4 * 2)
+
+
+def test_more_cached_clips_than_memory_holds_are_refused_before_the_tokenizer_is_trained(monkeypatch):
+    monkeypatch.setattr("toolkit.runs.machine.memory_bytes", lambda: 10 * (8 * 79 + 4 * 4 * 3))
+    monkeypatch.setattr(job, "train_tokenizer", lambda *_: pytest.fail("was trained"))
+    config = tiny.config()
+    config.optim.transformer.cached_clips = 11
+    with pytest.raises(UserError, match=r"^optim\.transformer\.cached_clips=11: .*; give at most 10,"):
+        job._train_tokenizer(None, config, tiny.clips(), None)
+    config.optim.transformer.cached_clips = 10
+    check_cache(config, tiny.tokenizer(), tiny.clips())
 
 
 def test_losses_have_the_releases_weights():

@@ -38,6 +38,7 @@ from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.zoo.checkpointing import checkpoint_activations, checkpointed_blocks
 from toolkit.zoo.edm.edm2 import EDM2UNet
 from toolkit.zoo.edm.ema import EMA
+from toolkit.zoo.edm.loss import item_bytes
 from toolkit.zoo.registry import count_flops, count_parameters
 
 FIRST_JUDGED_STEP = 200  # earlier, the latents of every encoder carry almost no information
@@ -81,11 +82,10 @@ def _check_sizes(config: TrainDisco, dataset: data.Dataset | None) -> None:
     """Raises UserError for a batch, or a set of samples, that is more than memory holds."""
     if dataset is None:
         return
-    item_bytes = 4 * math.prod(dataset.shape)
     if {"denoiser", "baseline"} & set(config.stages()):
-        share_of_batch(config.optim.batch_size, item_bytes=3 * item_bytes + 8)  # y, noise, output; an index
+        share_of_batch(config.optim.batch_size, item_bytes=item_bytes(dataset.shape))
     if "sample" in config.stages():
-        check_fits("sampling.num_samples", config.sampling.num_samples, item_bytes)
+        check_fits("sampling.num_samples", config.sampling.num_samples, 4 * math.prod(dataset.shape))
 
 
 def _objective(metrics: dict[str, float], budget: int) -> float | None:
@@ -266,7 +266,6 @@ def device_batches(dataset: data.Dataset, config: TrainDisco, accelerator: Accel
 
     The stream is started at the first step asked for, so that a resumed run sees what it would have seen.
     """
-    share_of_batch(config.optim.batch_size)
     stream: Any = None
 
     def batches(step: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from toolkit.icg.columns import DROPPING, Column
 from toolkit.icg.config import SampleICG
 from toolkit.icg.measure import LEAST_FOR_DISTANCES, floor, score
-from toolkit.icg.plan import Plan, make_plan, open_models
+from toolkit.icg.plan import Plan, check_samples, make_plan, open_models
 from toolkit.icg.results import (
     Result,
     all_scores,
@@ -65,6 +65,7 @@ def try_out(config: SampleICG, plan: Plan) -> None:
     for column in plan.columns:
         column.source.prepare(column.guidance)
         column.source.draw(column.guidance, column.scale, request, min(FEW_STEPS, config.sampling.num_steps))
+    check_samples(config, plan.source.shape)  # a film has a shape only now
 
 
 def _sample(config: SampleICG, run: Run, plan: Plan, accelerator: Accelerator) -> None:

@@ -6,6 +6,7 @@ Whatever can be refused is refused here, before the first sample.
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 
 import torch
@@ -25,7 +26,9 @@ from toolkit.icg.sources.small import STAGE, SmallModel, make_small_model, small
 from toolkit.metrics.clip_score import ClipScore
 from toolkit.runs import progress
 from toolkit.runs.distributed import rank
+from toolkit.runs.machine import check_fits
 from toolkit.runs.record import Run
+from toolkit.zoo.edm.loss import item_bytes
 
 MOST_MEASURED = 5000
 PARTS = {PLAIN: "denoiser", DROPPING: "dropping", "weak": "weak"}  # of the run's model/
@@ -97,11 +100,26 @@ def _small_models(config: SampleICG, run: Run, accelerator: Accelerator) -> tupl
 
 
 def small_dataset(config: SampleICG) -> Dataset:
-    """What the small models learn. Raises UserError for data without classes."""
+    """What the small models learn. Raises UserError for data without classes, and for numbers beyond memory."""
     dataset = data.load(config.data or Data(), config.seed)
     if dataset.num_classes < 2:
         raise UserError(f"data.name={dataset.name}: has no classes to condition on; choose labelled data")
+    check_fits("optim.batch_size", config.optim.batch_size, item_bytes(dataset.shape))
+    check_samples(config, dataset.shape)
     return dataset
+
+
+def check_samples(config: SampleICG, shape: tuple[int, ...] | None) -> None:
+    """Raises UserError for more samples than memory holds: those that are shown of all methods, or measured of one.
+
+    shape: of a sample; None where it is not known before the first.
+    """
+    if shape is None:
+        return
+    sample_bytes = 4 * math.prod(shape)
+    check_fits("sampling.num_samples", config.sampling.num_samples, len(config.methods()) * sample_bytes)
+    if config.measure.enabled and config.measure.num_samples:
+        check_fits("measure.num_samples", config.measure.num_samples, sample_bytes)
 
 
 def small_models(config: SampleICG, dataset: Dataset) -> dict[str, SmallModel]:
@@ -132,6 +150,7 @@ def _data_of(config: SampleICG, source: Source) -> Dataset | None:
 def make_plan(config: SampleICG, sources: dict[str, Source], dataset: Dataset | None) -> Plan:
     """What will be drawn and measured. Raises UserError for a method that a model does not support."""
     source = next(iter(sources.values()))
+    check_samples(config, source.shape)
     unmeasured = "measure.enabled=false"
     if config.measure.enabled:
         unmeasured = why_not(dataset, source.shape, source.num_classes)

@@ -12,10 +12,12 @@ from toolkit.errors import UserError
 from toolkit.ivideogpt.clips import Clips
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.ivideogpt.rollout import sampling_of
+from toolkit.runs.machine import check_fits
 from toolkit.runs.record import Run
 from toolkit.runs.seeds import generator, seed_all
 from toolkit.zoo.world.model import WorldModel
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
+from toolkit.zoo.world.tokens import TokenLayout
 from toolkit.zoo.world.transformer import VideoTransformer, llama_config
 
 
@@ -78,6 +80,19 @@ def check_length(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, num_posi
             f"num_frames={config.num_frames}: makes {length} tokens, transformer.max_position_embeddings="
             f"{num_positions} hold {most} frames; shorten the clips or raise it"
         )
+
+
+def clip_bytes(config: TrainIVideoGPT, layout: TokenLayout, action_dim: int) -> int:
+    """Of a clip as tokens: int64, with float32 actions and rewards."""
+    numbers = action_dim * config.action_conditioned + config.reward_head
+    return 8 * layout.length(config.num_frames - config.context_length) + 4 * config.num_frames * numbers
+
+
+def check_cache(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, clips: Clips) -> None:
+    """The clips that are tokenised once fit into memory. Raises UserError."""
+    num = config.optim.transformer.cached_clips
+    if num is not None:
+        check_fits("optim.transformer.cached_clips", num, clip_bytes(config, tokenizer.layout, clips.action_dim))
 
 
 def start_tokenizer(config: TrainIVideoGPT, clips: Clips) -> CompressiveVQModel:

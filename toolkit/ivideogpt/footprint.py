@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toolkit.data.catalogue import lookup
 from toolkit.data.episodes.clips import Clip
 from toolkit.errors import UserError
-from toolkit.ivideogpt.build import build_tokenizer, build_transformer, with_dropout
+from toolkit.ivideogpt.build import build_tokenizer, build_transformer, clip_bytes, with_dropout
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.ivideogpt.train.losses import TokenizerObjective, fakes, generator_loss, hinge
 from toolkit.ivideogpt.train.perceptual import unweighted_distance
@@ -119,12 +119,10 @@ def _fresh_tokenizer(config: TrainIVideoGPT) -> CompressiveVQModel:
 
 
 def _cache_bytes(config: TrainIVideoGPT, num_actions: int) -> int:
-    """Of the tokens that are made once: int64, with float32 actions and rewards."""
+    """Of the tokens that are made once."""
     cached = config.optim.transformer.cached_clips
     if not cached:
         return 0
     with torch.device("meta"):
         layout = _fresh_tokenizer(config).layout
-    length = layout.length(config.num_frames - config.context_length)
-    beside = config.num_frames * (num_actions * config.action_conditioned + config.reward_head)
-    return cached * (8 * length + 4 * beside)
+    return cached * clip_bytes(config, layout, num_actions)

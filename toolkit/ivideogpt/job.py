@@ -14,6 +14,7 @@ from toolkit.ivideogpt import measure as measures
 from toolkit.ivideogpt.build import (
     build_tokenizer,
     build_transformer,
+    check_cache,
     check_length,
     init_transformer,
     join,
@@ -124,6 +125,8 @@ def _train_tokenizer(run: Run, config: TrainIVideoGPT, clips: Clips, accelerator
     if config.init is None:  # before the long work; a model that is given is checked with its own positions
         check_length(config, tokenizer, config.transformer.max_position_embeddings)
         check_horizon(config, tokenizer, config.transformer.max_position_embeddings)
+    if "transformer" in config.stages():
+        check_cache(config, tokenizer, clips)
     _note_parameters(run, tokenizer=tokenizer)
     if config.optim.tokenizer.num_steps:
         tokenizer = train_tokenizer(tokenizer, run, config, clips, accelerator)

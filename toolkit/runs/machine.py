@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import resource
@@ -86,6 +87,17 @@ def check_fits(key: str, num: int, item_bytes: int) -> None:
         raise UserError(
             f"{key}={num}: {bytes_text(num * item_bytes)} of numbers at once, and this machine has {bytes_text(has)} "
             f"of memory; give at most {has // item_bytes}, and far fewer where a network works on them"
+        )
+
+
+def check_side(key: str, side_px: int, pixel_bytes: int, num: int = 1) -> None:
+    """Raises UserError where ``num`` square pictures of ``side_px`` pixels a side are more than all of the memory."""
+    has, needs = memory_bytes(), num * side_px**2 * pixel_bytes
+    if needs > has:
+        what = "one picture" if num == 1 else f"{num} pictures"
+        raise UserError(
+            f"{key}={side_px}: {bytes_text(needs)} of numbers in {what}, and this machine has {bytes_text(has)} of "
+            f"memory; give at most {math.isqrt(has // num // pixel_bytes)}, and far fewer where a network works on them"
         )
 
 

@@ -15,6 +15,7 @@ from toolkit.data.episodes.episode import Episode, write_episode
 from toolkit.errors import JobError, UserError, with_kind
 from toolkit.plain_files import read_object
 from toolkit.runs.files import write_json
+from toolkit.runs.machine import check_fits, check_side
 from toolkit.runs.seeds import derive
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,17 @@ class Plan:
     seed: int = 0
 
     def check(self) -> None:
-        """Raises UserError on a number out of range."""
+        """Raises UserError on a number out of range, or beyond memory."""
         for name, least in (("num_episodes", 1), ("num_frames", 2), ("size_px", 8), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name.replace('_', '-')}={getattr(self, name)}: must be at least {least}")
+        check_frames("num-frames", self.num_frames, "size-px", self.size_px)
+
+
+def check_frames(num_key: str, num_frames: int, size_key: str, size_px: int) -> None:
+    """Raises UserError where a frame, or all of an episode, is more than memory holds."""
+    check_side(size_key, size_px, 3)
+    check_fits(num_key, num_frames, 3 * size_px**2)
 
 
 def record(plan: Plan, dest: str | Path) -> tuple[int, list[str]]:

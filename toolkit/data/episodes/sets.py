@@ -20,7 +20,7 @@ from toolkit.data.episodes.folder import read_folder
 from toolkit.data.episodes.npz import npz_files
 from toolkit.data.episodes.push_sprite import PushSprite
 from toolkit.data.episodes.push_sprite import record as record_push
-from toolkit.data.episodes.record import MANIFEST, Plan, read_manifest, record
+from toolkit.data.episodes.record import MANIFEST, Plan, check_frames, read_manifest, record
 from toolkit.data.hub import given_path
 from toolkit.data.splits import hold_out_named, split_folders
 from toolkit.errors import UserError, few
@@ -76,7 +76,7 @@ def load_push_sprite(config: EpisodeData, seed: int, spec: EpisodeSpec) -> Episo
     size_px = config.size_px or 32
     num_frames = max(config.num_frames, spec.least_frames)
     sizes = {"train": config.num_train or SIMULATED_TRAIN, "valid": config.num_valid, "test": config.num_valid}
-
+    check_frames("data.num_frames", num_frames, "data.size_px", size_px)
     for key in ("train", "valid"):
         check_fits(f"data.num_{key}", sizes[key], num_frames * 3 * size_px**2)
     options = {name: getattr(config, name) for name in PUSH_OPTIONS}
@@ -108,6 +108,7 @@ def load_recorded(config: EpisodeData, seed: int, spec: EpisodeSpec) -> EpisodeD
     size_px = config.size_px or 64
     wanted = (config.num_train or 400) + 2 * config.num_valid
     plan = Plan(config.name, wanted, max(config.num_frames, spec.least_frames), size_px)
+    check_frames("data.num_frames", plan.num_frames, "data.size_px", size_px)
     folder = fetching.cache_root() / "episodes" / f"{config.name}_{size_px}px_{plan.num_frames}frames"
     there = len(list(folder.glob("episode_*.npz")))
     if there < wanted:

@@ -22,6 +22,7 @@ from toolkit.data.images.store import PixelStore, StackStore
 from toolkit.data.sets import Batch, Dataset, Indices, MemorySplit, Split, fixed_subset, limit_train
 from toolkit.data.splits import hold_out_named
 from toolkit.errors import UserError
+from toolkit.runs.machine import check_side
 
 FEW_PIXELS = 2**27  # of the files: a few seconds of decoding, which also checks every file to its end
 IN_MEMORY_BYTES = 2**29  # of the decoded images
@@ -243,6 +244,7 @@ def _shape(config: Data, size_px: int | None, files: list[Path], headers: Header
         raise UserError(f"data.channels={config.channels}: must be 1 (grey) or 3 (colour)")
     channels = config.channels or (1 if headers.grey.all() else 3)
     if size_px is not None:
+        check_side("data.size_px", size_px, channels)
         return channels, size_px, size_px
     width, height = headers.sizes[0].tolist()
     other = np.flatnonzero((headers.sizes != headers.sizes[0]).any(axis=1))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from toolkit.data.config import Data
 from toolkit.data.sets import Dataset, MemorySplit, hold_out, limit_train
 from toolkit.errors import UserError
+from toolkit.runs.machine import check_side
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL converts to grey
 _CHUNK = 4096
@@ -64,6 +65,9 @@ def image_set(
 
     Training images of the same ``units`` value are not parted between the training and validation splits.
     """
+
+    if config.size_px is not None:
+        check_side("data.size_px", config.size_px, train[0].shape[1], len(train[0]) + len(test[0]))
 
     def prepare(images: np.ndarray | Tensor) -> Tensor:
         images = torch.as_tensor(images)

@@ -11,6 +11,7 @@ from torch import Tensor
 from toolkit.data.config import Data
 from toolkit.data.sets import Dataset, GaussianMixture, MemorySplit
 from toolkit.errors import UserError
+from toolkit.runs.machine import check_fits
 from toolkit.runs.seeds import generator
 
 NUM_PER_COMPONENT = 1000
@@ -65,6 +66,7 @@ def _point_set(config: Data, seed: int, num_components: int, draw, mixture: Gaus
         num_each, rest = divmod(config.num_train, num_components)
         if rest or not num_each:
             raise UserError(f"data.num_train={config.num_train}: must be a multiple of {num_components} components")
+        check_fits("data.num_train", config.num_train, 2 * 8)  # drawn in float64
     sizes = {"train": num_each, "valid": max(1, round(config.valid_fraction * num_each)), "test": NUM_PER_COMPONENT}
     splits = {}
     for name, size in sizes.items():

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,6 @@ from toolkit.runs import progress
 from toolkit.runs.distributed import barrier, from_rank_zero, rank
 from toolkit.runs.files import write_json
 from toolkit.runs.loop import Loop
-from toolkit.runs.machine import check_fits
 from toolkit.runs.passes import scaler_of, update
 from toolkit.runs.record import Run, config_hash
 from toolkit.runs.schedule import learning_rate_factor
@@ -151,8 +149,6 @@ def _train(run: Run, small: SmallModel, dataset: Dataset, accelerator: Accelerat
 def _batches(small: SmallModel, dataset: Dataset, device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
     """``batches(step)``, starting wherever it is first asked to."""
     stream: Any = None
-    item_bytes = 3 * 4 * math.prod(dataset.shape) + 8  # y, noise, output; an index
-    check_fits("optim.batch_size", small.optim.batch_size, item_bytes)
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
         nonlocal stream

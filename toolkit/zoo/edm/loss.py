@@ -5,9 +5,17 @@ Everything random comes from the default generator, in the order of the calls, u
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def item_bytes(shape: Sequence[int]) -> int:
+    """What a training step holds of one sample at the least: y, the noise and the output in float32, and an index."""
+    return 3 * 4 * math.prod(shape) + 8
 
 
 def add_noise(
