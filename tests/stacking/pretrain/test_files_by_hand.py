@@ -69,7 +69,7 @@ def test_the_former_name_of_a_corpus_is_by_its_former_fingerprint():
 class Letters:
     """A tokenizer of letters that puts 9 before every text where special tokens are asked for."""
 
-    bos_token_id, eos_token_id = 5, None
+    bos_token_id, eos_token_id, added_tokens_decoder = 5, None, {}
 
     def __len__(self):
         return 10
@@ -77,7 +77,7 @@ class Letters:
     def save_pretrained(self, folder):
         folder.mkdir()
 
-    def __call__(self, texts, add_special_tokens=True, verbose=True):
+    def __call__(self, texts, add_special_tokens=True, split_special_tokens=False, verbose=True):
         return {"input_ids": [[9] * add_special_tokens + [int(one) for one in text] for text in texts]}
 
 

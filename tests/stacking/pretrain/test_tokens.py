@@ -50,6 +50,17 @@ def test_every_document_is_there_once_with_a_boundary_before_it(cache):
     )
 
 
+def test_the_name_of_a_special_token_in_a_text_is_plain_text_and_said(cache, caplog):
+    texts = [*TEXTS, "Once upon a time.\n<|endoftext|>\nAnd once more. <|endoftext|>"]
+    with caplog.at_level("INFO", logger="toolkit"):
+        stores = [make(texts), make(texts)]
+    said = [line for line in caplog.messages if line.startswith("data: <|endoftext|> (1 documents) is a special token")]
+    assert len(said) == 2 and [one.plain for one in stores] == [{BOUNDARY: 1}] * 2  # made, and found in the cache
+    tokenizer, ids = stores[0].tokenizer(), [*stores[0].train, *stores[0].valid]
+    assert ids.count(tokenizer.bos_token_id) == len(texts)
+    assert tokenizer.decode(stores[0].train).endswith(BOUNDARY + texts[-1])
+
+
 def test_the_held_out_part_is_whole_documents_or_the_end_of_a_few():
     kinds = [kind for kind, _ in split_documents(corpus(), 0.05)]
     assert kinds.count("valid") == 3

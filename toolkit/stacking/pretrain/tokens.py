@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -24,8 +26,9 @@ from torch import Tensor
 
 from toolkit.data import Corpus
 from toolkit.data.fetching import cache_folder, cache_root
-from toolkit.errors import JobError, UserError
+from toolkit.errors import JobError, UserError, few
 from toolkit.plain_files import read_object
+from toolkit.runs import progress
 from toolkit.runs.files import into_place, write_json
 from toolkit.runs.seeds import derive
 from toolkit.show.table import Table
@@ -41,7 +44,8 @@ class TokenStore:
     """Packed tokens in ``folder``: ``train.bin``, ``valid.bin``, ``meta.json`` and the tokenizer.
 
     vocab_size: of the tokenizer. bytes_per_token: on the held-out text, to turn nats per token into bits per byte.
-    former: the fingerprint that version 0.1 gave it.
+    former: the fingerprint that version 0.1 gave it. plain: in how many documents the text of a special token stands,
+    which was read as any other text.
     """
 
     folder: Path
@@ -49,6 +53,7 @@ class TokenStore:
     bytes_per_token: float
     fingerprint: str
     former: str = ""
+    plain: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> TokenStore:
@@ -60,7 +65,9 @@ class TokenStore:
             raise UserError(f"{folder}: damaged token files ({error}); remove the folder to make them again") from None
         if sizes != meta["bytes"]:
             raise UserError(f"{folder}: token files of another length than written; remove the folder to make it again")
-        return cls(folder, meta["vocab_size"], meta["bytes_per_token"], meta["fingerprint"])
+        return cls(
+            folder, meta["vocab_size"], meta["bytes_per_token"], meta["fingerprint"], plain=meta.get("plain", {})
+        )
 
     def table(self) -> Table:
         """What was packed, for reports."""
@@ -174,7 +181,7 @@ def prepare(corpus: Corpus, valid_fraction: float, make_tokenizer: Any, tokenize
     folder = cache_root() / "tokens" / key
     former = former_key(corpus, valid_fraction, tokenizer_key)
     if (folder / "meta.json").is_file():
-        return replace(TokenStore.open(folder), former=former)
+        return _told(replace(TokenStore.open(folder), former=former))
     aside = cache_folder("tokens") / f".{key}.{os.getpid()}.partial"
     try:
         aside.mkdir()
@@ -184,7 +191,18 @@ def prepare(corpus: Corpus, valid_fraction: float, make_tokenizer: Any, tokenize
         raise JobError(f"{folder}: the token files could not be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return replace(TokenStore.open(folder), former=former)
+    return _told(replace(TokenStore.open(folder), former=former))
+
+
+def _told(store: TokenStore) -> TokenStore:
+    """Says where documents were perhaps meant to end and do not."""
+    if store.plain:
+        found = few([f"{token} ({count} documents)" for token, count in store.plain.items()], 3)
+        progress.say(
+            f"data: {found} is a special token's name in the text, and read as plain text; what is to be a document of "
+            "its own needs a file, or a line of JSON, of its own"
+        )
+    return store
 
 
 def _write(folder: Path, corpus: Corpus, valid_fraction: float, make_tokenizer: Any, key: str) -> None:
@@ -192,14 +210,18 @@ def _write(folder: Path, corpus: Corpus, valid_fraction: float, make_tokenizer: 
     tokenizer.save_pretrained(folder / "tokenizer")
     vocab_size, boundary = len(tokenizer), boundary_id(tokenizer)
     valid_bytes, counts = 0, dict.fromkeys(SPLITS, 0)
+    special, plain = _special_names(tokenizer), Counter[str]()
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context(open(folder / f"{split}.bin", "wb")) for split in SPLITS}
         documents = split_documents(corpus, valid_fraction)
         while batch := list(islice(documents, BATCH_DOCUMENTS)):
-            encoded = tokenizer([text for _, text in batch], add_special_tokens=False, verbose=False)["input_ids"]
+            encoded = tokenizer(
+                [text for _, text in batch], add_special_tokens=False, split_special_tokens=True, verbose=False
+            )["input_ids"]
             for (split, text), ids in zip(batch, encoded, strict=True):
                 counts[split] += _append(files[split], ids, boundary, vocab_size)
                 valid_bytes += len(text.encode()) if split == "valid" else 0
+                plain.update(set(special.findall(text)))
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -212,8 +234,15 @@ def _write(folder: Path, corpus: Corpus, valid_fraction: float, make_tokenizer: 
         "vocab_size": vocab_size,
         "bytes_per_token": valid_bytes / max(1, counts["valid"]),
         "fingerprint": key,
+        "plain": dict(plain.most_common()),
     }
     write_json(folder / "meta.json", meta)
+
+
+def _special_names(tokenizer: Any) -> re.Pattern[str]:
+    """Finds the names of special tokens in a text: they are what the tokenizer says of itself, not what text says."""
+    names = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} - {""}
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
 
 
 def _append(file: IO[bytes], ids: list[int], boundary: int | None, vocab_size: int) -> int:
