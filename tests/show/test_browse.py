@@ -130,6 +130,19 @@ def test_compare_groups_by_config_and_says_what_differs(tmp_path):
     assert differences.rows == [["network.width", "64", "128"]]
 
 
+def test_a_key_that_older_runs_lack_is_shown_as_such_and_names_no_group(tmp_path):
+    old, new = {"network": {"width": 64}}, {"network": {"width": 128, "gain": 1.0}, "later": True, "third": 3}
+    make_run(tmp_path / "old", **old)
+    make_run(tmp_path / "new", **new)
+    metrics, differences = compare_runs([tmp_path / "old", tmp_path / "new"])
+    assert metrics.columns[1:3] == ["network.width=64", "network.width=128"]
+    rows = [["network.width", "64", "128"], ["network.gain", "–", "1"], ["later", "–", "true"], ["third", "–", "3"]]
+    assert differences.rows == rows and differences.note.startswith("–: no key of that run; an older version, or")
+    make_run(tmp_path / "same", **old, later=True)  # nothing else tells them apart
+    metrics, differences = compare_runs([tmp_path / "old", tmp_path / "same"])
+    assert metrics.columns[1:3] == ["later=–", "later=true"] and differences.rows == [["later", "–", "true"]]
+
+
 def test_groups_that_differ_a_lot_get_letters(tmp_path):
     make_run(tmp_path / "a", lr=0.1, steps=5, warmup=1)
     make_run(tmp_path / "b", lr=0.2, steps=6, warmup=2)

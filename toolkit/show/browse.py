@@ -196,9 +196,16 @@ def group_runs(runs: Sequence[RunInfo], over: str = "seed") -> list[Group]:
 
 
 def differing_keys(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys that do not have one value in all ``configs``, in order of appearance."""
+    """The keys that do not have one value in all ``configs``, in order of appearance; last those that some lack and
+    that have one value in the others."""
     keys = list(dict.fromkeys(key for config in configs for key in config))
-    return [key for key in keys if len({repr(config.get(key, _ABSENT)) for config in configs}) > 1]
+    differing = [key for key in keys if len({repr(config.get(key, ABSENT)) for config in configs}) > 1]
+    return sorted(differing, key=lambda key: not _is_contrast(key, configs))
+
+
+def _is_contrast(key: str, configs: Sequence[dict[str, Any]]) -> bool:
+    """Whether two of ``configs`` have the key with different values."""
+    return len({repr(config[key]) for config in configs if key in config}) > 1
 
 
 def facts(run: RunInfo) -> list[list[Cell]]:
@@ -253,13 +260,19 @@ def duration(seconds: Any) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-_ABSENT = "–"
+ABSENT = "–"
+ABOUT_ABSENT = f"{ABSENT}: no key of that run; an older version, or another choice of method or network, lacks it"
 
 
 def _name_groups(groups: list[Group]) -> None:
-    keys = differing_keys([group.config for group in groups])
+    """By the keys that differ, those that some lack only where no other tells the groups apart; else by letters."""
+    configs = [group.config for group in groups]
+    keys = differing_keys(configs)
+    contrasts = [key for key in keys if _is_contrast(key, configs)]
+    if len({repr([config.get(key, ABSENT) for key in contrasts]) for config in configs}) == len(groups):
+        keys = contrasts
     for index, group in enumerate(groups):
-        named = ", ".join(f"{key}={show_value(group.config.get(key, _ABSENT))}" for key in keys)
+        named = ", ".join(f"{key}={show_value(group.config.get(key, ABSENT))}" for key in keys)
         letter = chr(ord("A") + index) if index < 26 else f"group {index + 1}"
         group.name = named if keys and len(keys) <= NAMED_DIFFERENCES else letter
     if len(groups) == 1:
@@ -288,9 +301,9 @@ def _best(key: str, groups: list[Group], over: str) -> str:
         (run.metrics[key], g, run) for g in groups for run in g.runs if math.isfinite(run.metrics.get(key, math.nan))
     ]
     if not found:
-        return _ABSENT
+        return ABSENT
     value, group, run = (max if highest else min)(found, key=lambda item: item[0])
-    which = f"{over}={show_value(run.config.get(over, _ABSENT))}"
+    which = f"{over}={show_value(run.config.get(over, ABSENT))}"
     where = which if len(groups) == 1 else f"{group.name}, {which}"
     return f"{where}: {format_cell(value)} ({'highest' if highest else 'lowest'})"
 
@@ -298,8 +311,9 @@ def _best(key: str, groups: list[Group], over: str) -> str:
 def _difference_table(groups: list[Group]) -> Table:
     rows: list[list[Cell]] = []
     for key in differing_keys([group.config for group in groups]):
-        rows.append([key, *(show_value(group.config.get(key, _ABSENT)) for group in groups)])
-    return Table("What differs", ["key", *(group.name for group in groups)], rows)
+        rows.append([key, *(show_value(group.config.get(key, ABSENT)) for group in groups)])
+    note = ABOUT_ABSENT if any(ABSENT in row for row in rows) else ""
+    return Table("What differs", ["key", *(group.name for group in groups)], rows, note)
 
 
 def _how_far(run: RunInfo, status: str) -> str:

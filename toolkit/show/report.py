@@ -17,6 +17,7 @@ from toolkit.errors import UserError
 from toolkit.runs.files import write_atomic
 from toolkit.show.bands import average
 from toolkit.show.browse import (
+    ABSENT,
     Group,
     RunInfo,
     compare,
@@ -176,7 +177,7 @@ def run_names(runs: Sequence[RunInfo]) -> list[str]:
     configs = [{"command": run.command, **run.config} for run in runs]
     keys = differing_keys(configs)
     if keys and len(keys) <= 2:
-        names = [", ".join(f"{key}={show_value(config.get(key))}" for key in keys) for config in configs]
+        names = [", ".join(f"{key}={show_value(config.get(key, ABSENT))}" for key in keys) for config in configs]
         if len(set(names)) == len(names):
             return names
     if len(runs) < 2:
