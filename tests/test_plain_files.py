@@ -106,7 +106,5 @@ def test_where_a_result_cannot_be_written_is_said_before_the_work(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["new"]
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file" / "a.json", tmp_path / "new", tmp_path / ("a" * 300) / "a.json"):
-        with pytest.raises(
-            UserError, match=rf"^out={place}: cannot be written \(.*\); name a file in a folder of yours"
-        ):
+        with pytest.raises(UserError, match=rf"^out={place}: cannot be written \(.*\); name one in a folder of yours"):
             check_writable(place, "out")

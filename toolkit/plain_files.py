@@ -31,24 +31,24 @@ def named_path(name: str | Path) -> Path:
     return Path(os.path.expanduser(name))  # Path.expanduser() raises RuntimeError
 
 
-def check_writable(path: str | Path | None, key: str) -> None:
+def check_writable(path: str | Path | None, key: str, folders: bool = False) -> None:
     """Raises UserError naming ``key`` where no file can be written to ``path``, before work whose result it is.
 
-    Its folder is made. None is no file.
+    Its folder is made. None is no file. folders: whether the result may be a folder.
     """
     import tempfile
 
     if path is None:
         return
     try:
-        if Path(path).is_dir():
+        if Path(path).is_dir() and not folders:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=Path(path).parent):
             pass
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{key}={path}: cannot be written ({reason}); name a file in a folder of yours") from None
+        raise UserError(f"{key}={path}: cannot be written ({reason}); name one in a folder of yours") from None
 
 
 def is_pointer(path: str | Path) -> bool:

@@ -207,7 +207,7 @@ def test_names_and_places_that_the_system_refuses_are_one_line(folder, capfd, mo
     for words, said in [
         ([f"input={name}"], f"{name}: File name too long"),
         (["input=IN.mp4", f"output={name}"], f"{name}: File name too long"),
-        (["input=IN.mp4", "output=/proc/o.mp4"], "output=/proc/o.mp4: /proc cannot be written into"),
+        (["input=IN.mp4", "output=/proc/o.mp4"], "output=/proc/o.mp4: cannot be written ("),
         (["input=''"], "input='': is empty; give a value, or input=null for none"),
     ]:
         assert enhance(*words) == 2

@@ -15,6 +15,7 @@ import torch
 from toolkit.data.video.reader import VideoReader
 from toolkit.data.video.write import identity, is_claimed, join_parts
 from toolkit.errors import JobError, UserError, few, is_full_disk, refuse_files
+from toolkit.plain_files import check_writable
 from toolkit.runs import progress
 from toolkit.runs.device import accelerator_of
 from toolkit.runs.distributed import barrier, rank
@@ -24,7 +25,7 @@ from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.venhancer.clips.backends import KeyFrames
 from toolkit.venhancer.clips.between import check_memory, make_between
 from toolkit.venhancer.clips.former import former_of, is_done
-from toolkit.venhancer.clips.inputs import Task, available_bytes, check_free, find_tasks, make_folder, rate_text
+from toolkit.venhancer.clips.inputs import Task, available_bytes, check_free, find_tasks, rate_text
 from toolkit.venhancer.clips.parts import Written, write_parts
 from toolkit.venhancer.clips.prepare import Network, Work, claim_of, make_backend, prepare
 from toolkit.venhancer.clips.side_by_side import frames_of, held_frames, write_sheet, write_side_by_side
@@ -150,7 +151,7 @@ def _all_ready(
     if not (config.skip_bad and ready):
         refuse_files(bad, len(todo), "skip_bad")
     for work, _ in ready:
-        make_folder(work.task)
+        check_writable(work.task.output, "output", folders=True)
     return ready, bad
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
@@ -128,19 +127,6 @@ def check_free(task: Task, config: EnhanceVideo) -> None:
         raise UserError(f"output={task.output}: exists already; give another name or overwrite=true")
     if task.output.is_dir() and {*task.output.iterdir()} - {*task.output.glob(PICTURES)}:
         raise UserError(f"output={task.output}: holds other files than numbered pictures; give another folder")
-
-
-def make_folder(task: Task) -> None:
-    """The folder that the output goes to. Raises UserError where nothing can be made in it (tried, not guessed)."""
-    try:
-        task.output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={task.output}: its folder cannot be made ({(error.strerror or '').lower()})") from None
-    try:
-        tempfile.TemporaryFile(dir=task.output.parent).close()
-    except OSError as error:
-        why = (error.strerror or "").lower()
-        raise UserError(f"output={task.output}: {task.output.parent} cannot be written into ({why})") from None
 
 
 def output_size(
