@@ -7,9 +7,12 @@ Each layout has a file of its own beside the network it fills, ``import_<layout>
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +25,7 @@ from torch import Tensor
 
 from toolkit.errors import UserError, brief, with_kind
 from toolkit.paths import share
-from toolkit.plain_files import read_object
+from toolkit.plain_files import read_object, why
 
 UnpicklingError = torch.serialization.pickle.UnpicklingError  # what torch refuses all but tensors with
 _DAMAGES = (  # of old files too; a file too long to be mapped is a MemoryError
@@ -44,19 +47,35 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not found (the source is a folder with config.json and model.safetensors)") from None
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path, mapped: bool = False) -> dict[str, Tensor]:
     """What a .safetensors file holds, or what .pth and .pt hold beside code, which is not run: mostly tensors by name.
 
+    mapped: read from the disk when they are used, where the file allows it (torch's own before version 1.6 do not).
     Raises ValueError, one line, where it cannot be read or holds more.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        mapped = mapped and zipfile.is_zipfile(path)
+        with warnings.catch_warnings(action="ignore"):  # of what is refused below in one line
+            return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)  # type: ignore[no-any-return]
     except (SafetensorError, UnpicklingError, *_DAMAGES) as error:
-        if isinstance(error, LookupError):  # which says a byte or a place in the file, and no more
-            raise ValueError(f"torch.save writes no such file ({with_kind(error, 80)})") from None
-        raise ValueError(brief(error, 120)) from None
+        raise ValueError(why(path, _refusal(error))) from None
+
+
+def _refusal(error: Exception) -> str:
+    """Why a file was not read, in one line. torch's own words advise to run what the file holds."""
+    said = str(error)
+    if held := re.search(r"Unsupported \w+: GLOBAL (\S+)", said):
+        return f"it holds a {held[1]}, which its code would have to make, beside tensors; save the state_dict alone"
+    if "TorchScript" in said:
+        return "it is a program of TorchScript, which is not run; save the module's state_dict"
+    if isinstance(error, UnpicklingError):
+        said = brief(said.partition("WeightsUnpickler error:")[2].partition("Check the documentation")[0], 80)
+        return f"torch.save writes no such file ({said})"
+    if isinstance(error, LookupError):  # which says a byte or a place in the file, and no more
+        return f"torch.save writes no such file ({with_kind(error, 80)})"
+    return brief(error, 120)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

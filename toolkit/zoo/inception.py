@@ -214,7 +214,9 @@ def load_inception(path: str | Path) -> tuple[Inception, str]:
         network = Inception()
     known = network.state_dict()
     optional = {name for name in known if name.endswith("num_batches_tracked")}
-    shapes = {name: value.shape for name, value in tensors.items()} if isinstance(tensors, dict) else {}
+    shapes = (
+        {name: getattr(value, "shape", None) for name, value in tensors.items()} if isinstance(tensors, dict) else {}
+    )
     wrong = [name for name in known if name not in optional and shapes.get(name) != known[name].shape]
     wrong += [name for name in shapes if name not in known]
     if wrong:

@@ -4,10 +4,12 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from tests.stacking.models import make_model, make_tokenizer
 from toolkit.data import Corpus
+from toolkit.errors import UserError
 from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.measure.curves import Spent
 from toolkit.stacking.pretrain import corpus as corpora
@@ -64,6 +66,7 @@ def test_the_former_name_of_a_corpus_is_by_its_former_fingerprint():
     plain, known = corpus([]), corpus([], former="old")
     assert former_key(plain, 0.1, "a") != former_key(known, 0.1, "a")
     assert former_key(known, 0.1, "a") != former_key(known, 0.2, "a") != former_key(known, 0.2, "b")
+    assert former_key(known, 0.1, "a:5") == former_key(known, 0.1, "a")
 
 
 class Letters:
@@ -93,11 +96,17 @@ def test_a_documents_ids_follow_one_boundary_and_bytes_are_those_held_out(tmp_pa
 def test_the_sources_tokenizer_is_used_unless_it_made_these_very_files(tmp_path, monkeypatch):
     config = GrowLLM(stage="pretrain", model="a")
     monkeypatch.setattr(corpora, "find_network", lambda model, part: str(tmp_path))
-    monkeypatch.setattr(corpora, "open_checkpoint", lambda _: SimpleNamespace(tokenizer="the source's"))
+    found = SimpleNamespace(tokenizer="the source's", config=SimpleNamespace(vocab_size=12))
+    monkeypatch.setattr(corpora, "open_checkpoint", lambda _: found)
     assert corpora._given_tokenizer(config, ("this",)) == "the source's"
     for store, wanted in (("this", None), ("another", "the source's")):
         (tmp_path / corpora.HISTORY_FILE).write_text(json.dumps({"store": store}))
         assert corpora._given_tokenizer(config, ("this", "that")) == wanted
+    found.config.vocab_size = 11
+    with pytest.raises(
+        UserError, match=r"^model=a: its tokenizer has 12 tokens, and its network knows 11; give one that"
+    ):
+        corpora._given_tokenizer(config, ())
     config.model = None
     assert corpora._given_tokenizer(config, ()) is None
 

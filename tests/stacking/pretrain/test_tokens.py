@@ -84,6 +84,18 @@ def test_the_second_time_comes_from_the_cache_and_equal_text_gives_equal_files(c
     )
 
 
+def test_another_token_between_documents_makes_other_files(cache):
+    """As a base model and its instruct version have one tokenizer.json, and another EOS."""
+    tokenizer = train_bpe(iter(TEXTS), 300)
+    keys = [tokenizer_key(tokenizer)]
+    first = prepare(corpus(), 0.05, lambda _: tokenizer, keys[0])
+    tokenizer.bos_token = tokenizer.convert_ids_to_tokens(7)
+    keys.append(tokenizer_key(tokenizer))
+    second = prepare(corpus(), 0.05, lambda _: tokenizer, keys[1])
+    assert keys[0].partition(":")[2] == "0" and keys[1].partition(":")[2] == "7"
+    assert (first.train[0], second.train[0]) == (0, 7) and first.former == second.former
+
+
 def test_nothing_is_left_of_an_attempt_that_failed(cache):
     def broken():
         yield from TEXTS

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from toolkit.errors import UserError, brief, first_line
+from toolkit.errors import UserError, first_line, with_kind
 from toolkit.installation import install_hint
 from toolkit.stacking.checkpoints.gguf_header import read_gguf_header
 
@@ -124,7 +124,7 @@ def one_line(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{what} cannot be read: {brief(error, 300)}") from None
+        raise UserError(f"{what} cannot be read: {with_kind(error, 300)}") from None
     finally:
         talk.set_verbosity(level)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError, brief, few
-from toolkit.plain_files import read_object, why
+from toolkit.plain_files import read_object
 from toolkit.stacking.checkpoints.gguf_header import GGUFHeader, read_gguf_header
 from toolkit.stacking.checkpoints.load import fetched, load_config, load_model, load_tokenizer, one_line, place
 from toolkit.stacking.checkpoints.safetensors_io import CONSTANTS, SafetensorsFile
@@ -21,6 +21,7 @@ from toolkit.stacking.operators.architecture import Architecture
 from toolkit.stacking.operators.families import family
 from toolkit.stacking.operators.llama import changed
 from toolkit.stacking.operators.tensors import Info, InMemory, Renamed, Tensors
+from toolkit.zoo.importing import load_tensors
 from toolkit.zoo.sizes import no_larger_than
 
 MOST_LAYERS = 10_000
@@ -116,7 +117,18 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         architecture.shapes(config)
     config, tensors = _settled_head(architecture, config, _in_full(architecture, config, weights))
     tensors.infos = _checked(architecture, config, tensors.infos, str(source))
+    _check_generation(folder / "generation_config.json")
     return Checkpoint(str(source), architecture, config, tensors, folder, load_tokenizer(folder))
+
+
+def _check_generation(path: Path) -> None:
+    """Raises UserError for settings of text generation that cannot be read; they come along with what grows."""
+    try:
+        if path.is_file():
+            read_object(path)
+    except (OSError, ValueError) as error:
+        said = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: {said}; mend the file, or move it away") from None
 
 
 def _instead_of_a_checkpoint(folder: Path) -> str:
@@ -210,23 +222,35 @@ def open_weights(folder: Path) -> Tensors:
     """The weights of a checkpoint folder. Raises UserError where files are missing or damaged."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        try:
-            weight_map = read_object(index, weight_map=dict)["weight_map"]
-            files = sorted(set(weight_map.values()))
-            missing = [name for name in files if not (folder / name).is_file()]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{index}: not an index of shards") from None
-        if missing:
-            raise UserError(f"{index}: names {missing[0]}, which is not there")
-        return Shards(folder, files, weight_map)
+        return Shards(folder, *_indexed(index))
     if (folder / "model.safetensors").is_file():
         return Shards(folder, ["model.safetensors"])
-    pickled = sorted(folder.glob("pytorch_model*.bin"))
-    if pickled:
+    if pickled := _pickled(folder):
         return _open_pickled(pickled)
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     hint = f" (but {few(others, 3)}; a variant is read under the plain name)" if others else ""
     raise UserError(f"{folder}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin there{hint}")
+
+
+def _indexed(index: Path) -> tuple[list[str], dict[str, str]]:
+    """The files that an index of shards names, and the file of each tensor. Raises UserError."""
+    try:
+        weight_map = read_object(index, weight_map=dict)["weight_map"]
+        files = sorted(set(weight_map.values()))
+        missing = [name for name in files if not (index.parent / name).is_file()]
+    except (ValueError, TypeError):
+        raise UserError(f"{index}: not an index of shards") from None
+    if missing:
+        raise UserError(f"{index}: names {missing[0]}, which is not there")
+    return files, weight_map
+
+
+def _pickled(folder: Path) -> list[Path]:
+    """The old ``.bin`` files of a checkpoint folder. Raises UserError where its index names others."""
+    index = folder / "pytorch_model.bin.index.json"
+    if index.is_file():
+        return [folder / name for name in _indexed(index)[0]]
+    return sorted(folder.glob("pytorch_model*.bin"))
 
 
 def _open_pickled(paths: list[Path]) -> Tensors:
@@ -234,9 +258,12 @@ def _open_pickled(paths: list[Path]) -> Tensors:
     state: dict[str, Tensor] = {}
     for path in paths:
         try:
-            state |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # torch raises pickle, zip, OS and runtime errors alike
-            raise UserError(f"{path}: cannot be read: {why(path, error, 200)}") from None
+            found = load_tensors(path, mapped=True)
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be read: {error}") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: holds a {type(found).__name__}, expected tensors by name")
+        state |= found
         for name, value in state.items():
             if not isinstance(value, Tensor) or not isinstance(name, str):
                 raise UserError(f"{path}: {name} is a {type(value).__name__}, expected tensors by name")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from toolkit.errors import UserError
 from toolkit.runs.seeds import generator
 from toolkit.stacking.checkpoints.load import load_network
 from toolkit.stacking.checkpoints.open import Checkpoint
@@ -63,6 +64,8 @@ def preservation(
     ids, measured_on = probe_ids(source, text, seed)
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         before = transformers_logits(source.folder or Path(source.source), ids, source.tensors, scratch)
+        if not before.isfinite().all():
+            raise UserError(f"{source.source}: {_not_finite(source.tensors)}; measure=false grows it all the same")
         after = transformers_logits(target, ids, tensors, scratch)
     change, std = (after - before).abs().max().item(), before.std().item()
     tolerance = _tolerance({info.dtype for info in tensors.infos.values()}) * max(1.0, std)
@@ -70,6 +73,13 @@ def preservation(
     losses = [F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item() for logits in (before, after)]
     perplexities = [math.exp(min(loss, 700.0)) for loss in losses]
     return Preservation(verdict, measured_on, ids.numel(), change, std, tolerance, *losses, *perplexities)
+
+
+def _not_finite(tensors: Tensors) -> str:
+    """What is wrong with weights whose logits are not finite numbers."""
+    bad = (name for name in tensors.infos if not tensors.read(name).isfinite().all())
+    name = next(bad, None)
+    return f"{name} holds numbers that are not finite" if name else "its logits are not finite numbers in float32"
 
 
 def probe_ids(source: Checkpoint, text: str | None, seed: int) -> tuple[Tensor, str]:

@@ -289,7 +289,10 @@ def family(config: Any, where: str) -> Architecture:
         number = getattr(config, key, 1)
         if type(number) is not int or not 1 <= number <= MOST:
             raise UserError(f"{where}: {key} is {number!r}; expected a whole number from 1 to {MOST}")
-    if getattr(config, "quantization_config", None):
+    positions = getattr(config, "max_position_embeddings", getattr(config, "n_positions", 1))
+    if type(positions) is not int or positions < 1:
+        raise UserError(f"{where}: max_position_embeddings is {positions!r}; expected a whole number from 1")
+    if getattr(config, "quantization_config", None) is not None:
         raise UserError(f"{where}: the weights are quantised; growth needs them in a floating-point type")
     return FAMILIES[kind]
 

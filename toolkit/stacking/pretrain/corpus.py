@@ -15,7 +15,14 @@ from toolkit.stacking.checkpoints.gguf_header import read_gguf_header
 from toolkit.stacking.checkpoints.load import HISTORY_FILE
 from toolkit.stacking.checkpoints.open import find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
-from toolkit.stacking.pretrain.tokens import TokenStore, former_key, prepare, split_documents, store_key
+from toolkit.stacking.pretrain.tokens import (
+    TokenStore,
+    boundary_id,
+    former_key,
+    prepare,
+    split_documents,
+    store_key,
+)
 
 BOUNDARY = "<|endoftext|>"  # before every document; also what pads
 TRAINING_CHARACTERS = 50_000_000  # merges barely change with more
@@ -60,9 +67,15 @@ def _given_tokenizer(config: GrowLLM, own_stores: tuple[str, ...]) -> Any | None
     history = Path(source) / HISTORY_FILE
     if history.is_file() and read_object(history).get("store") in own_stores:
         return None
-    tokenizer = open_checkpoint(source).tokenizer
+    checkpoint = open_checkpoint(source)
+    tokenizer, known = checkpoint.tokenizer, checkpoint.config.vocab_size
     if tokenizer is None:
         raise UserError(f"model={config.model}: has no tokenizer; give tokenize.tokenizer=FOLDER")
+    if len(tokenizer) > known:
+        raise UserError(
+            f"model={config.model}: its tokenizer has {len(tokenizer)} tokens, and its network knows {known}; give one "
+            "that fits, tokenize.tokenizer=FOLDER"
+        )
     return tokenizer
 
 
@@ -116,5 +129,6 @@ def _first(documents: Iterator[str], num_characters: int) -> Iterator[str]:
 
 
 def tokenizer_key(tokenizer: Any) -> str:
-    """Tells tokenizers apart that split text differently."""
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]
+    """Tells tokenizers apart that split text differently, or, behind a colon, put another token between documents."""
+    splits = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]
+    return f"{splits}:{boundary_id(tokenizer)}"

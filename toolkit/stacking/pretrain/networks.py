@@ -80,11 +80,14 @@ def unfilled(config: Any) -> Any:
 
 
 def build(config: Any, tensors: Tensors) -> Any:
-    """A ``...ForCausalLM`` in float32 on the CPU with exactly these weights."""
+    """A ``...ForCausalLM`` in float32 on the CPU with exactly these weights. Raises UserError for NaN among them."""
     with torch.device("meta"):
         network = unfilled(config)
     network.model.rotary_emb = type(network.model.rotary_emb)(config)
     state = {name: tensors.read(name).float().clone() for name in tensors.infos}
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{name} holds numbers that are not finite; a network with these weights cannot be trained")
     if ARCHITECTURE.tied(config):
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     network.load_state_dict(state, strict=True, assign=True)

@@ -71,10 +71,17 @@ def _replace_tokenizer(folder: Path, tokenizer: Any) -> None:
 
 def history(checkpoint: Checkpoint) -> Spent:
     """What a checkpoint has cost so far; nothing, with a line that says so, where that was not recorded."""
+    spent = recorded_history(checkpoint)
+    if spent is None:
+        progress.say(f"note: {checkpoint.source} does not record the cost of its training; it is counted as 0")
+    return spent or Spent()
+
+
+def recorded_history(checkpoint: Checkpoint) -> Spent | None:
+    """What a checkpoint records of its cost, None where it records nothing. Raises UserError for a damaged record."""
     path = checkpoint.folder / HISTORY_FILE if checkpoint.folder else None
     if path is None or not path.is_file():
-        progress.say(f"note: {checkpoint.source} does not record the cost of its training; it is counted as 0")
-        return Spent()
+        return None
     kept = read_object(path, tokens=int, sequences=int, flops=dict, time_s=float)
     if any(not isinstance(kept["flops"].get(name), (int, float)) for name in ACCOUNTINGS):
         raise UserError(f"{path}: 'flops' lacks a number for one of {', '.join(ACCOUNTINGS)}")

@@ -43,7 +43,7 @@ from toolkit.stacking.pretrain.networks import (
     training_cost,
     with_map,
 )
-from toolkit.stacking.pretrain.saving import history, save_trained
+from toolkit.stacking.pretrain.saving import history, recorded_history, save_trained
 from toolkit.stacking.pretrain.states import check_moments, tiled_moments
 from toolkit.stacking.pretrain.tokens import Sequences, TokenStore, held_out
 from toolkit.stacking.pretrain.train import Task, check_batches, train
@@ -105,6 +105,7 @@ class Testbed:
         found = open_checkpoint(find_network(self.config.model, self.config.part))
         check_trainable(found.config, f"model={self.config.model}")
         check_context(found.config, self.config.network.context, self.config.model)
+        recorded_history(found)
         return found
 
     def base_config(self) -> Any:

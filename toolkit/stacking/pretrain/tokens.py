@@ -166,7 +166,8 @@ def store_key(corpus: Corpus, valid_fraction: float, tokenizer_key: str) -> str:
 
 
 def former_key(corpus: Corpus, valid_fraction: float, tokenizer_key: str) -> str:
-    """``store_key`` as version 0.1 gave it."""
+    """``store_key`` as version 0.1 gave it, to which the token between documents was one and the same."""
+    tokenizer_key = tokenizer_key.partition(":")[0]
     return store_key(replace(corpus, fingerprint=corpus.former or corpus.fingerprint), valid_fraction, tokenizer_key)
 
 

