@@ -43,8 +43,9 @@ def test_folder_zip_and_array_hold_the_same_images(tmp_path):
 
 
 def test_grey_is_repeated(tmp_path):
-    Image.fromarray(np.full((4, 4), 7, np.uint8)).save(tmp_path / "grey.png")
-    assert torch.equal(all_of(tmp_path), torch.full((1, 3, 4, 4), 7, dtype=torch.uint8))
+    for name in "ab":
+        Image.fromarray(np.full((4, 4), 7, np.uint8)).save(tmp_path / f"{name}.png")
+    assert torch.equal(all_of(tmp_path), torch.full((2, 3, 4, 4), 7, dtype=torch.uint8))
 
 
 def test_every_suffix_that_training_reads_counts_and_others_are_said(tmp_path, caplog):
@@ -89,6 +90,19 @@ def test_what_cannot_be_measured_is_named(tmp_path):
     folder = write_folder(tmp_path / "alpha", pictures())
     Image.fromarray(np.zeros((6, 4, 4), np.uint8)).save(folder / "001.png")
     refuse(folder, r"001\.png: mode RGBA; expected pictures without transparency")
+
+
+def test_all_bad_images_are_named_before_the_first_is_measured(tmp_path):
+    folder = write_folder(tmp_path / "set", pictures(6))
+    Image.fromarray(np.zeros((6, 4, 4), np.uint8)).save(folder / "004.png")
+    (folder / "005.png").write_bytes((folder / "005.png").read_bytes()[:60])
+    with pytest.raises(
+        UserError, match=r"^2 of 6 images cannot be measured: .*004\.png: mode RGBA.*, .*005\.png: not a"
+    ):
+        ImageSet(folder)
+    assert len(ImageSet(folder, most=4)) == 4  # those that are asked for are whole
+    with pytest.raises(UserError, match=r"set: 1 image; expected two or more"):
+        ImageSet(folder, most=1)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):

@@ -1,6 +1,9 @@
 """Numbers against the official scripts' formulas, written out with NumPy and SciPy."""
 
+import io
 import json
+import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -138,6 +141,27 @@ def test_other_weights_give_numbers_of_another_name(folders, monkeypatch):
         "recall",
     }
     assert not found["published_weights"] and "not FID" in json.dumps(job.table(found).rows)
+
+
+def test_damaged_encrypted_and_lying_statistics_are_one_line(tmp_path):
+    path = tmp_path / "s.npz"
+    np.savez_compressed(path, mu=np.random.RandomState(0).rand(NUM_FEATURES), sigma=np.eye(NUM_FEATURES))
+    whole = path.read_bytes()
+    start = whole.index(b"mu.npy") + 30
+    encrypted = bytearray(whole)  # the flag of it, in the headers of both members and in the directory
+    for mark, flag in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for found in re.finditer(mark, whole):
+            encrypted[found.start() + flag] |= 1
+    damaged = whole[:start] + b"\xff" * 20 + whole[start + 20 :]
+    with zipfile.ZipFile(path, "w") as archive:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"shape": (10**14,), "fortran_order": False, "descr": "<f8"})
+        for name in ("mu.npy", "sigma.npy"):
+            archive.writestr(name, header.getvalue())
+    for content, reason in ((damaged, "Error -3|invalid"), (encrypted, "encrypted"), (path.read_bytes(), "allocate")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"^{path}: not an \.npz of statistics \(.*({reason})"):
+            read_statistics(path)
 
 
 def test_bad_input_is_named_before_anything_is_read(folders, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -11,6 +12,17 @@ import numpy as np
 
 from toolkit.errors import UserError, brief
 
+# what zipfile, zlib and numpy raise: the last three for an encrypted file, an unknown packing and a lying size
+DAMAGES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    MemoryError,
+)
 _HEADER = 1 << 16
 _SAMPLES = "arr_0"  # what numpy.savez calls its first array, and ADM its images
 
@@ -31,7 +43,7 @@ def samples_shape(path: Path, layout: str) -> tuple[int, ...]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(_member(archive, path)) as file:
             shape, fortran, dtype = _header(file)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except DAMAGES as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: not an .npz of arrays ({brief(error)})") from None
@@ -50,7 +62,7 @@ def read_samples(path: Path, shape: tuple[int, ...], size: int) -> Iterator[np.n
             count = min(size, shape[0] - start)
             try:
                 data = file.read(count * each)
-            except (zipfile.BadZipFile, OSError, EOFError) as error:
+            except DAMAGES as error:
                 raise UserError(f"{path}: damaged after {start} of {shape[0]} ({brief(error)})") from None
             if len(data) != count * each:
                 raise UserError(f"{path}: cut short after {start + len(data) // each} of {shape[0]}")

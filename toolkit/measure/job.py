@@ -64,7 +64,7 @@ def measure_images(plan: Plan) -> dict[str, Any]:
     Raises UserError: a file that is missing, damaged or of another kind.
     """
     plan.check()
-    samples = ImageSet(plan.samples)
+    samples = ImageSet(plan.samples, plan.num)
     published = read_statistics(plan.reference) if plan.reference.suffix == ".npz" else None
     images = _reference_images(plan.reference, published)
     network, digest = load_inception(plan.inception)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError, brief
+from toolkit.measure.arrays import DAMAGES
 from toolkit.measure.images import ImageSet
 from toolkit.metrics.frechet import GaussianStats
 from toolkit.runs.files import write_atomic
@@ -69,11 +70,9 @@ def activations(
 ) -> Activations:
     """All of ``images``, or the first ``most``, through ``network``. ``advance`` is told how many are done.
 
-    ``spatial``: sFID's statistics, too. Raises UserError for fewer than two images.
+    ``spatial``: sFID's statistics, too.
     """
     num = min(len(images), most or len(images))
-    if num < 2:
-        raise UserError(f"{images.source}: {num} image; expected two or more")
     network = network.to(device)
     fid: Moments | None = None
     sfid: Moments | None = None
@@ -112,7 +111,7 @@ def read_statistics(path: Path) -> Activations | None:
                 raise UserError(f"{path}: mu has {len(fid.mean)} values; expected {NUM_FEATURES} Inception features")
             sfid = _gaussian(archive, path, "mu_s", "sigma_s") if {"mu_s.npy", "sigma_s.npy"} <= names else None
             return Activations(fid, sfid)
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+    except DAMAGES as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: not an .npz of statistics ({brief(error)})") from None

@@ -77,19 +77,19 @@ def _kept_rows(files: list[Path], max_pixels: int, skip_bad: bool) -> np.ndarray
 
 def _check_all(files: list[Path], max_pixels: int, skip_bad: bool) -> np.ndarray:
     """Rows of what ``_check_file`` says; all zeros for a bad file, if ``skip_bad``. UserError otherwise."""
-    read = _each_or_why if skip_bad else each_or_refuse
+    read = each_or_why if skip_bad else each_or_refuse
     found = read(functools.partial(_check_file, max_pixels=max_pixels, whole=skip_bad), files)
     return np.array([_NOTHING if isinstance(one, UserError) else one for one in found], np.int64)
 
 
 def each_or_refuse(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
     """``read`` of every file. One UserError names all for which it raised one."""
-    found = _each_or_why(read, files)
+    found = each_or_why(read, files)
     refuse_files([str(one) for one in found if isinstance(one, UserError)], len(files))
     return found
 
 
-def _each_or_why(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
+def each_or_why(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
     """``read`` of every file, or the UserError that it raised."""
 
     def attempt(file: Path) -> Any:
@@ -143,16 +143,20 @@ def _check_file(path: Path, max_pixels: int, whole: bool) -> tuple[int, int, boo
     A file whose end looks wrong, or has no mark to look for, is decoded to be sure.
     """
     with opened(path, max_pixels) as image:
-        width, height = image.size
-        if "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5:
-            width, height = height, width
+        width, height = shown_size(image)
         is_grey, is_several = image.mode in _GREY_MODES, _is_several(image)
         profile = image.info.get("icc_profile") or b"sRGB"
-        if whole or not _ends_well(path, image.format):
+        if whole or not ends_well(path, image.format):
             image.load()
         if whole:
             flattened(image)
         return width, height, is_grey, is_several, not _is_srgb(profile)
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a picture when it is turned as its camera says, which needs its header alone."""
+    turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5
+    return (image.height, image.width) if turned else image.size
 
 
 def _is_several(image: Image.Image) -> bool:
@@ -167,7 +171,8 @@ def _is_srgb(profile: bytes) -> bool:
     return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
 
 
-def _ends_well(path: Path, kind: str | None) -> bool:
+def ends_well(path: Path, kind: str | None) -> bool:
+    """Whether a file of Pillow's format ``kind`` has its mark at the end; False where there is none to look for."""
     mark = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}.get(kind or "")
     if isinstance(path, ArchivePath):
         return path.is_checked() or (mark is not None and mark in path.read_bytes()[-16:])
