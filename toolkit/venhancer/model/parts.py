@@ -59,6 +59,10 @@ class EnhanceParts(DiffusionPipeline):
         max_frames: int = 32,
     ) -> None:
         super().__init__()
+        choices = {"diffuses": (diffuses, ("latents", "residuals")), "resize": (resize, ("bilinear", "bicubic"))}
+        for name, (value, known) in choices.items():
+            if value not in known:
+                raise UserError(f"{name} is {value!r}; expected one of {', '.join(known)}")
         self.register_modules(
             denoiser=denoiser, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
         )
