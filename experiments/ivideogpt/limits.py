@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toolkit.ivideogpt.bench.shared import Options, build_world, clips
 from toolkit.runs.files import write_json
 from toolkit.runs.machine import git_commit, machine
-from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.counting import count_parameters
 from toolkit.zoo.world.draft import Draft
 
 NUM_FUTURE, ROUNDS = 5, 3

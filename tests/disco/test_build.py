@@ -13,8 +13,8 @@ from toolkit.disco.build import build_denoiser, build_encoder, build_matched, bu
 from toolkit.disco.stage1 import JointModel
 from toolkit.errors import UserError
 from toolkit.zoo.config import ADMConfig, MLPConfig, SongConfig, ToyScoreConfig
+from toolkit.zoo.counting import count_parameters
 from toolkit.zoo.edm.build import build_network
-from toolkit.zoo.registry import count_parameters
 
 
 def test_matched_baseline_is_the_narrowest_with_enough_parameters():

@@ -12,7 +12,7 @@ from toolkit.disco.build import build_denoiser, build_encoder, build_prior, buil
 from toolkit.disco.config import Measure, Optim
 from toolkit.disco.footprint import _snapshots
 from toolkit.disco.measure import headline
-from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.counting import count_parameters
 
 
 def test_one_matched_baseline_is_as_large_as_denoiser_and_prior_the_other_as_the_encoder_besides():

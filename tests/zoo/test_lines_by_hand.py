@@ -7,11 +7,11 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
-from toolkit.zoo import loading, registry
+from toolkit.zoo import counting, loading
 from toolkit.zoo.checkpointing import CheckpointedBlock, checkpoint_activations, checkpointed_blocks
+from toolkit.zoo.counting import count_flops, count_parameters
 from toolkit.zoo.edm import import_edm, import_edm2
 from toolkit.zoo.edm.import_edm import _interleave, _regroup
-from toolkit.zoo.registry import count_flops, count_parameters
 from toolkit.zoo.video import layers
 from toolkit.zoo.video.import_venhancer import RELEASE, _arguments
 from toolkit.zoo.video.unet import VideoUNet
@@ -186,11 +186,11 @@ def test_a_text_in_the_place_of_weights_is_called_no_file_of_torch(tmp_path):
 
 def test_a_published_world_model_is_counted_with_its_actions(monkeypatch):
     parts = {"target": "x", "config": {"width": 8}}
-    monkeypatch.setattr(registry, "NAMED", {"net": SimpleNamespace(**parts)})
-    monkeypatch.setattr(registry, "resolve", lambda target: dict)
-    monkeypatch.setattr(registry, "build_on_meta", lambda name: name)
+    monkeypatch.setattr(counting, "NAMED", {"net": SimpleNamespace(**parts)})
+    monkeypatch.setattr(counting, "resolve", lambda target: dict)
+    monkeypatch.setattr(counting, "build_on_meta", lambda name: name)
     for numbers, told in ((7, 7), (0, None)):
         one = SimpleNamespace(transformer="net", tokenizer="coder", action_dim=numbers)
-        monkeypatch.setattr(registry, "PUBLISHED", {"a": one})
-        found = registry._published_parts("a")
+        monkeypatch.setattr(counting, "PUBLISHED", {"a": one})
+        found = counting.published_parts("a")
         assert found == {"tokenizer": "coder", "transformer": {"width": 8, "action_dim": told}}

@@ -13,6 +13,7 @@ from torch import nn
 
 from toolkit import zoo
 from toolkit.errors import UserError
+from toolkit.zoo import counting
 from toolkit.zoo.edm.unet import SongUNet
 
 TINY = {"image_size": 8, "in_channels": 1, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1}
@@ -30,12 +31,31 @@ def test_importing_the_catalogue_loads_no_torch():
     assert printed.strip() == "set()"
 
 
-def test_every_named_network_is_listed_with_its_size():
+def test_every_network_is_listed_with_its_size():
     rows = {row["name"]: row for row in zoo.list_networks()}
     assert rows.keys() == zoo.NAMED.keys()
     assert all(row["parameters"] > 0 and row["gflops"] > 0 and row["paper"] for row in rows.values())
     assert rows["edm_adm_imagenet64"]["parameters"] == 295_899_267
     assert 200 < rows["edm_adm_imagenet64"]["gflops"] < 215  # 104 billion multiply-adds
+    published = {row["name"]: row["parameters"] for row in zoo.list_published()}
+    assert published.keys() == zoo.PUBLISHED.keys() and min(published.values()) > 10**8
+    assert counting.counts().keys() == rows.keys() | published.keys()
+
+
+@pytest.mark.parametrize("name", zoo.NAMED)
+def test_parameters_are_as_they_are_noted(name):
+    assert zoo.count_parameters(zoo.build_on_meta(name)) == counting.counts()[name]["parameters"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.NAMED)
+def test_operations_are_as_they_are_noted(name):
+    assert counting.count_named(name) == counting.counts()[name]
+
+
+@pytest.mark.parametrize("name", ["ivideogpt_bair_64_act_cond", "ivideogpt_oxe_64_goal_cond"])
+def test_parameters_of_published_models_are_as_they_are_noted(name):
+    assert counting.count_published(name) == counting.counts()[name]
 
 
 def test_flops_are_those_of_the_layers():

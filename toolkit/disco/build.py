@@ -14,11 +14,11 @@ from toolkit.disco.baselines import build_baseline_encoder
 from toolkit.disco.config import TrainDisco
 from toolkit.errors import UserError
 from toolkit.zoo.config import MLPConfig, NetworkConfig, ToyScoreConfig
+from toolkit.zoo.counting import count_parameters
 from toolkit.zoo.disco.encoders import LatentEncoder, MLPEncoder, ViTEncoder
 from toolkit.zoo.disco.prior import AutoregressivePrior, LatentDiffusionPrior, MarginalPrior, UniformPrior
 from toolkit.zoo.edm.build import build_network, image_shape, known_latents
 from toolkit.zoo.edm.denoiser import Denoiser
-from toolkit.zoo.registry import count_parameters
 
 
 def wants_classes(config: TrainDisco) -> bool:

@@ -36,10 +36,10 @@ from toolkit.runs.seeds import seed_all
 from toolkit.runs.states.sharding import check_sharding, fill, gather, plain_copy, shard, spread_like
 from toolkit.show.terminal import dry_run_table, show, show_end
 from toolkit.zoo.checkpointing import checkpoint_activations, checkpointed_blocks
+from toolkit.zoo.counting import count_flops, count_parameters
 from toolkit.zoo.edm.edm2 import EDM2UNet
 from toolkit.zoo.edm.ema import EMA
 from toolkit.zoo.edm.loss import item_bytes
-from toolkit.zoo.registry import count_flops, count_parameters
 
 FIRST_JUDGED_STEP = 200  # earlier, the latents of every encoder carry almost no information
 LEAST_TEST_ITEMS = 10  # precision and recall look at nearest neighbours

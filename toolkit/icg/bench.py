@@ -23,7 +23,7 @@ from typing import Any
 
 from toolkit.bench import BenchOptions, Contender, Makers, parse_options, run_bench
 from toolkit.schema import choice, number
-from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.counting import count_parameters
 
 CONTENDERS = ("ours", "native", "cfg", "tsg", "icg_tsg", "batched", "batched_tsg", "half", "none")
 LENGTH, CROSS_WIDTH, NUM_CLASSES = 77, 64, 1000

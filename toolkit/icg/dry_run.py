@@ -15,8 +15,8 @@ from toolkit.icg.config import SampleICG
 from toolkit.plain_files import named_path, read_object
 from toolkit.show.table import Cell, Table
 from toolkit.show.terminal import dry_run_table
+from toolkit.zoo.counting import count_flops, count_parameters
 from toolkit.zoo.edm.build import build_network
-from toolkit.zoo.registry import count_flops, count_parameters
 
 Rows = list[list[Cell]]
 

@@ -37,7 +37,7 @@ from toolkit.runs.record import Run
 from toolkit.runs.schedule import share_of_batch
 from toolkit.runs.states.sharding import check_sharding
 from toolkit.show.terminal import dry_run_table, show, show_end
-from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.counting import count_parameters
 from toolkit.zoo.world.tokenizer import CompressiveVQModel
 
 

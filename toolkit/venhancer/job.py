@@ -32,7 +32,7 @@ from toolkit.venhancer.clips.side_by_side import frames_of, held_frames, write_s
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.keys import load_upscaler
 from toolkit.venhancer.measure import load_perceptual, score_video, scores_table
-from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.counting import count_parameters
 
 OURS = "ours"
 

@@ -1,11 +1,9 @@
 """Networks that several rooms use: build by name, load, import official weights. Importing this loads no torch."""
 
 from toolkit.zoo.catalogue import CLASSES, LAYOUTS, NAMED, PUBLISHED, SHIPPED, Entry, Layout, local
+from toolkit.zoo.counting import build_on_meta, count_flops, count_parameters
 from toolkit.zoo.loading import load
 from toolkit.zoo.registry import (
-    build_on_meta,
-    count_flops,
-    count_parameters,
     import_weights,
     list_layouts,
     list_networks,

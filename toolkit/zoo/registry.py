@@ -1,30 +1,33 @@
-"""What the command line asks of the zoo: list and show networks, count them, import official weights."""
+"""What the command line asks of the zoo: list and show networks, import official weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolkit.errors import UserError, did_you_mean
 from toolkit.zoo.catalogue import LAYOUTS, NAMED, PUBLISHED, SHIPPED, local, resolve
+from toolkit.zoo.counting import build_on_meta, count_parameters, counts
 from toolkit.zoo.loading import load
 from toolkit.zoo.sizes import sizes_in
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 def list_networks() -> list[dict[str, Any]]:
     """One row per named network: name, class, parameters, gflops (one forward at batch 1), paper, note."""
-    return [_summary(name) for name in NAMED]
+    return [_named_row(name) for name in NAMED]
+
+
+def _named_row(name: str) -> dict[str, Any]:
+    found, entry = counts()[name], NAMED[name]
+    row = {"name": name, "class": found["class"], "parameters": found["parameters"], "gflops": found["flops"] / 1e9}
+    return row | {"paper": entry.paper, "note": entry.note}
 
 
 def list_published() -> list[dict[str, Any]]:
     """One row per published world model: name, hub, parameters, licence, note."""
     rows = []
     for name, one in PUBLISHED.items():
-        parameters = sum(count_parameters(network) for network in _published_parts(name).values())
+        parameters = sum(counts()[name]["parts"].values())
         rows.append({"name": name, "hub": one.hub, "parameters": parameters, "licence": one.licence, "note": one.note})
     return rows
 
@@ -38,21 +41,9 @@ def list_shipped() -> list[dict[str, Any]]:
     return rows
 
 
-def _published_parts(name: str) -> dict[str, Any]:
-    """Tokenizer and transformer of a published world model, on the meta device."""
-    import torch
-
-    one, actions = PUBLISHED[name], {"action_dim": PUBLISHED[name].action_dim or None}
-    entry = NAMED[one.transformer]
-    with torch.device("meta"):
-        transformer = resolve(entry.target)(**entry.config, **actions)
-    return {"tokenizer": build_on_meta(one.tokenizer), "transformer": transformer}
-
-
 def _show_published(name: str) -> dict[str, Any]:
     row = next(row for row in list_published() if row["name"] == name)
-    parts = {part: count_parameters(network) for part, network in _published_parts(name).items()}
-    one = PUBLISHED[name]
+    parts, one = counts()[name]["parts"], PUBLISHED[name]
     config = {"tokenizer": one.tokenizer, "transformer": one.transformer, "action_dim": one.action_dim}
     return row | {"class": "WorldModel", "paper": one.paper, "config": config, "parts": parts}
 
@@ -66,7 +57,7 @@ def show_network(name: str) -> dict[str, Any]:
     if name in PUBLISHED:
         return _show_published(name)
     if name in NAMED:
-        network, row = build_on_meta(name), _summary(name)
+        network, row = build_on_meta(name), _named_row(name)
     elif local(name).exists():
         network = load(name)
         row = {"name": name, "class": type(network).__name__, "parameters": count_parameters(network)}
@@ -92,46 +83,3 @@ def import_weights(layout: str, source: str | Path, dest: str | Path) -> str:
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout}: {did_you_mean(layout, LAYOUTS)}choose one of {', '.join(LAYOUTS)}")
     return resolve(LAYOUTS[layout].target)(source, dest)
-
-
-def build_on_meta(name: str) -> Any:
-    """A named network without memory for its weights."""
-    import torch
-
-    with torch.device("meta"):
-        return NAMED[name].build()
-
-
-def count_parameters(*networks: nn.Module | None) -> int:
-    """Numbers that training changes, of all networks together; buffers are not counted, None counts nothing."""
-    return sum(parameter.numel() for network in networks if network is not None for parameter in network.parameters())
-
-
-def count_flops(network: nn.Module, inputs: Mapping[str, Tensor]) -> int:
-    """Floating-point operations of one forward (a multiply-add is two) of matrix products, convolutions, attention."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        network(**inputs)
-    return counter.get_total_flops()
-
-
-def _summary(name: str) -> dict[str, Any]:
-    import torch
-
-    entry, network = NAMED[name], build_on_meta(name)
-    if isinstance(entry.inputs, str):
-        inputs = resolve(entry.inputs)()
-    else:
-        inputs = {
-            key: torch.zeros(shape, dtype=getattr(torch, dtype), device="meta")
-            for key, (dtype, shape) in entry.inputs.items()
-        }
-    return {
-        "name": name,
-        "class": type(network).__name__,
-        "parameters": count_parameters(network),
-        "gflops": count_flops(network.eval(), inputs) / 1e9,
-        "paper": entry.paper,
-        "note": entry.note,
-    }

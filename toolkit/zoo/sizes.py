@@ -75,7 +75,7 @@ def sizes_in(paths: Iterable[Path]) -> list[int]:
     found = []
     for path in paths:
         try:
-            with safe_open(path, "pt") as file:
+            with safe_open(path, "np") as file:
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
                 found += [math.prod(one.get_shape()) for one in slices.values()]
                 whole = [f"{name} is {one.get_dtype()}" for name, one in slices.items() if one.get_dtype() in QUANTISED]

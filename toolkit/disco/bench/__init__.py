@@ -19,7 +19,7 @@ from typing import Any
 from toolkit.bench import Contender, Makers, endless_loop, parse_options, run_bench
 from toolkit.disco.bench.shared import Options, contender, dataset, disco_config, images
 from toolkit.disco.bench.shared import accelerator as make_accelerator
-from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.counting import count_parameters
 
 
 def main(words: list[str]) -> int:

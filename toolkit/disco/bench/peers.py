@@ -10,7 +10,7 @@ from typing import Any
 from toolkit.bench import Contender
 from toolkit.disco.bench.shared import accelerator as make_accelerator
 from toolkit.disco.bench.shared import contender, dataset, disco_config, images
-from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.counting import count_parameters
 
 
 def diffusers(options: Any) -> Contender:

@@ -48,7 +48,7 @@ def _ours(options: Options) -> Contender:
 
     from toolkit.ivideogpt.config import TrainIVideoGPT
     from toolkit.ivideogpt.train.transformer import make_optimizer
-    from toolkit.zoo.registry import count_parameters
+    from toolkit.zoo.counting import count_parameters
 
     world = build_world(options)
     world.tokenizer.to(memory_format=torch.channels_last)  # as one that is loaded
@@ -99,7 +99,7 @@ def _in_turn(options: Options) -> Contender:
     """Raises RuntimeError where its tokens or frames are not ours: they would not be comparable."""
     import torch
 
-    from toolkit.zoo.registry import count_parameters
+    from toolkit.zoo.counting import count_parameters
 
     world = build_world(options)
     world.tokenizer.to(memory_format=torch.channels_last)
@@ -117,7 +117,7 @@ def _full(options: Options) -> Contender:
     """Only "generate", and only one future frame: every further one takes longer, so this favours it."""
     import torch
 
-    from toolkit.zoo.registry import count_parameters
+    from toolkit.zoo.counting import count_parameters
     from toolkit.zoo.world.dynamics import Dynamics
 
     world = build_world(options)

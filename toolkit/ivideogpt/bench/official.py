@@ -77,7 +77,7 @@ def official(options: Options) -> Contender:
     Only ``generate`` where their tokenizer cannot hold our weights.
     """
     from toolkit.ivideogpt.bench.shared import build_world, clips, contender, training
-    from toolkit.zoo.registry import count_parameters
+    from toolkit.zoo.counting import count_parameters
 
     world = build_world(options)
     layout, resolution = world.tokenizer.layout, world.spec.resolution

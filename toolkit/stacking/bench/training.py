@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from toolkit.bench import BenchOptions, Contender, Makers, endless_loop
 from toolkit.errors import UserError
 from toolkit.schema import choice, number
-from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.counting import count_parameters
 
 GEMM_SIZE = 1024
 PEERS = {"litgpt": "litgpt/model.py", "nanochat": "nanochat/gpt.py"}

@@ -120,7 +120,7 @@ def _ours(options: Options, together: bool) -> Contender:
 
     from toolkit.venhancer.model.samplers import guide
     from toolkit.venhancer.model.schedule import VideoNoiseSchedule
-    from toolkit.zoo.registry import count_parameters
+    from toolkit.zoo.counting import count_parameters
     from toolkit.zoo.video.import_venhancer import build
 
     network = build(official_config(options), Path("bench")).to_empty(device=options.device).eval()
@@ -147,7 +147,7 @@ def _official(options: Options) -> Contender:
     from toolkit.venhancer.bench import official as bench_official
     from toolkit.venhancer.model.samplers import guide
     from toolkit.venhancer.model.schedule import VideoNoiseSchedule
-    from toolkit.zoo.registry import count_parameters
+    from toolkit.zoo.counting import count_parameters
 
     network = bench_official.build(Path(options.official or ""), official_config(options)).to(options.device)
     fill(network)

@@ -62,7 +62,7 @@ def _ours(dim: int, device: str) -> Contender:
     from toolkit.venhancer.engine.settings import EnhanceSettings
     from toolkit.venhancer.engine.window_steps import WindowSteps
     from toolkit.venhancer.pipeline import ArraySource
-    from toolkit.zoo.registry import count_parameters
+    from toolkit.zoo.counting import count_parameters
 
     pipeline = _pipeline(dim, device)
     rows, columns = _size()
@@ -85,7 +85,7 @@ def _ours(dim: int, device: str) -> Contender:
 def _network(dim: int, device: str) -> Contender:
     import torch
 
-    from toolkit.zoo.registry import count_parameters
+    from toolkit.zoo.counting import count_parameters
 
     pipeline = _pipeline(dim, device)
     x = torch.randn(1, 4, FRAMES, *TILE, device=device)

@@ -13,7 +13,7 @@ from toolkit.venhancer.engine.windows import Windows, plan_windows
 from toolkit.venhancer.model.conditioning import true_scale
 from toolkit.venhancer.model.parts import NULL_TEXT, EnhanceParts
 from toolkit.venhancer.model.samplers import Evaluation, plan_evaluations, sampling_times
-from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.counting import count_parameters
 from toolkit.zoo.video.controlnet import skip_widths
 
 

@@ -32,8 +32,8 @@ from toolkit.show.table import Table
 from toolkit.venhancer.config import EnhanceVideo
 from toolkit.venhancer.train.muon import Muon, split
 from toolkit.zoo.checkpointing import checkpoint_activations
+from toolkit.zoo.counting import count_parameters
 from toolkit.zoo.edm.ema import EMA
-from toolkit.zoo.registry import count_parameters
 from toolkit.zoo.video.upscaler import FrameUpscaler
 
 FACTOR = 4

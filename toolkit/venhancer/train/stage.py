@@ -33,8 +33,8 @@ from toolkit.venhancer.train.config import Optim
 from toolkit.venhancer.train.held_out import evaluate, held_out_clips
 from toolkit.venhancer.train.objective import Denoising
 from toolkit.zoo.checkpointing import checkpoint_activations
+from toolkit.zoo.counting import count_parameters
 from toolkit.zoo.edm.ema import EMA
-from toolkit.zoo.registry import count_parameters
 from toolkit.zoo.video.unet import VideoUNet, layers_of
 
 __all__ = ["evaluate", "train"]

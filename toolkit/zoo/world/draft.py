@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit.zoo.registry import count_parameters
+from toolkit.zoo.counting import count_parameters
 from toolkit.zoo.world.linear import HalfLinear
 
 LARGE = 20_000_000  # weights from which reading them takes longer than all else (they no longer fit a CPU's caches)
