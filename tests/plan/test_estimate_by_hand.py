@@ -126,8 +126,9 @@ def test_the_largest_micro_batch_is_found_on_a_line_and_traced_itself():
         )
 
     card = Device(**{**vars(CARD), "memory_gib": 1e5 / 2**30})
-    assert largest_micro_batch(shape(batch_size=1000), Cluster(card, 1), tracer) == 303 and max(asked) <= 305
-    assert largest_micro_batch(shape(batch_size=200), Cluster(card, 1), tracer) == 200
+    assert largest_micro_batch(shape(batch_size=1000), Cluster(card, 1), tracer) == 303 and set(asked) == {1000, 1, 303}
+    asked.clear()
+    assert largest_micro_batch(shape(batch_size=200), Cluster(card, 1), tracer) == 200 and set(asked) == {200}
     assert (
         largest_micro_batch(shape(), Cluster(Device(**{**vars(CARD), "memory_gib": 1200 / 2**30}), 1), tracer) is None
     )

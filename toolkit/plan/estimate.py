@@ -158,19 +158,20 @@ def _usable(device: Device) -> float:
 def largest_micro_batch(shape: StageShape, cluster: Cluster, tracer: Tracer, checkpointing: bool = False) -> int | None:
     """The largest micro-batch that fits, up to this device's share; None where not even one item does.
 
-    The line through two micro-batches says where to look; what is found is traced itself.
+    The whole share is looked at first, for small networks fit with all of it. Then the line through two micro-batches
+    says where to look; what is found is traced itself.
     """
     share, room = _share(shape, cluster), _usable(cluster.device)
 
     def peak(micro: int) -> int:
         return _memory(shape, tracer(shape, micro, checkpointing, micro < share), cluster.count, micro < share).peak
 
-    if peak(1) > room:
+    if peak(share) <= room:
+        return share
+    if share == 1 or peak(1) > room:
         return None
-    if share == 1:
-        return 1
-    fits, too_large = 1, share + 1
-    guess = _where(1, peak(1), 2, peak(2), room)
+    fits, too_large = 1, share
+    guess = _where(1, peak(1), share, peak(share), room)
     for _ in range(MOST_TRACES):
         guess = min(max(guess, fits), too_large - 1)
         if guess == fits:
