@@ -148,6 +148,17 @@ def test_a_config_is_composed_and_checked_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_hydra_s_store_holds_the_command_in_hand_alone():
+    from hydra.core.config_store import ConfigStore
+
+    for command, others in (("grow-llm", {"mnist.yaml", "push_sprite.yaml"}), ("train-ivideogpt", {"mnist.yaml"})):
+        compose(COMMANDS[command], [])
+        store = ConfigStore.instance().repo
+        assert [name for name in store if name.endswith("_schema.yaml")] == [f"{COMMANDS[command].primary}_schema.yaml"]
+        assert store["data"] and not others & set(store["data"])
+        assert "basic.yaml" in store["hydra"]["launcher"], "Hydra's own stay"
+
+
 def test_a_missing_conf_folder_is_named(monkeypatch):
     monkeypatch.setenv("TOOLKIT_CONF", "/nowhere")
     with pytest.raises(UserError, match="TOOLKIT_CONF=/nowhere: no such folder"):

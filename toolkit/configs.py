@@ -40,11 +40,19 @@ def _store(command: Command, data_sets_known: tuple[str, ...]) -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
+    _remove_ours(store.repo)  # another command's: Hydra copies the whole store for each config that it composes
     for (group, name), schema in schemas(command).items():
         store.store(group=group, name=name, node=schema, provider="toolkit")
-    store.repo.pop("data", None)  # of another command, of another kind
     for name, entry in data_sets(command).items():
         store.store(group="data", name=name, node={"name": name, **entry.config}, provider="toolkit")
+
+
+def _remove_ours(repo: dict[str, Any]) -> None:
+    for name, node in list(repo.items()):
+        if isinstance(node, dict):
+            _remove_ours(node)
+        if not node or getattr(node, "provider", None) == "toolkit":
+            del repo[name]
 
 
 def _register_units() -> None:

@@ -38,6 +38,7 @@ def test_metrics_of_claims_are_measured_by_their_runs(quick):
             assert configs[run].baseline != "none", (run, key)
 
 
+@pytest.mark.slow
 def test_figures_draw_what_is_measured():
     for claim in CLAIMS.claims.values():
         for run, pattern in claim.figure.metrics.values() if claim.figure else ():

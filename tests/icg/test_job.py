@@ -141,6 +141,7 @@ def test_autoguidance_makes_its_own_worse_model(work):
     assert record("one")["metrics"]["autoguidance.w_2.calls"] == 18 and Path("one/model/weak/config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_over_the_scale(work):
     words = [*SMOKE, *FEW, "guidance.scale=1.25,2", "hydra.sweep.dir=sweep"]
     assert sample("-m", *words) == 0
@@ -157,7 +158,10 @@ def test_points_are_scattered(work):
 # -- given models ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guidance", ["icg", "tsg", "cfg", "none", "icg_tsg"])
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("tsg", "cfg", "none")]
+
+
+@pytest.mark.parametrize("guidance", ["icg", "icg_tsg", *LONG])
 @pytest.mark.parametrize("kind", ["dit", "stable_diffusion"])
 def test_the_fixed_names_on_a_saved_pipeline(work, home, kind, guidance):
     assert sample(f"model={home / kind}", f"guidance={guidance}", *FIXED) == 0
@@ -169,7 +173,7 @@ def test_the_fixed_names_on_a_saved_pipeline(work, home, kind, guidance):
     assert "not measured: the data of this model is not known" in Table.load("one/tables/headline.json").note
 
 
-@pytest.mark.parametrize("guidance", ["icg", "tsg", "cfg", "none", "icg_tsg"])
+@pytest.mark.parametrize("guidance", ["icg", "icg_tsg", *LONG])
 def test_the_fixed_names_on_a_run_of_train_disco(work, disco, guidance):
     assert sample(f"model={disco}", f"guidance={guidance}", *FIXED) == 0
     key = guidance if guidance == "none" else f"{guidance}.w_1p4"

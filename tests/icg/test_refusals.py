@@ -90,6 +90,7 @@ def test_caches_are_refused_unless_the_condition_is_kept():
         model.disable_cache()
 
 
+@pytest.mark.slow
 def test_compiled_networks():
     """A compiled network runs past the hooks inside it."""
     model = tiny.unet2d()

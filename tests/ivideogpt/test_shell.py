@@ -72,6 +72,7 @@ def test_a_plan_without_a_simulator_is_refused_before_anything_is_trained(toolki
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_play_serves_its_page_until_it_is_interrupted(tmp_path):
     tiny.world().save_pretrained(tmp_path / "world")
     write_episode(tmp_path / "starts" / "a.npz", Episode(tiny.starts(1)[0]))

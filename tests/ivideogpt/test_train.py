@@ -114,6 +114,7 @@ def test_action_free_pre_training_then_actions_and_rewards():
     assert train(*SMALL, "init=tuned", "action_conditioned=false", "reward_head=false", "hydra.run.dir=x") == 2
 
 
+@pytest.mark.slow
 def test_the_tokenizer_alone_is_adapted_with_frozen_codebooks_and_the_transformer_kept():
     assert train(*SMALL, "hydra.run.dir=base") == 0
     words = ["init=base", "codebook.frozen=true", "codebook.warmup_steps=0", "optim.transformer.num_steps=0"]
@@ -125,6 +126,7 @@ def test_the_tokenizer_alone_is_adapted_with_frozen_codebooks_and_the_transforme
         assert torch.equal(weight, adapted.tokenizer.state_dict()[name]) == ("quantize.embedding" in name)
 
 
+@pytest.mark.slow
 def test_goal_conditioned_with_two_context_frames_in_both_orders():
     words = ["goal_conditioned=true", "context_length=2", "num_frames=5", "transformer.max_position_embeddings=256"]
     for order in ("paper", "release_training"):
@@ -132,6 +134,7 @@ def test_goal_conditioned_with_two_context_frames_in_both_orders():
         assert zoo.load(order).spec.goal_conditioned and record(order)["metrics"]["goal.mse.ratio"] > 0
 
 
+@pytest.mark.slow
 def test_long_roll_outs_renew_their_context_where_asked_and_record_it():
     assert train(*SMALL, "hydra.run.dir=one") == 0
     words = ["model=one", "stage=rollout", "rollout.num_frames=6"]

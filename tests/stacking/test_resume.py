@@ -64,6 +64,7 @@ def compare_after(*moments):
     assert [name for name in whole.keys() | one.keys() if whole.get(name) != one.get(name)] == []
 
 
+@pytest.mark.slow
 def test_killed_after_growth():
     compare_after("after growth")
 

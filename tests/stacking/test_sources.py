@@ -196,6 +196,7 @@ def hub(tmp_path, monkeypatch):
 GROW = ("stage=grow", "model=ours/model", "operator=stack", "factor=2")
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_fetched_once(hub, tmp_path, monkeypatch):
     command = [sys.executable, "-m", "toolkit.cli", "grow-llm", *GROW, "out=out"]
     subprocess.run(command, env=os.environ | hub, check=True, timeout=120)

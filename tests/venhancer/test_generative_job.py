@@ -80,6 +80,7 @@ def test_motion_between_enhanced_key_frames(folder, model):
     assert np.abs(both[:17:2].astype(int) - keys).mean() < 6  # the same network output, each encoded by itself
 
 
+@pytest.mark.slow
 def test_seeds_decide_the_result(folder, model):
     words = [f"model={model}", *SMALL, "input=IN.mp4", "scale=1", "side_by_side_s=0"]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -175,6 +176,7 @@ def test_dry_run_says_what_it_would_take(folder, model, capsys):
     assert sorted(path.name for path in folder.iterdir()) == ["IN.mp4"]
 
 
+@pytest.mark.slow
 def test_train_then_enhance_with_what_was_trained(folder):
     (folder / "clips").mkdir()
     write(folder / "clips" / "a.mp4", moving(40, 96, 64), rate=24)

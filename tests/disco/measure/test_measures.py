@@ -185,7 +185,10 @@ def test_a_measurement_repeats_itself(exact):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("kind", ["discrete", "continuous", "none", "labels", "kmeans"])
+LONG = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("continuous", "kmeans")]
+
+
+@pytest.mark.parametrize("kind", ["discrete", "none", "labels", *LONG])
 def test_images_with_every_kind_of_latents(kind, tmp_path):
     words = [
         "measure.num_samples=24",

@@ -52,6 +52,7 @@ def test_half_of_a_batch_is_real():
     assert (rewards == -100).tolist() == [False] * 4 + [True] * 4
 
 
+@pytest.mark.slow
 def test_it_is_a_planner_of_the_plan_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["experiment=ivideogpt_smoke", "optim.tokenizer.num_steps=2", "optim.transformer.num_steps=2"]

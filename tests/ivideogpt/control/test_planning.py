@@ -55,6 +55,7 @@ def push_task():
     return Task(env, env.action_space.low, env.action_space.high, 1)
 
 
+@pytest.mark.slow
 def test_planning_in_the_simulator_itself_reaches_goal_images_and_chance_does_not():
     config = tiny.config()
     settings = {

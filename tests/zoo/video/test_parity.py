@@ -105,6 +105,7 @@ def test_guided_x0(case):
     assert largest_error(x0, expected["denoise_x0"]) < tolerance(TOLERANCE)
 
 
+@pytest.mark.slow
 @exact_arithmetic
 @torch.no_grad()
 def test_four_heun_steps_from_zero_snr(case):
