@@ -15,7 +15,7 @@ PAPERS = ["disco", "icg", "ivideogpt", "stacking", "venhancer"]
 WITHIN = 1.5
 NEVER_ALONE = {  # every recorded seed ran beside other work; the cost is that of runs of the same kind, or an estimate
     "stacking": {"micro", "tiny", "micro_low", "zero", "interleave"}
-    | {f"{name}tuned" for name in ("", "zero_", "interleave_", "random_", "learn_")},
+    | {f"{name}tuned" for name in ("", "micro_", "zero_", "interleave_", "random_", "learn_")},
     "icg": {"digits_300"},
     # push_oracle: 17 to 23 seconds of the processor, 6 to 12 minutes by the clock; short: 3.5 minutes of it, 11 to 14
     "ivideogpt": {"push", "push_oracle", "mbpo", "model_free_twice", "short"},
