@@ -120,7 +120,7 @@ def test_every_column_is_tried_for_a_few_steps_on_two_samples_before_any_is_draw
     calls = []
     monkeypatch.setattr(Numbered, "draw", lambda self, guidance, scale, *rest: calls.append((scale, *rest)))
     monkeypatch.setattr(Numbered, "prepare", lambda self, guidance: calls.append(guidance.method))
-    config = SampleICG(seed=3)
+    config = SampleICG(seed=3, guidance=ICG())
     for num_samples, num_steps, wanted in ((9, 18, (2, 4)), (1, 3, (1, 3))):
         config.sampling.num_samples, config.sampling.num_steps = num_samples, num_steps
         request = Request(3, 0, 0, wanted[0])
