@@ -8,7 +8,6 @@ import pytest
 from torch.utils import backend_registration
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch takes no device that is written in Python",

@@ -3,7 +3,6 @@
 import json
 import random
 import resource
-import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -13,42 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BloomConfig, LlamaForSequenceClassification, LlamaModel
 
 from tests.stacking.models import make_model, make_tokenizer
+from tests.stacking.refusals import STACK, refused
 from toolkit.errors import JobError, UserError
 from toolkit.stacking.checkpoints.open import open_checkpoint, open_weights
 from toolkit.stacking.config import Growth
 from toolkit.stacking.grow_folder import grow_checkpoint
 from toolkit.stacking.operators.grow import grow
-from toolkit.stacking.pretrain.networks import build
-
-STACK = Growth(operator="stack", factor=2)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved")
-    make_model().save_pretrained(folder / "one")
-    make_model().save_pretrained(folder / "many", max_shard_size="20KB")
-    return folder
-
-
-@pytest.fixture
-def one(saved, tmp_path):
-    return shutil.copytree(saved / "one", tmp_path / "source")
-
-
-@pytest.fixture
-def many(saved, tmp_path):
-    return shutil.copytree(saved / "many", tmp_path / "source")
-
-
-def refused(source, words, error=UserError, growth=STACK, out=None, **settings):
-    out = out or source.parent / "out"
-    with pytest.raises(error) as caught:
-        grow_checkpoint(source, out, growth, **settings)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert sorted(path.name for path in source.parent.iterdir() if "out" in path.name) in ([], ["out"])
-    assert not out.exists() or not (out / "config.json").exists()
 
 
 def first_shard(folder):
@@ -363,77 +332,3 @@ def test_the_config_of_a_checkpoint_is_read_once(one, monkeypatch):
 def test_a_pointer_of_git_lfs_is_told_from_damage(one):
     first_shard(one).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     refused(one, "model.safetensors: not a whole safetensors file (a pointer of Git LFS stands in its place; git lfs")
-
-
-def as_bin(folder, wrapped=lambda state: state, **options):
-    """The weights as an old file of torch."""
-    torch.save(wrapped(load_file(folder / "model.safetensors")), folder / "pytorch_model.bin", **options)
-    (folder / "model.safetensors").unlink()
-
-
-def test_a_file_from_before_torch_1_6_is_read_as_any_other(one, saved):
-    as_bin(one, _use_new_zipfile_serialization=False)
-    assert set(open_weights(one).infos) == set(load_file(saved / "one" / "model.safetensors"))
-
-
-@pytest.mark.parametrize(
-    ("wrapped", "said"),
-    [
-        (
-            lambda state: make_model(),
-            "it holds a transformers.models.llama.modeling_llama.LlamaForCausalLM, which",
-        ),
-        (list, "holds a list, expected tensors by name"),
-        (lambda state: {"state_dict": state}, "state_dict is a dict, expected tensors by name"),
-    ],
-)
-def test_a_file_that_holds_more_or_less_than_a_state_dict(one, wrapped, said):
-    as_bin(one, wrapped)
-    refused(one, said)
-
-
-def test_a_program_of_torchscript_and_what_torch_did_not_write(one):
-    (one / "model.safetensors").unlink()
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), one / "pytorch_model.bin")
-    refused(one, "it is a program of TorchScript, which is not run; save the module's state_dict")
-    for content in (b"hello", b"<html>"):
-        (one / "pytorch_model.bin").write_bytes(content)
-        refused(one, "pytorch_model.bin: cannot be read: torch.save writes no such file (")
-
-
-def test_a_shard_of_old_files_that_is_missing_is_named(one):
-    as_bin(one)
-    (one / "pytorch_model.bin").rename(one / "pytorch_model-00001-of-00002.bin")
-    names = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
-    (one / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": names}))
-    refused(one, "pytorch_model.bin.index.json: names pytorch_model-00002-of-00002.bin, which is not there")
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"max_position_embeddings": 0}, "max_position_embeddings is 0; expected a whole number from 1"),
-        ({"max_position_embeddings": None}, "max_position_embeddings is None; expected a whole number from 1"),
-        ({"quantization_config": {}}, "the weights are quantised"),
-        ({"hidden_act": "none such"}, "cannot be read: KeyError: 'none such'"),
-    ],
-)
-def test_odd_values_of_a_config(one, changes, said):
-    path = one / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    refused(one, said)
-
-
-def test_settings_of_generation_are_looked_at_before_the_work(one):
-    (one / "generation_config.json").write_text("[]")
-    refused(one, "generation_config.json: expected a JSON object, found list; mend the file, or move it away")
-
-
-def test_weights_that_are_no_numbers_are_named(one):
-    state = load_file(one / "model.safetensors")
-    state["model.norm.weight"][3] = float("nan")
-    save_file(state, one / "model.safetensors", {"format": "pt"})
-    refused(one, "model.norm.weight holds numbers that are not finite; measure=false grows it all the same")
-    checkpoint = open_checkpoint(one)
-    with pytest.raises(UserError, match=r"^model\.norm\.weight holds numbers that are not finite; a network with"):
-        build(checkpoint.config, checkpoint.tensors)

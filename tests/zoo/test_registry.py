@@ -42,15 +42,17 @@ def test_every_network_is_listed_with_its_size():
     assert counting.counts().keys() == rows.keys() | published.keys()
 
 
-@pytest.mark.parametrize("name", zoo.NAMED)
+LONG = ("disco_imagenet64_grouped", "disco_imagenet128", "venhancer", "venhancer_base")  # seconds each
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in zoo.NAMED])
+def test_parameters_and_operations_are_as_they_are_noted(name):
+    assert counting.count_named(name) == counting.counts()[name]
+
+
+@pytest.mark.parametrize("name", LONG)
 def test_parameters_are_as_they_are_noted(name):
     assert zoo.count_parameters(zoo.build_on_meta(name)) == counting.counts()[name]["parameters"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", zoo.NAMED)
-def test_operations_are_as_they_are_noted(name):
-    assert counting.count_named(name) == counting.counts()[name]
 
 
 @pytest.mark.parametrize("name", ["ivideogpt_bair_64_act_cond", "ivideogpt_oxe_64_goal_cond"])

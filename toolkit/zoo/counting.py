@@ -37,12 +37,8 @@ def count_named(name: str) -> dict[str, Any]:
             key: torch.zeros(shape, dtype=getattr(torch, dtype), device="meta")
             for key, (dtype, shape) in entry.inputs.items()
         }
-    parameters = count_parameters(network)
-    return {
-        "class": type(network).__name__,
-        "parameters": parameters,
-        "flops": count_flops(network.eval(), inputs),
-    }
+    parameters, flops = count_parameters(network), count_flops(network.eval(), inputs)
+    return {"class": type(network).__name__, "parameters": parameters, "flops": flops}
 
 
 def count_published(name: str) -> dict[str, Any]:

@@ -263,10 +263,10 @@ def _open_pickled(paths: list[Path]) -> Tensors:
             raise UserError(f"{path}: cannot be read: {error}") from None
         if not isinstance(found, dict):
             raise UserError(f"{path}: holds a {type(found).__name__}, expected tensors by name")
-        state |= found
-        for name, value in state.items():
+        for name, value in found.items():
             if not isinstance(value, Tensor) or not isinstance(name, str):
                 raise UserError(f"{path}: {name} is a {type(value).__name__}, expected tensors by name")
+        state |= found
     return InMemory({name: tensor for name, tensor in state.items() if not name.endswith(CONSTANTS)})
 
 
