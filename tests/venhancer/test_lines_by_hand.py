@@ -23,7 +23,7 @@ from toolkit.venhancer.clips.inputs import Task, _even, _exact_size
 from toolkit.venhancer.clips.parts import Written
 from toolkit.venhancer.clips.side_by_side import held_frames
 from toolkit.venhancer.clips.timeline import Shot
-from toolkit.venhancer.config import Degrade, EnhanceVideo, Sampling, Windows
+from toolkit.venhancer.config import Classic, Degrade, EnhanceVideo, Sampling, Windows
 from toolkit.venhancer.engine.frame_store import FrameStore
 from toolkit.venhancer.engine.settings import EnhanceSettings
 from toolkit.venhancer.model.loading import penultimate
@@ -298,3 +298,14 @@ def test_clips_are_made_and_cleared_away_by_the_first_process_alone(rank, monkey
 def test_small_is_the_word_for_the_model_in_the_package_and_no_other_is(monkeypatch):
     monkeypatch.setattr(pipeline.zoo, "local", lambda model: f"local {model}")
     assert [pipeline._folder(model) for model in ("small", "mine")] == ["local video_small", "local mine"]
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cpu", 3), ("cuda", 1), ("cuda:1", 1)])
+@pytest.mark.parametrize("blend", [False, True])
+def test_the_classic_backends_frames_are_made_at_once_on_a_processor_and_one_by_one_on_a_card(
+    monkeypatch, device, threads, blend
+):
+    monkeypatch.setattr(backends, "in_order", lambda tasks, at_once: at_once)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    made = backends.ClassicBackend(SimpleNamespace(height=4, width=6), 12, 8, Classic(), device, blend)
+    assert made.frames(Shot((0, 1), (Fraction(0), Fraction(1)), 0), 0) == threads

@@ -41,6 +41,25 @@ def test_the_hub_is_asked_unless_it_is_off_or_behind_a_proxy(monkeypatch, offlin
     assert loading.hub_answers() is wanted
 
 
+@pytest.mark.parametrize("reachable", [True, False])
+@pytest.mark.parametrize(("part", "of_part"), [(None, {}), ("denoiser", {"subfolder": "denoiser"})])
+def test_the_hubs_cache_alone_is_read_where_it_cannot_be_reached(monkeypatch, reachable, part, of_part):
+    read = []
+
+    def load_config(name, **where):
+        read.append((name, where))
+        return {"_class_name": "ADMUNet"}
+
+    monkeypatch.setattr(loading, "hub_answers", lambda: reachable)
+    monkeypatch.setattr(loading, "_fetch_world_model", lambda name, offline: read.append((name, offline)))
+    monkeypatch.setattr("toolkit.zoo.edm.denoiser.Denoiser.load_config", load_config)
+    monkeypatch.setattr(loading, "_load_strictly", lambda kind, name, **where: (kind.__name__, name, where))
+    where = {"local_files_only": not reachable} | of_part
+    assert loading._load_hub("me/net", part) == ("ADMUNet", "me/net", where)
+    asked_for_worlds = [] if part else [("me/net", not reachable)]  # one part of a run is no world
+    assert read == [*asked_for_worlds, ("me/net", where)]
+
+
 class Counting(CheckpointedBlock):
     """x^2, and how often it was computed."""
 

@@ -134,8 +134,7 @@ def _report(config: SampleICG, run: Run, plan: Plan) -> None:
     table = headline(results, real, _title(config, plan), _note(config, plan))
     table.save(run.path("tables", "headline.json"))
     if plan.source.prompts is not None:
-        shown_prompts = min(config.sampling.num_samples, len(plan.source.prompts))
-        prompts_table(plan.source, shown_prompts).save(run.path("tables", "prompts.json"))
+        prompts_table(plan.source, config.sampling.num_samples).save(run.path("tables", "prompts.json"))
     if any(one.scores for one in results):
         all_scores(results, f"{config.repeats} sampling seeds").save(run.path("tables", "scores.json"))
     _draw_pictures(run, plan, shown, predicted)

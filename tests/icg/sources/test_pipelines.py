@@ -148,11 +148,11 @@ def test_prompts_are_shown_with_the_run(tmp_path):
     from toolkit.api import run
 
     CASES["PixArtSigmaPipeline"]().pipe.save_pretrained(tmp_path / "pixart")
-    words = [f"model={tmp_path / 'pixart'}", "prompts=[a cat,a dog]", "size_px=16", "sampling.num_samples=2"]
+    words = [f"model={tmp_path / 'pixart'}", "prompts=[a cat,a dog]", "size_px=16", "sampling.num_samples=3"]
     words += ["sampling.num_steps=2", "call={use_resolution_binning: false}"]
     run("sample-icg", *words, folder=tmp_path / "run")
     table = json.loads((tmp_path / "run" / "tables" / "prompts.json").read_text())
-    assert table["rows"] == [[0, "a cat"], [1, "a dog"]]
+    assert table["rows"] == [[0, "a cat"], [1, "a dog"], [2, "a cat"]]  # of every sample; they are used in turn
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])

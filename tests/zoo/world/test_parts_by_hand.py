@@ -82,3 +82,10 @@ def test_a_state_takes_the_bytes_of_its_numbers():
     kept = [state.recent, state.context.frames, *(part for one in state.context.memory for part in one)]
     of_each = [one.numel() * {torch.uint8: 1, torch.float32: 4}[one.dtype] for one in kept]
     assert state.nbytes == state.past.cache.nbytes + sum(of_each)
+
+
+def test_no_code_is_restarted_unless_that_was_asked_for():
+    quantizer = VectorQuantizer(5, 3)
+    average = CodebookEMA(quantizer, decay=0.0)  # counts are the last batch's alone, so exactly 0 where unused
+    average.update(torch.randn(4, 3), torch.tensor([0, 0, 2, 2]))
+    assert average.counts.tolist() == [2.0, 0.0, 2.0, 0.0, 0.0] and average.num_restarted == 0
