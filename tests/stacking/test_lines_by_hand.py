@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tests.stacking.measure.test_readings import arm
 from tests.stacking.models import grow_model, make_model, token_ids
 from toolkit.launch import launch
+from toolkit.stacking import grow_folder
 from toolkit.stacking.config import Compare, GrowLLM, Growth, Optim
 from toolkit.stacking.measure import compare
 from toolkit.stacking.measure.curves import Spent, TrainingCurve, flops_per_token
@@ -198,3 +199,12 @@ def test_what_an_output_is_a_sum_of():
     assert linear.fan_in((7, 5)) == 5 and gpt2.fan_in((7, 5)) == 7
     assert Spec("embedding", ("", "residual")).fan_in((11, 6)) == 6
     assert Spec("embedding", ("residual", "", "", "")).fan_in((8, 3, 4, 5)) == 60
+
+
+@pytest.mark.parametrize(("system", "unit"), [("Darwin", 1024**2), ("FreeBSD", 1024)])
+def test_where_there_is_no_proc_memory_is_the_systems_highest_in_mib(monkeypatch, system, unit):
+    monkeypatch.setattr(grow_folder.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(OSError))
+    monkeypatch.setattr(grow_folder.platform, "system", lambda: system)
+    usage = SimpleNamespace(ru_maxrss=96 * unit)  # bytes on a Mac, KiB elsewhere
+    monkeypatch.setattr(grow_folder.resource, "getrusage", lambda who: usage)
+    assert grow_folder._status_mib("VmHWM") == 96

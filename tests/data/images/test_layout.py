@@ -103,6 +103,8 @@ def test_metadata_of_hugging_face_gives_the_classes(tmp_path, kind):
     [
         ("metadata.csv", b"file_name,text\n0.png,red\n", "row 1 has no column 'label'"),
         ("metadata.csv", b"file_name,label\n0.png,\n", "row 1 has the label ''"),
+        ("metadata.csv", b"file_name,label\n,red\n", "row 1 names no file"),
+        ("metadata.jsonl", b'{"file_name": 5, "label": 1}', "row 1 names no file"),
         ("metadata.csv", b"\xff\xfe\0", "cannot be read as UTF-8"),
         ("metadata.jsonl", b'{"file_name"', "cannot be read as JSON"),
         ("metadata.jsonl", b"[" * 100_000, "cannot be read as JSON"),
