@@ -305,7 +305,7 @@ def test_networks_may_know_as_many_tokens_and_places_as_are_asked_for():
     config = SimpleNamespace(vocab_size=300, max_position_embeddings=32)
     check_vocabulary(config, 300, "a")
     check_context(config, 32, "a")
-    with pytest.raises(UserError, match="has 300 tokens, the corpus was tokenised with 301"):
+    with pytest.raises(UserError, match="has 300 tokens, the tokenizer has 301"):
         check_vocabulary(config, 301, "a")
     with pytest.raises(UserError, match="is configured for 32 positions"):
         check_context(config, 33, "a")

@@ -98,17 +98,35 @@ def test_the_sources_tokenizer_is_used_unless_it_made_these_very_files(tmp_path,
     monkeypatch.setattr(corpora, "find_network", lambda model, part: str(tmp_path))
     found = SimpleNamespace(tokenizer="the source's", config=SimpleNamespace(vocab_size=12))
     monkeypatch.setattr(corpora, "open_checkpoint", lambda _: found)
-    assert corpora._given_tokenizer(config, ("this",)) == "the source's"
+    assert corpora._source_tokenizer(config, ("this",)) == "the source's"
     for store, wanted in (("this", None), ("another", "the source's")):
         (tmp_path / corpora.HISTORY_FILE).write_text(json.dumps({"store": store}))
-        assert corpora._given_tokenizer(config, ("this", "that")) == wanted
+        assert corpora._source_tokenizer(config, ("this", "that")) == wanted
     found.config.vocab_size = 11
     with pytest.raises(
         UserError, match=r"^model=a: its tokenizer has 12 tokens, and its network knows 11; give one that"
     ):
-        corpora._given_tokenizer(config, ())
+        corpora._source_tokenizer(config, ())
     config.model = None
-    assert corpora._given_tokenizer(config, ()) is None
+    assert corpora._source_tokenizer(config, ()) is None
+
+
+def test_a_named_tokenizer_is_held_against_the_source_before_the_corpus_is_fetched(monkeypatch):
+    def unfetched(_):
+        raise AssertionError("the corpus was asked for")
+
+    config = GrowLLM(stage="pretrain", model="a")
+    config.tokenize.tokenizer = "b"
+    monkeypatch.setattr(corpora, "_load", unfetched)
+    monkeypatch.setattr(corpora, "load_tokenizer", lambda name: {"b": "twelve ids: "}[name])
+    monkeypatch.setattr(corpora, "find_network", lambda model, part: model)
+    known = SimpleNamespace(config=SimpleNamespace(vocab_size=11))
+    monkeypatch.setattr(corpora, "open_checkpoint", lambda _: known)
+    with pytest.raises(UserError, match=r"^model=a: its vocabulary has 11 tokens, the tokenizer has 12; leave"):
+        corpora._token_store(config)
+    known.config.vocab_size = 12
+    with pytest.raises(AssertionError, match="asked for"):
+        corpora._token_store(config)
 
 
 def test_files_are_kept_by_what_made_their_ids(monkeypatch):
@@ -120,7 +138,7 @@ def test_files_are_kept_by_what_made_their_ids(monkeypatch):
     for size in (300, 400):
         config.tokenize.vocab_size = size
         corpora._token_store(config)
-    monkeypatch.setattr(corpora, "_given_tokenizer", lambda *_: "given")
+    monkeypatch.setattr(corpora, "_named_tokenizer", lambda *_: "given")
     corpora._token_store(config)
     fraction = config.data.valid_fraction
     assert made == [(fraction, "bpe 300"), (fraction, "bpe 400"), (fraction, "key of given")]

@@ -190,7 +190,7 @@ def test_a_tokenizer_larger_than_the_sources_vocabulary(capfd):
     assert grow(*SHORT, "stage=pretrain", "tokenize.vocab_size=280", "hydra.run.dir=small") == 0
     words = ["stage=pretrain", "model=small/model/pretrain", "tokenize.tokenizer=one/model/pretrain"]
     assert grow(*words, "hydra.run.dir=two") == 2
-    assert "its vocabulary has 280 tokens, the corpus was tokenised with 300" in capfd.readouterr().err
+    assert "its vocabulary has 280 tokens, the tokenizer has 300" in capfd.readouterr().err
     words = ["stage=pretrain", "model=small/model/pretrain", "network.context=64"]
     assert grow(*words, "hydra.run.dir=two") == 2
     assert "is configured for 32 positions" in capfd.readouterr().err

@@ -15,6 +15,7 @@ from toolkit.stacking.checkpoints.gguf_header import read_gguf_header
 from toolkit.stacking.checkpoints.load import HISTORY_FILE
 from toolkit.stacking.checkpoints.open import find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
+from toolkit.stacking.pretrain.networks import check_vocabulary
 from toolkit.stacking.pretrain.tokens import (
     TokenStore,
     boundary_id,
@@ -40,9 +41,11 @@ def held_out_texts(config: GrowLLM) -> Iterator[str]:
 
 
 def _token_store(config: GrowLLM) -> TokenStore:
+    named = _named_tokenizer(config)  # a refusal comes before the corpus is fetched
     text = _load(config)
     fraction, own = config.data.valid_fraction, f"bpe {config.tokenize.vocab_size}"
-    tokenizer = _given_tokenizer(config, (store_key(text, fraction, own), former_key(text, fraction, own)))
+    own_stores = (store_key(text, fraction, own), former_key(text, fraction, own))
+    tokenizer = _source_tokenizer(config, own_stores) if named is None else named
     if tokenizer is not None:
         return prepare(text, fraction, lambda _: tokenizer, tokenizer_key(tokenizer))
     return prepare(text, fraction, lambda documents: train_bpe(documents, config.tokenize.vocab_size), own)
@@ -57,10 +60,8 @@ def _load(config: GrowLLM) -> data.Corpus:
         raise
 
 
-def _given_tokenizer(config: GrowLLM, own_stores: tuple[str, ...]) -> Any | None:
-    """The tokenizer to use instead of training one: the one named, or the source's unless it made these very files."""
-    if config.tokenize.tokenizer is not None:
-        return _named_tokenizer(config.tokenize.tokenizer)
+def _source_tokenizer(config: GrowLLM, own_stores: tuple[str, ...]) -> Any | None:
+    """The tokenizer of ``model``, to use instead of training one; None where a run trained it on these very files."""
     if config.model is None:
         return None
     source = find_network(config.model, config.part)
@@ -79,7 +80,18 @@ def _given_tokenizer(config: GrowLLM, own_stores: tuple[str, ...]) -> Any | None
     return tokenizer
 
 
-def _named_tokenizer(source: str) -> Any:
+def _named_tokenizer(config: GrowLLM) -> Any | None:
+    """``tokenize.tokenizer``, None where none is named. Raises UserError, also where ``model`` knows fewer tokens."""
+    if config.tokenize.tokenizer is None:
+        return None
+    tokenizer = load_tokenizer(config.tokenize.tokenizer)
+    if config.model is not None:
+        known = open_checkpoint(find_network(config.model, config.part)).config
+        check_vocabulary(known, len(tokenizer), config.model)
+    return tokenizer
+
+
+def load_tokenizer(source: str) -> Any:
     """The tokenizer of a folder, hub id or ``.gguf`` file. Raises UserError."""
     from transformers import AutoTokenizer
 

@@ -127,8 +127,8 @@ def check_vocabulary(config: Any, vocab_size: int, source: str) -> None:
     """Raises UserError where the tokens are more than the network knows."""
     if vocab_size > config.vocab_size:
         raise UserError(
-            f"model={source}: its vocabulary has {config.vocab_size} tokens, the corpus was tokenised with "
-            f"{vocab_size}; leave tokenize.tokenizer out to use the source's own tokenizer"
+            f"model={source}: its vocabulary has {config.vocab_size} tokens, the tokenizer has {vocab_size}; leave "
+            "tokenize.tokenizer out to use the source's own tokenizer"
         )
 
 
