@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -244,10 +245,33 @@ def test_parts_that_are_missing(change, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("key", "known"), [("diffuses", "latents, residuals"), ("resize", "bilinear, bicubic")])
-def test_a_choice_that_a_pipelines_index_does_not_have(key, known):
-    with pytest.raises(UserError, match=f"^{key} is 5; expected one of {known}$"):
-        tiny_pipeline(**{key: 5})
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("diffuses", 5, "one of latents, residuals"),
+        ("resize", 5, "one of bilinear, bicubic"),
+        ("blend", "yes", "true or false"),
+        ("data_std", "0.5", "null or a number above 0"),
+        ("data_std", 0, "null or a number above 0"),
+        ("data_std", True, "null or a number above 0"),
+        ("tile_rows", 16.5, "a whole number of 1 or more"),
+        ("tile_columns", None, "a whole number of 1 or more"),
+        ("max_frames", 1, "a whole number of 2 or more"),
+        ("max_frames", [32], "a whole number of 2 or more"),
+    ],
+)
+def test_a_setting_that_a_pipelines_index_cannot_have(key, value, expected):
+    with pytest.raises(UserError, match=f"^{key} is {re.escape(repr(value))}; expected {expected}$"):
+        tiny_pipeline(**{key: value})
+
+
+def test_a_setting_in_a_saved_index_is_refused_when_it_is_read(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"max_frames": "32"}))
+    with pytest.raises(UserError, match=r"max_frames is '32'; expected a whole number of 2 or more") as error:
+        load_pipeline(str(tmp_path))
+    assert str(error.value).startswith(f"model={tmp_path}: ")
 
 
 def test_a_folder_of_something_else(tmp_path):

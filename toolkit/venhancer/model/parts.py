@@ -5,6 +5,8 @@ The engine works on these parts; ``toolkit.venhancer.pipeline`` adds loading and
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +21,26 @@ from toolkit.venhancer.model.schedule import VideoNoiseSchedule
 from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
 
 NULL_TEXT = "this model has a fixed null text embedding: prompt and negative_prompt are ignored"
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises UserError for what cannot be a setting of ``EnhanceParts``: it may stand in a file that a user wrote."""
+    number = (int, float)
+    expected: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "diffuses": ("one of latents, residuals", lambda value: value in ("latents", "residuals")),
+        "data_std": (
+            "null or a number above 0",
+            lambda value: value is None or type(value) in number and 0 < value < math.inf,
+        ),
+        "resize": ("one of bilinear, bicubic", lambda value: value in ("bilinear", "bicubic")),
+        "blend": ("true or false", lambda value: isinstance(value, bool)),
+        "tile_rows": ("a whole number of 1 or more", lambda value: type(value) is int and value >= 1),
+        "tile_columns": ("a whole number of 1 or more", lambda value: type(value) is int and value >= 1),
+        "max_frames": ("a whole number of 2 or more", lambda value: type(value) is int and value >= 2),
+    }
+    for name, (wanted, fits) in expected.items():
+        if not fits(settings[name]):
+            raise UserError(f"{name} is {settings[name]!r}; expected {wanted}")
 
 
 class EnhanceParts(DiffusionPipeline):
@@ -59,22 +81,13 @@ class EnhanceParts(DiffusionPipeline):
         max_frames: int = 32,
     ) -> None:
         super().__init__()
-        choices = {"diffuses": (diffuses, ("latents", "residuals")), "resize": (resize, ("bilinear", "bicubic"))}
-        for name, (value, known) in choices.items():
-            if value not in known:
-                raise UserError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+        settings = {"diffuses": diffuses, "data_std": data_std, "resize": resize, "blend": blend}
+        settings |= {"tile_rows": tile_rows, "tile_columns": tile_columns, "max_frames": max_frames}
+        check_settings(settings)
         self.register_modules(
             denoiser=denoiser, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
         )
-        self.register_to_config(
-            diffuses=diffuses,
-            data_std=data_std,
-            resize=resize,
-            blend=blend,
-            tile_rows=tile_rows,
-            tile_columns=tile_columns,
-            max_frames=max_frames,
-        )
+        self.register_to_config(**settings)
         self.codec = as_codec(vae)
         if self.codec.channels != denoiser.unet.config["in_channels"]:
             raise UserError(
