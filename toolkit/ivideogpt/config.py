@@ -216,7 +216,7 @@ class Rollout:
     top_k: int | None = number(100, least=1)
     as_trained: bool = True
     scale: int = number(4, least=1)
-    rate_fps: float = number(6, above=0)
+    rate_fps: float = number(6, least=0.01, most=1000)
 
 
 @dataclass

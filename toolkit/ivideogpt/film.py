@@ -44,13 +44,19 @@ def film_strip(rows: Mapping[str, Frames], clip: int, scale: int) -> Frames:
     return _sheet(padded, scale)
 
 
+def sheet_px(num_rows: int, num_columns: int, cell_px: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of labelled rows of pictures of that height and width; even."""
+    height, width = num_rows * (LABEL_PX + cell_px[0] + GAP_PX), num_columns * (cell_px[1] + GAP_PX) - GAP_PX
+    return height + height % 2, width + width % 2
+
+
 def _sheet(rows: Mapping[str, NDArray[np.uint8]], scale: int) -> NDArray[np.uint8]:
     """Rows of pictures (N, H, W, 3) with a label above each."""
     first = next(iter(rows.values()))
     num, height, width = first.shape[:3]
     cell_h, cell_w = height * scale, width * scale
-    total_h, total_w = len(rows) * (LABEL_PX + cell_h + GAP_PX), num * (cell_w + GAP_PX) - GAP_PX
-    sheet = Image.new("RGB", (total_w + total_w % 2, total_h + total_h % 2), BACKGROUND)
+    total_h, total_w = sheet_px(len(rows), num, (cell_h, cell_w))
+    sheet = Image.new("RGB", (total_w, total_h), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=LABEL_PX - 2)
     for row, (label, pictures) in enumerate(rows.items()):

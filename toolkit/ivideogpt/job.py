@@ -26,6 +26,7 @@ from toolkit.ivideogpt.build import (
 from toolkit.ivideogpt.clips import Clips, load_clips
 from toolkit.ivideogpt.config import TrainIVideoGPT
 from toolkit.ivideogpt.control.planning import plan
+from toolkit.ivideogpt.limits import check_limits
 from toolkit.ivideogpt.rollout import check_horizon, roll_out
 from toolkit.ivideogpt.train.perceptual import make_distance
 from toolkit.ivideogpt.train.tokenizer import train_tokenizer
@@ -51,6 +52,7 @@ def main(config: TrainIVideoGPT, run: Run) -> float | None:
     if trains_transformer:
         init_transformer(config, clips)  # a refusal comes before the tokenizer is trained
     _check_batches(config, clips)
+    check_limits(config, clips)
     dataset = clips.dataset
     _check_simulator(config, dataset)
     accelerator = accelerator_of(run)
@@ -122,9 +124,10 @@ def _objective(metrics: dict[str, float]) -> float | None:
 
 def _train_tokenizer(run: Run, config: TrainIVideoGPT, clips: Clips, accelerator: Accelerator) -> None:
     tokenizer = start_tokenizer(config, clips)
-    if config.init is None:  # before the long work; a model that is given is checked with its own positions
-        check_length(config, tokenizer, config.transformer.max_position_embeddings)
-        check_horizon(config, tokenizer, config.transformer.max_position_embeddings)
+    given = init_transformer(config, clips)
+    num_positions = (config.transformer if given is None else given.config).max_position_embeddings
+    check_length(config, tokenizer, num_positions)  # before the long work
+    check_horizon(config, tokenizer, num_positions)
     if "transformer" in config.stages():
         check_cache(config, tokenizer, clips)
     _note_parameters(run, tokenizer=tokenizer)

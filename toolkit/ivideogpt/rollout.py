@@ -29,8 +29,7 @@ def roll_out(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) 
     """
     num_frames = imagined_frames(config)
     check_horizon(config, world.tokenizer, world.transformer.config.max_position_embeddings)
-    source = ClipSource(clips.dataset.test, window_frames(config, num_frames), config.data.frame_step)
-    clip = arrange(source.fixed(config.rollout.num_clips), config)
+    clip = arrange(rollout_source(clips, config).fixed(config.rollout.num_clips), config)
     most, kept = world.spec.max_future, world.config["kept_frames"]
     renewed = max(0, (num_frames - 1 - kept) // (most - kept))
     run.record["rollout"] = {"frames": num_frames, "context_renewed": renewed}
@@ -48,13 +47,33 @@ def imagined_frames(config: TrainIVideoGPT) -> int:
     return config.rollout.num_frames or config.num_frames - config.context_length
 
 
+def rollout_source(clips: Clips, config: TrainIVideoGPT) -> ClipSource:
+    """The held-out clips of a roll-out. Raises UserError where no episode is as long."""
+    num_frames = imagined_frames(config)
+    try:
+        return ClipSource(clips.dataset.test, window_frames(config, num_frames), config.data.frame_step)
+    except UserError as error:
+        raise UserError(f"rollout.num_frames={num_frames}: of the held-out episodes, {error}") from None
+
+
+def num_rows(config: TrainIVideoGPT, discrete: bool) -> int:
+    """Of a roll-out's picture: truth, reconstruction, imagination, and what other actions lead to."""
+    return 3 + (0 if not config.action_conditioned else 1 if discrete else 2)
+
+
 def check_horizon(config: TrainIVideoGPT, tokenizer: CompressiveVQModel, num_positions: int) -> None:
-    """A roll-out fits the positions, or may renew its context. Raises UserError."""
+    """A roll-out fits the positions, or may renew its context; an imagined plan fits them. Raises UserError."""
     most = tokenizer.layout.max_future(num_positions)
     if config.rollout.on_overflow == "raise" and imagined_frames(config) > most:
         raise UserError(
             f"rollout.num_frames={config.rollout.num_frames}: the transformer's positions hold {most}; "
             "rollout.on_overflow=recontext goes on from imagined frames"
+        )
+    imagining = [name for name in config.plan.planners if name in ("cem", "shooting", "mbpo")]
+    if "plan" in config.stages() and imagining and config.plan.horizon > most:
+        raise UserError(
+            f"plan.horizon={config.plan.horizon}: the transformer's positions hold {most} frames after the context, "
+            f"and {imagining[0]} imagines no further; give at most {most}"
         )
 
 

@@ -30,7 +30,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         "diffuses": ("one of latents, residuals", lambda value: value in ("latents", "residuals")),
         "data_std": (
             "null or a number above 0",
-            lambda value: value is None or type(value) in number and 0 < value < math.inf,
+            lambda value: value is None or (type(value) in number and 0 < value < math.inf),
         ),
         "resize": ("one of bilinear, bicubic", lambda value: value in ("bilinear", "bicubic")),
         "blend": ("true or false", lambda value: isinstance(value, bool)),
