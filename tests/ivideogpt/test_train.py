@@ -170,7 +170,8 @@ def test_own_episodes_are_trained_on_and_bad_ones_refused_or_left_out(folder, ca
 
 REFUSED = {
     "num_frames=30": "num_frames=30: makes",
-    "rollout.num_frames=9": "rollout.num_frames=9: the transformer's positions hold 3",
+    "rollout.num_frames=7": "rollout.num_frames=7: the transformer's positions hold 3",
+    "rollout.num_frames=9": "rollout.num_frames=9: of the held-out episodes, no episode has 10 frames",
     "tokenizer.patch_size=3": "patch_size=3: must divide",
     "init=nowhere": "nowhere: not found",
     "model=nowhere": "nowhere: not found",
