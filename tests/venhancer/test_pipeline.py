@@ -254,10 +254,10 @@ def test_parts_that_are_missing(change, message, tmp_path):
         ("data_std", "0.5", "null or a number above 0"),
         ("data_std", 0, "null or a number above 0"),
         ("data_std", True, "null or a number above 0"),
-        ("tile_rows", 16.5, "a whole number of 1 or more"),
-        ("tile_columns", None, "a whole number of 1 or more"),
-        ("max_frames", 1, "a whole number of 2 or more"),
-        ("max_frames", [32], "a whole number of 2 or more"),
+        ("tile_rows", 16.5, "a whole number from 1 to 1048576"),
+        ("tile_columns", None, "a whole number from 1 to 1048576"),
+        ("max_frames", 1, "a whole number from 2 to 1048576"),
+        ("max_frames", [32], "a whole number from 2 to 1048576"),
     ],
 )
 def test_a_setting_that_a_pipelines_index_cannot_have(key, value, expected):
@@ -265,11 +265,43 @@ def test_a_setting_that_a_pipelines_index_cannot_have(key, value, expected):
         tiny_pipeline(**{key: value})
 
 
+@pytest.mark.parametrize(
+    ("make", "key", "value"),
+    [
+        (PixelUnshuffleCodec, "factor", "4"),
+        (PixelUnshuffleCodec, "factor", 4.0),
+        (PixelUnshuffleCodec, "scale", 0),
+        (PixelUnshuffleCodec, "scale", None),
+        (VideoNoiseSchedule, "num_train_timesteps", 900),
+        (VideoNoiseSchedule, "num_train_timesteps", 10**12),
+        (VideoNoiseSchedule, "scale_min", -2),
+        (VideoNoiseSchedule, "scale_max", "4"),
+    ],
+)
+def test_a_setting_that_codec_and_schedule_cannot_have(make, key, value):
+    with pytest.raises(UserError, match=f"^{key} is {re.escape(repr(value))}; expected a "):
+        make(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("video", "found"),
+    [
+        (np.zeros((2, 8, 8, 3), np.float32), r"float32 \(2, 8, 8, 3\)"),
+        (np.zeros((8, 8, 3), np.uint8), r"uint8 \(8, 8, 3\)"),
+        (np.zeros((2, 8, 8, 4), np.uint8), r"uint8 \(2, 8, 8, 4\)"),
+        ([], "list"),
+    ],
+)
+def test_frames_of_another_kind_are_refused(video, found):
+    with pytest.raises(UserError, match=f"^video: {found}; expected an array uint8"):
+        tiny_pipeline()(video, **CALL)
+
+
 def test_a_setting_in_a_saved_index_is_refused_when_it_is_read(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"max_frames": "32"}))
-    with pytest.raises(UserError, match=r"max_frames is '32'; expected a whole number of 2 or more") as error:
+    with pytest.raises(UserError, match=r"max_frames is '32'; expected a whole number from 2 to") as error:
         load_pipeline(str(tmp_path))
     assert str(error.value).startswith(f"model={tmp_path}: ")
 

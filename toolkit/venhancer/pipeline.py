@@ -109,7 +109,12 @@ class VideoEnhancePipeline(EnhanceParts):
             scale: of the output's sides. frame_factor: k; the output has (N - 1) k + 1 frames.
             callback_on_step_end: called with ``enhancer.Progress`` after every window of every step.
             settings: words of ``EnhanceSettings.changed``, such as noise_level, num_steps, seed.
+
+        Raises UserError for another array, and for a setting that does not exist or fit.
         """
+        if not isinstance(video, np.ndarray) or video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3:
+            found = f"{video.dtype} {video.shape}" if isinstance(video, np.ndarray) else type(video).__name__
+            raise UserError(f"video: {found}; expected an array uint8 (N, h, w, 3)")
         height, width = (round(scale * side) for side in video.shape[1:3])
         asked = {"height": height, "width": width, "frame_factor": frame_factor} | settings
         enhancer = Enhancer(self, EnhanceSettings().changed(**asked))

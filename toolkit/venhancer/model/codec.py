@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toolkit.errors import UserError
+from toolkit.venhancer.model.stored import POSITIVE, check_stored, whole
 
 
 class Codec(Protocol):
@@ -45,6 +46,7 @@ class PixelUnshuffleCodec(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, factor: int = 8, scale: float = 1.0) -> None:
         super().__init__()
+        check_stored({"factor": factor, "scale": scale}, {"factor": whole(1), "scale": POSITIVE})
         self.register_buffer("_marker", torch.zeros(1))  # save_pretrained wants a tensor
 
     @property

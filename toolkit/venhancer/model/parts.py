@@ -5,8 +5,6 @@ The engine works on these parts; ``toolkit.venhancer.pipeline`` adds loading and
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,29 +16,19 @@ from toolkit.venhancer.model.codec import PixelUnshuffleCodec, as_codec
 from toolkit.venhancer.model.conditioning import Fill
 from toolkit.venhancer.model.loading import penultimate
 from toolkit.venhancer.model.schedule import VideoNoiseSchedule
+from toolkit.venhancer.model.stored import FLAG, POSITIVE_OR_NULL, check_stored, one_of, whole
 from toolkit.zoo.video.controlled_unet import ControlledVideoUNet
 
 NULL_TEXT = "this model has a fixed null text embedding: prompt and negative_prompt are ignored"
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raises UserError for what cannot be a setting of ``EnhanceParts``: it may stand in a file that a user wrote."""
-    number = (int, float)
-    expected: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        "diffuses": ("one of latents, residuals", lambda value: value in ("latents", "residuals")),
-        "data_std": (
-            "null or a number above 0",
-            lambda value: value is None or (type(value) in number and 0 < value < math.inf),
-        ),
-        "resize": ("one of bilinear, bicubic", lambda value: value in ("bilinear", "bicubic")),
-        "blend": ("true or false", lambda value: isinstance(value, bool)),
-        "tile_rows": ("a whole number of 1 or more", lambda value: type(value) is int and value >= 1),
-        "tile_columns": ("a whole number of 1 or more", lambda value: type(value) is int and value >= 1),
-        "max_frames": ("a whole number of 2 or more", lambda value: type(value) is int and value >= 2),
-    }
-    for name, (wanted, fits) in expected.items():
-        if not fits(settings[name]):
-            raise UserError(f"{name} is {settings[name]!r}; expected {wanted}")
+RULES = {
+    "diffuses": one_of("latents", "residuals"),
+    "data_std": POSITIVE_OR_NULL,
+    "resize": one_of("bilinear", "bicubic"),
+    "blend": FLAG,
+    "tile_rows": whole(1),
+    "tile_columns": whole(1),
+    "max_frames": whole(2),
+}
 
 
 class EnhanceParts(DiffusionPipeline):
@@ -83,7 +71,7 @@ class EnhanceParts(DiffusionPipeline):
         super().__init__()
         settings = {"diffuses": diffuses, "data_std": data_std, "resize": resize, "blend": blend}
         settings |= {"tile_rows": tile_rows, "tile_columns": tile_columns, "max_frames": max_frames}
-        check_settings(settings)
+        check_stored(settings, RULES)
         self.register_modules(
             denoiser=denoiser, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
         )

@@ -15,7 +15,10 @@ from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from toolkit.venhancer.model.stored import POSITIVE, check_stored, whole
+
 LOGSNR_MAX = 15.0
+RULES = {"num_train_timesteps": whole(901), "scale_min": POSITIVE, "scale_max": POSITIVE}  # sampling starts at step 900
 
 
 def log_snr_sigmas(num_steps: int = 1000, scale_min: float = 2.0, scale_max: float = 4.0) -> Tensor:
@@ -34,6 +37,8 @@ class VideoNoiseSchedule(SchedulerMixin, ConfigMixin):
 
     @register_to_config
     def __init__(self, num_train_timesteps: int = 1000, scale_min: float = 2.0, scale_max: float = 4.0) -> None:
+        settings = {"num_train_timesteps": num_train_timesteps, "scale_min": scale_min, "scale_max": scale_max}
+        check_stored(settings, RULES)
         self.sigmas = log_snr_sigmas(num_train_timesteps, scale_min, scale_max)
         self.alphas = (1 - self.sigmas.double().square()).sqrt().float()
 
