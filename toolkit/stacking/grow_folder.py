@@ -13,7 +13,7 @@ from typing import Any
 
 from toolkit.runs.files import write_json
 from toolkit.schema import check
-from toolkit.stacking.checkpoints.load import REPORT_FILE
+from toolkit.stacking.checkpoints.load import REPORT_FILE, num_ids
 from toolkit.stacking.checkpoints.open import Checkpoint, open_checkpoint, open_weights
 from toolkit.stacking.checkpoints.probe import preservation
 from toolkit.stacking.checkpoints.safetensors_io import total_bytes
@@ -140,7 +140,7 @@ def describe(source: Checkpoint, grown: Grown, growth: Growth) -> dict[str, Any]
 def _source_notes(source: Checkpoint) -> list[str]:
     """What a reader of the report should know about the source."""
     notes = [_UNPACKED] if source.folder is None else []
-    beyond = len(source.tokenizer) - source.config.vocab_size if source.tokenizer is not None else 0
+    beyond = num_ids(source.tokenizer) - source.config.vocab_size if source.tokenizer is not None else 0
     if beyond > 0:
         notes.append(f"the tokenizer knows {beyond} more tokens than the network, in source and target alike")
     return notes

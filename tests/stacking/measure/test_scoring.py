@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, BloomConfig
 
-from tests.stacking.models import logits, make_bpe, make_model
+from tests.stacking.models import logits, make_bpe, make_model, make_tokenizer
 from toolkit.errors import UserError
 from toolkit.stacking.measure import scoring
 from toolkit.stacking.measure.scoring import Pair, Scorer
@@ -107,3 +108,22 @@ def test_refusals(scorer):
     bare.bos_token = bare.eos_token = None
     with pytest.raises(UserError, match="neither a BOS nor an EOS"):
         Scorer(scorer.model, bare)
+
+
+def test_a_token_that_the_network_does_not_know_is_refused_before_anything_is_computed(monkeypatch):
+    """Of 300 tokens the last is 299; begin and end of a text count too."""
+    model = make_model(vocab_size=299)
+    monkeypatch.setattr(model, "forward", lambda *_, **__: pytest.fail("was computed"))
+    scorer = Scorer(model, make_tokenizer(300), context=16)
+    with pytest.raises(UserError, match=r"the tokenizer gives the id 299, and the network knows 299, from 0 on"):
+        scorer.text_loss(["the river", "the w290"])
+    begins = make_tokenizer(300)
+    begins.bos_token = "w290"
+    with pytest.raises(UserError, match="gives the id 299"):
+        Scorer(model, begins)
+
+
+def test_a_network_without_a_longest_sequence_is_measured_on_ordinary_windows():
+    sizes = {"n_layer": 1, "hidden_size": 8, "n_head": 2, "vocab_size": 97}
+    scorer = Scorer(AutoModelForCausalLM.from_config(BloomConfig(**sizes)).eval(), make_tokenizer())
+    assert scorer.context == scoring.MAX_CONTEXT and scorer.text_loss(["the river"]).num_tokens == 2

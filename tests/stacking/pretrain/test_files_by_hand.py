@@ -77,6 +77,9 @@ class Letters:
     def __len__(self):
         return 10
 
+    def get_vocab(self):
+        return {str(one): one for one in range(10)}
+
     def save_pretrained(self, folder):
         folder.mkdir()
 
@@ -96,12 +99,13 @@ def test_a_documents_ids_follow_one_boundary_and_bytes_are_those_held_out(tmp_pa
 def test_the_sources_tokenizer_is_used_unless_it_made_these_very_files(tmp_path, monkeypatch):
     config = GrowLLM(stage="pretrain", model="a")
     monkeypatch.setattr(corpora, "find_network", lambda model, part: str(tmp_path))
-    found = SimpleNamespace(tokenizer="the source's", config=SimpleNamespace(vocab_size=12))
+    twelve = make_tokenizer(12)
+    found = SimpleNamespace(tokenizer=twelve, config=SimpleNamespace(vocab_size=12))
     monkeypatch.setattr(corpora, "open_checkpoint", lambda _: found)
-    assert corpora._source_tokenizer(config, ("this",)) == "the source's"
-    for store, wanted in (("this", None), ("another", "the source's")):
+    assert corpora._source_tokenizer(config, ("this",)) is twelve
+    for store, wanted in (("this", None), ("another", twelve)):
         (tmp_path / corpora.HISTORY_FILE).write_text(json.dumps({"store": store}))
-        assert corpora._source_tokenizer(config, ("this", "that")) == wanted
+        assert corpora._source_tokenizer(config, ("this", "that")) is wanted
     found.config.vocab_size = 11
     with pytest.raises(
         UserError, match=r"^model=a: its tokenizer has 12 tokens, and its network knows 11; give one that"
@@ -118,7 +122,7 @@ def test_a_named_tokenizer_is_held_against_the_source_before_the_corpus_is_fetch
     config = GrowLLM(stage="pretrain", model="a")
     config.tokenize.tokenizer = "b"
     monkeypatch.setattr(corpora, "_load", unfetched)
-    monkeypatch.setattr(corpora, "load_tokenizer", lambda name: {"b": "twelve ids: "}[name])
+    monkeypatch.setattr(corpora, "load_tokenizer", lambda name: {"b": make_tokenizer(12)}[name])
     monkeypatch.setattr(corpora, "find_network", lambda model, part: model)
     known = SimpleNamespace(config=SimpleNamespace(vocab_size=11))
     monkeypatch.setattr(corpora, "open_checkpoint", lambda _: known)
@@ -127,6 +131,30 @@ def test_a_named_tokenizer_is_held_against_the_source_before_the_corpus_is_fetch
     known.config.vocab_size = 12
     with pytest.raises(AssertionError, match="asked for"):
         corpora._token_store(config)
+
+
+def with_a_gap(last):
+    """A tokenizer of five words whose last has another id than the fifth."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<bos>": 0, "<unk>": 1, "river": 2, "mill": 3, "bridge": last}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", unk_token="<unk>")
+
+
+def test_ids_with_a_gap_between_them_are_all_stored_and_need_a_network_that_knows_the_last(tmp_path, monkeypatch):
+    gap = with_a_gap(70_000)
+    assert len(gap) == 5
+    tokens._write(tmp_path, corpus(["bridge", "mill"] * 15), 0.5, lambda _: gap, "key")
+    assert json.loads((tmp_path / "meta.json").read_text())["vocab_size"] == 70_001
+    stored = [np.fromfile(tmp_path / f"{name}.bin", np.uint32).tolist() for name in ("train", "valid")]
+    assert {*stored[0], *stored[1]} == {0, 3, 70_000}
+    monkeypatch.setattr(corpora, "find_network", lambda model, part: str(tmp_path))
+    found = SimpleNamespace(tokenizer=gap, config=SimpleNamespace(vocab_size=70_000))
+    monkeypatch.setattr(corpora, "open_checkpoint", lambda _: found)
+    with pytest.raises(UserError, match="has 70001 tokens, and its network knows 70000"):
+        corpora._source_tokenizer(GrowLLM(stage="pretrain", model="a"), ())
 
 
 def test_files_are_kept_by_what_made_their_ids(monkeypatch):

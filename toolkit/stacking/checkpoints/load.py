@@ -91,6 +91,11 @@ def load_tokenizer(source: str | Path) -> Any | None:
         ) from None
 
 
+def num_ids(tokenizer: Any) -> int:
+    """One more than a text's largest possible id: the number of its tokens, or more where ids have gaps."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+
+
 def _has_tokenizer(where: Path, options: dict[str, str]) -> bool:
     if options:
         return "tokenizer.ggml.model" in read_gguf_header(where / options["gguf_file"]).fields

@@ -51,7 +51,8 @@ class Scorer:
 
     context: tokens seen at once, at most the model's maximum. on_batch(done, total) is called after every batch.
 
-    Raises UserError for a tokenizer without a BOS and an EOS token: the first token would be predicted from nothing.
+    Raises UserError for a tokenizer without a BOS and an EOS token: the first token would be predicted from nothing;
+    and for a token that the model does not know, before anything is computed.
     """
 
     def __init__(
@@ -62,18 +63,28 @@ class Scorer:
         batch_size: int = 8,
         on_batch: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
+        self.name = getattr(model, "name_or_path", "") or "the model"
         self.model, self.tokenizer, self.batch_size, self.on_batch = model, tokenizer, batch_size, on_batch
-        longest = model.config.max_position_embeddings
+        longest = getattr(model.config, "max_position_embeddings", MAX_CONTEXT)  # some networks have no such limit
         self.context = min(context or MAX_CONTEXT, longest)
         prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         if prefix is None:
-            raise UserError("the tokenizer has neither a BOS nor an EOS token to begin a text with")
-        self.prefix: int = prefix
+            raise UserError(f"{self.name}: the tokenizer has neither a BOS nor an EOS token to begin a text with")
+        self.prefix: int = self._known([prefix])[0]
 
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         """Token ids; a text that begins with the prefix token's own text gets no second one."""
         begins = text.startswith(self.tokenizer.decode(self.prefix))
-        return self.tokenizer.encode(text, add_special_tokens=special_tokens and not begins)
+        return self._known(self.tokenizer.encode(text, add_special_tokens=special_tokens and not begins))
+
+    def _known(self, ids: list[int]) -> list[int]:
+        known = self.model.config.vocab_size
+        if ids and max(ids) >= known:
+            raise UserError(
+                f"{self.name}: the tokenizer gives the id {max(ids)}, and the network knows {known}, from 0 on; put "
+                "the tokenizer there that the network was trained with"
+            )
+        return ids
 
     def pair(self, context: str, continuation: str) -> Pair:
         """Encoded together, so that the border is tokenised as in running text; spaces there belong to what is scored.

@@ -12,7 +12,7 @@ from toolkit.errors import UserError, brief
 from toolkit.plain_files import read_object
 from toolkit.runs.distributed import from_rank_zero
 from toolkit.stacking.checkpoints.gguf_header import read_gguf_header
-from toolkit.stacking.checkpoints.load import HISTORY_FILE
+from toolkit.stacking.checkpoints.load import HISTORY_FILE, num_ids
 from toolkit.stacking.checkpoints.open import find_network, open_checkpoint
 from toolkit.stacking.config import GrowLLM
 from toolkit.stacking.pretrain.networks import check_vocabulary
@@ -72,9 +72,9 @@ def _source_tokenizer(config: GrowLLM, own_stores: tuple[str, ...]) -> Any | Non
     tokenizer, known = checkpoint.tokenizer, checkpoint.config.vocab_size
     if tokenizer is None:
         raise UserError(f"model={config.model}: has no tokenizer; give tokenize.tokenizer=FOLDER")
-    if len(tokenizer) > known:
+    if (needed := num_ids(tokenizer)) > known:
         raise UserError(
-            f"model={config.model}: its tokenizer has {len(tokenizer)} tokens, and its network knows {known}; give one "
+            f"model={config.model}: its tokenizer has {needed} tokens, and its network knows {known}; give one "
             "that fits, tokenize.tokenizer=FOLDER"
         )
     return tokenizer
@@ -87,7 +87,7 @@ def _named_tokenizer(config: GrowLLM) -> Any | None:
     tokenizer = load_tokenizer(config.tokenize.tokenizer)
     if config.model is not None:
         known = open_checkpoint(find_network(config.model, config.part)).config
-        check_vocabulary(known, len(tokenizer), config.model)
+        check_vocabulary(known, num_ids(tokenizer), config.model)
     return tokenizer
 
 

@@ -32,6 +32,7 @@ from toolkit.runs import progress
 from toolkit.runs.files import into_place, write_json
 from toolkit.runs.seeds import derive
 from toolkit.show.table import Table
+from toolkit.stacking.checkpoints.load import num_ids
 
 FORMAT = 1
 BATCH_DOCUMENTS = 256
@@ -43,9 +44,9 @@ SPLITS = ("train", "valid")
 class TokenStore:
     """Packed tokens in ``folder``: ``train.bin``, ``valid.bin``, ``meta.json`` and the tokenizer.
 
-    vocab_size: of the tokenizer. bytes_per_token: on the held-out text, to turn nats per token into bits per byte.
-    former: the fingerprint that version 0.1 gave it. plain: in how many documents the text of a special token stands,
-    which was read as any other text.
+    vocab_size: of the tokenizer, gaps between its ids included. bytes_per_token: on the held-out text, to turn nats per
+    token into bits per byte. former: the fingerprint that version 0.1 gave it. plain: in how many documents the text of
+    a special token stands, which was read as any other text.
     """
 
     folder: Path
@@ -209,7 +210,7 @@ def _told(store: TokenStore) -> TokenStore:
 def _write(folder: Path, corpus: Corpus, valid_fraction: float, make_tokenizer: Any, key: str) -> None:
     tokenizer = make_tokenizer(text for split, text in split_documents(corpus, valid_fraction) if split == "train")
     tokenizer.save_pretrained(folder / "tokenizer")
-    vocab_size, boundary = len(tokenizer), boundary_id(tokenizer)
+    vocab_size, boundary = num_ids(tokenizer), boundary_id(tokenizer)
     valid_bytes, counts = 0, dict.fromkeys(SPLITS, 0)
     special, plain = _special_names(tokenizer), Counter[str]()
     with contextlib.ExitStack() as stack:
