@@ -83,3 +83,8 @@ def joined(config):
     """The world model of ``config`` before any training."""
     clips, tokenizer = load_clips(config), tiny.tokenizer()
     return join(tokenizer, build_transformer(config, tokenizer, clips.action_dim), config, clips)
+
+
+def test_frames_that_cannot_be_halved_are_refused_by_the_datas_key():
+    with pytest.raises(UserError, match=r"^data\.size_px=17: must be a multiple of 2$"):
+        build.build_tokenizer(tiny.config(), 17)

@@ -41,7 +41,9 @@ def build_tokenizer(config: TrainIVideoGPT, resolution: int) -> CompressiveVQMod
             resolution=resolution,
         )
     except ValueError as error:
-        raise UserError(f"tokenizer: {error}") from None
+        size = f"resolution={resolution}"
+        said = str(error).replace(size, f"data.size_px={resolution}") if size in str(error) else f"tokenizer: {error}"
+        raise UserError(said) from None
     if keys.start_from_plain:
         network.start_conditional_from_plain()
     if keys.start_diagonal:

@@ -72,9 +72,11 @@ def load_lpips(source: str | Path, key: str = "tokenizer_loss.perceptual_path") 
     wanted = _expected_shapes()
     for name, shape in wanted.items():
         if name not in tensors:
-            raise UserError(f"{folder}: no tensor '{name}' for LPIPS (VGG16's features and the heads lin0..lin4)")
+            raise UserError(
+                f"{key}={source}: no tensor '{name}' for LPIPS (VGG16's features and the heads lin0..lin4) in it"
+            )
         if tuple(tensors[name].shape) != shape:
-            raise UserError(f"{folder}: '{name}' has shape {list(tensors[name].shape)}, expected {list(shape)}")
+            raise UserError(f"{key}={source}: '{name}' has shape {list(tensors[name].shape)}, expected {list(shape)}")
     return LPIPS({name: tensors[name].float() for name in wanted})
 
 

@@ -191,7 +191,7 @@ def test_dreamer_rows_led_to_their_frames(tmp_path):
     assert (direct.action == found[0]["action"]).all() and (direct.reward == found[0]["reward"]).all()
     dreamer(tmp_path / "departs" / "a.npz", image, action, reward, action=action)
     _, problems = convert("dreamer", tmp_path / "departs", tmp_path / "x", Options())
-    assert "the first action is not zero" in problems[0] and "departure" in problems[0]
+    assert "the first action is not zero" in problems[0] and "--convention departure" in problems[0]
 
 
 def test_dreamer_choices_and_several_episodes_in_a_file(tmp_path):

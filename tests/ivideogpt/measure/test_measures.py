@@ -8,7 +8,7 @@ import torch
 
 from tests.ivideogpt import tiny
 from toolkit.data.episodes.push_sprite import PushSprite, replay
-from toolkit.ivideogpt.measure import MEASURES, actions, measure_tokens
+from toolkit.ivideogpt.measure import MEASURES, actions, measure, measure_tokens
 from toolkit.ivideogpt.measure.actions import _agreement, _directions, _starts
 from toolkit.ivideogpt.measure.prediction import _difference
 from toolkit.ivideogpt.measure.setting import Setting, frame_ssim, play_true, psnr
@@ -32,6 +32,18 @@ def test_every_measure_gives_finite_numbers_and_leaves_the_weights_alone(setting
     setting.run.add_metrics(name, MEASURES[name](setting))
     assert setting.run.record["metrics"] and np.isfinite(list(setting.run.record["metrics"].values())).all()
     assert setting.world.tokenizer.fingerprint() == before
+
+
+def test_a_measure_that_has_nothing_to_measure_says_what_it_needs(setting, caplog):
+    """An action-free model without rewards or goals."""
+    config = tiny.config(action_conditioned=False, reward_head=False)
+    config.measure.names = ["tokens", "actions", "reward", "goal", "long"]
+    caplog.set_level("INFO", logger="toolkit")
+    measure(tiny.world(action_dim=0, has_reward=False), setting.clips, config, setting.run)
+    said = [line for line in caplog.messages if "left out" in line]
+    assert [line.split(": ")[1] for line in said] == ["actions", "reward", "goal", "long"]
+    assert "it needs reward_head=true" in said[1] and "it needs goal_conditioned=true" in said[2]
+    assert {key.partition(".")[0] for key in setting.run.record["metrics"]} == {"tokens"}
 
 
 def test_the_releases_token_arithmetic(setting):

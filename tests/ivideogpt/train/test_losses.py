@@ -136,7 +136,9 @@ def test_lpips_is_read_from_its_files_and_behaves(tmp_path):
 
 
 def test_lpips_files_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no tensor 'features\.0\.weight'"):
+    with pytest.raises(
+        UserError, match=rf"^tokenizer_loss\.perceptual_path={tmp_path}: no tensor 'features\.0\.weight'"
+    ):
         load_lpips(tmp_path)
     weights = lpips_weights() | {"lin2": torch.ones(1, 3, 1, 1)}
     torch.save(weights, tmp_path / "all.pth")

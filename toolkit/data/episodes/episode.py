@@ -214,10 +214,14 @@ def _departures(path: str | Path, key: str, value: NDArray[Any], num_frames: int
     """Rows [T, ...] that led to their frames as rows [T - 1, ...] that leave them; nothing led to the first frame."""
     if len(value) != num_frames:
         raise UserError(
-            f"{path}: {key} has {len(value)} rows for {num_frames} frames, data.convention=arrival needs one each"
+            f"{path}: {key} has {len(value)} rows for {num_frames} frames, data.convention=arrival (--convention "
+            "arrival where files are converted) needs one each"
         )
     if begins and value[0].any():
-        raise UserError(f"{path}: the first {key} is not zero, so it led somewhere; data.convention=departure reads it")
+        raise UserError(
+            f"{path}: the first {key} is not zero, so it led somewhere; data.convention=departure (--convention "
+            "departure where files are converted) reads it"
+        )
     return value[1:]
 
 

@@ -48,6 +48,12 @@ MEASURES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "goal": measure_goal,
     "long": measure_long,
 }
+NEEDS = {
+    "actions": "action_conditioned=true, and a simulator of things whose colours are known",
+    "reward": "reward_head=true",
+    "goal": "goal_conditioned=true",
+    "long": "action_conditioned=true, and a simulator whose episodes last for measure.num_long_frames",
+}
 HEADLINE = {
     "tokenizer.psnr.future": "future frames through the tokenizer, PSNR dB",
     "tokenizer.psnr.copy": "... the context frame copied",
@@ -79,7 +85,10 @@ def measure(world: WorldModel, clips: Clips, config: TrainIVideoGPT, run: Run) -
     run.record["metrics"] = planned
     for name in config.measure.names:
         progress.say(f"measure: {name}")
-        run.add_metrics(name, MEASURES[name](setting))
+        found = MEASURES[name](setting)
+        if not found:
+            progress.say(f"measure: {name}: left out, it needs {NEEDS[name]}")
+        run.add_metrics(name, found)
     write_headline(run)
 
 

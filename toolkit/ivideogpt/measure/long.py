@@ -13,7 +13,6 @@ from toolkit.ivideogpt.film import film_strip, save_png
 from toolkit.ivideogpt.measure.setting import Setting, images, psnr
 from toolkit.ivideogpt.measure.tracking import LEAST_MASS, TRACKED, Color, locate
 from toolkit.ivideogpt.rollout import to_bytes
-from toolkit.runs import progress
 from toolkit.show import figures
 from toolkit.show.table import Table
 
@@ -36,7 +35,6 @@ def measure_long(setting: Setting) -> dict[str, Any]:
         return {}
     found = _episodes(setting, env)
     if found is None:
-        progress.say(f"measure: long: left out, every episode of {env} ends before measure.num_long_frames are seen")
         return {}
     true, actions = found
     context, true = true[:, : setting.num_context], true[:, setting.num_context :]

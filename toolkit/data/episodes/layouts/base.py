@@ -137,7 +137,8 @@ def _choices(where: str | Path, rows: NDArray[Any], num: int, start: int) -> NDA
         return np.eye(num, dtype=np.float32)[numbers]
     if rows.shape[1] != num or not _one_hot(rows):
         raise UserError(
-            f"{where}: action rows of {rows.shape[1]} numbers are no choices between {num} (one-hot or 0..)"
+            f"{where}: action rows of {rows.shape[1]} numbers are no choices between {num} (one-hot or 0..); "
+            "--num-actions 0 keeps them as quantities"
         )
     return rows.astype(np.float32)
 
