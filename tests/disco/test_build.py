@@ -36,6 +36,19 @@ def test_matched_baseline_passes_over_impossible_widths():
         build_matched(impossible, data, wanted)
 
 
+def test_a_base_that_has_latents_or_is_no_denoiser_is_refused(tmp_path):
+    config = tiny.config()
+    build_denoiser(config, tiny.images()).save_pretrained(tmp_path / "latents")
+    build_prior(config, tiny.images()).save_pretrained(tmp_path / "prior")
+    for name, message in (
+        ("latents", "has 2 latents already; give one without"),
+        ("prior", "holds a .*Prior; exp"),
+    ):
+        other = dataclasses.replace(config, init=str(tmp_path / name))
+        with pytest.raises(UserError, match=rf"^init={tmp_path / name}: {message}"):
+            build_denoiser(other, tiny.images())
+
+
 @pytest.mark.parametrize("network", [None, tiny.mlp()], ids=["unet", "mlp"])
 def test_fine_tuning_starts_exactly_as_its_base(tmp_path, network):
     config, data = tiny.config(network), tiny.images()

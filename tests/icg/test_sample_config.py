@@ -68,6 +68,7 @@ def test_every_method_is_an_option_of_the_group():
         (["guidance.sigma_min=5", "guidance.sigma_max=1"], "guidance.sigma_min=5"),
         (["compare=[none,apg]"], "compare=apg"),
         (["compare=[{method: tsg, alfa: 1}]"], "tsg has no setting alfa; did you mean 'alpha'"),
+        (["compare=[{method: tsg, label: mine}]"], "tsg has no setting label; "),
         (["compare=[{method: cfg, scale: -2}]"], "guidance.scale=-2"),
         (["compare=[{method: tsg, alpha: abc}]"], "compare: tsg: alpha=abc: must be float"),
         (["compare=[{method: tsg, alpha: -1}]"], "compare: tsg: alpha=-1: must be at least 0"),

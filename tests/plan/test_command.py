@@ -108,7 +108,7 @@ def test_a_preset_whose_data_is_absent_is_planned(name):
         (["train-disko"], "did you mean 'train-disco'"),
         (["train-disco", "--devices", "H10"], "did you mean 'H100'"),
         (["train-disco", "--devices", "H100", "--measure"], "use it with --devices here"),
-        (["train-disco", "data=folder"], "data.size_px: data.name=folder without data.path needs it"),
+        (["train-disco", "data=folder"], "data.size_px: only the files of data.name=folder would tell; set it"),
         (["train-disco", "stage=sample", "model=x"], "no stage of this config trains"),
         (["train-disco", "nope=1"], "nope: no such key"),
         (["train-disco", "--devices", "3xH100"], "must be divisible by 3 devices"),

@@ -229,7 +229,9 @@ def _item_shape(config: Data, entry: Entry) -> tuple[int, ...]:
     channels, *sides = entry.shape or (3,)
     size_px = config.size_px or (sides[0] if sides else None)
     if size_px is None:
-        raise UserError(f"data.size_px: data.name={config.name} without data.path needs it, as in data.size_px=64")
+        raise UserError(
+            f"data.size_px: only the files of data.name={config.name} would tell; set it, as in data.size_px=64"
+        )
     return config.channels or channels, size_px, size_px
 
 

@@ -60,15 +60,24 @@ def build_stage(config: TrainDisco, dataset: Dataset, stage: str) -> tuple[Denoi
 
 
 def build_denoiser(config: TrainDisco, dataset: Dataset, with_latents: bool = True) -> Denoiser:
-    """D with the latents that the config names, or the same network without them. ``config.init`` gives the weights."""
+    """D with the latents that the config names, or the same network without them. ``config.init`` gives the weights.
+
+    Raises UserError where these are no denoiser's, are for other data, or have latents already.
+    """
     latents = _latent_options(config, dataset) if with_latents else {}
     if config.init is None:
         return _from_network(config.network, config, dataset, latents)
     base = zoo.load(config.init)
+    if not isinstance(base, Denoiser):
+        raise UserError(f"init={config.init}: holds a {type(base).__name__}; expected a denoiser of this toolkit")
     if tuple(base.shape) != tuple(dataset.shape) or base.num_classes != dataset.num_classes:
         raise UserError(
             f"init={config.init}: a network for samples {tuple(base.shape)} and {base.num_classes} classes; "
             f"the data has {tuple(dataset.shape)} and {dataset.num_classes} (see data.size_px, data.class_labels)"
+        )
+    if base.num_latents:
+        raise UserError(
+            f"init={config.init}: has {base.num_latents} latents already; give one without, as model/baseline of a run"
         )
     return type(base).from_base(base, **(known_latents(type(base), latents) or latents))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from toolkit.data.config import Data
@@ -216,7 +216,7 @@ class SampleICG(Job):
         if name not in METHODS:
             raise UserError(f"compare={name}: {did_you_mean(str(name), METHODS)}choose from {', '.join(METHODS)}")
         kind = METHODS[name]
-        known = {key for key in kind.__dataclass_fields__ if key not in ("method", "tsg", "slg")}
+        known = {item.name for item in fields(kind)} - {"method", "tsg", "slg"}
         for key in settings:
             if key not in known:
                 raise UserError(

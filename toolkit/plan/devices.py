@@ -77,7 +77,9 @@ def parse(text: str, file: str | Path | None = None) -> Cluster:
         device = known[name]
     else:
         names = [*known, HERE]
-        raise UserError(f"--devices {text}: {did_you_mean(name, names)}known are {', '.join(names)}; add one by a file")
+        raise UserError(
+            f"--devices {text}: {did_you_mean(name, names)}known are {', '.join(names)}; --device-file adds one"
+        )
     return Cluster(device, int(found[1] or 1))
 
 
