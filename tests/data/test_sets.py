@@ -157,7 +157,7 @@ def test_a_stand_in_has_the_shape_of_a_set_whose_folder_is_absent():
     dataset = data.stand_in(Data(name="imagenet64"))
     assert (dataset.shape, dataset.num_classes) == ((3, 64, 64), 1000)
     assert data.stand_in(Data(name="folder", size_px=32, channels=1)).shape == (1, 32, 32)
-    with pytest.raises(UserError, match=r"data\.size_px: data\.name=folder without data\.path needs it"):
+    with pytest.raises(UserError, match=r"data\.size_px: only the files of data\.name=folder would tell; set it"):
         data.stand_in(Data(name="folder"))
 
 
