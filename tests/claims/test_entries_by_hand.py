@@ -63,6 +63,39 @@ def test_a_claim_is_decided_once_more_on_seeds_that_no_run_has_had():
             parse_claims(yaml.safe_load(CLAIMS + again.format(seeds)))
 
 
+CLIPS = """
+  clips: {overrides: [], seeds: [0, 1], varies: clips, each: [[input=a], [input=b]], command: enhance-video}
+claims:
+  - {id: sharp, level: open, statement: Sharp., source: "", paper: "", test: "",
+     statistic: {metric: psnr, run: clips}, holds: {">=": 1}}
+"""
+TWICE = """
+again:
+  - {seeds: [10, 11], claims: [wins]}
+  - {seeds: [4, 5], each: [[input=c], [input=d]], claims: [sharp]}
+"""
+
+
+def test_claims_are_decided_once_more_on_seeds_of_their_own_and_clips_on_fresh_clips():
+    text = CLAIMS.replace("\nclaims:\n", CLIPS, 1) + TWICE
+    made = parse_claims(yaml.safe_load(text))
+    assert made.claims["wins_again"].seeds == [10, 11] and made.claims["sharp_again"].seeds == [4, 5]
+    assert made.runs["clips_again"].words(5) == ["input=d", "seed=5"]
+    assert made.runs["clips"].words(1) == ["input=b", "seed=1"]
+    assert made.claims["sharp_again"].statement == "Sharp (decided once more, on 2 fresh clips)."
+    for old, new, said in (
+        ("each: [[input=c], [input=d]], ", "", "'clips' has words for each seed"),
+        ("[10, 11], claims", "[10, 11], each: [[input=c], [input=d]], claims", "'long' has no words for each seed"),
+        ("[[input=c], [input=d]]", "[[input=c]]", "1 lists of words for 2 seeds"),
+        ("[[input=c], [input=d]]", "[[input=c], [input=a]]", "'clips' has had them"),
+        ("[wins]", "[wins, sharp_again]", "claim sharp_again"),
+        ("[sharp]}", "[sharp]}\n  - {seeds: [20], claims: [wins]}", "'long': claims that share it"),
+    ):
+        assert old in text
+        with pytest.raises(UserError, match=said):
+            parse_claims(yaml.safe_load(text.replace(old, new)))
+
+
 @pytest.mark.parametrize(
     ("overrides", "status", "state"),
     [

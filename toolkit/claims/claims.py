@@ -32,6 +32,9 @@
     again:                               # claims decided once more, as CLAIM_again, with runs RUN_again of their own
       seeds: [10, 11, 12]                # fresh ones; how many is fixed before the first is run
       claims: [toy_loss]
+      each: [[input=d], [input=e], [input=f]]   # words of each fresh seed, where the runs have words for each
+
+``again`` may be a list of such mappings, where claims have different fresh seeds; runs of two mappings are not shared.
 
 A metric is a key of the run's ``metrics``, or ``RUN:key`` for another run of the same seed; ``{ratio: [a, b]}`` and
 ``{difference: [a, b]}`` are formed per seed. An override may say ``@RUN``: the folder of that run with the same seed.

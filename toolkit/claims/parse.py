@@ -51,31 +51,49 @@ def parse_claims(content: Any) -> Claims:
 
 def _again(spec: Claims, entry: Any) -> Claims:
     """``spec`` and, for every claim named, ``CLAIM_again`` on fresh seeds, with runs ``RUN_again`` of its own."""
-    values = _mapping(entry, "again", required=("seeds", "claims"))
-    seeds, names = _seeds(values["seeds"], "again"), _list(values["claims"], "again: claims")
-    for name in names:
-        if name not in spec.claims or spec.claims[name].withdrawn:
-            raise UserError(f"again: claim {name}: {did_you_mean(str(name), spec.claims)}name claims that are held")
-    chosen = [replace(spec.claims[name], figure=None) for name in names]
     runs, claims = dict(spec.runs), dict(spec.claims)
-    for name in spec.needed_runs(chosen):
-        run = spec.runs[name]
-        if run.each or set(seeds) & set(run.seeds):
-            raise UserError(f"again: seeds={seeds}: run '{name}' has some of them, or words for each")
-        words = [REFERENCE.sub(r"@\1_again", word) for word in run.overrides]
-        runs[f"{name}_again"] = replace(run, name=f"{name}_again", seeds=seeds, overrides=words)
-    for claim in chosen:
-        terms = [(f"{run}_again", key) for run, key in claim.statistic.terms]
-        claims[f"{claim.id}_again"] = replace(
-            claim,
-            id=f"{claim.id}_again",
-            level="open",
-            statement=f"{claim.statement.removesuffix('.')} (decided once more, on {len(seeds)} fresh seeds).",
-            test=f"As {claim.id}, on seeds {seeds[0]} to {seeds[-1]}, whose number was fixed before the first was run.",
-            statistic=replace(claim.statistic, terms=terms),
-            seeds=seeds,
-        )
+    for group in entry if isinstance(entry, list) else [entry]:
+        values = _mapping(group, "again", required=("seeds", "claims"), optional=("each",))
+        seeds, names = _seeds(values["seeds"], "again"), _list(values["claims"], "again: claims")
+        each = _each(values.get("each", []), "again", seeds)
+        for name in names:
+            if name not in spec.claims or spec.claims[name].withdrawn:
+                raise UserError(f"again: claim {name}: {did_you_mean(str(name), spec.claims)}name claims that are held")
+        chosen = [replace(spec.claims[name], figure=None) for name in names]
+        for name in spec.needed_runs(chosen):
+            if f"{name}_again" in runs:
+                raise UserError(f"again: run '{name}': claims that share it need the same fresh seeds, one mapping")
+            runs[f"{name}_again"] = _fresh_run(spec.runs[name], seeds, each)
+        claims |= {f"{claim.id}_again": _fresh_claim(claim, seeds) for claim in chosen}
     return Claims(spec.title, runs, claims)
+
+
+def _fresh_run(run: RunSpec, seeds: list[int], each: list[list[str]]) -> RunSpec:
+    """``RUN_again``: ``run`` on seeds, and with words of each, that it has not had."""
+    if set(seeds) & set(run.seeds):
+        raise UserError(f"again: seeds={seeds}: run '{run.name}' has some of them")
+    if bool(each) != bool(run.each):
+        said = "has words for each seed: give each" if run.each else "has no words for each seed: leave each out"
+        raise UserError(f"again: run '{run.name}' {said}")
+    if old := [words for words in each if words in run.each]:
+        raise UserError(f"again: each: {old[0]}: run '{run.name}' has had them; give others")
+    words = [REFERENCE.sub(r"@\1_again", word) for word in run.overrides]
+    return replace(run, name=f"{run.name}_again", seeds=seeds, overrides=words, each=each)
+
+
+def _fresh_claim(claim: Claim, seeds: list[int]) -> Claim:
+    """``CLAIM_again``."""
+    terms = [(f"{run}_again", key) for run, key in claim.statistic.terms]
+    counted = "clips" if claim.varies == "clips" else "seeds"
+    return replace(
+        claim,
+        id=f"{claim.id}_again",
+        level="open",
+        statement=f"{claim.statement.removesuffix('.')} (decided once more, on {len(seeds)} fresh {counted}).",
+        test=f"As {claim.id}, on seeds {seeds[0]} to {seeds[-1]}, whose number was fixed before the first was run.",
+        statistic=replace(claim.statistic, terms=terms),
+        seeds=seeds,
+    )
 
 
 def _seeds(value: Any, where: str) -> list[int]:
@@ -111,12 +129,18 @@ def _replicates(values: dict[str, Any], where: str, seeds: list[int]) -> dict[st
         raise UserError(f"{where}: varies={varies}: choose one of {', '.join(VARIES)[: -len(', nothing')]}")
     if type(recipe) is not int or recipe < 1:
         raise UserError(f"{where}: recipe={recipe}: give a whole number from 1 up")
-    groups = _list(values.get("each", []), f"{where}: each")
+    each = _each(values.get("each", []), where, seeds)
+    keep = [str(pattern) for pattern in _list(values.get("keep", []), f"{where}: keep")]
+    return {"varies": varies, "each": each, "recipe": recipe, "keep": keep}
+
+
+def _each(value: Any, where: str, seeds: list[int]) -> list[list[str]]:
+    """The words of each seed, or none."""
+    groups = _list(value, f"{where}: each")
     each = [[_override(word, where) for word in _list(words, f"{where}: each")] for words in groups]
     if each and len(each) != len(seeds):
         raise UserError(f"{where}: each: {len(each)} lists of words for {len(seeds)} seeds")
-    keep = [str(pattern) for pattern in _list(values.get("keep", []), f"{where}: keep")]
-    return {"varies": varies, "each": each, "recipe": recipe, "keep": keep}
+    return each
 
 
 def _claim(entry: Any, where: str, runs: dict[str, RunSpec]) -> Claim:
