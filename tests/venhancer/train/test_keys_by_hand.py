@@ -82,7 +82,7 @@ def test_held_out_pictures_are_judged_on_their_middle_without_its_border(tmp_pat
 
 def test_a_square_lies_in_eight_ways_four_of_them_mirrored():
     square = torch.arange(9.0).view(1, 3, 3)
-    ways = [keys._turned(square, number)[0].tolist() for number in range(8)]
+    ways = [keys.turned(square, number)[0].tolist() for number in range(8)]
     assert ways[0] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and ways[1] == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]
     assert ways[4] == [[2, 1, 0], [5, 4, 3], [8, 7, 6]] and len({str(way) for way in ways}) == 8
 

@@ -155,7 +155,7 @@ class Batches:
         for place, index in enumerate(mine):
             top, left = corners[index]
             one = crops[place][swaps[index].tolist(), top : top + patch, left : left + patch]
-            truth[place] = _turned(one, int(turns[index]))
+            truth[place] = turned(one, int(turns[index]))
         small = reduce(truth)
         for place, index in enumerate(mine):
             if as_film[index]:
@@ -171,8 +171,8 @@ def reduce(pictures: Tensor, factor: int = FACTOR) -> Tensor:
     return small.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _turned(picture: Tensor, number: int) -> Tensor:
-    """One of the eight ways in which a square (3, S, S) can lie."""
+def turned(picture: Tensor, number: int) -> Tensor:
+    """One of the eight ways in which a picture (..., H, W) can lie: from 4 on mirrored, then turned by quarters."""
     picture = picture.flip(-1) if number & 4 else picture
     return torch.rot90(picture, number & 3, (-2, -1))
 
@@ -210,7 +210,11 @@ def _scores(network: FrameUpscaler, path: Any) -> tuple[float, float]:
     truth = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     small = reduce(truth).float().div(255).to(next(network.parameters()).device)
     plain = nn.functional.interpolate(small, scale_factor=FACTOR, mode="bicubic", align_corners=False)
+    return inner_psnr(network(small), truth), inner_psnr(plain, truth)
+
+
+def inner_psnr(enlarged: Tensor, truth: Tensor) -> float:
+    """PSNR in dB of ``enlarged`` (1, 3, H, W) in [0, 1], rounded to 8 bits, without its border; ``truth`` is uint8."""
     inner = (..., slice(BORDER_PX, -BORDER_PX), slice(BORDER_PX, -BORDER_PX))
-    eights = [one.mul(255).round().clamp(0, 255).cpu() for one in (network(small), plain)]
-    ours, bicubic = (decibel(squared_error(one[inner], truth[inner].float())) for one in eights)
-    return ours, bicubic
+    rounded = enlarged.mul(255).round().clamp(0, 255).cpu()
+    return decibel(squared_error(rounded[inner], truth[inner].float()))
